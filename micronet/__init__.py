@@ -1,0 +1,63 @@
+"""Tiny 3-D CNNs (µ-Net, µr-Net) that segment lumens in microscopy volumes on an ordinary CPU.
+
+Importing this package loads nothing heavy: each public name brings in its module when first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from micronet.checkpoint import load_model
+    from micronet.distortion import distort, size_map
+    from micronet.inference import predict
+    from micronet.io import read_annotation, read_volume, write_volume
+    from micronet.losses import fbeta_loss
+    from micronet.models import MicroNet, MicroRNet, bootstrap
+    from micronet.preprocess import normalize_image, normalize_mask
+    from micronet.volume import Volume
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MicroNet",
+    "MicroRNet",
+    "Volume",
+    "bootstrap",
+    "distort",
+    "fbeta_loss",
+    "load_model",
+    "normalize_image",
+    "normalize_mask",
+    "predict",
+    "read_annotation",
+    "read_volume",
+    "size_map",
+    "write_volume",
+]
+
+_HOME = {
+    "MicroNet": "models",
+    "MicroRNet": "models",
+    "Volume": "volume",
+    "bootstrap": "models",
+    "distort": "distortion",
+    "fbeta_loss": "losses",
+    "load_model": "checkpoint",
+    "normalize_image": "preprocess",
+    "normalize_mask": "preprocess",
+    "predict": "inference",
+    "read_annotation": "io",
+    "read_volume": "io",
+    "size_map": "distortion",
+    "write_volume": "io",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'micronet' has no attribute '{name}'")
+    return getattr(import_module(f"micronet.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,130 @@
+"""The numba engine (kernels/) as part of PyTorch's graph.
+
+One rule decides who computes: the engine does where numba is installed and image, mask and parameters are float32 on
+the CPU and no gradient with respect to image or mask is asked for; PyTorch does everything else. The numbers are the
+same up to float32 rounding, and gradients are nearer to float64's than PyTorch's own.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from micronet.errors import InputError
+
+__all__ = ["Engine", "available", "choose", "forward", "refiner", "serves"]
+
+Engine = Literal["auto", "numba", "torch"]
+
+_choice: dict[str, Engine] = {"engine": "auto"}
+
+
+@functools.cache
+def available() -> bool:
+    """Return whether numba is installed and ``MICRONET_ENGINE=torch`` does not forbid its use."""
+    return os.environ.get("MICRONET_ENGINE") != "torch" and importlib.util.find_spec("numba") is not None
+
+
+def choose(engine: Engine) -> None:
+    """Choose who computes, for this process: ``auto`` (the rule above), ``numba`` (or an error) or ``torch``."""
+    if engine not in ("auto", "numba", "torch"):
+        raise InputError(f"engine '{engine}' is unknown; choose auto, numba or torch")
+    if engine == "numba" and not available():
+        raise InputError("the numba engine needs numba; install it, or use --engine auto")
+    _choice["engine"] = engine
+
+
+def serves(x: Tensor, parameters: Mapping[str, Tensor]) -> bool:
+    """Return whether the engine computes this forward pass; InputError if it is demanded but cannot."""
+    if _choice["engine"] == "torch" or not available():
+        return False
+    tensors = [x, *parameters.values()]
+    fits = (
+        all(type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
+        and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+        and not (x.requires_grad and torch.is_grad_enabled())
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+    if not fits and _choice["engine"] == "numba":
+        raise InputError("the numba engine computes float32 on the CPU, without gradients of the image or mask")
+    return fits
+
+
+def forward(x: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+    """Return the probability (N, 1, D, H, W) for input (N, 1 or 2, D, H, W); differentiable in the parameters.
+
+    The thread count is PyTorch's (``torch.set_num_threads``).
+    """
+    if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters.values()):
+        result: Tensor = _Network.apply(x, tuple(parameters), *parameters.values())  # type: ignore[no-untyped-call]
+        return result
+    from micronet.kernels.network import forward as compute
+
+    arrays = {name: parameter.detach().numpy() for name, parameter in parameters.items()}
+    result = torch.empty((len(x), 1, *x.shape[2:]))
+    for sample, target in zip(x.detach().numpy(), result.numpy()[:, 0], strict=True):
+        mask = sample[1] if len(sample) > 1 else None
+        target[:] = compute(arrays, sample[0], mask, torch.get_num_threads())
+    return result
+
+
+def refiner(parameters: Mapping[str, Tensor], image: NDArray[np.float32]) -> Callable[..., NDArray[np.float32]]:
+    """Return a function from a normalised mask (none for a µ-Net) to the probability, all (Z, Y, X) float32.
+
+    What depends on the image alone is computed here, once. No gradients. The thread count is PyTorch's.
+    """
+    from micronet.kernels.network import Refiner
+
+    arrays = {name: value.detach().numpy() for name, value in parameters.items()}
+    return Refiner(arrays, image, torch.get_num_threads())
+
+
+class _Network(torch.autograd.Function):
+    """Forward and backward of a whole network, sample by sample.
+
+    All that is large is handed to PyTorch to keep, which frees it after the backward pass and notices when it, the
+    input or the output was changed in between.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, names: tuple[str, ...], *values: Tensor) -> Tensor:
+        from micronet.kernels.gradient import forward_saving
+
+        parameters = {name: value.detach().numpy() for name, value in zip(names, values, strict=True)}
+        threads = torch.get_num_threads()
+        result = torch.empty((len(x), 1, *x.shape[2:]))
+        kept: list[Tensor] = []
+        ctx.samples, ctx.names = [], names
+        for sample, target in zip(x.detach().numpy(), result.numpy()[:, 0], strict=True):
+            mask = sample[1] if len(sample) > 1 else None
+            target[:], saved = forward_saving(parameters, sample[0], mask, threads)
+            _, *large = saved.large()
+            kept += [torch.from_numpy(array) for array in large]
+            ctx.samples.append((saved.with_large([np.empty((0, 0, 0), np.float32)] * (len(large) + 1)), len(large)))
+        ctx.save_for_backward(x, result, *kept)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        from micronet.kernels.gradient import backward
+
+        _, result, *kept = ctx.saved_tensors
+        totals: list[Tensor] = []
+        for n, (saved, count) in enumerate(ctx.samples):
+            arrays = [result[n, 0].numpy(), *(tensor.numpy() for tensor in kept[:count])]
+            kept = kept[count:]
+            found = backward(saved.with_large(arrays), gradient[n, 0].numpy())
+            tensors = [torch.from_numpy(found[name]) for name in ctx.names]
+            totals = [a + b for a, b in zip(totals, tensors, strict=True)] if totals else tensors
+        return (None, None, *totals)

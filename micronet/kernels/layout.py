@@ -1,0 +1,71 @@
+"""Where a voxel lies in memory.
+
+A stack is a float32 array (slots, channels, rows, pitch) of padded planes. A whole volume has a slot for every z; a
+ring has a few, and plane z lies in slot ``z % slots``. Voxel (y, x) of a plane is at row ``TOP + y``, column
+``LEFT + x``::
+
+            LEFT          X        to the next multiple of LANES
+    row 0   . . . . | . . . . . . | . . . .      TOP rows above
+            . . . b | b b b b b b | b . . .      b: border of one voxel, the plane reflected
+    TOP     . . . b | voxels      | b . . .         (in a gradient: zeros, two wide)
+            . . . b |             | b . . .
+            . . . b | b b b b b b | b . . .
+            . . . . | . . . . . . | . . . .      up to a multiple of BAND rows: scratch
+
+so that whole vectors can be read at x - 1, x and x + 1 and whole bands written anywhere. What is outside the border
+is finite and never reaches a voxel. Reflection along z is not stored: it is a choice of planes (`reflect`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micronet.kernels.jit import LANES, jit
+from micronet.kernels.microkernels import BAND
+
+__all__ = ["LEFT", "TOP", "Array", "address", "bands", "new_stack", "reflect", "vectors"]
+
+Array = NDArray[np.float32]
+
+#: Columns before and rows above the first voxel; two are needed for the border of gradients.
+LEFT = max(LANES, 4)
+TOP = 2
+
+
+def new_stack(slots: int, channels: int, height: int, width: int) -> Array:
+    """Return zeros (slots, channels, rows, pitch) for planes of `height` rows and `width` columns."""
+    rows = TOP + bands(height + 2) * BAND + 1
+    pitch = LEFT + vectors(width + 2) * LANES
+    if pitch // LANES % 2 == 0:
+        pitch += LANES  # odd, else rows below each other compete for the same few places of the first cache
+    return np.zeros((slots, channels, rows, pitch), np.float32)
+
+
+@jit
+def bands(height: int) -> int:
+    """Return how many bands cover `height` rows."""
+    return (height + BAND - 1) // BAND
+
+
+@jit
+def vectors(width: int) -> int:
+    """Return how many vectors cover `width` columns."""
+    return (width + LANES - 1) // LANES
+
+
+@jit
+def address(stack: Array, slot: int) -> int:
+    """Return the address of the first voxel of channel 0; the caller keeps `stack` alive."""
+    index = (slot * stack.shape[1] * stack.shape[2] + TOP) * stack.shape[3] + LEFT
+    return int(stack.ctypes.data + 4 * index)
+
+
+@jit
+def reflect(z: int, length: int) -> int:
+    """Return the plane that reflect padding shows at z, for z in -1 .. length."""
+    if z < 0:
+        return -z
+    if z >= length:
+        return 2 * (length - 1) - z
+    return z

@@ -1,0 +1,270 @@
+"""µ-Net and µr-Net on NumPy arrays: the forward pass and repeated refinement.
+
+    image -> encode (down0) -> x0 ---------------------------> decode (up0) -> probability
+                |                                                 |
+      mask -> pooled -> down1 -> x1 ------------------> up1 -> x3 (upsampled)
+                                 |                       |
+                                 +-> bottom -> x2 -> upsampled
+
+The sweeps over full-size planes are encoder.py and decoder.py; the coarse levels are steps of coarse.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micronet.errors import InputError
+from micronet.kernels.coarse import convolve_stack, pool_stack, upsample_stack
+from micronet.kernels.decoder import decode
+from micronet.kernels.encoder import encode, pool_mask
+from micronet.kernels.layout import Array, new_stack
+from micronet.kernels.microkernels import LINEAR, SELU, kernel_addresses
+from micronet.kernels.threads import Team, physical_cores, split
+from micronet.kernels.weights import Packed, pack
+
+__all__ = ["Activations", "Encoded", "Nearest", "Network", "Part", "Refiner", "Size", "forward"]
+
+Size = tuple[int, int, int]
+Nearest = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+#: Planes z0 .. z1 - 1 that one thread did, and its results of up0.0, up0.1 and up0.3 (plane z in slot z % slots).
+Part = tuple[int, int, tuple[Array, Array, Array]]
+
+_MINIMUM_AXIS = 32
+_UP0 = ("up0.0", "up0.1", "up0.3", "up0.4")
+
+
+class Network:
+    """The weights of a µ-Net or µr-Net, packed for the kernels.
+
+    Parameters
+    ----------
+    parameters : mapping of str to ndarray
+        The 32 float32 tensors of a state dict, by name; whether it is a µ-Net or a µr-Net follows from them.
+    """
+
+    def __init__(self, parameters: Mapping[str, Array]) -> None:
+        self.mask_channels = parameters["down1.1.weight"].shape[1] - 4
+        if self.mask_channels not in (0, 1):
+            raise InputError(f"down1.1.weight has {4 + self.mask_channels} input channels; 4 or 5 expected")
+        m = self.mask_channels
+        features = [m, m + 1, m + 2, m + 3]
+        # input channels whose gradients backward needs, in groups of up to four
+        groups = {"down0.0": [], "down1.1": [features], "up1.0": [[0, 1, 2, 3], [4, 5, 6]]}
+        groups["up0.0"] = [features, [m + 4, m + 5, m + 6, m + 7]]
+        self.layers: dict[str, Packed] = {}
+        self.outputs: dict[str, int] = {}
+        for key, weight in parameters.items():
+            if not key.endswith(".weight"):
+                continue
+            name = key.removesuffix(".weight")
+            group = groups.get(name, [list(range(weight.shape[1]))])
+            self.layers[name] = pack(weight, parameters[f"{name}.bias"], group)
+            self.outputs[name] = weight.shape[0]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What depends on the image alone: x0 at full size, and x0 pooled."""
+
+    size: Size
+    image: Array
+    x0: Array
+    pooled: Array
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Results of the coarse levels, by the name of the layer that made them; backward reads them.
+
+    ``size[k]`` is the size of level k (1, 1/4, 1/16); ``nearest[k]`` shows level k + 1 at level k.
+    """
+
+    size: tuple[Size, Size, Size]
+    nearest: tuple[Nearest, Nearest]
+    stacks: dict[str, Array]
+
+
+def coarser(size: Size) -> Size:
+    """Return the size after pooling by 4."""
+    return size[0] // 4, size[1] // 4, size[2] // 4
+
+
+def nearest_indices(size: Size, given: Size) -> Nearest:
+    """Return which plane, row and column of `given` nearest upsampling shows, with PyTorch's float32 rounding."""
+
+    def along(length: int, source: int) -> NDArray[np.int64]:
+        scale = np.float32(source) / np.float32(length)
+        shown: NDArray[np.int64] = np.floor(np.arange(length, dtype=np.float32) * scale).astype(np.int64)
+        return np.where(shown < source, shown, source - 1)
+
+    return along(size[0], given[0]), along(size[1], given[1]), along(size[2], given[2])
+
+
+def checked(array: Array, name: str, size: Size | None = None) -> Array:
+    """Return `array` as contiguous float32 (Z, Y, X) of the given size, or of any that the networks take."""
+    if array.ndim != 3 or min(array.shape) < _MINIMUM_AXIS:
+        raise InputError(f"{name}: (Z, Y, X) with axes of at least {_MINIMUM_AXIS} expected, found {array.shape}")
+    if size is not None and array.shape != size:
+        raise InputError(f"{name}: shape {array.shape} differs from the image's {size}")
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def encode_image(network: Network, image: Array, team: Team) -> Encoded:
+    """Run down0 and pool its result."""
+    size = image.shape
+    x0 = new_stack(size[0], 4, size[1], size[2])
+    pooled = new_stack(size[0] // 4, 4, size[1] // 4, size[2] // 4)
+    a, b = network.layers["down0.0"], network.layers["down0.1"]
+    weights, biases = (a.taps, b.taps), (a.bias, b.bias)
+    to_4 = kernel_addresses()[0]
+
+    def part(z0: int, z1: int) -> None:
+        rings = new_stack(3, 1, size[1], size[2]), new_stack(3, 4, size[1], size[2])
+        encode(to_4, image, z0, z1, weights, biases, rings, x0, pooled)
+
+    team.run(part, split(size[0], team.threads, 4))
+    return Encoded((size[0], size[1], size[2]), image, x0, pooled)
+
+
+def run_coarse_levels(network: Network, encoded: Encoded, mask: Array | None, team: Team) -> Activations:
+    """Run down1, bottom and up1 on pooled x0 (and mask)."""
+    full = encoded.size
+    quarter = coarser(full)
+    sixteenth = coarser(quarter)
+    nearest = nearest_indices(full, quarter), nearest_indices(quarter, sixteenth)
+    to_4 = kernel_addresses()[0]
+    stacks = {"pooled": encoded.pooled}
+    nothing = encoded.pooled[:0]
+
+    def convolve(name: str, source: str, activation: int, size: Size, second: str | None = None) -> None:
+        layer = network.layers[name]
+        stacks[name] = target = new_stack(size[0], 4, size[1], size[2])
+        team.run(
+            lambda z0, z1: convolve_stack(
+                to_4,
+                z0,
+                z1,
+                (stacks[source], stacks[second] if second else nothing),
+                layer.taps,
+                layer.bias,
+                activation,
+                target,
+                size,
+            ),
+            split(size[0], team.threads),
+        )
+
+    if mask is None:
+        convolve("down1.1", "pooled", LINEAR, quarter)
+    else:
+        stacks["pooled mask"] = pooled_mask = new_stack(quarter[0], 1, quarter[1], quarter[2])
+        team.run(
+            lambda z0, z1: pool_mask(mask, z0, z1, new_stack(1, 1, full[1], full[2]), pooled_mask),
+            split(quarter[0], team.threads),
+        )
+        convolve("down1.1", "pooled mask", LINEAR, quarter, "pooled")
+    convolve("down1.2", "down1.1", SELU, quarter)
+    stacks["pooled1"] = pooled1 = new_stack(sixteenth[0], 4, sixteenth[1], sixteenth[2])
+    pool_stack(0, sixteenth[0], stacks["down1.2"], pooled1, quarter)
+    convolve("bottom.1", "pooled1", LINEAR, sixteenth)
+    convolve("bottom.2", "bottom.1", SELU, sixteenth)
+    convolve("bottom.4", "bottom.2", LINEAR, sixteenth)
+    convolve("bottom.5", "bottom.4", SELU, sixteenth)
+    stacks["shown2"] = shown2 = new_stack(quarter[0], 4, quarter[1], quarter[2])
+    upsample_stack(0, quarter[0], stacks["bottom.5"], shown2, nearest[1])
+    convolve("up1.0", "down1.2", LINEAR, quarter, "shown2")
+    convolve("up1.1", "up1.0", SELU, quarter)
+    convolve("up1.3", "up1.1", LINEAR, quarter)
+    convolve("up1.4", "up1.3", SELU, quarter)
+    return Activations((full, quarter, sixteenth), nearest, stacks)
+
+
+def decode_probability(
+    network: Network, encoded: Encoded, activations: Activations, mask: Array | None, team: Team, keep: bool = False
+) -> tuple[Array, list[Part]]:
+    """Run up0; return the probability and the parts, whose results hold every plane if they are to be kept."""
+    depth, height, width = size = encoded.size
+    probability = np.empty(size, np.float32)
+    layers = [network.layers[name] for name in _UP0]
+    weights, biases = tuple(layer.taps for layer in layers), tuple(layer.bias for layer in layers)
+    given = np.empty((0, height, width), np.float32) if mask is None else mask
+    x3, nearest = activations.stacks["up1.4"], activations.nearest[0]
+
+    def part(z0: int, z1: int) -> Part:
+        slots = z1 - z0 + 6 if keep else 3
+        results = tuple(new_stack(slots, 4, height, width) for _ in range(3))
+        rings = (new_stack(3, 1, height, width), new_stack(3, 4, height, width), *results)
+        last = new_stack(1, 1, height, width)
+        decode(
+            kernel_addresses()[:2], encoded.x0, x3, given, z0, z1, nearest, weights, biases, (*rings, last), probability
+        )
+        return z0, z1, (results[0], results[1], results[2])
+
+    return probability, team.run(part, split(depth, team.threads))
+
+
+def check_mask(network: Network, mask: Array | None, size: Size) -> Array | None:
+    """Return the checked mask; InputError unless it is given exactly where the network takes one."""
+    if (mask is None) == bool(network.mask_channels):
+        kind = ("u-net", "ur-net")[network.mask_channels]
+        raise InputError(f"a {kind} takes {network.mask_channels} mask(s), {int(mask is not None)} given")
+    return None if mask is None else checked(mask, "mask", size)
+
+
+class Refiner:
+    """Repeated passes over one image: what depends on the image alone is computed once.
+
+    Parameters
+    ----------
+    parameters : mapping of str to ndarray
+        State dict of a µ-Net or µr-Net, float32 arrays.
+    image : ndarray of shape (Z, Y, X)
+        Normalised image; axes of at least 32.
+    threads : int, optional
+        Default: the physical cores.
+    """
+
+    def __init__(self, parameters: Mapping[str, Array], image: Array, threads: int | None = None) -> None:
+        self._network = Network(parameters)
+        self._threads = threads or physical_cores()
+        with Team(self._threads) as team:
+            self._encoded = encode_image(self._network, checked(image, "image"), team)
+
+    def __call__(self, mask: Array | None = None) -> Array:
+        """Return the probability (Z, Y, X) for a normalised mask (µr-Net) or for none (µ-Net)."""
+        given = check_mask(self._network, mask, self._encoded.size)
+        with Team(self._threads) as team:
+            activations = run_coarse_levels(self._network, self._encoded, given, team)
+            return decode_probability(self._network, self._encoded, activations, given, team)[0]
+
+
+def forward(
+    parameters: Mapping[str, Array], image: Array, mask: Array | None = None, threads: int | None = None
+) -> Array:
+    """Return the foreground probability of one volume.
+
+    Parameters
+    ----------
+    parameters : mapping of str to ndarray
+        State dict of a µ-Net or µr-Net, float32 arrays.
+    image : ndarray of shape (Z, Y, X)
+        Normalised image; axes of at least 32.
+    mask : ndarray of shape (Z, Y, X), optional
+        Normalised mask; exactly for a µr-Net.
+    threads : int, optional
+        Default: the physical cores.
+
+    Returns
+    -------
+    ndarray of shape (Z, Y, X), float32, in [0, 1]
+
+    Raises
+    ------
+    InputError
+        If an array has the wrong shape or the mask does not belong to the network.
+    """
+    return Refiner(parameters, image, threads)(mask)

@@ -1,0 +1,175 @@
+"""What is done to one padded plane (layout.py) in the forward pass: convolve, reflect, pool, upsample.
+
+Compiled functions without checks; stacks, slots and tables are right by construction of their callers. Oracles:
+PyTorch's conv3d with reflect padding, avg_pool3d and nearest interpolate in float64.
+
+Two habits keep compiling short: loops instead of slices (numba compiles the text of an error message into every
+slice assignment), and no plain numbers as arguments (every one makes another version of the function).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micronet.kernels.jit import jit
+from micronet.kernels.layout import LEFT, TOP, Array, address, bands, reflect, vectors
+from micronet.kernels.microkernels import BLOCK
+from micronet.kernels.simd import call_c
+
+__all__ = [
+    "Taps",
+    "add_taps",
+    "add_upsampled_taps",
+    "convolve",
+    "copy_plane",
+    "new_taps",
+    "pool_plane",
+    "reflect_border",
+    "start",
+    "upsample",
+]
+
+#: Table of plane and weight addresses, as microkernels.py reads it. The last row holds how many are listed and the
+#: next input channel of the weights.
+Taps = NDArray[np.int64]
+
+
+@jit
+def new_taps() -> Taps:
+    """Return an empty table; 64 rows are more than any convolution here needs (9 inputs, 3 planes each)."""
+    return np.zeros((64, 2), np.int64)
+
+
+@jit
+def start(taps: Taps) -> None:
+    """Empty the table."""
+    taps[-1, 0] = 0
+    taps[-1, 1] = 0
+
+
+@jit
+def _list_plane(taps: Taps, stack: Array, slot: int, weights: Array, members: int) -> None:
+    """List the channels of a plane with the weights of a set of z taps, as inputs from the next one on."""
+    row = 4 * stack.shape[3]
+    channel = row * stack.shape[2]
+    plane = address(stack, slot) - row
+    count, first, inputs = taps[-1, 0], taps[-1, 1], weights.shape[1]
+    for c in range(min(stack.shape[1], inputs - first)):
+        taps[count, 0] = plane + c * channel
+        taps[count, 1] = weights.ctypes.data + 4 * BLOCK * (members * inputs + first + c)
+        count += 1
+    taps[-1, 0] = count
+
+
+@jit
+def add_taps(taps: Taps, stack: Array, z: int, depth: int, weights: Array) -> None:
+    """List what the channels of a stack, the next inputs of a convolution, add to its output plane z.
+
+    Reflect padding along z: plane ``reflect(z + dz - 1)`` is seen through z tap dz.
+    """
+    for dz in range(3):
+        _list_plane(taps, stack, reflect(z + dz - 1, depth) % stack.shape[0], weights, 1 << dz)
+    taps[-1, 1] += stack.shape[1]
+
+
+@jit
+def add_upsampled_taps(taps: Taps, stack: Array, z: int, coarse: NDArray[np.int64], weights: Array) -> None:
+    """`add_taps` for planes upsampled along z by showing plane ``coarse[z]`` at z.
+
+    Z taps that see the same coarse plane are one tap with the sum of their weights.
+    """
+    depth = coarse.shape[0]
+    done = 0
+    for dz in range(3):
+        shown = coarse[reflect(z + dz - 1, depth)]
+        members = 0
+        for other in range(3):
+            if coarse[reflect(z + other - 1, depth)] == shown:
+                members |= 1 << other
+        if not done & members:
+            _list_plane(taps, stack, shown % stack.shape[0], weights, members)
+        done |= members
+    taps[-1, 1] += stack.shape[1]
+
+
+@jit
+def convolve(
+    kernel: int, taps: Taps, stack: Array, slot: int, height: int, width: int, bias: Array, activation: int
+) -> None:
+    """Write the convolution of the listed planes, with its border, into the channels of `slot`."""
+    row = 4 * stack.shape[3]
+    call_c(
+        kernel,
+        (
+            taps.ctypes.data,
+            taps[-1, 0],
+            address(stack, slot),
+            row * stack.shape[2],
+            row,
+            bands(height),
+            vectors(width),
+            bias.ctypes.data,
+            activation,
+        ),
+    )
+    reflect_border(stack, slot, height, width)
+
+
+@jit
+def copy_plane(volume: Array, z: int, stack: Array) -> None:
+    """Copy plane z of a volume (Z, Y, X) into channel 0 of a ring, with its border."""
+    _, height, width = volume.shape
+    slot = z % stack.shape[0]
+    for y in range(height):
+        for x in range(width):
+            stack[slot, 0, TOP + y, LEFT + x] = volume[z, y, x]
+    reflect_border(stack, slot, height, width)
+
+
+@jit
+def reflect_border(stack: Array, slot: int, height: int, width: int) -> None:
+    """Fill the border of one voxel: v[-1] = v[1] and v[n] = v[n - 2] in both directions."""
+    last, right = TOP + height, LEFT + width
+    for c in range(stack.shape[1]):
+        for y in range(TOP, last):
+            stack[slot, c, y, LEFT - 1] = stack[slot, c, y, LEFT + 1]
+            stack[slot, c, y, right] = stack[slot, c, y, right - 2]
+        for x in range(LEFT - 1, right + 1):
+            stack[slot, c, TOP - 1, x] = stack[slot, c, TOP + 1, x]
+            stack[slot, c, last, x] = stack[slot, c, last - 2, x]
+
+
+@jit
+def pool_plane(stack: Array, z: int, target: Array, height: int, width: int) -> None:
+    """Add plane z to the averages over 4x4x4 voxels, channel by channel.
+
+    Trailing rows and columns that fill no cube are dropped, as avg_pool3d does. Planes come in order; the fourth one
+    finishes the averaged plane and its border.
+    """
+    slot, coarse = z % stack.shape[0], z // 4
+    for c in range(stack.shape[1]):
+        for y in range(height // 4 * 4):
+            row = TOP + y // 4
+            for x in range(width // 4):
+                at = LEFT + 4 * x
+                left = stack[slot, c, TOP + y, at] + stack[slot, c, TOP + y, at + 1]
+                right = stack[slot, c, TOP + y, at + 2] + stack[slot, c, TOP + y, at + 3]
+                total = (left + right) * np.float32(1 / 64)
+                if z % 4 + y % 4:
+                    total += target[coarse, c, row, LEFT + x]
+                target[coarse, c, row, LEFT + x] = total
+    if z % 4 == 3:
+        reflect_border(target, coarse, height // 4, width // 4)
+
+
+@jit
+def upsample(
+    source: Array, slot: int, target: Array, target_slot: int, ys: NDArray[np.int64], xs: NDArray[np.int64]
+) -> None:
+    """Show voxel (ys[y], xs[x]) of every channel of a plane at (y, x), with border."""
+    for c in range(target.shape[1]):
+        for y in range(ys.shape[0]):
+            for x in range(xs.shape[0]):
+                target[target_slot, c, TOP + y, LEFT + x] = source[slot, c, TOP + ys[y], LEFT + xs[x]]
+    reflect_border(target, target_slot, ys.shape[0], xs.shape[0])

@@ -1,0 +1,193 @@
+"""µ-Net and µr-Net: 3-D U-Nets with 6,402 and 6,618 parameters.
+
+Layers, channel order, initialisation and state-dict names are those of the published networks, so weights go
+both ways. The U shape is that of the 3-D U-Net (Çiçek et al. 2016), the activation SELU (Klambauer et al. 2017).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from micronet import engine
+from micronet.errors import InputError
+
+__all__ = ["MINIMUM_AXIS", "MicroNet", "MicroRNet", "bootstrap", "model_for_state"]
+
+#: Smallest length of any axis: two poolings by 4 leave 2 voxels, the least that reflect padding by 1 accepts.
+MINIMUM_AXIS = 32
+
+
+def _conv(inputs: int, outputs: int) -> nn.Conv3d:
+    return nn.Conv3d(inputs, outputs, kernel_size=3, padding=1, padding_mode="reflect")
+
+
+class _TinyUNet(nn.Module):
+    """The U shape that both networks share; `mask_channels` masks join after the first block."""
+
+    name: ClassVar[str]
+    mask_channels: ClassVar[int]
+
+    def __init__(self) -> None:
+        super().__init__()
+        m = self.mask_channels
+        self.down0 = nn.Sequential(_conv(1, 4), _conv(4, 4), nn.SELU())
+        self.down1 = nn.Sequential(nn.AvgPool3d(4), _conv(m + 4, 4), _conv(4, 4), nn.SELU())
+        self.bottom = nn.Sequential(
+            nn.AvgPool3d(4), _conv(4, 3), _conv(3, 3), nn.SELU(), _conv(3, 3), _conv(3, 3), nn.SELU()
+        )
+        self.up1 = nn.Sequential(_conv(7, 4), _conv(4, 4), nn.SELU(), _conv(4, 4), _conv(4, 4), nn.SELU())
+        self.up0 = nn.Sequential(_conv(m + 8, 4), _conv(4, 4), nn.SELU(), _conv(4, 4), _conv(4, 1), nn.Sigmoid())
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                fan_in = module.in_channels * 27
+                nn.init.normal_(module.weight, 0.0, fan_in**-0.5)
+                assert module.bias is not None  # noqa: S101 - for the type checker: every convolution here has one
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the foreground probability.
+
+        Parameters
+        ----------
+        x : Tensor of shape (N, 1 + mask channels, D, H, W)
+            Channel 0 is the normalised image; in µr-Net channel 1 is the normalised mask. D, H, W of at least 32.
+
+        Returns
+        -------
+        Tensor of shape (N, 1, D, H, W), in [0, 1]
+
+        Raises
+        ------
+        InputError
+            If the channels are not the network's or an axis is shorter than 32.
+        """
+        channels = 1 + self.mask_channels
+        if x.ndim != 5 or x.shape[1] != channels or min(x.shape[2:]) < MINIMUM_AXIS:
+            raise InputError(
+                f"{self.name} takes (N, {channels}, D, H, W) with D, H, W of at least {MINIMUM_AXIS}, "
+                f"found {tuple(x.shape)}"
+            )
+        parameters = dict(self.named_parameters())
+        if engine.serves(x, parameters):
+            return engine.forward(x, parameters)
+        image, mask = x[:, :1], x[:, 1:]
+        x0 = torch.cat((mask, self.down0(image)), dim=1)  # (N, m + 4, D, H, W)
+        x1 = self.down1(x0)  # (N, 4, D/4, H/4, W/4)
+        x2 = self.bottom(x1)  # (N, 3, D/16, H/16, W/16)
+        x3 = self.up1(torch.cat((x1, interpolate(x2, size=x1.shape[2:])), dim=1))  # (N, 4, D/4, H/4, W/4)
+        probability: Tensor = self.up0(torch.cat((x0, interpolate(x3, size=x0.shape[2:])), dim=1))
+        return probability
+
+
+class MicroNet(_TinyUNet):
+    """µ-Net: image in, lumen probability out (6,402 parameters).
+
+    >>> sum(p.numel() for p in MicroNet().parameters())
+    6402
+    """
+
+    name = "u-net"
+    mask_channels = 0
+
+
+class MicroRNet(_TinyUNet):
+    """µr-Net: image and mask in, refined mask out (6,618 parameters).
+
+    >>> sum(p.numel() for p in MicroRNet().parameters())
+    6618
+    """
+
+    name = "ur-net"
+    mask_channels = 1
+
+
+def _shapes(network: type[_TinyUNet]) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):  # no memory, and no draw from the caller's random numbers
+        return {key: tuple(tensor.shape) for key, tensor in network().state_dict().items()}
+
+
+def _misfits(state: Mapping[str, Tensor], network: type[_TinyUNet]) -> dict[str, list[str]]:
+    expected = _shapes(network)
+    return {
+        "missing": [key for key in expected if key not in state],
+        "extra": [key for key in state if key not in expected],
+        "misshaped": [
+            f"{key} {tuple(state[key].shape)} instead of {shape}"
+            for key, shape in expected.items()
+            if key in state and tuple(state[key].shape) != shape
+        ],
+    }
+
+
+def _listed(names: list[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def model_for_state(state: Mapping[str, Tensor]) -> MicroNet | MicroRNet:
+    """Build the network that a state dict belongs to, decided from its tensors alone.
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+        The 32 tensors of a µ-Net or µr-Net.
+
+    Returns
+    -------
+    MicroNet or MicroRNet
+        With these weights, float32, on the CPU.
+
+    Raises
+    ------
+    InputError
+        If the tensors fit neither network (it says which are missing, extra or misshaped against the nearer one)
+        or hold values that are not finite.
+    """
+    candidates: list[type[MicroNet] | type[MicroRNet]] = [MicroNet, MicroRNet]
+    misfits = {network: _misfits(state, network) for network in candidates}
+    nearer = min(candidates, key=lambda network: sum(map(len, misfits[network].values())))
+    if any(misfits[nearer].values()):
+        problems = [f"{kind}: {_listed(names)}" for kind, names in misfits[nearer].items() if names]
+        raise InputError(f"neither a µ-Net nor a µr-Net; against {nearer.name}: {'; '.join(problems)}")
+    for key, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"weights hold values that are not finite, first in '{key}'")
+    with torch.random.fork_rng(devices=[]):  # building draws initial weights; leave the caller's stream alone
+        model = nearer()
+    model.load_state_dict(state)
+    return model
+
+
+def bootstrap(state: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
+    """Turn the weights of a µ-Net into those of a µr-Net that ignores its mask.
+
+    A zero input channel is put before the others in ``down1.1.weight`` and ``up0.0.weight``; the µr-Net then
+    gives the µ-Net's output for any mask, and training starts from there.
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+        State dict of a µ-Net.
+
+    Returns
+    -------
+    OrderedDict of str to Tensor
+        State dict of a µr-Net; tensors that do not change are copies.
+
+    Raises
+    ------
+    InputError
+        If `state` is a µr-Net's already, or no network of ours.
+    """
+    if isinstance(model_for_state(state), MicroRNet):
+        raise InputError("these weights are a µr-Net already; bootstrap takes those of a µ-Net")
+    result = OrderedDict((key, tensor.detach().clone()) for key, tensor in state.items())
+    for key in ("down1.1.weight", "up0.0.weight"):
+        weight = result[key]
+        result[key] = torch.cat((torch.zeros_like(weight[:, :1]), weight), dim=1)
+    return result

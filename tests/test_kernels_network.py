@@ -1,0 +1,312 @@
+"""The numba engine against float64 PyTorch: probabilities, gradients, repeats, threads, vector widths, caches."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import interpolate
+
+from micronet import engine
+from micronet.errors import InputError
+from micronet.kernels.gradient import backward, forward_saving
+from micronet.kernels.network import Refiner, forward, nearest_indices
+from micronet.kernels.threads import Team, split
+from micronet.models import MicroNet, MicroRNet
+
+SHAPES = [
+    (32, 32, 32),
+    (33, 32, 35),
+    (32, 47, 33),
+    (34, 33, 64),
+    (35, 41, 63),
+    (36, 40, 65),
+    (37, 45, 51),
+    (48, 48, 48),
+    (41, 36, 80),
+    (50, 34, 97),
+    (39, 64, 112),
+    (64, 64, 64),
+]
+NETWORKS = [MicroNet, MicroRNet]
+
+
+def model_with_biases(network, seed=5):
+    torch.manual_seed(seed)
+    model = network()
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, 0.0, 0.1)
+    return model
+
+
+def arrays_of(model):
+    return {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
+
+
+def double(model):
+    twin = type(model)().double()
+    twin.load_state_dict({name: tensor.double() for name, tensor in model.state_dict().items()})
+    return twin
+
+
+def inputs(model, shape, rng):
+    """A smooth random image with a bright tube in it, and for µr-Net its mask, normalised, float32."""
+    z, y, x = np.indices(shape)
+    tube = np.hypot(y - shape[1] / 2, x - shape[2] / 2 + 3 * np.sin(z / 6)) < min(shape) / 6
+    image = (rng.standard_normal(shape) + 2 * tube - 0.3).astype(np.float32)
+    mask = (tube * 4.588314677 - 0.05).astype(np.float32) if model.mask_channels else None
+    return image, mask, tube
+
+
+def stacked(image, mask):
+    return torch.from_numpy(np.stack([image] if mask is None else [image, mask])[None])
+
+
+def loss_gradient(probability, tube, beta_squared, weight):
+    """Gradient of 1 - F-beta with respect to the probability, from its definition, in float64."""
+    p = torch.tensor(probability, dtype=torch.float64, requires_grad=True)
+    t, w = torch.from_numpy(tube).double(), torch.from_numpy(weight).double()
+    tp, fp, total = (w * p * t).sum(), (w * p * (1 - t)).sum(), (w * t).sum()
+    scaled = (1 + beta_squared) * tp
+    (1 - scaled / (scaled + beta_squared * (total - tp) + fp)).backward()
+    return p.grad.numpy()
+
+
+def gradient_errors(model, image, mask, given):
+    """Norm-wise error of every parameter's gradient against float64 PyTorch."""
+    twin = double(model)
+    twin(stacked(image, mask).double()).backward(torch.from_numpy(given)[None, None])
+    _, saved = forward_saving(arrays_of(model), image, mask)
+    found = backward(saved, given.astype(np.float32))
+    assert set(found) == {name for name, _ in twin.named_parameters()}
+    return {
+        name: np.linalg.norm(found[name] - parameter.grad.numpy()) / np.linalg.norm(parameter.grad.numpy())
+        for name, parameter in twin.named_parameters()
+    }
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_probability_equals_float64(network, shape, rng):
+    model = model_with_biases(network)
+    image, mask, _ = inputs(model, shape, rng)
+    with torch.no_grad():
+        expected = double(model)(stacked(image, mask).double())[0, 0].numpy()
+    np.testing.assert_allclose(forward(arrays_of(model), image, mask), expected, rtol=0, atol=3e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_gradients_equal_float64(network, shape, rng):
+    model = model_with_biases(network)
+    image, mask, tube = inputs(model, shape, rng)
+    number = SHAPES.index(shape)
+    weight = rng.random(shape) < 0.7 if number % 2 else np.ones(shape, bool)
+    with torch.no_grad():
+        probability = double(model)(stacked(image, mask).double())[0, 0].numpy()
+    given = loss_gradient(probability, tube, (0.5, 1.0, 2.0)[number % 3], weight)
+    errors = gradient_errors(model, image, mask, given)
+    assert max(errors.values()) < 1e-5, errors
+
+
+@pytest.mark.parametrize(("network", "file"), [(MicroNet, "u-net_1600.pt"), (MicroRNet, "ur-net_b0.5_1200.pt")])
+def test_published_weights_on_a_published_volume(network, file, shared):
+    """On crops much smaller than these a single SELU input that rounds to the other side of 0 shows in float32."""
+    model = network()
+    path = shared / "data" / "yolk_sac" / "trained_models" / file
+    model.load_state_dict(torch.load(path, weights_only=True))
+    with np.load(shared / "golden" / "forward_64x96x112.npz", allow_pickle=False) as golden:
+        volume, annotation = golden["image"].astype(np.float32), golden["annotation"] > 0
+    volume = (volume - volume.mean()) / volume.std(ddof=1)
+    for shape, beta_squared in (((64, 33, 80), 2.0), ((64, 96, 112), 0.5)):
+        crop = tuple(slice((n - k) // 2, (n - k) // 2 + k) for n, k in zip(volume.shape, shape, strict=True))
+        image, tube = np.ascontiguousarray(volume[crop]), annotation[crop]
+        mask = (tube * 4.588314677 - 0.05).astype(np.float32) if model.mask_channels else None
+        with torch.no_grad():
+            expected = double(model)(stacked(image, mask).double())[0, 0].numpy()
+            eager_error = np.std(_eager(model, stacked(image, mask))[0, 0].numpy() - expected)
+        assert np.std(forward(arrays_of(model), image, mask) - expected) < 1.3 * eager_error  # 0.8 to 1.2
+        given = loss_gradient(expected, tube, beta_squared, np.ones(shape))
+        errors = gradient_errors(model, image, mask, given)
+        assert max(errors.values()) < 1e-5, errors
+
+
+def _eager(model, x):
+    engine.choose("torch")
+    try:
+        return model(x)
+    finally:
+        engine.choose("auto")
+
+
+def test_nearest_indices_are_pytorchs_at_every_width():
+    for width in range(32, 600):
+        source = torch.arange(width // 4, dtype=torch.float64)[None, None]
+        shown = interpolate(source, size=width)[0, 0].numpy()
+        found = nearest_indices((width, width, width), (width // 4,) * 3)
+        np.testing.assert_array_equal(found[2], shown)
+
+
+def test_one_thread_repeats_bit_for_bit_and_more_threads_agree(rng):
+    model = model_with_biases(MicroRNet)
+    parameters = arrays_of(model)
+    image, mask, tube = inputs(model, (45, 37, 50), rng)
+    runs = []
+    for threads in (1, 1, 2, 3):
+        probability, saved = forward_saving(parameters, image, mask, threads)
+        runs.append((probability, backward(saved, tube.astype(np.float32))))
+    np.testing.assert_array_equal(runs[0][0], runs[1][0])
+    for name, gradient in runs[0][1].items():
+        np.testing.assert_array_equal(gradient, runs[1][1][name])
+    for probability, gradients in runs[2:]:
+        np.testing.assert_array_equal(probability, runs[0][0])
+        for name, gradient in runs[0][1].items():
+            np.testing.assert_allclose(gradients[name], gradient, rtol=0, atol=1e-5 * np.abs(gradient).max())
+
+
+def test_backward_may_run_twice(rng):
+    model = model_with_biases(MicroNet)
+    image, _, tube = inputs(model, (32, 40, 36), rng)
+    _, saved = forward_saving(arrays_of(model), image, None, 2)
+    first, second = backward(saved, tube.astype(np.float32)), backward(saved, tube.astype(np.float32))
+    for name, gradient in first.items():
+        np.testing.assert_array_equal(gradient, second[name])
+
+
+def test_refiner_gives_what_separate_passes_give(rng):
+    model = model_with_biases(MicroRNet)
+    image, mask, _ = inputs(model, (36, 33, 40), rng)
+    refiner = Refiner(arrays_of(model), image)
+    for given in (mask, np.zeros_like(mask), mask):
+        np.testing.assert_array_equal(refiner(given), forward(arrays_of(model), image, given))
+
+
+def test_four_python_threads_at_once(rng):
+    model = model_with_biases(MicroNet)
+    images = [inputs(model, (33 + k, 34, 37), rng)[0] for k in range(4)]
+    expected = [forward(arrays_of(model), image, None, 1) for image in images]
+    found = [None] * 4
+
+    def work(k):
+        found[k] = forward(arrays_of(model), images[k], None, 2)
+
+    workers = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_nan_in_the_image_shows_in_the_probability(rng):
+    model = model_with_biases(MicroNet)
+    image = inputs(model, (32, 32, 32), rng)[0]
+    image[10, 11, 12] = np.nan
+    assert np.isnan(forward(arrays_of(model), image)[10, 11, 12])
+
+
+def test_wrong_input_is_refused(rng):
+    u_net, ur_net = arrays_of(MicroNet()), arrays_of(MicroRNet())
+    image = np.zeros((32, 32, 32), np.float32)
+    with pytest.raises(InputError, match="axes of at least 32"):
+        forward(u_net, image[:31])
+    with pytest.raises(InputError, match=r"a ur-net takes 1 mask\(s\), 0 given"):
+        forward(ur_net, image)
+    with pytest.raises(InputError, match=r"a u-net takes 0 mask\(s\), 1 given"):
+        forward(u_net, image, image)
+    with pytest.raises(InputError, match=r"mask: shape \(32, 32, 33\) differs from the image's"):
+        forward(ur_net, image, np.zeros((32, 32, 33), np.float32))
+
+
+def test_split_covers_everything_once_at_multiples():
+    assert split(10, 3) == [(0, 3), (3, 7), (7, 10)]
+    assert split(217, 2, 4) == [(0, 108), (108, 217)]
+    for length in (2, 8, 9, 33, 54):
+        for parts in (1, 2, 3, 5, 16):
+            for step in (1, 4):
+                ranges = split(length, parts, step)
+                assert [z for a, b in ranges for z in range(a, b)] == list(range(length))
+                assert len(ranges) <= parts
+                assert all(a % step == 0 for a, _ in ranges)
+
+
+def test_team_raises_the_first_error_after_all_are_done():
+    def job(n):
+        if n:
+            raise ValueError(f"part {n}")
+
+    with Team(3) as team, pytest.raises(ValueError, match="part 1"):
+        team.run(job, [(0,), (1,), (2,)])
+
+
+CHECK = """
+import numpy as np, torch
+from micronet import engine
+from micronet.kernels import jit
+from micronet.kernels.gradient import backward, forward_saving
+from micronet.models import MicroRNet
+torch.manual_seed(1)
+model = MicroRNet()
+rng = np.random.default_rng(3)
+x = rng.standard_normal((1, 2, 33, 37, 45)).astype(np.float32)
+given = (rng.random((33, 37, 45)) < 0.2).astype(np.float32)
+parameters = {name: p.detach().numpy() for name, p in model.named_parameters()}
+probability, saved = forward_saving(parameters, x[0, 0], x[0, 1])
+found = backward(saved, given)
+model.double()
+expected = model(torch.from_numpy(x).double())
+expected.backward(torch.from_numpy(given).double()[None, None])
+assert np.abs(probability - expected.detach()[0, 0].numpy()).max() < 3e-6
+for name, parameter in model.named_parameters():
+    right = parameter.grad.numpy()
+    assert np.linalg.norm(found[name] - right) < 1e-5 * np.linalg.norm(right), name
+print(jit.LANES, jit.cache_folder())
+"""
+
+
+def run_check(**environment):
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lanes, folder = done.stdout.split()
+    return int(lanes), folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lanes", [1, 4, 8, 16])
+def test_every_vector_width_gives_float64s_numbers(lanes):
+    assert run_check(MICRONET_LANES=str(lanes))[0] == lanes
+
+
+def test_unknown_vector_width_is_refused():
+    done = subprocess.run(
+        [sys.executable, "-c", "import micronet.kernels.jit"],
+        env={**os.environ, "MICRONET_LANES": "5"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "MICRONET_LANES is '5'; it must be 1, 4, 8 or 16" in done.stderr
+
+
+def test_cache_folder_falls_back_where_nothing_can_be_written(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("a file, so no folder can be made in it")
+    code = "from micronet.kernels.jit import cache_folder; print(cache_folder())"
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(blocked), "XDG_CACHE_HOME": str(blocked)}
+
+    def folder(**more):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**environment, **more}, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    assert folder(TMPDIR=str(tmp_path)).startswith(str(tmp_path))
+    writable = tmp_path / "cache"
+    assert folder(NUMBA_CACHE_DIR=str(writable)).startswith(str(writable))
