@@ -1,0 +1,171 @@
+"""Read and write network weights and sessions; besides io, the only module that opens such files."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from micronet.errors import FileError, InputError
+from micronet.io.atomic import atomic_path
+from micronet.models import MicroNet, MicroRNet, model_for_state
+
+__all__ = ["find_weights", "load_model", "load_session", "load_state", "save_session", "save_state"]
+
+# A state dict of ours is 40 kB; whatever is a thousand times that is not one.
+_LARGEST_BYTES = 40_000_000
+# A session adds optimiser, best weights and a log of about 100 bytes a step.
+_LARGEST_SESSION = 400_000_000
+
+
+def find_weights(name: str, folders: Sequence[Path]) -> Path:
+    """Return the weight file that a person means by a path or by a name.
+
+    Parameters
+    ----------
+    name : str
+        A path, or the name of a file in one of the folders, with or without ``.pt``.
+    folders : sequence of Path
+        Searched in this order when `name` is no existing path.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FileError
+        If nothing is found; it lists what there is.
+    """
+    candidates = [Path(name), *(folder / file for folder in folders for file in (f"{name}.pt", name))]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    known = sorted({file.stem for folder in folders for file in folder.glob("*.pt")})
+    raise FileError(
+        f"no weights '{name}': no such file, nor in {', '.join(f'{folder.name}/' for folder in folders)}; "
+        f"--model takes a path or one of: {', '.join(known) or '(none there)'}"
+    )
+
+
+def load_state(path: str | os.PathLike[str]) -> OrderedDict[str, Tensor]:
+    """Read a plain state dict; nothing in the file is executed.
+
+    Parameters
+    ----------
+    path : path
+        A file that ``torch.save`` wrote from a state dict.
+
+    Returns
+    -------
+    OrderedDict of str to Tensor
+        float32, on the CPU.
+
+    Raises
+    ------
+    FileError
+        If there is no such file, it is no weight file, or it holds anything but floating-point tensors by name.
+    """
+    state = _read(Path(path), "weight", "a µ-Net or µr-Net (about 40,000)", _LARGEST_BYTES)
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(tensor, Tensor) and tensor.is_floating_point()
+        for key, tensor in state.items()
+    ):
+        raise FileError(f"'{path}' is not a plain state dict (names with floating-point tensors)")
+    return OrderedDict((key, tensor.to(torch.float32)) for key, tensor in state.items())
+
+
+def _read(path: Path, kind: str, what: str, largest: int) -> Any:
+    if not path.is_file():
+        raise FileError(f"no {kind} file '{path}'")
+    if path.stat().st_size > largest:
+        raise FileError(f"'{path}' has {path.stat().st_size:,} bytes: too large for {what}")
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                claimed = sum(entry.file_size for entry in archive.infolist())
+            if claimed > largest:
+                raise FileError(f"'{path}' unpacks to {claimed:,} bytes: too large for {what}")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise FileError(
+            f"'{path}' holds more than weights (a pickle with code or foreign objects) and was not loaded; "
+            "save a plain state dict with torch.save(model.state_dict(), ...)"
+        ) from error
+    except FileError:
+        raise
+    except Exception as error:  # torch raises a dozen kinds for broken files; none of them may reach a person
+        raise FileError(f"'{path}' is not a {kind} file that PyTorch can read") from error
+
+
+def load_model(path: str | os.PathLike[str]) -> MicroNet | MicroRNet:
+    """Read a network; its tensors decide whether it is a µ-Net or a µr-Net.
+
+    Parameters
+    ----------
+    path : path
+        A plain state dict of either network, ours or published.
+
+    Returns
+    -------
+    MicroNet or MicroRNet
+        In evaluation mode, float32, on the CPU.
+
+    Raises
+    ------
+    FileError
+        If the file cannot be read safely, or holds neither network: it then says which tensors are missing,
+        extra or misshaped.
+    """
+    try:
+        return model_for_state(load_state(path)).eval()
+    except InputError as error:
+        raise FileError(f"'{path}': {error}") from error
+
+
+def save_state(path: str | os.PathLike[str], state: Mapping[str, Tensor]) -> None:
+    """Write weights as a plain float32 state dict, readable by the published code.
+
+    The file appears whole or not at all.
+    """
+    plain = OrderedDict((key, tensor.detach().to("cpu", torch.float32).clone()) for key, tensor in state.items())
+    _write(Path(path), plain)
+
+
+def load_session(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what `save_session` wrote; nothing in the file is executed.
+
+    Raises
+    ------
+    FileError
+        If there is no such file, it is damaged, or it holds anything but a dictionary of plain values and tensors.
+    """
+    content = _read(Path(path), "session", "a session", _LARGEST_SESSION)
+    if not isinstance(content, dict):
+        raise FileError(f"'{path}' is not a session file of micronet")
+    return content
+
+
+def save_session(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Write a dictionary of numbers, strings, lists, dictionaries and tensors, whole or not at all."""
+    _write(Path(path), dict(content))
+
+
+def _write(path: Path, content: Any) -> None:
+    # Through memory: torch's own writer reports a full disk as an error of its own, a plain write as an OSError.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot make the folder '{path.parent}': {error.strerror}") from error
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())

@@ -1,0 +1,21 @@
+"""Volumes and annotations on disk: one module for each format, chosen by the suffix of the file."""
+
+from micronet.io.annotation import Annotation, read_annotation
+from micronet.io.atomic import atomic_path
+from micronet.io.formats import VOLUME_SUFFIXES, is_volume_path, read_volume, volume_stem, write_volume
+from micronet.io.seg_nrrd import Segment, Segmentation, read_segmentation, write_segmentation
+
+__all__ = [
+    "VOLUME_SUFFIXES",
+    "Annotation",
+    "Segment",
+    "Segmentation",
+    "atomic_path",
+    "is_volume_path",
+    "read_annotation",
+    "read_segmentation",
+    "read_volume",
+    "volume_stem",
+    "write_segmentation",
+    "write_volume",
+]

@@ -1,0 +1,102 @@
+"""Annotations: one bool mask, from a segment of a segmentation or a plain mask volume of any format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from micronet.errors import InputError
+from micronet.io import nrrd
+from micronet.io.checks import ReadOptions, regular_file
+from micronet.io.formats import read_with, suffix_of
+from micronet.io.seg_nrrd import Segment, has_segments, read_segmentation
+from micronet.volume import Volume
+
+__all__ = ["Annotation", "read_annotation"]
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """A mask with what was chosen to be it.
+
+    Parameters
+    ----------
+    mask : Volume
+        Array of bool.
+    segment : Segment or None
+        None when the file is a plain mask.
+    description : str
+        One line, to be shown to the person.
+    """
+
+    mask: Volume
+    segment: Segment | None
+    description: str
+
+
+def read_annotation(
+    path: str | os.PathLike[str],
+    *,
+    segment: str | int | None = None,
+    axes: str | None = None,
+    spacing_um: ArrayLike | None = None,
+    shape: Sequence[int] | None = None,
+    dtype: DTypeLike | None = None,
+) -> Annotation:
+    """Read a mask: one segment of a .seg.nrrd, or a volume of any format that holds bool, {0, 1} or {0, 255}.
+
+    Parameters
+    ----------
+    path : path-like
+        The file; a NRRD with segment names is a segmentation whatever it is called.
+    segment : str or int, optional
+        Name or index of the segment, see `Segmentation.choose`; a plain mask has none and is taken as it is.
+    axes, shape, dtype : optional
+        As `read_volume`, but a file that states its axes is read by these, whatever `axes` says, which is mostly
+        meant for the image; `dtype` of a .raw is uint8 unless given.
+    spacing_um : (3,) array-like, optional
+        Distance between voxels along (Z, Y, X) in µm; stands above what the file states.
+
+    Returns
+    -------
+    Annotation
+
+    Raises
+    ------
+    InputError
+        If no segment or more than one fits, or a plain mask holds other values, which the message lists.
+    FileError
+        If the file cannot be read as a volume or segmentation.
+    """
+    found = regular_file(path)
+    suffix = suffix_of(found)
+    if suffix in (".nrrd", ".nhdr") and has_segments(nrrd.read_header(found)):
+        segmentation = read_segmentation(found, spacing_um=spacing_um)
+        chosen = segmentation.choose(segment)
+        return Annotation(segmentation.mask(chosen), chosen, segmentation.describe(chosen))
+    if dtype is None and suffix == ".raw":
+        dtype = "uint8"
+    volume = read_with(found, ReadOptions(axes, spacing_um, shape, dtype, yield_to_file=True))
+    mask = volume.with_array(_binary(volume.array, found))
+    return Annotation(mask, None, f"mask ({np.count_nonzero(mask.array):,} voxels) of '{found.name}'")
+
+
+def _binary(array: NDArray[Any], path: Path) -> NDArray[np.bool_]:
+    """Return a mask as bool; InputError unless it holds only {0, 1} or only {0, 255}."""
+    if array.dtype == bool:
+        return array
+    mask: NDArray[np.bool_] = array != 0
+    for foreground in (1, 255):
+        if np.array_equal(mask, array == foreground):
+            return mask
+    values = np.unique(array)
+    listed = ", ".join(f"{value:g}" for value in values[:6].tolist()) + (", .." if values.size > 6 else "")
+    raise InputError(
+        f"'{path}' is no mask: it holds {values.size:,} different values ({listed}), expected 0 and 1, or 0 and 255"
+    )

@@ -1,0 +1,167 @@
+"""Choose the reader or writer of a volume by the suffix of its name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+from numpy.typing import ArrayLike, DTypeLike
+
+from micronet.errors import FileError
+from micronet.io.checks import ReadOptions, reading, regular_file
+from micronet.volume import Volume
+
+__all__ = ["VOLUME_SUFFIXES", "is_volume_path", "read_volume", "read_with", "suffix_of", "volume_stem", "write_volume"]
+
+# Each module has read(path, options) and write(path, volume); it is imported when a file of its own comes.
+_MODULES = {
+    ".nrrd": "nrrd",
+    ".nhdr": "nrrd",
+    ".nii": "nifti",
+    ".nii.gz": "nifti",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+    ".npy": "npy",
+    ".raw": "raw",
+}
+
+#: The suffixes of files that can be read and written.
+VOLUME_SUFFIXES = tuple(_MODULES)
+
+_SEGMENTATION_SUFFIXES = (".seg.nrrd", ".seg.nhdr")
+_LONG_SUFFIXES = (*_SEGMENTATION_SUFFIXES, ".ome.tiff", ".ome.tif", ".nii.gz")
+
+
+def suffix_of(path: str | os.PathLike[str]) -> str:
+    """Return the suffix that decides the format, in lower case; FileError when it is none of the known ones.
+
+    >>> suffix_of("scan.NII.gz"), suffix_of("scan.ome.tif")
+    ('.nii.gz', '.tif')
+    """
+    name = Path(path).name.lower()
+    for suffix in sorted(_MODULES, key=len, reverse=True):
+        if name.endswith(suffix) and name != suffix:
+            return suffix
+    raise FileError(f"'{path}': no volume format has this suffix; known: {', '.join(VOLUME_SUFFIXES)}")
+
+
+def is_volume_path(path: str | os.PathLike[str]) -> bool:
+    """Whether the name of a file is that of an image volume that can be read.
+
+    Hidden files, segmentations (.seg.nrrd) and the voxels (.raw) of a detached header (.nhdr) beside them are
+    not.
+    """
+    file = Path(path)
+    name = file.name.lower()
+    if name.startswith(".") or name.endswith(_SEGMENTATION_SUFFIXES) or not name.endswith(VOLUME_SUFFIXES):
+        return False
+    return not (name.endswith(".raw") and file.with_suffix(".nhdr").exists())
+
+
+def volume_stem(path: str | os.PathLike[str]) -> str:
+    """Return the name of a volume without folder and suffix, long suffixes included.
+
+    >>> volume_stem("a/scan.nii.gz"), volume_stem("b.seg.nrrd"), volume_stem("c.v2.tif")
+    ('scan', 'b', 'c.v2')
+    """
+    name = Path(path).name
+    for suffix in (*_LONG_SUFFIXES, *VOLUME_SUFFIXES):
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            return name[: -len(suffix)]
+    return Path(name).stem
+
+
+def read_volume(
+    path: str | os.PathLike[str],
+    *,
+    axes: str | None = None,
+    spacing_um: ArrayLike | None = None,
+    shape: Sequence[int] | None = None,
+    dtype: DTypeLike | None = None,
+    byteorder: str | None = None,
+) -> Volume:
+    """Read a 3-D volume: NRRD, NIfTI, TIFF, .npy or headerless .raw, chosen by suffix.
+
+    Parameters
+    ----------
+    path : path-like
+        The file. The voxels of a detached NRRD (.nhdr) must lie in the header's own folder.
+    axes : str, optional
+        Meaning of the array axes, slowest first, such as ``"ZYX"`` or ``"XYZ"``, for files that do not say:
+        .npy, .raw and plain TIFF. Axes are never guessed from sizes; without this they are Z, Y, X, and a
+        note says so.
+    spacing_um : (3,) array-like, optional
+        Distance between voxels along (Z, Y, X) in µm; stands above what the file states.
+    shape, dtype, byteorder : optional
+        Of a .raw file, which must have exactly that size: number of voxels in the order of `axes`, voxel
+        type, and ``"little"`` (the default) or ``"big"``. Other formats state theirs, and these are not
+        looked at.
+
+    Returns
+    -------
+    Volume
+        Array C-contiguous, (Z, Y, X), in the byte order of this machine; the geometry as the file has it, to
+        the bit. `Volume.notes` says what had to be assumed.
+
+    Raises
+    ------
+    FileError
+        If the file is missing, damaged, not a 3-D volume of real numbers, or holds more or less than its
+        header claims, which is checked before memory is taken.
+    InputError
+        If an option is malformed, or `axes` contradicts what the file states.
+    """
+    return read_with(path, ReadOptions(axes, spacing_um, shape, dtype, byteorder))
+
+
+def read_with(path: str | os.PathLike[str], options: ReadOptions) -> Volume:
+    """Read a volume as `read_volume` does, the options in one object."""
+    found = regular_file(path)
+    with reading(found):
+        volume: Volume = _module(found).read(found, options)
+    return volume if options.spacing_um is None else volume.with_spacing(options.spacing_um)
+
+
+def write_volume(path: str | os.PathLike[str], volume: Volume) -> Path:
+    """Write a volume in the format that the suffix names; the file appears whole or not at all.
+
+    ==============  =========================================  ============================================
+    suffix          voxel types                                geometry
+    ==============  =========================================  ============================================
+    .nrrd, .nhdr    (u)int8-64, float32, float64; bool as 0/1  all, to the bit
+    .nii, .nii.gz   (u)int8-64, float32, float64; bool as 0/1  all, as float32; an unstated space as LPS
+    .tif, .tiff     uint8, uint16, float32; bool as 0/255      spacing; an origin or turned axes are refused
+    .ome.tif        (u)int8-32, float32, float64; bool: 0/255  spacing; an origin or turned axes are refused
+    .npy, .raw      bool, (u)int8-64, float16-64               none: the bare array, (Z, Y, X), little-endian
+    ==============  =========================================  ============================================
+
+    Parameters
+    ----------
+    path : path-like
+        The file; its folder must exist.
+    volume : Volume
+        What its own format's header held is carried on where the format is the same.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    FileError
+        If the suffix is unknown or that of a segmentation, the format cannot hold this voxel type or geometry, or
+        the writing fails.
+    """
+    target = Path(path)
+    if target.name.lower().endswith(_SEGMENTATION_SUFFIXES):
+        raise FileError(f"cannot write '{target}': that is the name of a segmentation; write_segmentation writes one")
+    _module(target).write(target, volume)
+    return target
+
+
+def _module(path: Path) -> ModuleType:
+    return import_module(f"micronet.io.{_MODULES[suffix_of(path)]}")

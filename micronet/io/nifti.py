@@ -1,0 +1,231 @@
+"""NIfTI-1 and NIfTI-2 volumes (.nii, .nii.gz).
+
+Source: https://nifti.nimh.nih.gov. A NIfTI lists its axes fastest first (x, y, z) and its world is
+right-anterior-superior; the array in C order is (Z, Y, X), never turned, and the columns of the affine are
+the rows of `Volume.directions` in reverse. nibabel interprets the header, this module moves the bytes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
+from numpy.typing import NDArray
+
+from micronet.errors import FileError, InputError
+from micronet.io.atomic import atomic_path
+from micronet.io.checks import ReadOptions, build_volume, check_axes, check_dtype, one_line, voxel_bytes
+from micronet.io.inflate import inflate, inflate_prefix
+from micronet.io.units import without_spacing
+from micronet.volume import MICROMETRES_PER, Volume, upright
+
+__all__ = ["NiftiSource", "read", "write"]
+
+_SPACE = "right-anterior-superior"
+_UNIT_CODES = {"voxel": 0, "m": 1, "mm": 2, "um": 3}
+# Units that NIfTI has no name for, and the one to tell them in.
+_UNITS_CONVERTED = {"nm": "um", "cm": "mm"}
+
+_TYPES = "uint8 int8 uint16 int16 uint32 int32 uint64 int64 float32 float64".split()
+# nibabel does not say what types these are.
+_KINDS: tuple[Any, ...] = (Nifti1Header, Nifti2Header)
+# NIfTI-1 counts voxels along an axis in 16 bits.
+_LONGEST_NIFTI1 = 32767
+_LONGEST_EXTENSIONS = 64 << 20
+_SCANNER = 1
+_GZIP_LEVEL = 2
+
+
+@dataclass(frozen=True, eq=False)
+class NiftiSource:
+    """What a NIfTI file holds before its voxels.
+
+    Parameters
+    ----------
+    header : nibabel Nifti1Header or Nifti2Header
+        As in the file.
+    extensions : bytes
+        What follows the header up to the voxels, not interpreted.
+    """
+
+    header: Any
+    extensions: bytes
+
+
+def read(path: Path, options: ReadOptions) -> Volume:
+    """Read a 3-D NIfTI; further axes must have length 1."""
+    check_axes(options, "ZYX", path)
+    encoding = "gzip" if path.name.lower().endswith(".gz") else "raw"
+    with path.open("rb") as stream:
+        header = _parse(inflate_prefix(stream, encoding, 540, path), path)
+        shape = _shape(header, path)
+        dtype = _dtype(header, path)
+        offset = _offset(header, path)
+        lead = inflate_prefix(stream, encoding, offset, path)
+        content = inflate(stream, encoding, math.prod(shape) * dtype.itemsize, path, skip=offset)
+    array: NDArray[Any] = np.frombuffer(content, dtype).reshape(shape[::-1])
+    slope, intercept = _scaling(header, path)
+    if (slope, intercept) != (1.0, 0.0):
+        array = apply_read_scaling(array, slope, intercept)
+    geometry = _geometry(header, path)
+    notes = []
+    if not geometry["space"]:
+        notes.append("the NIfTI header states no orientation: X, Y, Z are taken to run along the world's axes")
+    if options.spacing_um is None and geometry["units"] == "voxel":
+        notes.append(without_spacing("the NIfTI header"))
+    elif options.spacing_um is None and _stated_unit(header) is None:
+        notes.append("the NIfTI header states no length unit: mm is taken (--spacing overrides it)")
+    source = {"nifti": NiftiSource(header, lead[header.template_dtype.itemsize :])}
+    return build_volume(path, array, **geometry, header=source, notes=tuple(notes))
+
+
+def write(path: Path, volume: Volume) -> None:
+    """Write a volume as NIfTI-1, or NIfTI-2 where it came from one or an axis is too long for NIfTI-1.
+
+    The affine is float32 in NIfTI-1, as the format has it. A header that came from a NIfTI is carried on with
+    its extensions, and where the geometry is still the same its forms are left as they are.
+    """
+    array = volume.array.astype(np.uint8) if volume.array.dtype == bool else volume.array
+    if array.dtype.name not in _TYPES:
+        raise FileError(
+            f"cannot write '{path}': NIfTI has no voxels of type {array.dtype}; "
+            "convert to bool, an integer of 8 to 64 bits, float32 or float64"
+        )
+    source = volume.header.get("nifti")
+    if isinstance(source, NiftiSource):
+        header, extensions = source.header.copy(), source.extensions
+    else:
+        header = _KINDS[0 if max(volume.shape) <= _LONGEST_NIFTI1 else 1]()
+        extensions = bytes(4)
+    if not (isinstance(source, NiftiSource) and _is_geometry_of(source.header, volume, path)):
+        _set_geometry(header, volume, path)
+    header["dim"] = [3, *volume.shape[::-1], 1, 1, 1, 1]
+    header.set_data_dtype(array.dtype.newbyteorder("="))
+    header.set_slope_inter(1.0, 0.0)
+    header.set_data_offset(header.template_dtype.itemsize + len(extensions))
+    lead = header.binaryblock + extensions
+    content = voxel_bytes(array.astype(header.get_data_dtype(), copy=False))
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        if path.name.lower().endswith(".gz"):
+            with gzip.GzipFile("", "wb", _GZIP_LEVEL, stream, mtime=0) as packed:
+                packed.write(lead)
+                packed.write(content)
+        else:
+            stream.write(lead)
+            stream.write(content)
+
+
+def _parse(block: bytes, path: Path) -> Any:
+    for kind in _KINDS:
+        size = kind.template_dtype.itemsize
+        if len(block) >= size:
+            header = kind(block[:size], check=False)
+            if header["sizeof_hdr"] == size and header["magic"].tobytes()[:3] == kind.single_magic[:3]:
+                return header
+    raise FileError(f"'{path}' is not a NIfTI file that can be read: it lacks the header of NIfTI-1 or NIfTI-2")
+
+
+def _shape(header: Any, path: Path) -> tuple[int, int, int]:
+    count, *lengths = (int(length) for length in header["dim"])
+    shape = lengths[: max(count, 0)]
+    if not 1 <= count <= 7 or min(shape) < 1:
+        raise FileError(f"'{path}': its NIfTI header claims the shape {lengths} with {count} axes")
+    if count < 3:
+        raise FileError(f"'{path}' is a 2-D image of {shape} voxels, expected a 3-D volume")
+    if any(length != 1 for length in shape[3:]):
+        named = ", ".join(f"{name} {length}" for name, length in zip("xyztuvw", shape, strict=False))
+        raise FileError(f"'{path}' has {count} axes ({named}), expected x, y, z; save one time point as a volume")
+    return shape[0], shape[1], shape[2]
+
+
+def _dtype(header: Any, path: Path) -> np.dtype[Any]:
+    try:
+        dtype: np.dtype[Any] = np.dtype(header.get_data_dtype())
+    except (HeaderDataError, KeyError) as error:
+        raise FileError(f"'{path}' holds voxels of an unknown type ({one_line(error)})") from error
+    check_dtype(dtype, path)
+    return dtype
+
+
+def _offset(header: Any, path: Path) -> int:
+    stated = float(header["vox_offset"])
+    least = int(header.template_dtype.itemsize) + 4
+    if not stated <= least + _LONGEST_EXTENSIONS:
+        raise FileError(f"'{path}': its NIfTI header says that the voxels start at byte {stated:g}")
+    return max(int(stated), least)
+
+
+def _scaling(header: Any, path: Path) -> tuple[float, float]:
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or not math.isfinite(slope):
+        return 1.0, 0.0
+    if not math.isfinite(intercept):
+        raise FileError(f"'{path}': its NIfTI header scales the voxels by {slope:g} and adds {intercept}")
+    return slope, intercept
+
+
+def _geometry(header: Any, path: Path) -> dict[str, Any]:
+    """Return directions, origin, space and units: by the sform, else the qform, else the voxel sizes."""
+    units = _stated_unit(header) or "mm"
+    try:
+        if header["sform_code"] > 0:
+            affine = header.get_sform()
+        elif header["qform_code"] > 0:
+            affine = header.get_qform()
+        else:
+            spacing = np.abs(header["pixdim"][3:0:-1].astype(np.float64))
+            known = bool((spacing > 0).all())
+            return {
+                "directions": upright(spacing) if known else upright(),
+                "origin": np.zeros(3),
+                "space": "",
+                "units": units if known else "voxel",
+            }
+    except (HeaderDataError, ValueError) as error:
+        raise FileError(f"'{path}': the orientation in its NIfTI header cannot be read ({one_line(error)})") from error
+    return {"directions": affine[:3, 2::-1].T, "origin": affine[:3, 3], "space": _SPACE, "units": units}
+
+
+def _stated_unit(header: Any) -> str | None:
+    code = int(header["xyzt_units"]) & 7
+    return next((unit for unit, known in _UNIT_CODES.items() if known == code and code), None)
+
+
+def _is_geometry_of(header: Any, volume: Volume, path: Path) -> bool:
+    stated = _geometry(header, path)
+    return (
+        np.array_equal(stated["directions"], volume.directions)
+        and np.array_equal(stated["origin"], volume.origin)
+        and (stated["space"], stated["units"]) == (volume.space, volume.units)
+    )
+
+
+def _set_geometry(header: Any, volume: Volume, path: Path) -> None:
+    try:
+        placed = volume.in_space(_SPACE)
+    except InputError as error:
+        raise FileError(f"cannot write '{path}': {error}") from error
+    units = _UNITS_CONVERTED.get(placed.units, placed.units)
+    factor = 1.0 if units == placed.units else MICROMETRES_PER[placed.units] / MICROMETRES_PER[units]
+    affine = np.eye(4)
+    affine[:3, :3] = placed.directions[::-1].T * factor
+    affine[:3, 3] = placed.origin * factor
+    header.set_sform(affine, _SCANNER)
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    cosines = affine[:3, :3] / lengths
+    if np.allclose(cosines.T @ cosines, np.eye(3), atol=1e-6):
+        header.set_qform(affine, _SCANNER)
+    else:
+        # A quaternion cannot shear: the sform alone tells the axes.
+        header["qform_code"] = 0
+        header["pixdim"][1:4] = lengths
+    # The three low bits are the unit of length, the others that of time.
+    header["xyzt_units"] = (int(header["xyzt_units"]) & ~7) | _UNIT_CODES[units]

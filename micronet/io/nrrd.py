@@ -1,0 +1,244 @@
+"""NRRD volumes: attached (.nrrd) and detached (.nhdr), raw, gzip or bzip2.
+
+Source: http://teem.sourceforge.net/nrrd/format.html. A NRRD lists its axes fastest first (x, y, z), so the
+array in C order is (Z, Y, X) and the rows of ``space directions`` are those of `Volume.directions` in
+reverse.
+"""
+
+from __future__ import annotations
+
+import bz2
+import math
+import sys
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micronet.errors import FileError
+from micronet.io.atomic import atomic_path
+from micronet.io.checks import ReadOptions, build_volume, check_axes, regular_file, voxel_bytes
+from micronet.io.inflate import inflate
+from micronet.io.nrrd_geometry import axis_roles, geometry, geometry_fields, named_axes, space_of
+from micronet.io.nrrd_header import NrrdHeader, header_text, parse_header
+from micronet.volume import Volume
+
+__all__ = ["read", "read_array", "read_header", "write", "write_array"]
+
+_TYPES = {
+    "i1": ("int8", "signed char", "int8_t"),
+    "u1": ("uint8", "uchar", "unsigned char", "uint8_t"),
+    "i2": ("int16", "short", "short int", "signed short", "signed short int", "int16_t"),
+    "u2": ("uint16", "ushort", "unsigned short", "unsigned short int", "uint16_t"),
+    "i4": ("int32", "int", "signed int", "int32_t"),
+    "u4": ("uint32", "uint", "unsigned int", "uint32_t"),
+    "i8": (
+        "int64",
+        "longlong",
+        "long long",
+        "long long int",
+        "signed long long",
+        "signed long long int",
+        "int64_t",
+    ),
+    "u8": ("uint64", "ulonglong", "unsigned long long", "unsigned long long int", "uint64_t"),
+    "f4": ("float",),
+    "f8": ("double",),
+}
+_CODE_OF_TYPE = {name: code for code, names in _TYPES.items() for name in names}
+_ENCODINGS = {"raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
+_DATA_SUFFIX = {"raw": ".raw", "gzip": ".raw.gz", "bzip2": ".raw.bz2"}
+
+#: Fields that stay true of another array on the same grid.
+_CARRIED = ("content", "measurement frame", "centerings", "labels", "thicknesses")
+
+_HEADER_LIMIT = 16 << 20
+# Level 2 of zlib: on masks and probabilities a few times faster than the default 6, files a little larger.
+_GZIP_LEVEL = 2
+_PIECE = 4 << 20
+
+
+def read(path: Path, options: ReadOptions) -> Volume:
+    """Read a 3-D NRRD; a further axis must have length 1."""
+    check_axes(options, "ZYX", path)
+    header, data = read_array(path)
+    spatial, extra = axis_roles(header)
+    sizes = header.integers("sizes")
+    if any(sizes[axis] != 1 for axis in extra):
+        raise FileError(
+            f"'{path}' has {len(sizes)} axes ({named_axes(header)}), expected three: x, y, z; "
+            "for a segmentation name one segment (--segment), else save one channel or time point"
+        )
+    array = data.reshape([sizes[axis] for axis in reversed(spatial)])
+    return build_volume(path, array, **geometry(header, spatial, stated=options.spacing_um is not None))
+
+
+def write(path: Path, volume: Volume) -> None:
+    """Write a volume with its geometry, and what of its NRRD header is true of any array on its grid.
+
+    The encoding of the source file is kept, gzip where there is none. Fields that describe the values (``old
+    min``, ``sample units``) and the segments of a segmentation are not carried on.
+    """
+    fields = geometry_fields(volume)
+    pairs: dict[str, str] = {}
+    encoding = "gzip"
+    source = volume.header.get("nrrd")
+    if isinstance(source, NrrdHeader):
+        encoding = _ENCODINGS[source.text("encoding").lower()]
+        same_axes = source.integers("sizes") == list(reversed(volume.shape)) and space_of(source) == volume.space
+        carried = _CARRIED if same_axes else ("content",)
+        fields |= {name: source.fields[name] for name in carried if name in source.fields}
+        pairs |= {key: text for key, text in source.pairs.items() if not key.startswith("Segment")}
+    write_array(path, volume.array, fields, pairs, encoding)
+
+
+def read_header(path: Path) -> NrrdHeader:
+    """Read only the header of a NRRD file."""
+    with regular_file(path).open("rb") as stream:
+        return parse_header(_lines(stream, path), str(path))
+
+
+def read_array(path: Path) -> tuple[NrrdHeader, NDArray[Any]]:
+    """Return the header and the array in the file's byte order, axes slowest first (``sizes`` reversed)."""
+    with regular_file(path).open("rb") as stream:
+        header = parse_header(_lines(stream, path), str(path))
+        sizes = _sizes(header)
+        dtype = _dtype(header)
+        expected = math.prod(sizes) * dtype.itemsize
+        if "data file" in header.fields:
+            data_path = _data_path(path, header.fields["data file"])
+            with data_path.open("rb") as data_stream:
+                content = _read_content(data_stream, header, expected, data_path)
+        else:
+            content = _read_content(stream, header, expected, path)
+    return header, np.frombuffer(content, dtype).reshape(sizes[::-1])
+
+
+def write_array(
+    path: Path,
+    array: NDArray[Any],
+    fields: Mapping[str, str],
+    pairs: Mapping[str, str],
+    encoding: str = "gzip",
+) -> None:
+    """Write an array (axes slowest first) under a header; for .nhdr the voxels go to a second file beside it.
+
+    Raises
+    ------
+    FileError
+        If NRRD has no name for the voxel type, or the file cannot be written.
+    """
+    array = np.ascontiguousarray(array.astype(np.uint8) if array.dtype == bool else array)
+    code = array.dtype.str[1:]
+    if code not in _TYPES:
+        raise FileError(
+            f"cannot write '{path}': NRRD has no voxels of type {array.dtype}; "
+            "convert to bool, an integer of 8 to 64 bits, float32 or float64"
+        )
+    big = array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and sys.byteorder == "big")
+    fields = dict(fields) | {
+        "type": _TYPES[code][0],
+        "dimension": str(array.ndim),
+        "sizes": " ".join(str(size) for size in reversed(array.shape)),
+        "encoding": encoding,
+    }
+    if array.dtype.itemsize > 1:
+        fields["endian"] = "big" if big else "little"
+    if path.suffix.lower() != ".nhdr":
+        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+            stream.write(header_text(fields, pairs, path).encode() + b"\n")
+            _deflate(stream, array, encoding)
+        return
+    data_path = path.with_suffix(_DATA_SUFFIX[encoding])
+    fields["data file"] = data_path.name
+    # The inner file gets its name first: a header never stands beside voxels that are not there yet.
+    with atomic_path(path) as temporary, atomic_path(data_path) as data_temporary:
+        temporary.write_text(header_text(fields, pairs, path), encoding="utf-8", newline="\n")
+        with data_temporary.open("wb") as stream:
+            _deflate(stream, array, encoding)
+
+
+def _deflate(stream: BinaryIO, array: NDArray[Any], encoding: str) -> None:
+    content = voxel_bytes(array)
+    if encoding == "raw":
+        stream.write(content)
+        return
+    compressor = bz2.BZ2Compressor() if encoding == "bzip2" else zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, 31)
+    for start in range(0, len(content), _PIECE):
+        stream.write(compressor.compress(content[start : start + _PIECE]))
+    stream.write(compressor.flush())
+
+
+def _lines(stream: BinaryIO, path: Path) -> Iterator[str]:
+    """Yield the lines of a header; `stream` is left behind the last one taken."""
+    limit = _HEADER_LIMIT
+    # No file without the magic is read further than this: it may be gigabytes without a line end.
+    first = stream.readline(64)
+    while first:
+        limit -= len(first)
+        if limit < 0:
+            raise FileError(f"'{path}': its NRRD header is longer than {_HEADER_LIMIT >> 20} MiB")
+        try:
+            yield first.decode("utf-8")
+        except UnicodeDecodeError:
+            yield first.decode("latin-1")
+        first = stream.readline(limit + 1)
+
+
+def _sizes(header: NrrdHeader) -> list[int]:
+    sizes = header.integers("sizes")
+    if header.integers("dimension") != [len(sizes)]:
+        raise FileError(
+            f"'{header.name}': its NRRD header has {len(sizes)} sizes, dimension {header.fields['dimension']}"
+        )
+    if not 1 <= len(sizes) <= 16 or min(sizes) < 1:
+        raise FileError(f"'{header.name}': 'sizes: {header.fields['sizes'][:80]}' should be 1 to 16 positive numbers")
+    return sizes
+
+
+def _dtype(header: NrrdHeader) -> np.dtype[Any]:
+    name = " ".join(header.text("type").split()).lower()
+    if name not in _CODE_OF_TYPE:
+        raise FileError(f"'{header.name}' holds voxels of type '{name}', expected integers, float or double")
+    dtype = np.dtype(_CODE_OF_TYPE[name])
+    if dtype.itemsize == 1:
+        return dtype
+    endian = header.text("endian").lower()
+    if endian not in ("little", "big"):
+        raise FileError(f"'{header.name}': 'endian: {endian}' should be little or big")
+    return dtype.newbyteorder("<" if endian == "little" else ">")
+
+
+def _read_content(stream: BinaryIO, header: NrrdHeader, expected: int, path: Path) -> bytearray:
+    name = header.text("encoding").lower()
+    if name not in _ENCODINGS:
+        raise FileError(f"'{header.name}': encoding '{name}' cannot be read; save it as raw, gzip or bzip2")
+    encoding = _ENCODINGS[name]
+    line_skip = header.integers("line skip")[0] if "line skip" in header.fields else 0
+    byte_skip = header.integers("byte skip")[0] if "byte skip" in header.fields else 0
+    if line_skip < 0 or byte_skip < -1 or (byte_skip == -1 and encoding != "raw"):
+        raise FileError(f"'{header.name}': line skip {line_skip}, byte skip {byte_skip} cannot be followed")
+    for _ in range(line_skip):
+        if not stream.readline():
+            raise FileError(f"'{header.name}': line skip {line_skip} goes past the end of '{path}'")
+    if byte_skip == -1:
+        # The voxels are the last bytes of the file, whatever stands before them.
+        byte_skip = max(path.stat().st_size - stream.tell() - expected, 0)
+    return inflate(stream, encoding, expected, path, skip=byte_skip)
+
+
+def _data_path(header_path: Path, name: str) -> Path:
+    """Return the data file of a detached header; FileError unless it lies in the header's own folder."""
+    if name.split()[0:1] == ["LIST"] or "%" in name:
+        raise FileError(f"'{header_path}' spreads its voxels over several files; save it as one .nrrd")
+    folder = header_path.parent.resolve()
+    try:
+        data_path = (header_path.parent / name).resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise FileError(f"'{header_path}': its data file '{name}' cannot be found ({error})") from error
+    if Path(name).is_absolute() or ".." in Path(name).parts or not data_path.is_relative_to(folder):
+        raise FileError(f"'{header_path}': its data file '{name}' lies outside the header's folder, which is refused")
+    return regular_file(header_path.parent / name)

@@ -1,0 +1,318 @@
+"""TIFF volumes: ImageJ stacks, OME-TIFF and plain multi-page files.
+
+ImageJ keeps the spacing along X and Y as a ratio of two 32-bit numbers and that along Z as text; a ratio of
+two such numbers comes so close to a length of few decimals that it reads back to the same float64, and to any
+other within 1e-12 of it. The page order and the meaning of the pages are taken from ImageJ's or OME's
+description; the pages of a plain TIFF are slices along Z, as Fiji reads them.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+from tifffile import TiffFile, TiffFileError, TiffPageSeries, imwrite
+
+from micronet.errors import FileError, InputError
+from micronet.io.atomic import atomic_path
+from micronet.io.checks import ReadOptions, build_volume, check_axes, check_dtype, clean_axes, one_line, to_zyx
+from micronet.io.tiff_pages import check_pages
+from micronet.io.units import INCH_UM, VOXEL_UNITS, canonical_unit, without_spacing
+from micronet.volume import MICROMETRES_PER, Volume, upright
+
+__all__ = ["read", "write"]
+
+_IMAGEJ_TYPES = ("uint8", "uint16", "float32")
+_OME_TYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
+_UNIT_NAMES = {"um": "micron"}
+_OME_UNIT_NAMES = {"um": "µm"}
+# Formats whose reading in tifffile opens further files, or trusts sizes that nothing has checked.
+_OFF = {"is_ome": False, "is_mmstack": False, "is_ndtiff": False}
+_UINT32 = (1 << 32) - 1
+# No codec of TIFF packs a mask tighter; more is a header that claims too much.
+_MOST_PACKED = 1 << 15
+
+# What tifffile is known to raise on damaged files.
+_DAMAGE = (
+    TiffFileError,
+    struct.error,
+    zlib.error,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def read(path: Path, options: ReadOptions) -> Volume:
+    """Read a 3-D TIFF."""
+    with path.open("rb") as stream:
+        check_pages(stream, path)
+    with _collect_errors() as logged:
+        try:
+            with TiffFile(path, **_OFF) as tif:  # type: ignore[arg-type]
+                volume = _read(tif, path, options)
+        except (FileError, InputError):
+            raise
+        except _DAMAGE as error:
+            raise _damaged(path, one_line(error)) from error
+    # Where a description claims more pages than there are, tifffile logs it and goes on with what is there.
+    if logged:
+        raise _damaged(path, one_line(logged[0]))
+    return volume
+
+
+def write(path: Path, volume: Volume) -> None:
+    """Write an ImageJ TIFF, or an OME-TIFF where the name ends with .ome.tif; a mask becomes 0 and 255.
+
+    TIFF holds the spacing but neither an origin nor turned axes: a volume that has these is refused.
+    """
+    spacing = volume.directions[[0, 1, 2], [2, 1, 0]]
+    if (spacing <= 0).any() or not np.array_equal(volume.directions, upright(spacing)) or volume.origin.any():
+        raise FileError(
+            f"cannot write '{path}': TIFF cannot hold the origin and axis directions of this volume; write "
+            ".nrrd or .nii.gz, or drop them first with Volume(volume.array).with_spacing(volume.spacing_um)"
+        )
+    ome = path.name.lower().endswith((".ome.tif", ".ome.tiff"))
+    array = volume.array.astype(np.uint8) * np.uint8(255) if volume.array.dtype == bool else volume.array
+    kind, types = ("OME-TIFF", _OME_TYPES) if ome else ("ImageJ TIFF", _IMAGEJ_TYPES)
+    if array.dtype.name not in types:
+        raise FileError(
+            f"cannot write '{path}': {kind} has no voxels of type {array.dtype}; "
+            f"convert to {', '.join(types)}, or write .nrrd"
+        )
+    metadata: dict[str, Any] = {"axes": "ZYX"}
+    resolution = None
+    if volume.units != "voxel":
+        z, y, x = (float(length) for length in spacing)
+        if ome:
+            unit = _OME_UNIT_NAMES.get(volume.units, volume.units)
+            for letter, length in zip("XYZ", (x, y, z), strict=True):
+                metadata |= {f"PhysicalSize{letter}": length, f"PhysicalSize{letter}Unit": unit}
+        else:
+            metadata |= {"spacing": z, "unit": _UNIT_NAMES.get(volume.units, volume.units)}
+            resolution = (_voxels_per_unit(x, path), _voxels_per_unit(y, path))
+    with atomic_path(path) as temporary:
+        imwrite(
+            temporary,
+            np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")),
+            imagej=not ome,
+            ome=ome,
+            photometric="minisblack",
+            resolution=resolution,
+            metadata=metadata,
+        )
+
+
+def _read(tif: TiffFile, path: Path, options: ReadOptions) -> Volume:
+    page = tif.pages.first
+    ome = _ome_pixels(page.description, path)
+    series = tif.series[0]
+    check_dtype(series.dtype or np.dtype("V1"), path)
+    _check_size(tif, series, path)
+    notes = []
+    if len(tif.series) > 1:
+        notes.append(f"the file holds {len(tif.series)} images of different shapes; the first is read")
+    shape, axes = series.shape, series.axes
+    if ome is not None and not tif.is_imagej:
+        shape, axes = _ome_shape(ome, series, path)
+    if "S" in axes:
+        raise FileError(f"'{path}' is a colour image (RGB); convert it to one channel of grey values")
+    stated = set(axes) <= set("ZYXTC")
+    if not stated and options.axes is not None:
+        axes = clean_axes(options.axes)
+    elif not stated and len(axes) == 3 and axes.endswith("YX"):
+        axes = "ZYX"
+        notes.append("the TIFF does not say what its pages are: slices along Z are taken (--axes overrides it)")
+    else:
+        check_axes(options, axes, path)
+    if sorted(axes) in (["T", "X", "Y"], ["C", "X", "Y"]):
+        what = "time points" if "T" in axes else "channels"
+        raise FileError(
+            f"'{path}' states that its {shape[0]} pages are {what}, not slices along Z; "
+            "if they are slices, say so in Fiji (Image > Properties) and save it again"
+        )
+    if len(axes) < 3:
+        raise FileError(f"'{path}' is a 2-D image of {shape} voxels, expected a 3-D volume")
+    # The axes are settled before memory is taken for the voxels.
+    to_zyx(np.broadcast_to(np.uint8(0), shape), axes, path)
+    array: NDArray[Any] = to_zyx(series.asarray().reshape(shape), axes, path)
+    lengths, unit_names = _imagej_spacing(tif) if tif.is_imagej else _ome_spacing(ome)
+    spacing, units, note = _spacing(lengths, unit_names, path, options)
+    return build_volume(
+        path, array, directions=upright(spacing), units=units, notes=(*notes, *([note] if note else []))
+    )
+
+
+def _check_size(tif: TiffFile, series: TiffPageSeries, path: Path) -> None:
+    """Raise FileError where the voxels that the TIFF claims cannot be in the file, before memory is taken."""
+    size = tif.filehandle.size
+    first = series.pages[0]
+    packed = first is not None and first.compression != 1
+    if series.nbytes > size * (_MOST_PACKED if packed else 1):
+        raise FileError(f"'{path}': its header claims {series.nbytes:,} bytes of voxels, the file holds {size:,}")
+    for page in series.pages:
+        if page is None:
+            raise FileError(f"'{path}': some of its pages are missing")
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+            if offset + count > size:
+                raise FileError(
+                    f"'{path}' is cut short: voxels go on to byte {offset + count:,}, the file holds {size:,}"
+                )
+
+
+def _imagej_spacing(tif: TiffFile) -> tuple[list[float | None], list[str]]:
+    """Return the spacing along Z, Y, X, None where it is not stated, and the unit of each."""
+    metadata = tif.imagej_metadata or {}
+    tags = tif.pages.first.tags
+    lengths: list[float | None] = [abs(float(metadata["spacing"])) if metadata.get("spacing") else None]
+    for name in ("YResolution", "XResolution"):
+        ratio = tags.valueof(name)
+        lengths.append(ratio[1] / ratio[0] if ratio and ratio[0] and ratio[1] else None)
+    unit = _unescaped(metadata.get("unit", ""))
+    return lengths, [_unescaped(metadata.get("zunit", unit)), _unescaped(metadata.get("yunit", unit)), unit]
+
+
+def _ome_spacing(ome: dict[str, str] | None) -> tuple[list[float | None], list[str]]:
+    attributes = ome or {}
+    lengths = [float(attributes[key]) if (key := f"PhysicalSize{letter}") in attributes else None for letter in "ZYX"]
+    if None in lengths:
+        return [None] * 3, [""] * 3
+    return lengths, [attributes.get(f"PhysicalSize{letter}Unit", "µm") for letter in "ZYX"]
+
+
+def _spacing(
+    lengths: list[float | None], unit_names: list[str], path: Path, options: ReadOptions
+) -> tuple[list[float], str, str | None]:
+    """Return spacing (Z, Y, X), unit and a note; voxels where the file states no unit."""
+    counts_voxels = all(not name or name.casefold() in VOXEL_UNITS for name in unit_names)
+    if options.spacing_um is not None:
+        return [1.0] * 3, "voxel", None
+    if counts_voxels or not any(lengths):
+        return [1.0] * 3, "voxel", without_spacing("the TIFF")
+    spacing = [1.0 if length is None else length for length in lengths]
+    note = None
+    if None in lengths:
+        missing = "".join(letter for letter, length in zip("ZYX", lengths, strict=True) if length is None)
+        note = (
+            f"the TIFF states no spacing along {missing}: 1 {unit_names[0]} is taken, as ImageJ does "
+            "(--spacing overrides it)"
+        )
+    units = [canonical_unit(name) for name in unit_names]
+    if units[0] is not None and len(set(units)) == 1:
+        return spacing, units[0], note
+    in_um = []
+    for length, name, unit in zip(spacing, unit_names, units, strict=True):
+        if unit is None and name.strip().casefold() not in ("inch", "inches", "in"):
+            raise FileError(f"'{path}': unknown length unit '{name}'; give the spacing with --spacing Z,Y,X in µm")
+        in_um.append(length * (INCH_UM if unit is None else MICROMETRES_PER[unit]))
+    return in_um, "um", note
+
+
+def _ome_pixels(description: str, path: Path) -> dict[str, str] | None:
+    """Return the attributes of the OME Pixels element, or None where the TIFF is no OME-TIFF.
+
+    The planes must be in this file, in order.
+    """
+    text = description.strip()
+    if not text.endswith("OME>"):
+        return None
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise FileError(f"'{path}': its OME-XML defines entities, which is refused")
+    try:
+        root = ElementTree.fromstring(text.encode())
+    except ElementTree.ParseError as error:
+        raise FileError(f"'{path}': its OME-XML cannot be read ({one_line(error)})") from error
+    found = root.findall("{*}Image/{*}Pixels")
+    if len(found) != 1:
+        raise FileError(f"'{path}' is an OME-TIFF of {len(found)} images, expected one; save the one to segment")
+    files = {uuid.get("FileName", path.name) for uuid in found[0].iterfind("{*}TiffData/{*}UUID")}
+    # A file may have been renamed since; that its planes are spread shows in more than one name.
+    if len(files) > 1:
+        raise FileError(f"'{path}' is one of {len(files)} files of an OME-TIFF; save it as one file")
+    for plane in found[0].iterfind("{*}TiffData"):
+        first = plane.get("FirstZ", "0")
+        if plane.get("IFD", first) != first:
+            raise FileError(f"'{path}': the planes of its OME-TIFF are not in the order of Z; save it again")
+    return dict(found[0].attrib)
+
+
+def _ome_shape(ome: dict[str, str], series: TiffPageSeries, path: Path) -> tuple[tuple[int, ...], str]:
+    """Return shape and axes by the OME description, without axes of length 1, checked against the pages."""
+    try:
+        lengths = {letter: int(ome[f"Size{letter}"]) for letter in "TCZYX"}
+    except (KeyError, ValueError) as error:
+        raise FileError(f"'{path}': its OME-XML does not state the size of the image ({one_line(error)})") from error
+    order = ome.get("DimensionOrder", "XYZCT")[::-1]
+    if sorted(order) != sorted("TCZYX"):
+        raise FileError(f"'{path}': its OME-XML states the dimension order '{order[::-1]}'")
+    if "S" in series.axes:
+        return series.shape, series.axes
+    kept = "".join(letter for letter in order if letter in "YX" or lengths[letter] != 1)
+    shape = tuple(lengths[letter] for letter in kept)
+    if int(np.prod(shape, dtype=object)) != int(np.prod(series.shape, dtype=object)):
+        named = ", ".join(f"{letter} {lengths[letter]}" for letter in kept)
+        raise FileError(f"'{path}': its OME-XML claims {named}, its pages hold {series.shape}")
+    return shape, kept
+
+
+def _voxels_per_unit(length: float, path: Path) -> tuple[int, int]:
+    """Return the ratio of two 32-bit numbers that is closest to the inverse of a length.
+
+    >>> _voxels_per_unit(4.5, Path("a.tif")), _voxels_per_unit(0.325, Path("a.tif"))
+    ((2, 9), (40, 13))
+    """
+    exact = Fraction(length)
+    # The larger of the two numbers is the one that the limit is for.
+    ratio = exact.limit_denominator(_UINT32) if exact < 1 else 1 / (1 / exact).limit_denominator(_UINT32)
+    if ratio == 0 or max(ratio.numerator, ratio.denominator) > _UINT32:
+        raise FileError(f"cannot write '{path}': TIFF cannot hold a spacing of {length:g}; choose another unit")
+    return ratio.denominator, ratio.numerator
+
+
+def _unescaped(name: object) -> str:
+    r"""Return a unit as ImageJ means it: it writes ``\u00B5m`` for µm."""
+    return str(name).replace("\\u00B5", "µ").replace("\\u00b5", "µ").strip().strip('"').strip()
+
+
+@contextmanager
+def _collect_errors() -> Iterator[list[str]]:
+    """Take what tifffile would log, which would end on the terminal, and give the errors.
+
+    A tag that cannot be read is no error here: were it one that matters, the page could not be read either.
+    """
+    messages: list[str] = []
+
+    def take(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if record.levelno >= logging.ERROR and "TiffTag" not in message:
+            messages.append(message)
+        return False
+
+    logger = logging.getLogger("tifffile")
+    logger.addFilter(take)
+    try:
+        yield messages
+    finally:
+        logger.removeFilter(take)
+
+
+def _damaged(path: Path, reason: str) -> FileError:
+    if "imagecodecs" in reason:
+        return FileError(f"'{path}' is packed in a way that needs another library: {reason}; save it uncompressed")
+    return FileError(f"'{path}' is damaged or no TIFF that can be read ({reason})")

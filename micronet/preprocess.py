@@ -1,0 +1,106 @@
+"""From raw intensities and masks to what the networks were trained on."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micronet.errors import InputError
+
+__all__ = [
+    "MASK_OFFSET",
+    "MASK_SCALE",
+    "image_statistics",
+    "normalize_image",
+    "normalize_mask",
+    "standardize",
+]
+
+#: One over the standard deviation of a mask that is 5 % foreground.
+MASK_SCALE = 1 / (0.05 * 0.95) ** 0.5
+#: Subtracted after scaling. It looks as if it belonged before it; the published weights need it here.
+MASK_OFFSET = 0.05
+
+
+def image_statistics(image: NDArray[Any]) -> tuple[float, float]:
+    """Return mean and unbiased standard deviation of a volume, computed in float64.
+
+    Parameters
+    ----------
+    image : ndarray of shape (Z, Y, X), bool, integer or real
+
+    Returns
+    -------
+    mean, standard deviation : float
+
+    Raises
+    ------
+    InputError
+        If the image is not three-dimensional and real, is constant or holds NaN or infinity.
+    """
+    if image.ndim != 3 or image.dtype.kind not in "buif":
+        raise InputError(f"an image is a (Z, Y, X) array of real numbers, found shape {image.shape} of {image.dtype}")
+    if image.size == 0:
+        raise InputError(f"an image of shape {image.shape} holds no voxel")
+    # Plane by plane in float64: exact for every integer type, and no second copy of the volume.
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = sum(float(plane.sum(dtype=np.float64)) for plane in image) / image.size
+        squares = sum(float(np.square(plane - np.float64(mean)).sum()) for plane in image)
+    if not np.isfinite(squares):
+        bad = int(image.size - np.count_nonzero(np.isfinite(image)))
+        found = f"{bad:,} voxels that are not finite (NaN or infinity)" if bad else "values too large to normalise"
+        raise InputError(f"the image holds {found}")
+    sd = (squares / max(image.size - 1, 1)) ** 0.5
+    if not sd > 1e-12 * abs(mean):
+        raise InputError(f"the image is constant: every voxel is {image.flat[0]}")
+    return mean, float(sd)
+
+
+def standardize(image: NDArray[Any], mean: float, sd: float) -> NDArray[np.float32]:
+    """Return ``(image - mean) / sd`` as float32, without a copy of the volume in float64."""
+    if image.dtype == np.uint8:  # the usual case: 256 values to look up
+        return np.take(((np.arange(256) - mean) / sd).astype(np.float32), image)
+    result = np.empty(image.shape, np.float32)
+    for plane, out in zip(image, result, strict=True):
+        out[...] = (plane - np.float64(mean)) / sd
+    return result
+
+
+def normalize_image(image: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the image minus its mean, over its unbiased standard deviation.
+
+    Parameters
+    ----------
+    image : ndarray of shape (Z, Y, X), bool, integer or real
+        The WHOLE volume: crop afterwards, as the published networks were trained.
+
+    Returns
+    -------
+    ndarray of shape (Z, Y, X), float32
+
+    Raises
+    ------
+    InputError
+        As `image_statistics`.
+    """
+    return standardize(image, *image_statistics(image))
+
+
+def normalize_mask(mask: NDArray[Any]) -> NDArray[np.float32]:
+    """Return a mask as µr-Net takes it: times 4.588314677411236, then minus 0.05.
+
+    Parameters
+    ----------
+    mask : ndarray, bool or in [0, 1]
+        Mask or probability.
+
+    Returns
+    -------
+    ndarray of the same shape, float32
+
+    >>> normalize_mask(np.array([0.0, 1.0])).round(6).tolist()
+    [-0.05000000074505806, 4.538314819335938]
+    """
+    scaled = mask.astype(np.float32) * np.float32(MASK_SCALE)
+    scaled -= np.float32(MASK_OFFSET)
+    return scaled

@@ -1,0 +1,44 @@
+"""The JSON record beside a result: hashes, versions, machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from micronet import __version__
+from micronet.errors import FileError
+from micronet.io.atomic import atomic_path
+
+__all__ = ["sha256_of", "versions", "write_json"]
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal; FileError when it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise FileError(f"cannot read '{path}': {error.strerror}") from error
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on, and the machine's platform."""
+    found = {"micronet": __version__, "python": sys.version.split()[0], "platform": platform.platform()}
+    for name in ("torch", "numpy", "scipy", "numba", "nibabel", "tifffile"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record, whole or not at all; UTF-8, two blanks a level."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

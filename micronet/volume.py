@@ -1,0 +1,202 @@
+"""A 3-D array together with where its voxels lie in the world."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from micronet.errors import InputError
+
+__all__ = ["MICROMETRES_PER", "Volume", "check_same_grid", "upright"]
+
+#: Micrometres per length unit, by the names under which `Volume.units` may state one.
+MICROMETRES_PER: Mapping[str, float] = {"nm": 1e-3, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
+
+# Signs that turn the world axes of an anatomical space into left, posterior, superior.
+_SIGNS_TO_LPS: Mapping[str, tuple[float, float, float]] = {
+    "left-posterior-superior": (1.0, 1.0, 1.0),
+    "left-anterior-superior": (1.0, -1.0, 1.0),
+    "right-anterior-superior": (-1.0, -1.0, 1.0),
+}
+
+
+def upright(spacing: ArrayLike = (1.0, 1.0, 1.0)) -> NDArray[np.float64]:
+    """Return the directions of a volume whose axes X, Y, Z run along the world's first, second, third axis.
+
+    Parameters
+    ----------
+    spacing : (3,) array-like
+        Distance between voxels along (Z, Y, X).
+
+    Returns
+    -------
+    ndarray of shape (3, 3), float64
+        Row i is the step along array axis i, so the lengths stand on the other diagonal.
+
+    Examples
+    --------
+    >>> upright((3, 2, 1))
+    array([[0., 0., 3.],
+           [0., 2., 0.],
+           [1., 0., 0.]])
+    """
+    directions = np.zeros((3, 3))
+    directions[[0, 1, 2], [2, 1, 0]] = spacing
+    return directions
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A (Z, Y, X) array and its geometry.
+
+    Parameters
+    ----------
+    array : ndarray of shape (Z, Y, X)
+        Real numbers or bool; Y is depth in OCT.
+    directions : ndarray of shape (3, 3), float64
+        Row i is the step in the world, in `units`, from one voxel to the next along array axis i (Z, Y, X);
+        its columns are the world axes in the order of `space`. The default is `upright`: X runs along the
+        first world axis, Y along the second, Z along the third, one unit a voxel.
+    origin : ndarray of shape (3,), float64
+        World position of the centre of voxel (0, 0, 0), in `units`.
+    space : str
+        What the world axes mean, in NRRD's words (``"left-posterior-superior"``), or ``""`` when not stated.
+    units : str
+        A key of `MICROMETRES_PER`, or ``"voxel"`` when the spacing is not known.
+    header : mapping
+        The header of the file this came from, as its reader found it; writers of the same format carry it on.
+    notes : tuple of str
+        What had to be assumed while reading, one sentence each, to be shown to the person.
+
+    Raises
+    ------
+    InputError
+        If the array is not three-dimensional or does not hold real numbers, the geometry has the wrong shape,
+        is not finite or is singular, or `units` is unknown.
+    """
+
+    array: NDArray[Any]
+    directions: NDArray[np.float64] = field(default_factory=upright)
+    origin: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
+    space: str = ""
+    units: str = "voxel"
+    header: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "directions", np.array(self.directions, dtype=np.float64))
+        object.__setattr__(self, "origin", np.array(self.origin, dtype=np.float64))
+        if self.array.ndim != 3:
+            raise InputError(f"a volume has three axes (Z, Y, X), this array has {self.array.ndim}")
+        if self.array.dtype.kind not in "buif":
+            raise InputError(f"a volume holds bool or real numbers, this array holds {self.array.dtype}")
+        if self.directions.shape != (3, 3) or self.origin.shape != (3,):
+            raise InputError(
+                f"directions must be (3, 3), origin (3,), found {self.directions.shape}, {self.origin.shape}"
+            )
+        if not (np.isfinite(self.directions).all() and np.isfinite(self.origin).all()):
+            raise InputError("directions and origin must be finite numbers")
+        if np.linalg.matrix_rank(self.directions) < 3:
+            raise InputError("the three axis directions must be independent and longer than zero")
+        if self.units != "voxel" and self.units not in MICROMETRES_PER:
+            raise InputError(f"unknown length unit '{self.units}'; known: voxel, {', '.join(MICROMETRES_PER)}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of voxels along (Z, Y, X)."""
+        z, y, x = self.array.shape
+        return z, y, x
+
+    @property
+    def spacing_um(self) -> tuple[float, float, float] | None:
+        """Distance between neighbouring voxels along (Z, Y, X) in µm; None when `units` is ``"voxel"``."""
+        if self.units == "voxel":
+            return None
+        z, y, x = np.linalg.norm(self.directions, axis=1) * MICROMETRES_PER[self.units]
+        return float(z), float(y), float(x)
+
+    @property
+    def voxel_um3(self) -> float | None:
+        """Volume of one voxel in µm³; None when the spacing is not known."""
+        if self.units == "voxel":
+            return None
+        return float(abs(np.linalg.det(self.directions)) * MICROMETRES_PER[self.units] ** 3)
+
+    def with_array(self, array: NDArray[Any]) -> Volume:
+        """Return another array on this grid; InputError when the shapes differ."""
+        if array.shape != self.array.shape:
+            raise InputError(f"array of shape {array.shape} does not fit the grid {self.shape}")
+        return replace(self, array=array)
+
+    def with_spacing(self, spacing_um: ArrayLike) -> Volume:
+        """Return this volume with other distances (Z, Y, X) in µm along the same axes.
+
+        The axes keep their directions in the world, and `units` becomes ``"um"``; the origin is converted.
+        """
+        wanted = np.asarray(spacing_um, dtype=np.float64)
+        if wanted.shape != (3,) or not np.isfinite(wanted).all() or (wanted <= 0).any():
+            raise InputError(f"spacing must be three positive lengths Z,Y,X in µm, found {spacing_um!r}")
+        lengths = np.linalg.norm(self.directions, axis=1)
+        factor = 1.0 if self.units == "voxel" else MICROMETRES_PER[self.units]
+        return replace(
+            self,
+            directions=self.directions / lengths[:, None] * wanted[:, None],
+            origin=self.origin * factor,
+            units="um",
+        )
+
+    def in_space(self, space: str) -> Volume:
+        """Return this volume with its geometry told in another anatomical space; no voxel moves.
+
+        A space that is not stated counts as left-posterior-superior, as ITK has it. InputError where either
+        space has no relation to the anatomy (``"scanner-xyz"``).
+        """
+        if space == self.space:
+            return self
+        here = self.space or "left-posterior-superior"
+        for name in (here, space):
+            if name not in _SIGNS_TO_LPS:
+                raise InputError(f"space '{name}' cannot be converted; known: {', '.join(_SIGNS_TO_LPS)}")
+        signs = np.array(_SIGNS_TO_LPS[here]) * np.array(_SIGNS_TO_LPS[space])
+        # Adding 0 turns -0 into 0.
+        return replace(self, space=space, directions=self.directions * signs + 0.0, origin=self.origin * signs + 0.0)
+
+
+def check_same_grid(volume: Volume, other: Volume, volume_name: str, other_name: str) -> None:
+    """Raise InputError unless both volumes lie on the same grid.
+
+    Shapes must be equal. Where both state a spacing, the corners of the two grids must also coincide within a
+    tenth of a voxel, whatever anatomical space each is told in; a volume without stated spacing (.npy, plain
+    TIFF) is held to the shape.
+    """
+    if volume.shape != other.shape:
+        raise InputError(f"'{other_name}': shape (Z, Y, X) {other.shape} differs from '{volume_name}': {volume.shape}")
+    if "voxel" in (volume.units, other.units):
+        return
+    if volume.space and other.space:
+        try:
+            other = other.in_space(volume.space)
+        except InputError:
+            raise InputError(
+                f"'{other_name}': space '{other.space}' cannot be compared with '{volume_name}', '{volume.space}'"
+            ) from None
+    scale, other_scale = MICROMETRES_PER[volume.units], MICROMETRES_PER[other.units]
+    step = volume.directions * scale
+    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in volume.shape], indexing="ij"), axis=-1).reshape(-1, 3)
+    here = corners @ step + volume.origin * scale
+    there = corners @ (other.directions * other_scale) + other.origin * other_scale
+    off = np.linalg.norm(here - there, axis=1).max()
+    if off > 0.1 * np.linalg.norm(step, axis=1).min():
+        raise InputError(
+            f"'{other_name}' lies on another grid than '{volume_name}': corners are up to {off:.3g} µm apart "
+            f"(spacing {_lengths(other)} against {_lengths(volume)} µm); resample it, or give --spacing"
+        )
+
+
+def _lengths(volume: Volume) -> str:
+    spacing = volume.spacing_um
+    return "unknown" if spacing is None else " x ".join(f"{length:.4g}" for length in spacing)
