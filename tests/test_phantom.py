@@ -1,0 +1,160 @@
+"""Phantoms: a seed is a volume, the anatomy is a yolk sac's, the image is what its mask says."""
+
+import dataclasses
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from micronet.errors import InputError
+from micronet.io import read_annotation, read_volume
+from micronet.phantom import Anatomy, Optics, lumen_mask, render_oct
+
+SHAPE = (96, 96, 96)
+
+
+@pytest.fixture(scope="module")
+def mask():
+    return lumen_mask(SHAPE, np.random.default_rng(7))
+
+
+@pytest.fixture(scope="module")
+def image(mask):
+    return render_oct(mask, np.random.default_rng(8))
+
+
+def test_same_seed_gives_same_volume_and_other_seed_another(mask, image):
+    again = lumen_mask(SHAPE, np.random.default_rng(7))
+    np.testing.assert_array_equal(again, mask)
+    np.testing.assert_array_equal(render_oct(again, np.random.default_rng(8)), image)
+    assert (lumen_mask(SHAPE, np.random.default_rng(9)) != mask).mean() > 0.02
+    assert (render_oct(mask, np.random.default_rng(9)) != image).mean() > 0.5
+
+
+def test_global_random_state_plays_no_part():
+    volumes = []
+    for seed in (1, 2):
+        np.random.seed(seed)  # noqa: NPY002 - the very thing that must not matter
+        volumes.append(lumen_mask((64, 64, 64), np.random.default_rng(3)))
+    np.testing.assert_array_equal(*volumes)
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 64), (64, 90, 131), (140, 70, 66)])
+def test_any_shape_from_64_gives_lumens(shape):
+    mask = lumen_mask(shape, np.random.default_rng(1))
+    assert mask.shape == shape
+    assert mask.dtype == np.bool_
+    assert 0.02 < mask.mean() < 0.25
+
+
+def test_short_axis_is_refused():
+    with pytest.raises(InputError, match="at least 64 voxels each, not \\(64, 63, 64\\)"):
+        lumen_mask((64, 63, 64), np.random.default_rng(1))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_anatomy_has_few_large_components_loops_medium_above_and_both_calibres(seed):
+    mask = lumen_mask(SHAPE, np.random.default_rng(seed))
+    sizes = np.bincount(ndimage.label(mask, np.ones((3, 3, 3)))[0].ravel())[1:]
+    assert np.sort(sizes)[-2:].sum() > 0.85 * mask.sum()
+    assert not mask[:, :4].any()  # medium
+    # Islands: tissue that plexus vessels enclose as seen from above.
+    from_above = mask[48:].any(axis=1)
+    islands = ndimage.label(~from_above)[0]
+    inner = set(np.unique(islands)) - set(np.unique(np.r_[islands[0], islands[-1], islands[:, 0], islands[:, -1]]))
+    assert len(inner - {0}) >= 1
+    radius = ndimage.distance_transform_edt(mask)
+    assert radius.max() > 7
+    thick = ndimage.distance_transform_edt(radius < 6) < 6
+    assert 0.2 < thick[mask].mean() < 0.9  # heart, and vessels too
+
+
+def test_foreground_fraction_of_full_size_lies_among_published_annotations():
+    # Ten published annotations, cropped: 0.046 to 0.102.
+    fractions = [lumen_mask((217, 160, 218), np.random.default_rng(seed)).mean() for seed in (1, 2)]
+    assert all(0.035 < fraction < 0.11 for fraction in fractions)
+
+
+def test_more_deep_vessels_add_lumen():
+    few, many = (
+        lumen_mask(SHAPE, np.random.default_rng(5), dataclasses.replace(Anatomy(), deep_vessels=count))
+        for count in (0, 6)
+    )
+    assert many[:, 60:].sum() > few[:, 60:].sum()
+
+
+def test_image_levels_follow_the_tissues(mask, image):
+    assert image.shape == mask.shape
+    assert image.dtype == np.uint8
+    outside = ndimage.distance_transform_edt(~mask)
+    medium = np.median(image[:, :6])
+    lumen = np.median(image[mask])
+    wall = np.median(image[(outside > 0.5) & (outside < 2.5)])
+    assert medium + 15 < lumen < wall - 15
+    assert np.mean((image == 0) | (image == 255)) < 0.001  # nothing clipped
+
+
+def test_deep_layers_are_darker_under_more_tissue():
+    mask = np.zeros((40, 80, 40), bool)
+    mask[10:30, 20:50, 10:30] = True
+    quiet = Optics(texture=0.0)
+    image = render_oct(mask, np.random.default_rng(1), quiet).astype(float)
+    assert image[20, 44:48, 20].mean() < image[20, 24:28, 20].mean()  # down through blood
+    assert image[18:22, 70:, 18:22].mean() < image[:3, 70:, :3].mean() - 5  # shadow
+
+
+def test_speckle_strength_is_that_of_its_average():
+    flat = np.zeros((40, 40, 40), bool)
+    spread = []
+    for average in (0.6, 1.2):
+        optics = Optics(texture=0.0, speckle_average_vox=average)
+        grey = render_oct(flat, np.random.default_rng(2), optics)[:, :3].astype(float)
+        spread.append(grey.std() * (optics.white - optics.black) / 255)
+    # A Gaussian of standard deviation s averages exponential speckle to (2 sqrt(pi) s)^-1.5 of its mean.
+    assert spread[1] == pytest.approx((2 * np.pi**0.5 * 1.2) ** -1.5, rel=0.25)
+    assert spread[0] > 1.8 * spread[1]
+
+
+def test_empty_and_full_masks_render():
+    for value in (False, True):
+        image = render_oct(np.full((33, 40, 37), value), np.random.default_rng(1))
+        assert image.shape == (33, 40, 37)
+        assert image.std() > 1
+
+
+def test_mask_that_is_not_bool_or_3d_is_refused():
+    with pytest.raises(InputError, match="bool array, not \\(4, 4\\) of bool"):
+        render_oct(np.zeros((4, 4), bool), np.random.default_rng(1))
+    with pytest.raises(InputError, match="of uint8"):
+        render_oct(np.zeros((4, 4, 4), np.uint8), np.random.default_rng(1))
+
+
+def test_phantom_brings_in_no_torch():
+    code = "import sys, micronet.phantom; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_volume_of_a_seed_is_the_same_everywhere():
+    mask = lumen_mask((64, 64, 64), np.random.default_rng(11))
+    assert hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()[:16] == "7f1c7e84d28d9096"
+    image = render_oct(mask, np.random.default_rng(12))
+    assert hashlib.sha256(image.tobytes()).hexdigest()[:16] == "ff024c888d6d10a0"
+
+
+def test_bundled_demo_is_what_the_script_makes(root, tmp_path):
+    files = ("struct_iso/E5D_phantom_demo.nrrd", "annotations/annotation_phantom_demo_iso_full.seg.nrrd")
+    for name in files:
+        (tmp_path / name).parent.mkdir()
+    script = root / "tools" / "make_bundled.py"
+    subprocess.run([sys.executable, script, "--volumes", "--root", tmp_path], check=True, capture_output=True)
+    # Values, not bytes: another zlib may compress otherwise.
+    made, bundled = (read_volume(folder / files[0]) for folder in (tmp_path, root))
+    np.testing.assert_array_equal(made.array, bundled.array)
+    assert bundled.spacing_um == (4.5, 4.5, 4.5)
+    assert bundled.space == "left-posterior-superior"
+    made, bundled = (read_annotation(folder / files[1]) for folder in (tmp_path, root))
+    assert bundled.segment.name == "full seg"
+    np.testing.assert_array_equal(made.mask.array, bundled.mask.array)
