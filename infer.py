@@ -1,0 +1,101 @@
+"""Segment lumens in 3-D volumes on a CPU.
+
+python infer.py                                              # the bundled demo
+python infer.py embryo.nrrd --model ur-net_b0.5_1200         # one volume, published weights
+python infer.py scans/ -o masks --until-stable               # every volume of a folder
+python infer.py stack.npy --axes YZX --spacing 5,2,2         # a file that does not say its axes or spacing
+"""
+
+import argparse
+from pathlib import Path
+
+from tqdm import tqdm
+
+from micronet import engine
+from micronet.checkpoint import find_weights
+from micronet.console import (
+    add_common_options,
+    device_option,
+    inputs_from,
+    run,
+    set_threads,
+    shape_option,
+    spacing_option,
+    status_table,
+)
+from micronet.errors import InputError, MicronetError
+from micronet.segment import Job, Outcome, Weights, check_stems, segment_file
+
+ROOT = Path(__file__).resolve().parent
+DEMO = ROOT / "struct_iso" / "E5D_phantom_demo.nrrd"
+DEMO_ANNOTATION = ROOT / "annotations" / "annotation_phantom_demo_iso_full.seg.nrrd"
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Segment each input in turn; a bad one never stops the others."""
+    demo = not arguments.inputs
+    paths = [DEMO] if demo else inputs_from(arguments.inputs, raw=arguments.shape is not None)
+    if demo and arguments.annotation is None:
+        arguments.annotation = DEMO_ANNOTATION
+    if len(paths) > 1 and (arguments.annotation or arguments.initial_mask):
+        raise InputError(f"--annotation and --initial-mask go with one input, found {len(paths)}")
+    check_stems(paths)
+    job = Job(**{name: getattr(arguments, name) for name in Job.__dataclass_fields__})
+    threads = set_threads(arguments.threads)
+    engine.choose(arguments.engine)
+    weights = Weights.load(
+        find_weights(arguments.model, [Path("checkpoints"), Path("trained_models"), ROOT / "trained_models"]),
+        arguments.device,
+    )
+    print(f"weights {weights.path} ({weights.model.name}), {arguments.device}, {threads} threads")
+
+    outcomes = []
+    for number, path in enumerate(paths, 1):
+        print(f"[{number}/{len(paths)}] {path}")
+        with tqdm(total=weights.passes(job), leave=False, disable=None, unit="pass") as bar:
+            try:
+                outcome = segment_file(
+                    path,
+                    weights,
+                    job,
+                    say=bar.write,
+                    on_iteration=lambda _, bar=bar: bar.update(),
+                    force=arguments.force or demo,
+                )
+            except MicronetError as error:
+                if arguments.debug or len(paths) == 1:
+                    raise
+                outcome = Outcome(path, "failed", str(error))
+        outcomes.append(outcome)
+    print(status_table(outcomes))
+    if demo:
+        print(f"The files are in {job.output.resolve()}: drag the volume and the .seg.nrrd into 3D Slicer,")
+        print("or open the preview. Your own volume: python infer.py FILE (python infer.py --help shows more).")
+    return 2 if any(outcome.status == "failed" for outcome in outcomes) else 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    p = argparse.ArgumentParser(description="Segment lumens in 3-D volumes; with no INPUT, the bundled demo.")
+    p.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="volumes, or folders of volumes")
+    p.add_argument("-o", "--output", type=Path, default=Path("predictions"), metavar="DIR", help="default: predictions")
+    p.add_argument("--model", default="ur-net_phantom", metavar="NAME|PATH", help="weights (default: %(default)s)")
+    p.add_argument("--iterations", type=int, metavar="N", help="refinements of a µr-Net (default: 10)")
+    p.add_argument("--until-stable", action="store_true", help="refine until nothing changes (100 times at most)")
+    p.add_argument("--initial-mask", type=Path, metavar="FILE", help="start from this mask instead of a blank one")
+    p.add_argument("--threshold", type=float, default=0.5, metavar="P", help="lumen is above it (default: %(default)s)")
+    p.add_argument("--y-crop", type=int, metavar="N", help="look only at the first N voxels in depth (Y)")
+    p.add_argument("--axes", metavar="ZYX", help="order of the axes, where the file does not say")
+    p.add_argument("--spacing", dest="spacing_um", type=spacing_option, metavar="Z,Y,X", help="voxel size in µm")
+    p.add_argument("--shape", type=shape_option, metavar="A,B,C", help="sizes of a headerless .raw, slowest first")
+    p.add_argument("--dtype", metavar="TYPE", help="number type of a headerless .raw, such as uint16")
+    p.add_argument("--segment", metavar="NAME|INDEX", help="which segment of a .seg.nrrd mask to take")
+    p.add_argument("--annotation", type=Path, metavar="FILE", help="true mask to score the result against")
+    p.add_argument("--device", type=device_option, default="cpu", help="cpu (default) or cuda")
+    p.add_argument("--force", action="store_true", help="do again what was done, and replace it")
+    add_common_options(p)
+    return p
+
+
+if __name__ == "__main__":
+    run(build_parser(), main)

@@ -1,0 +1,159 @@
+"""What the scripts share at the terminal: option types, errors as one line, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from micronet.errors import FileError, InputError, MicronetError
+from micronet.io import VOLUME_SUFFIXES, is_volume_path
+from micronet.kernels.threads import physical_cores
+from micronet.segment import Outcome
+
+__all__ = [
+    "add_common_options",
+    "device_option",
+    "inputs_from",
+    "run",
+    "set_threads",
+    "shape_option",
+    "spacing_option",
+    "status_table",
+]
+
+
+def spacing_option(text: str) -> tuple[float, float, float]:
+    """Parse ``--spacing``: three lengths Z,Y,X in µm, or one for all three.
+
+    >>> spacing_option("4.5")
+    (4.5, 4.5, 4.5)
+    >>> spacing_option("5,2,2")
+    (5.0, 2.0, 2.0)
+    """
+    try:
+        lengths = [float(part) for part in text.replace("x", ",").split(",")]
+    except ValueError:
+        lengths = []
+    if len(lengths) == 1:
+        lengths *= 3
+    if len(lengths) != 3 or not all(0 < length < float("inf") for length in lengths):
+        raise argparse.ArgumentTypeError(f"'{text}': give Z,Y,X in µm such as 5,2,2, or one length for all axes")
+    z, y, x = lengths
+    return z, y, x
+
+
+def shape_option(text: str) -> tuple[int, int, int]:
+    """Parse ``--shape``: the three sizes of a headerless file, slowest axis first."""
+    parts = text.replace("x", ",").split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise argparse.ArgumentTypeError(f"'{text}': give three sizes such as 200,260,218, slowest axis first")
+    slow, middle, fast = (int(part) for part in parts)
+    return slow, middle, fast
+
+
+def device_option(text: str) -> str:
+    """Check ``--device``: cpu, or a CUDA device that is there."""
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"'{text}': give cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"'{text}': give cpu, cuda or cuda:N")
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        raise argparse.ArgumentTypeError(f"'{text}': PyTorch sees {torch.cuda.device_count()} CUDA devices here")
+    return text
+
+
+def inputs_from(paths: Sequence[Path], *, raw: bool) -> list[Path]:
+    """Return the files named, and for each folder the volumes in it, in order of name.
+
+    Segmentations (.seg.nrrd) and our own probabilities are no inputs, headerless files only with `raw`.
+    FileError when a folder holds no volume.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = [
+            file
+            for file in sorted(path.iterdir())
+            if is_volume_path(file)
+            and not file.name.endswith((".seg.nrrd", "_probability.nrrd"))
+            and (raw or file.suffix != ".raw")
+        ]
+        if not found:
+            raise FileError(f"'{path}' is a folder without volumes ({', '.join(VOLUME_SUFFIXES)})")
+        files += found
+    return files
+
+
+def status_table(outcomes: Sequence[Outcome]) -> str:
+    """Return one line per input: status, file, what came of it; then the count of each status."""
+    width = max(len(outcome.path.name) for outcome in outcomes)
+    lines = [f"{outcome.status:<8}{outcome.path.name:<{width}}  {outcome.message}" for outcome in outcomes]
+    counts = Counter(outcome.status for outcome in outcomes)
+    return "\n".join([*lines, ", ".join(f"{number} {status}" for status, number in counts.items())])
+
+
+def set_threads(threads: int | None) -> int:
+    """Let PyTorch and the numba engine work with this many threads (default: physical cores); return the number."""
+    if threads is not None and threads < 1:
+        raise InputError(f"--threads must be at least 1, found {threads}")
+    number = threads or physical_cores()
+    torch.set_num_threads(number)
+    return number
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every script has."""
+    parser.add_argument("--threads", type=int, metavar="N", help="threads to work with (default: physical cores)")
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "numba", "torch"),
+        default="auto",
+        help="who computes the networks: auto (default) takes numba on the CPU where it is installed",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the whole traceback when something fails")
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    main: Callable[[argparse.Namespace], int],
+    argv: Sequence[str] | None = None,
+) -> NoReturn:
+    """Parse the command line, do the work and leave with its exit code.
+
+    0 success; 2 bad input, told in one line; 1 a fault of ours; 130 interrupted. With ``--debug`` errors keep
+    their traceback.
+    """
+    arguments = parser.parse_args(argv)
+    try:
+        code = main(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output has gone (`| head`): nothing left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except MicronetError as error:
+        if arguments.debug:
+            raise
+        code = _fail(f"error: {error}", 2)
+    except Exception as error:
+        if arguments.debug:
+            raise
+        code = _fail(f"internal error ({type(error).__name__}: {error}); --debug shows where", 1)
+    sys.exit(code)
+
+
+def _fail(line: str, code: int) -> int:
+    sys.stderr.write(f"{line}\n")
+    return code

@@ -1,0 +1,369 @@
+"""One job of a person: a volume file in; a probability, a segmentation, a preview and a record out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micronet.checkpoint import load_model
+from micronet.errors import FileError, InputError
+from micronet.inference import Iteration, predict
+from micronet.io import Segment, read_annotation, read_volume, volume_stem, write_segmentation, write_volume
+from micronet.metrics import Overlap, overlap
+from micronet.models import MicroNet, MicroRNet
+from micronet.record import sha256_of, versions, write_json
+from micronet.report import write_preview
+from micronet.volume import Volume, check_same_grid
+
+__all__ = ["Job", "Outcome", "Weights", "check_stems", "score_line", "segment_file", "write_result"]
+
+#: Most refinements when asked to go on until the output is stable.
+MOST_ITERATIONS = 100
+# A lumen that fills nearly the whole volume is a wrong normalisation or a wrong domain, not an embryo.
+_NEARLY_FULL = 0.9
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A network with where it came from."""
+
+    path: Path
+    sha256: str
+    model: MicroNet | MicroRNet
+
+    @classmethod
+    def load(cls, path: Path, device: str = "cpu") -> Weights:
+        """Read the network onto a device; FileError as `micronet.checkpoint.load_model`."""
+        return cls(path, sha256_of(path), load_model(path).to(device))
+
+    def passes(self, job: Job) -> int:
+        """Return how often this network looks at a volume, at most."""
+        return job.passes if isinstance(self.model, MicroRNet) else 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """How volumes are to be read and segmented; None stands for "as the file says" or the network's default.
+
+    `axes`, `spacing_um`, `shape` and `dtype` describe files that do not describe themselves; `segment` names
+    the segment of `initial_mask` and `annotation` where these are .seg.nrrd files with several.
+    """
+
+    output: Path = Path("predictions")
+    iterations: int | None = None
+    until_stable: bool = False
+    threshold: float = 0.5
+    y_crop: int | None = None
+    axes: str | None = None
+    spacing_um: tuple[float, float, float] | None = None
+    shape: tuple[int, int, int] | None = None
+    dtype: str | None = None
+    segment: str | None = None
+    initial_mask: Path | None = None
+    annotation: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold < 1:
+            raise InputError(f"--threshold must lie in [0, 1), found {self.threshold}")
+        if self.iterations is not None and self.iterations < 1:
+            raise InputError(f"--iterations must be at least 1, found {self.iterations}")
+
+    @property
+    def passes(self) -> int:
+        """Refinements at most."""
+        return self.iterations or (MOST_ITERATIONS if self.until_stable else 10)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what the numbers of a result depend on, as JSON has it."""
+        settings = asdict(self)
+        del settings["output"]
+        return {key: _plain(value) for key, value in settings.items()} | {"iterations": self.passes}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one input; `status` is ``"done"``, ``"skipped"`` or ``"failed"``."""
+
+    path: Path
+    status: str
+    message: str
+
+
+def check_stems(inputs: Sequence[Path]) -> None:
+    """Raise InputError when two inputs would write the same files."""
+    seen: dict[str, Path] = {}
+    for path in inputs:
+        other = seen.setdefault(volume_stem(path), path)
+        if other is not path:
+            raise InputError(f"'{path}' and '{other}' would both write {volume_stem(path)}.*; run them apart with -o")
+
+
+def segment_file(
+    path: Path,
+    weights: Weights,
+    job: Job,
+    *,
+    say: Callable[[str], None],
+    on_iteration: Callable[[Iteration], None] | None = None,
+    force: bool = False,
+) -> Outcome:
+    """Segment one volume and write what was found.
+
+    Parameters
+    ----------
+    path : Path
+        The volume.
+    weights : Weights
+        The network.
+    job : Job
+        The settings.
+    say : callable
+        Receives what was read, chosen, found and written, a line at a time.
+    on_iteration : callable, optional
+        Receives an `Iteration` after each pass.
+    force : bool
+        Do it again, and replace what is there, even when the result exists.
+
+    Returns
+    -------
+    Outcome
+        ``<stem>.json`` is written last, so a result with it is whole.
+
+    Raises
+    ------
+    MicronetError
+        For bad input; nothing has been written then.
+    """
+    stem = volume_stem(path)
+    record_path = job.output / f"{stem}.json"
+    began = time.perf_counter()
+    asked = {
+        "input": {"path": str(path), "sha256": sha256_of(path)},
+        "weights": {"path": str(weights.path), "sha256": weights.sha256, "network": weights.model.name},
+        "parameters": job.parameters(),
+    }
+    if record_path.exists() and not force:
+        return _already_done(path, record_path, asked)
+    volume = read_volume(path, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype)
+    say(f"  volume      {_describe(volume)}")
+    for note in volume.notes:
+        say(f"              note: {note}")
+    start = _read_mask(job.initial_mask, job, volume, path, "start from", say)
+    truth = _read_mask(job.annotation, job, volume, path, "annotation", say)
+    read_seconds = time.perf_counter() - began
+
+    iterations: list[Iteration] = []
+
+    def note_iteration(iteration: Iteration) -> None:
+        iterations.append(iteration)
+        if on_iteration is not None:
+            on_iteration(iteration)
+
+    try:
+        probability = predict(
+            volume,
+            weights.model,
+            job.passes,
+            start,
+            note_iteration,
+            y_crop=job.y_crop,
+            until_stable=job.until_stable,
+        )
+    except InputError as error:
+        raise InputError(f"'{path}': {error}") from error
+    predict_seconds = time.perf_counter() - began - read_seconds
+    if isinstance(weights.model, MicroRNet):
+        say(f"  changes     {_changes(iterations, job)}")
+
+    mask = probability > job.threshold
+    result, warnings = _measure(mask, volume, job)
+    um3 = "" if result["um3"] is None else f", {result['um3']:,.0f} µm³"
+    say(f"  lumen       {result['voxels']:,} voxels ({100 * result['fraction']:.2f} % of what was looked at){um3}")
+    for warning in warnings:
+        say(f"  WARNING     {warning}")
+    scores = None
+    if truth is not None:
+        counts = overlap(mask[:, : job.y_crop], truth.array[:, : job.y_crop])
+        scores = _scores(counts, outside=int(np.count_nonzero(truth.array[:, mask[:, : job.y_crop].shape[1] :])))
+        more = f"; {scores['annotated_outside_y_crop']:,} annotated voxels below --y-crop not counted"
+        say(f"  scores      {score_line(counts)}{more if scores['annotated_outside_y_crop'] else ''}")
+
+    job.output.mkdir(parents=True, exist_ok=True)
+    record_path.unlink(missing_ok=True)  # from here on the old result is no longer whole
+    files = write_result(
+        job.output,
+        stem,
+        volume,
+        probability,
+        job.threshold,
+        annotation=None if truth is None else truth.array,
+        probability_name=f"{stem}_probability.nrrd",
+    )
+    record = asked | {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "volume": {
+            "shape_zyx": list(volume.shape),
+            "dtype": str(volume.array.dtype),
+            "spacing_um_zyx": None if volume.spacing_um is None else list(volume.spacing_um),
+            "space": volume.space,
+            "units": volume.units,
+            "notes": list(volume.notes),
+        },
+        "result": result | {"warnings": warnings},
+        "iterations": [asdict(iteration) for iteration in iterations],
+        "scores": scores,
+        "files": {kind: file.name for kind, file in files.items()},
+        "seconds": {
+            "read": round(read_seconds, 3),
+            "predict": round(predict_seconds, 3),
+            "write": round(time.perf_counter() - began - read_seconds - predict_seconds, 3),
+        },
+        "device": str(next(weights.model.parameters()).device),
+        "versions": versions(),
+    }
+    write_json(record_path, record)
+    names = [*(file.name for file in files.values()), record_path.name]
+    say(f"  wrote       {job.output}/: {', '.join(names)}")
+    score = "" if scores is None else f", F {scores['f1']:.3f}"
+    return Outcome(path, "done", f"{result['voxels']:,} voxels{um3}{score}")
+
+
+def write_result(
+    folder: Path,
+    stem: str,
+    volume: Volume,
+    probability: NDArray[np.float32],
+    threshold: float,
+    *,
+    annotation: NDArray[np.bool_] | None = None,
+    probability_name: str,
+) -> dict[str, Path]:
+    """Write a probability as uint8 (255·p, rounded), the segmentation above the threshold, and the preview.
+
+    Parameters
+    ----------
+    folder : Path
+        Exists.
+    stem : str
+        The segmentation is ``<stem>.seg.nrrd``, the preview ``<stem>_preview.png`` with the stem as its title.
+    volume : Volume
+        What was segmented; its grid is that of the files.
+    probability, annotation : ndarray of the volume's shape
+        float32 in [0, 1]; bool.
+    threshold : float
+        Lumen is above it.
+    probability_name : str
+        Name of the probability's file.
+
+    Returns
+    -------
+    dict of str to Path
+        The files: ``probability``, ``segmentation``, ``preview``.
+    """
+    files = {
+        "probability": folder / probability_name,
+        "segmentation": folder / f"{stem}.seg.nrrd",
+        "preview": folder / f"{stem}_preview.png",
+    }
+    mask = probability > threshold
+    write_volume(files["probability"], volume.with_array(np.rint(probability * 255).astype(np.uint8)))
+    write_segmentation(files["segmentation"], [(Segment(name="lumen"), mask)], volume)
+    write_preview(
+        files["preview"],
+        volume.array,
+        mask,
+        spacing_um=volume.spacing_um,
+        annotation=annotation,
+        title=stem,
+    )
+    return files
+
+
+def _already_done(path: Path, record_path: Path, asked: dict[str, Any]) -> Outcome:
+    try:
+        recorded = json.loads(record_path.read_text(encoding="utf-8"))
+        same = recorded["parameters"] == asked["parameters"] and all(
+            recorded[key]["sha256"] == asked[key]["sha256"] for key in ("input", "weights")
+        )
+    except (ValueError, KeyError, TypeError, OSError):
+        same = False
+    if not same:
+        raise FileError(
+            f"'{record_path}' holds a result of other settings, weights or input for '{path.name}'; "
+            "--force replaces it, -o DIR writes elsewhere"
+        )
+    return Outcome(path, "skipped", f"done before ({record_path}); --force repeats it")
+
+
+def _read_mask(
+    mask_path: Path | None, job: Job, volume: Volume, path: Path, role: str, say: Callable[[str], None]
+) -> Volume | None:
+    if mask_path is None:
+        return None
+    annotation = read_annotation(
+        mask_path,
+        segment=job.segment,
+        axes=job.axes,
+        spacing_um=job.spacing_um,
+        shape=job.shape,
+    )
+    check_same_grid(volume, annotation.mask, str(path), str(mask_path))
+    say(f"  {role:<12}{annotation.description}")
+    return annotation.mask
+
+
+def _measure(mask: NDArray[np.bool_], volume: Volume, job: Job) -> tuple[dict[str, Any], list[str]]:
+    voxels = int(np.count_nonzero(mask))
+    looked_at = mask[:, : job.y_crop].size
+    warnings = []
+    if voxels == 0:
+        warnings.append(
+            f"nothing was found above {job.threshold}: are these log intensities at the network's scale? "
+            "a lower --threshold or other --model may help"
+        )
+    elif voxels > _NEARLY_FULL * looked_at:
+        warnings.append(f"{100 * voxels / looked_at:.0f} % of the volume was called lumen: this cannot be right")
+    um3 = None if volume.voxel_um3 is None else voxels * volume.voxel_um3
+    return {"voxels": voxels, "fraction": voxels / looked_at, "um3": um3}, warnings
+
+
+def _scores(counts: Overlap, outside: int) -> dict[str, Any]:
+    return {
+        "precision": counts.precision,
+        "recall": counts.recall,
+        "f1": counts.f_score(),
+        **asdict(counts),
+        "annotated_outside_y_crop": outside,
+    }
+
+
+def score_line(scores: Overlap) -> str:
+    """Return the scores as every script prints them."""
+    return f"F {scores.f_score():.4f}  precision {scores.precision:.4f}  recall {scores.recall:.4f} (voxels, F is Dice)"
+
+
+def _changes(iterations: Sequence[Iteration], job: Job) -> str:
+    flips = " ".join(f"{iteration.flipped:,}" for iteration in iterations)
+    end = ""
+    if job.until_stable:
+        end = "; stable" if iterations[-1].stable else f"; NOT stable after {len(iterations)} iterations"
+    return f"voxels that crossed 0.5, by iteration: {flips}{end}"
+
+
+def _describe(volume: Volume) -> str:
+    spacing = volume.spacing_um
+    where = "spacing unknown" if spacing is None else "spacing " + " x ".join(f"{s:.4g}" for s in spacing) + " µm"
+    shape = " x ".join(str(n) for n in volume.shape)
+    return f"{shape} (Z, Y, X), {volume.array.dtype}, {where}, {volume.space or 'space not stated'}"
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,93 @@
+"""Imports run downwards only, and importing the package loads nothing heavy."""
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+
+import pytest
+
+import micronet
+
+# The layers of the package, lowest first; a module imports from layers below it, and from its own as far as SIBLINGS
+# lists it.
+LAYERS = [
+    {"errors", "kernels", "phantom", "losses", "metrics"},
+    {"volume", "engine", "models", "distortion", "augmentation"},
+    {"io", "checkpoint", "preprocess", "report", "curves", "record", "lock"},
+    {"dataset", "inference", "training", "runfolder"},
+    {"segment", "commands", "keeper", "session", "prompt", "console", "launch"},
+]
+SIBLINGS = {
+    "kernels": {"errors"},
+    "phantom": {"errors"},
+    "losses": {"errors"},
+    "metrics": {"errors"},
+    "models": {"engine"},
+    "checkpoint": {"io"},  # for io.atomic: whatever is written appears whole or not at all
+    "report": {"io"},
+    "curves": {"io"},
+    "record": {"io"},
+    "training": {"dataset", "inference"},
+    "session": {"commands", "keeper", "segment"},
+    "prompt": {"commands", "keeper", "session"},
+    "console": {"segment"},
+    "launch": {"commands", "console", "keeper", "prompt", "session"},
+}
+NO_TORCH = {"errors", "kernels", "phantom", "metrics", "volume", "distortion", "io", "preprocess", "report"}
+
+
+def _imports(root):
+    for path in sorted((root / "micronet").rglob("*.py")):
+        room = path.relative_to(root / "micronet").parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}: relative import"
+                for alias in node.names:  # `from micronet.io import nrrd` imports the module, not the package
+                    inner = f"{node.module}.{alias.name}"
+                    is_module = (root / f"{inner.replace('.', '/')}.py").is_file()
+                    yield path, room, inner if is_module else node.module
+            elif isinstance(node, ast.Import):
+                for alias in node.names:
+                    yield path, room, alias.name
+
+
+def _layer(room):
+    return next(number for number, layer in enumerate(LAYERS) if room in layer)
+
+
+def test_every_module_has_a_layer_and_imports_from_below(root):
+    for path, room, imported in _imports(root):
+        if not imported.startswith("micronet."):
+            continue
+        other = imported.split(".")[1]
+        if other != room and other not in SIBLINGS.get(room, ()):
+            assert _layer(other) < _layer(room), f"{path} imports {imported}"
+
+
+def test_no_imports_run_in_a_circle(root):
+    graph = {}
+    for path, _, imported in _imports(root):
+        module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        graph.setdefault(module, set()).add(imported)
+    TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_array_rooms_import_no_torch(root):
+    assert not [str(path) for path, room, name in _imports(root) if room in NO_TORCH and name.startswith("torch")]
+
+
+@pytest.mark.parametrize("module", ["micronet", "micronet.phantom", "micronet.io", "micronet.volume"])
+def test_importing_without_networks_leaves_torch_unloaded(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_public_names_are_importable_and_unknown_ones_are_not():
+    for name in micronet.__all__:
+        assert callable(getattr(micronet, name))
+    assert set(micronet.__all__) <= set(dir(micronet))
+    with pytest.raises(AttributeError, match="has no attribute 'surprise'"):
+        _ = micronet.surprise
