@@ -1,0 +1,87 @@
+"""Light augmentation: the same volume seen at another place, mirrored, with other contrast and other speckle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Augmentation", "View"]
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far augmented volumes may differ from the original.
+
+    Parameters
+    ----------
+    flips : str
+        Axes that may be mirrored, from ``"zyx"``. In OCT depth (y) never is: light comes from above.
+    smallest_crop : float
+        Each axis keeps a random part, from this fraction of it to all, at a random place. So the pooling grid
+        falls differently each time, and the network cannot learn places by heart.
+    shortest_axis : int
+        No crop is shorter than this many voxels.
+    contrast, brightness, speckle : float
+        Largest change, in standard deviations of the image, for intensities that are standardised logarithms:
+        a factor ``1 + U(-contrast, contrast)``, an offset ``U(-brightness, brightness)`` and additive Gaussian
+        noise (speckle is multiplicative, so additive after the logarithm) of SD ``U(0, speckle)``.
+    """
+
+    flips: str = "zx"
+    smallest_crop: float = 0.75
+    shortest_axis: int = 32
+    contrast: float = 0.15
+    brightness: float = 0.15
+    speckle: float = 0.15
+
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> View:
+        """Draw one view of a (Z, Y, X) volume."""
+        box = []
+        for length in shape:
+            shortest = min(length, max(self.shortest_axis, round(self.smallest_crop * length)))
+            size = int(rng.integers(shortest, length + 1))
+            first = int(rng.integers(0, length - size + 1))
+            box.append((first, first + size))
+        mirrored = tuple(bool(rng.random() < 0.5) and axis in self.flips for axis in "zyx")
+        gain = 1 + float(rng.uniform(-self.contrast, self.contrast))
+        offset = float(rng.uniform(-self.brightness, self.brightness))
+        speckle = float(rng.uniform(0, self.speckle))
+        return View(tuple(box), mirrored, gain, offset, speckle, int(rng.integers(2**63)))
+
+
+@dataclass(frozen=True)
+class View:
+    """One drawn view; applied to the image, the mask and the weight of a volume alike."""
+
+    box: tuple[tuple[int, int], ...]
+    mirrored: tuple[bool, ...]
+    gain: float
+    offset: float
+    speckle: float
+    noise_seed: int
+
+    @classmethod
+    def whole(cls, shape: tuple[int, ...]) -> View:
+        """Return the view that changes nothing."""
+        return cls(tuple((0, length) for length in shape), (False, False, False), 1.0, 0.0, 0.0, 0)
+
+    def place(self, array: NDArray[_Scalar]) -> NDArray[_Scalar]:
+        """Return the part of a (Z, Y, X) array that is seen, mirrored, contiguous."""
+        part = array[tuple(slice(first, end) for first, end in self.box)]
+        steps = tuple(slice(None, None, -1) if mirror else slice(None) for mirror in self.mirrored)
+        return np.ascontiguousarray(part[steps])
+
+    def tone(self, seen: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return a part already in place, standardised, with the contrast, brightness and speckle of this view."""
+        toned = seen * np.float32(self.gain)  # a new array: the original stays as it is
+        toned += np.float32(self.offset)
+        if self.speckle > 0:
+            noise = np.random.default_rng(self.noise_seed).standard_normal(seen.shape, np.float32)
+            noise *= np.float32(self.speckle)
+            toned += noise
+        return toned

@@ -1,0 +1,344 @@
+"""Data sets: a TOML file says which volumes to train, validate and test on, and how to read them."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micronet.errors import FileError, InputError, MicronetError
+from micronet.io import read_annotation, read_volume
+from micronet.models import MINIMUM_AXIS
+from micronet.preprocess import image_statistics, standardize
+from micronet.record import sha256_of
+from micronet.volume import Volume, check_same_grid
+
+__all__ = ["SPLITS", "DataSet", "DataSetError", "Entry", "Sample", "hashes", "load_split", "read_dataset"]
+
+SPLITS = ("train", "validation", "test")
+_LARGEST_FILE = 1_000_000
+_AXES = ("z", "y", "x")
+
+
+class DataSetError(InputError):
+    """Everything that is wrong with a data set, one line each in `problems`."""
+
+    def __init__(self, path: Path, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        count = f"{len(problems)} problems" if len(problems) > 1 else "one problem"
+        super().__init__(f"data set '{path}' has {count}:\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One volume of a data set.
+
+    Parameters
+    ----------
+    name : str
+        How outputs and messages call it.
+    split : {"train", "validation", "test"}
+    image, annotation : Path
+        Volume and mask, on the same grid.
+    segment : str or int, optional
+        Which segment of a .seg.nrrd annotation is the lumen.
+    labels : {"mask", "sparse"}
+        A mask annotates every voxel. A sparse annotation is a label volume: 0 not annotated, 1 lumen,
+        2 background; only annotated voxels train, validate and test.
+    intensity : {"as stored", "log"}
+        ``"log"`` takes the natural logarithm first, for linear intensities; values below 1 count as 1.
+    y_crop : int, optional
+        Only depths below it are used; the image is normalised before the crop, as published.
+    within : tuple of 3 (first, end) pairs, optional
+        Voxels outside this box (z, y, x) count as not annotated. The image is still seen whole.
+    axes, spacing_um : optional
+        For files that do not state them.
+    """
+
+    name: str
+    split: str
+    image: Path
+    annotation: Path
+    segment: str | int | None = None
+    labels: Literal["mask", "sparse"] = "mask"
+    intensity: Literal["as stored", "log"] = "as stored"
+    y_crop: int | None = None
+    within: tuple[tuple[int, int], ...] | None = None
+    axes: str | None = None
+    spacing_um: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What a data-set file says; nothing is loaded yet.
+
+    `caution` is a sentence to be shown wherever test scores are.
+    """
+
+    path: Path
+    name: str
+    entries: tuple[Entry, ...]
+    caution: str = ""
+
+    def split(self, split: str) -> tuple[Entry, ...]:
+        """Return the volumes of one split, in the order of the file."""
+        return tuple(entry for entry in self.entries if entry.split == split)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A volume in memory, kept as small as it was stored and normalised on use.
+
+    `image` (Z, Y, X) is cropped, in the file's own number type (float32 after a logarithm); `mask` is bool;
+    `weight` is bool, False where nothing is annotated, or None where everything is. `mean` and `sd` are those of
+    the whole volume before the crop.
+    """
+
+    entry: Entry
+    volume: Volume
+    image: NDArray[Any]
+    mask: NDArray[np.bool_]
+    weight: NDArray[np.bool_] | None
+    mean: float
+    sd: float
+
+    def normalized(self) -> NDArray[np.float32]:
+        """Return the cropped image as the networks take it, float32 (Z, Y, X)."""
+        return standardize(self.image, self.mean, self.sd)
+
+
+def read_dataset(path: str | os.PathLike[str]) -> DataSet:
+    """Read a data-set file; `datasets/README.md` describes the format.
+
+    Parameters
+    ----------
+    path : path-like
+        TOML. Paths in it are relative to its own folder.
+
+    Returns
+    -------
+    DataSet
+
+    Raises
+    ------
+    FileError
+        If the file cannot be read or is no TOML.
+    DataSetError
+        If keys are unknown, missing or of the wrong type, names repeat, or no volume trains: all of it at once.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise FileError(f"'{path}' has {path.stat().st_size:,} bytes: too large for a data-set file")
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        if isinstance(error, FileError):
+            raise
+        raise FileError(f"cannot read data set '{path}': {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FileError(f"data set '{path}' is not valid TOML: {error}") from error
+
+    problems: list[str] = []
+    unknown = set(content) - {"name", "caution", "defaults", "volume"}
+    problems += [f"unknown key '{key}'; known: name, caution, defaults, [[volume]]" for key in sorted(unknown)]
+    defaults, tables = content.get("defaults", {}), content.get("volume", [])
+    if not isinstance(defaults, dict) or not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
+        raise DataSetError(path, ["defaults must be a table [defaults], volumes tables [[volume]]"])
+    entries = []
+    for number, table in enumerate(tables, 1):
+        try:
+            entries.append(_entry(defaults | table, path.parent))
+        except InputError as error:
+            problems.append(f"volume {table.get('name', number)}: {error}")
+    seen: set[tuple[str, str]] = set()
+    for entry in entries:
+        if (entry.name, entry.split) in seen:
+            problems.append(f"volume {entry.name}: listed twice in split '{entry.split}'")
+        seen.add((entry.name, entry.split))
+    if not any(entry.split == "train" for entry in entries) and not problems:
+        problems.append('no volume with split = "train"')
+    problems += _overlaps(entries)
+    if problems:
+        raise DataSetError(path, problems)
+    return DataSet(path, str(content.get("name", path.stem)), tuple(entries), str(content.get("caution", "")))
+
+
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "name": (str,),
+    "split": (str,),
+    "image": (str,),
+    "annotation": (str,),
+    "segment": (str, int),
+    "labels": (str,),
+    "intensity": (str,),
+    "y_crop": (int,),
+    "within": (dict,),
+    "axes": (str,),
+    "spacing_um": (int, float, list),
+}
+_CHOICES = {"split": SPLITS, "labels": ("mask", "sparse"), "intensity": ("as stored", "log")}
+
+
+def _entry(table: Mapping[str, Any], folder: Path) -> Entry:
+    unknown = sorted(set(table) - set(_TYPES))
+    if unknown:
+        raise InputError(f"unknown key '{unknown[0]}'; known: {', '.join(_TYPES)}")
+    for key in ("name", "split", "image", "annotation"):
+        if key not in table:
+            raise InputError(f"'{key}' is missing")
+    for key, value in table.items():
+        if not isinstance(value, _TYPES[key]) or isinstance(value, bool):
+            raise InputError(f"{key} = {value!r} must be {' or '.join(kind.__name__ for kind in _TYPES[key])}")
+        if key in _CHOICES and value not in _CHOICES[key]:
+            raise InputError(f"{key} = {value!r} must be one of: {', '.join(_CHOICES[key])}")
+    values = dict(table)
+    for key in ("image", "annotation"):
+        values[key] = folder / values[key].replace("{name}", values["name"])
+    if "y_crop" in values and values["y_crop"] < MINIMUM_AXIS:
+        raise InputError(f"y_crop = {values['y_crop']} must be at least {MINIMUM_AXIS}")
+    if "within" in values:
+        values["within"] = _box(values["within"])
+    if "spacing_um" in values:
+        values["spacing_um"] = _spacing(values["spacing_um"])
+    assert set(values) <= {field.name for field in fields(Entry)}  # noqa: S101 - _TYPES lists the fields
+    return Entry(**values)
+
+
+def _box(table: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
+    box = []
+    for axis in _AXES:
+        pair = table.get(axis, [0, 2**31])
+        if (
+            not isinstance(pair, list)
+            or len(pair) != 2
+            or not all(isinstance(edge, int) for edge in pair)
+            or not 0 <= pair[0] < pair[1]
+        ):
+            raise InputError(f"within.{axis} = {pair!r} must be [first, end] with 0 <= first < end")
+        box.append((pair[0], pair[1]))
+    if set(table) - set(_AXES):
+        raise InputError(f"within has keys {', '.join(sorted(table))}; known: z, y, x")
+    return tuple(box)
+
+
+def _spacing(value: float | list[Any]) -> tuple[float, float, float]:
+    lengths = value if isinstance(value, list) else [value] * 3
+    if len(lengths) != 3 or not all(isinstance(length, int | float) and length > 0 for length in lengths):
+        raise InputError(f"spacing_um = {value!r} must be one positive length, or three: [z, y, x]")
+    z, y, x = (float(length) for length in lengths)
+    return z, y, x
+
+
+def _overlaps(entries: Sequence[Entry]) -> list[str]:
+    """Report voxels of one image that are in two splits."""
+    problems = []
+    for index, entry in enumerate(entries):
+        for other in entries[:index]:
+            if entry.split == other.split or entry.image.resolve() != other.image.resolve():
+                continue
+            everywhere = ((0, 2**31),) * 3
+            apart = any(
+                a_end <= b_first or b_end <= a_first
+                for (a_first, a_end), (b_first, b_end) in zip(
+                    entry.within or everywhere, other.within or everywhere, strict=True
+                )
+            )
+            if not apart:
+                problems.append(
+                    f"volume {entry.name}: '{entry.image.name}' is in {other.split} and in {entry.split}; "
+                    "separate them with within = { z = [first, end] }, or list it once"
+                )
+    return problems
+
+
+def load_split(dataset: DataSet, splits: Sequence[str] = SPLITS) -> dict[str, list[Sample]]:
+    """Load the volumes of some splits, or report everything that is wrong with them.
+
+    Parameters
+    ----------
+    dataset : DataSet
+    splits : sequence of str
+
+    Returns
+    -------
+    dict of str to list of Sample
+
+    Raises
+    ------
+    DataSetError
+        Naming every volume that is missing, damaged, shorter than 32 along an axis, without lumen inside its
+        crop, or on another grid than its annotation.
+    """
+    problems: list[str] = []
+    samples: dict[str, list[Sample]] = {split: [] for split in splits}
+    images: dict[tuple[Any, ...], tuple[Volume, float, float]] = {}  # the same image in two splits is read once
+    for split in splits:
+        for entry in dataset.split(split):
+            try:
+                samples[split].append(_load(entry, images))
+            except MicronetError as error:
+                problems.append(f"volume {entry.name} ({split}): {error}")
+    if problems:
+        raise DataSetError(dataset.path, problems)
+    return samples
+
+
+def _load(entry: Entry, images: dict[tuple[Any, ...], tuple[Volume, float, float]]) -> Sample:
+    key = (entry.image.resolve(), entry.intensity, entry.axes, entry.spacing_um)
+    if key not in images:
+        volume = read_volume(entry.image, axes=entry.axes, spacing_um=entry.spacing_um)
+        if entry.intensity == "log":
+            volume = volume.with_array(np.log(np.maximum(volume.array, 1).astype(np.float32)))
+        images[key] = (volume, *image_statistics(volume.array))
+    volume, mean, sd = images[key]
+    mask, weight = _read_labels(entry, volume)
+    depth = slice(None, entry.y_crop)
+    image, mask = volume.array[:, depth], mask[:, depth]
+    for axis, length in zip("ZYX", image.shape, strict=True):
+        if length < MINIMUM_AXIS:
+            raise InputError(f"'{entry.image}': axis {axis} has {length} voxels, at least {MINIMUM_AXIS} are needed")
+    weight = None if weight is None else np.ascontiguousarray(weight[:, depth])
+    counted = mask if weight is None else mask & weight
+    if not counted.any():
+        raise InputError(f"'{entry.annotation}': no lumen voxel is annotated inside the crop")
+    return Sample(entry, volume, np.ascontiguousarray(image), np.ascontiguousarray(mask), weight, mean, sd)
+
+
+def _read_labels(entry: Entry, volume: Volume) -> tuple[NDArray[np.bool_], NDArray[np.bool_] | None]:
+    weight: NDArray[np.bool_] | None = None
+    if entry.labels == "sparse":
+        labels = read_volume(entry.annotation, axes=entry.axes, spacing_um=entry.spacing_um)
+        if not np.isin(labels.array, (0, 1, 2)).all():
+            raise InputError(
+                f"'{entry.annotation}': sparse labels are 0 (not annotated), 1 (lumen), 2 (background); "
+                f"found {np.unique(labels.array)[:8].tolist()}"
+            )
+        check_same_grid(volume, labels, str(entry.image), str(entry.annotation))
+        mask, weight = labels.array == 1, labels.array != 0
+    else:
+        segment = None if entry.segment is None else str(entry.segment)
+        annotation = read_annotation(entry.annotation, segment=segment, axes=entry.axes, spacing_um=entry.spacing_um)
+        check_same_grid(volume, annotation.mask, str(entry.image), str(entry.annotation))
+        mask = annotation.mask.array
+    if entry.within is not None:
+        inside = np.zeros(mask.shape, bool)
+        inside[tuple(slice(first, end) for first, end in entry.within)] = True
+        weight = inside if weight is None else weight & inside
+    return mask, weight
+
+
+def hashes(dataset: DataSet) -> dict[str, dict[str, str]]:
+    """Return the SHA-256 of every image and annotation, by volume, for the record of a run."""
+    return {
+        f"{entry.split}/{entry.name}": {
+            "image": sha256_of(entry.image),
+            "annotation": sha256_of(entry.annotation),
+        }
+        for entry in dataset.entries
+    }

@@ -1,0 +1,465 @@
+"""The training loop: steps, validation and a state that resumes bit for bit. No terminal, no files."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from micronet.augmentation import Augmentation, View
+from micronet.dataset import Sample
+from micronet.distortion import distort, sample_distortion, size_map
+from micronet.errors import InputError
+from micronet.inference import Iteration, refine
+from micronet.losses import fbeta_loss
+from micronet.metrics import Overlap, overlap
+from micronet.models import MicroNet, MicroRNet
+from micronet.preprocess import normalize_mask, standardize
+
+__all__ = [
+    "NUMPY_SEED",
+    "RECIPES",
+    "TORCH_SEED",
+    "Plan",
+    "Recipe",
+    "StepReport",
+    "Trainer",
+    "ValidationReport",
+    "learning_rate",
+]
+
+#: The published seeds.
+TORCH_SEED = 43283
+NUMPY_SEED = TORCH_SEED + 34921
+
+# What a stream of random numbers is for; with the seed and a counter it names one stream, so that a resumed run
+# needs no generator's state, only the counters.
+_ORDER, _DISTORTION, _VIEW, _OWN_MASK = range(4)
+
+
+def learning_rate(step: int) -> float:
+    """Return the published rate after `step` completed steps.
+
+    >>> [round(learning_rate(step), 7) for step in (0, 50, 100, 200)]
+    [0.0001, 0.0006585, 0.0019257, 0.0001]
+    """
+    return 1e-4 + 2e-3 * (1 - abs(math.cos(2 * math.pi * step / 400))) / math.sqrt(1 + step / 500)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run does beyond the published loss, optimiser and schedule.
+
+    Parameters
+    ----------
+    name : str
+    distortion : {"published", "default"}
+        Variant of `micronet.distort` that makes the masks a µr-Net is trained to refine.
+    own_masks : float
+        Fraction of the steps in which a µr-Net refines not a distorted mask but what it says itself after 1 to
+        `own_passes` refinements from a blank or distorted mask: only its own masks show it its own errors.
+    own_passes : int
+    augmentation : Augmentation, optional
+        None shows every volume whole and unchanged.
+    validate_every : int
+        Steps between validations.
+    patience : int, optional
+        Validations without a better one after which the run counts as stalled.
+    published_draws : bool
+        Draw order and distortions from one sequential legacy generator, as published.
+    """
+
+    name: str
+    distortion: Literal["published", "default"]
+    own_masks: float = 0.0
+    own_passes: int = 4
+    augmentation: Augmentation | None = None
+    validate_every: int = 50
+    patience: int | None = None
+    published_draws: bool = False
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "default": Recipe("default", "default", own_masks=0.5, augmentation=Augmentation(), patience=20),
+    "published": Recipe("published", "published", published_draws=True),
+}
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimisation step; `step` counts from 0, scores are at 0.5 on the voxels that the step saw."""
+
+    step: int
+    volume: str
+    learning_rate: float
+    beta_squared: float
+    loss: float
+    precision: float
+    recall: float
+    f: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """Scores on the validation volumes before step `step`: pooled over volumes, µr-Net refined from blank."""
+
+    step: int
+    precision: float
+    recall: float
+    f: float
+    loss: float
+    best: bool
+    seconds: float
+
+
+@dataclass
+class Plan:
+    """What is left of a command: `rounds` times (distort every mask, then `passes` over the volumes).
+
+    `passes_left` are those of the present round not begun; `order` is what is left of the present pass.
+    """
+
+    rounds: int = 0
+    passes: int = 1
+    passes_left: int = 0
+    order: list[int] = field(default_factory=list)
+
+    def steps_left(self, volumes: int) -> int:
+        """Return the number of steps until the command is done."""
+        return len(self.order) + volumes * (self.passes_left + self.rounds * self.passes)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left."""
+        return not (self.order or self.passes_left or self.rounds)
+
+
+class Trainer:
+    """Trains one network on loaded volumes.
+
+    Parameters
+    ----------
+    model : MicroNet or MicroRNet
+        Trained in place.
+    train, validation : sequence of Sample
+        Volumes; `validation` may be empty, then nothing is validated.
+    recipe : Recipe
+    seed : int
+        Of order, distortion and augmentation. The published one by default.
+    iterations : int
+        Refinements in validation.
+
+    Attributes
+    ----------
+    step : int
+        Steps completed.
+    beta_squared : float
+        Of the loss.
+    fixed_rate : float or None
+        None follows the published schedule.
+    threshold : float
+        For validation scores.
+    """
+
+    def __init__(
+        self,
+        model: MicroNet | MicroRNet,
+        train: Sequence[Sample],
+        validation: Sequence[Sample] = (),
+        recipe: Recipe = RECIPES["default"],
+        seed: int = NUMPY_SEED,
+        iterations: int = 10,
+    ) -> None:
+        if not train:
+            raise InputError("there is no volume to train on")
+        self.model = model
+        self.train_samples = list(train)
+        self.validation_samples = list(validation)
+        self.recipe = recipe
+        self.seed = seed
+        self.iterations = iterations
+        self.step = 0
+        self.rounds_begun = 0
+        self.passes_begun = 0
+        self.beta_squared = 1.0
+        self.fixed_rate: float | None = None
+        self.threshold = 0.5
+        self.plan = Plan()
+        self.best_f: float | None = None
+        self.best_step: int | None = None
+        self.best_state: dict[str, torch.Tensor] | None = None
+        self.optimizer = torch.optim.Adam(model.parameters())
+        self._refines = isinstance(model, MicroRNet)
+        self._legacy = np.random.RandomState(seed)
+        self._legacy_at_round = self._legacy.get_state(legacy=True)
+        self._size_maps: list[NDArray[np.uint8]] = []
+        self._masks: list[NDArray[Any]] | None = None
+        self._next_masks: Future[list[NDArray[Any]]] | None = None
+        self._background = ThreadPoolExecutor(max_workers=1)
+
+    @property
+    def rate(self) -> float:
+        """The rate of the next step."""
+        return learning_rate(self.step) if self.fixed_rate is None else self.fixed_rate
+
+    @property
+    def stalled(self) -> bool:
+        """Whether `Recipe.patience` validations have passed without a better one."""
+        if self.recipe.patience is None or self.best_step is None:
+            return False
+        return self.step - self.best_step >= self.recipe.patience * self.recipe.validate_every
+
+    def begin(self, rounds: int, passes: int = 1) -> None:
+        """Add work: `rounds` times (distort every mask once, then `passes` over all volumes)."""
+        if rounds < 1 or passes < 1:
+            raise InputError(f"rounds and passes must be at least 1, found {rounds} and {passes}")
+        self.plan = Plan(rounds=rounds, passes=passes)
+
+    def run(
+        self,
+        on_step: Callable[[StepReport], None],
+        on_validation: Callable[[ValidationReport], None],
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Work through the plan; between steps `should_stop` may end it, and a later `run` goes on from there."""
+        while not self.plan.done and not should_stop():
+            if not self.plan.order:
+                self._begin_pass()
+            if self.validation_samples and (self.step + 1) % self.recipe.validate_every == 0:
+                on_validation(self.validate())
+            on_step(self._take_step(self.plan.order[0]))
+            self.plan.order.pop(0)
+
+    def _begin_pass(self) -> None:
+        if self.plan.passes_left == 0:
+            self.plan.rounds -= 1
+            self.plan.passes_left = self.plan.passes
+            self.rounds_begun += 1
+            self._masks = None
+            if self._refines and self.recipe.published_draws:
+                self._legacy_at_round = self._legacy.get_state(legacy=True)
+                self._masks = self._published_masks(self._legacy)
+        self.plan.passes_left -= 1
+        self.passes_begun += 1
+        volumes = len(self.train_samples)
+        if self.recipe.published_draws:
+            order = np.arange(volumes)
+            self._legacy.shuffle(order)
+        else:
+            order = self._stream(_ORDER, self.passes_begun).permutation(volumes)
+        self.plan.order = order.tolist()
+
+    def _stream(self, purpose: int, *counters: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, purpose, *counters])
+
+    def _take_step(self, index: int) -> StepReport:
+        began = time.perf_counter()
+        sample = self.train_samples[index]
+        x, target, weight = self._inputs(index)
+        rate = self.rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad()
+        probability = self.model(x)
+        loss = fbeta_loss(probability, target, self.beta_squared, weight)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        scores = overlap(
+            probability.detach()[0, 0].numpy() > 0.5,
+            target[0, 0].numpy(),
+            None if weight is None else weight[0, 0].numpy() > 0,
+        )
+        report = StepReport(
+            self.step,
+            sample.entry.name,
+            rate,
+            self.beta_squared,
+            loss.item(),
+            scores.precision,
+            scores.recall,
+            scores.f_score(),
+            time.perf_counter() - began,
+        )
+        self.step += 1
+        return report
+
+    def _inputs(self, index: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return network input, target and weight, each (1, C, D, H, W), of one volume for the present step."""
+        sample = self.train_samples[index]
+        view = self._view(sample)
+        image = view.tone(standardize(view.place(sample.image), sample.mean, sample.sd))
+        channels = [image]
+        if self._refines:
+            mask = view.place(self._round_masks()[index])
+            start = mask.astype(np.float32)
+            if mask.dtype == np.uint8:
+                start /= 255
+            rng = self._stream(_OWN_MASK, self.step)
+            if rng.random() < self.recipe.own_masks:
+                if rng.random() < 0.5:
+                    start = np.zeros_like(start)
+                start = refine(image, start, self.model, int(rng.integers(1, self.recipe.own_passes + 1)))
+            channels.append(normalize_mask(start))
+        x = torch.from_numpy(np.stack(channels))[None]
+        target = torch.from_numpy(view.place(sample.mask))[None, None]
+        if sample.weight is None:
+            return x, target, None
+        return x, target, torch.from_numpy(view.place(sample.weight).astype(np.float32))[None, None]
+
+    def _view(self, sample: Sample) -> View:
+        if self.recipe.augmentation is None:
+            return View.whole(sample.image.shape)
+        rng = self._stream(_VIEW, self.step)
+        counted = sample.mask if sample.weight is None else sample.mask & sample.weight
+        for _ in range(20):
+            view = self.recipe.augmentation.draw(sample.image.shape, rng)
+            if view.place(counted).any():  # a crop without annotated lumen teaches nothing
+                return view
+        return View.whole(sample.image.shape)
+
+    def _round_masks(self) -> list[NDArray[Any]]:
+        """Return the distorted masks of the present round; have those of the next one made meanwhile."""
+        if self._masks is None:
+            if self.recipe.published_draws:  # resumed in the middle of a round: draw again what it had drawn
+                again = np.random.RandomState()
+                again.set_state(self._legacy_at_round)
+                self._masks = self._published_masks(again)
+            elif self._next_masks is not None:
+                self._masks = self._next_masks.result()
+                self._next_masks = None
+            else:
+                self._masks = self._default_masks(self.rounds_begun)
+            if self.plan.rounds and not self.recipe.published_draws:
+                self._next_masks = self._background.submit(self._default_masks, self.rounds_begun + 1)
+        return self._masks
+
+    def _sizes(self, index: int) -> NDArray[np.uint8]:
+        while len(self._size_maps) <= index:
+            mask = self.train_samples[len(self._size_maps)].mask
+            self._size_maps.append(size_map(mask).astype(np.uint8))
+        return self._size_maps[index]
+
+    def _published_masks(self, legacy: np.random.RandomState) -> list[NDArray[Any]]:
+        masks: list[NDArray[Any]] = []
+        for index, sample in enumerate(self.train_samples):
+            ratio, bandwidth = sample_distortion(legacy)
+            masks.append(distort(sample.mask, self._sizes(index), ratio, bandwidth, legacy, "published"))
+        return masks
+
+    def _default_masks(self, round_number: int) -> list[NDArray[Any]]:
+        masks: list[NDArray[Any]] = []
+        for index, sample in enumerate(self.train_samples):
+            rng = self._stream(_DISTORTION, round_number, index)
+            ratio, bandwidth = sample_distortion(rng)
+            mask = distort(sample.mask, self._sizes(index), ratio, bandwidth, rng, self.recipe.distortion)
+            masks.append(np.rint(mask * 255).astype(np.uint8))
+        return masks
+
+    def validate(self) -> ValidationReport:
+        """Score the validation volumes, and keep the weights if they are the best so far.
+
+        A µr-Net refines from a blank mask, as in use. Counts are pooled over the volumes.
+        """
+        began = time.perf_counter()
+        scores, loss = self.score(self.validation_samples)
+        best = self.best_f is None or scores.f_score() > self.best_f
+        if best:
+            self.best_f, self.best_step = scores.f_score(), self.step
+            self.best_state = {key: tensor.detach().clone() for key, tensor in self.model.state_dict().items()}
+        return ValidationReport(
+            self.step,
+            scores.precision,
+            scores.recall,
+            scores.f_score(),
+            loss,
+            best,
+            time.perf_counter() - began,
+        )
+
+    def predict(self, sample: Sample, on_iteration: Callable[[Iteration], None] | None = None) -> NDArray[np.float32]:
+        """Return the probability on the cropped volume; a µr-Net refines from a blank mask."""
+        image = sample.normalized()
+        return refine(image, np.zeros_like(image), self.model, self.iterations, on_iteration)
+
+    def score(self, samples: Sequence[Sample]) -> tuple[Overlap, float]:
+        """Return pooled counts at `threshold`, and the mean loss over the volumes."""
+        counts, losses = Overlap(0, 0, 0), []
+        for sample in samples:
+            probability = self.predict(sample)
+            counts += overlap(probability > self.threshold, sample.mask, sample.weight)
+            weight = None if sample.weight is None else torch.from_numpy(sample.weight)
+            loss = fbeta_loss(torch.from_numpy(probability), torch.from_numpy(sample.mask), self.beta_squared, weight)
+            losses.append(loss.item())
+        return counts, float(np.mean(losses))
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a run needs to go on bit for bit, of types that `torch.load(weights_only=True)` reads."""
+        return {
+            "network": self.model.name,
+            "recipe": self.recipe.name,
+            "seed": self.seed,
+            "volumes": [sample.entry.name for sample in self.train_samples],
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "best_state": self.best_state,
+            "plan": asdict(self.plan),
+            "legacy": _packed(self._legacy.get_state(legacy=True)),
+            "legacy_at_round": _packed(self._legacy_at_round),
+            **{name: getattr(self, name) for name in _COUNTERS},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to a `state`; InputError when it is of another network, recipe, seed or other volumes."""
+        volumes = [sample.entry.name for sample in self.train_samples]
+        here = {"network": self.model.name, "recipe": self.recipe.name, "seed": self.seed, "volumes": volumes}
+        for name, value in here.items():
+            if state[name] != value:
+                raise InputError(f"the saved session has {name} {state[name]}, this one {value}")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best_state = state["best_state"]
+        self.plan = Plan(**state["plan"])
+        self._legacy.set_state(_unpacked(state["legacy"]))
+        self._legacy_at_round = _unpacked(state["legacy_at_round"])
+        self._masks, self._next_masks = None, None
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+
+    def start_afresh(self, state: Mapping[str, Tensor]) -> None:
+        """Take bare weights: optimiser, schedule and best validation start anew."""
+        self.model.load_state_dict(state)
+        self.optimizer = torch.optim.Adam(self.model.parameters())
+        self.step = 0
+        self.plan = Plan()
+        self.best_f, self.best_step, self.best_state = None, None, None
+
+
+_COUNTERS = (
+    "step",
+    "rounds_begun",
+    "passes_begun",
+    "beta_squared",
+    "fixed_rate",
+    "threshold",
+    "best_f",
+    "best_step",
+)
+
+
+def _packed(legacy: Any) -> list[Any]:
+    kind, keys, position, has_gauss, gauss = legacy
+    return [str(kind), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)]
+
+
+def _unpacked(packed: Sequence[Any]) -> Any:
+    kind, keys, position, has_gauss, gauss = packed
+    return (kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss)
