@@ -118,7 +118,7 @@ def test_every_problem_of_the_file_is_told_at_once(lab):
     more = (
         '\n[[volume]]\nname = "c"\nsplit = "exam"\n[[volume]]\nsplit = "test"\n[[volume]]\nname = "a"\nsplit="train"\n'
     )
-    with pytest.raises(DataSetError) as error:  # noqa: PT011 - the lines are compared below
+    with pytest.raises(DataSetError) as error:
         rewrite(lab, ("y_crop = 34", "y_crop = 12\n"), ('name = "lab"', 'colour = "blue"'), more=more)
 
     assert error.value.problems == (

@@ -1,0 +1,161 @@
+"""The language of the prompt: a line in, a command or one line of advice out. Nothing is done here."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from micronet.errors import InputError
+
+__all__ = ["Command", "Form", "forms", "parse_command"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: `verb` is a key of `forms`, `text` what was typed, the rest what the verb needs of it."""
+
+    verb: str
+    text: str
+    word: str = ""
+    number: float = 0.0
+    rounds: int = 0
+    passes: int = 1
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a command is written and what it does."""
+
+    usage: str
+    does: str
+
+
+_TRAIN: Mapping[str, Form] = {
+    "u-net": Form("N", "train N epochs: every training volume once, N times, such as 123"),
+    "ur-net": Form("N K", "N times: distort every mask once, then K passes over the volumes, such as 159 4; N is N 1"),
+}
+_FORMS: Mapping[str, Form] = {
+    "resume": Form("resume [RUN]", "go on with an interrupted command; without RUN, of the session that was last"),
+    "status": Form("status", "show step, rate, β², best validation and the time that is left"),
+    "val": Form("val", "segment the validation volumes, write and score the results"),
+    "test": Form("test", "segment the test volumes, write and score the results"),
+    "save": Form("save V", "write the weights to checkpoints/<name>_V.pt"),
+    "load": Form(
+        "load V",
+        "read weights: <name>_V.pt in checkpoints/ or trained_models/, a path, best or last; the schedule starts anew",
+    ),
+    "bootstrap": Form("bootstrap", "turn these weights into a µr-Net's: checkpoints/ur-net_bootstrap.pt"),
+    "lr": Form("lr X", "fix the learning rate, such as lr 0.001; lr 0 goes back to the schedule"),
+    "rp": Form("rp X", "set β² of the loss, such as rp 0.5; below 1 favours precision, above 1 recall"),
+    "threshold": Form("threshold X", "call probabilities above X lumen, 0 <= X < 1, in val, test and validation"),
+    "log": Form("log", "show the last scores of every volume and the last validations"),
+    "plot": Form("plot", "draw scores and loss of this run into a PNG"),
+    "help": Form("help [COMMAND]", "list the commands, or explain one"),
+    "finish": Form("finish", "save everything and leave"),
+    "quit": Form("quit", "save everything and leave, even if saving fails"),
+}
+_BARE = ("status", "val", "test", "bootstrap", "log", "plot", "finish", "quit")
+# Names that `load` gives a meaning of its own, or that sessions give their automatic weights.
+_RESERVED = re.compile(r"best|last|dice(b[0-9.]+)?(-[0-9]+)?_[0-9]+")
+_BETAS = (0.001, 1000.0)
+
+
+def forms(network: str) -> dict[str, Form]:
+    """Return the commands of a network (``"u-net"`` or ``"ur-net"``) by verb; training is ``"train"``."""
+    return {
+        "train": _TRAIN[network],
+        **{verb: form for verb, form in _FORMS.items() if verb != "bootstrap" or network == "u-net"},
+    }
+
+
+def parse_command(line: str, network: str) -> Command:
+    """Understand one line.
+
+    Parameters
+    ----------
+    line : str
+    network : {"u-net", "ur-net"}
+
+    Returns
+    -------
+    Command
+
+    Raises
+    ------
+    InputError
+        One line that names the accepted form.
+
+    Examples
+    --------
+    >>> command = parse_command("159 4", "ur-net")
+    >>> command.verb, command.rounds, command.passes
+    ('train', 159, 4)
+    """
+    words = line.split()
+    text = " ".join(words)
+    if not words:
+        raise InputError("an empty line; help lists the commands")
+    verb, rest = words[0].lower(), words[1:]
+    if re.match(r"[-+.]?[0-9]", verb):
+        return _training(words, text, network)
+    known = forms(network)
+    if verb not in known or verb == "train":
+        raise InputError(_unknown(words[0], known, network))
+    usage = known[verb].usage
+    if verb in _BARE:
+        if rest:
+            raise InputError(f"{usage} stands alone, found '{text}'")
+        return Command(verb, text)
+    if verb in ("help", "resume"):
+        if len(rest) > 1:
+            raise InputError(f"give {usage}, found '{text}'")
+        word = rest[0] if rest else ""
+        if verb == "help" and word and word.lower() not in known and not word[0].isdecimal():
+            raise InputError(_unknown(word, known, network))
+        return Command(verb, text, word=word)
+    if len(rest) != 1:
+        raise InputError(f"give {usage}, found '{text}': {known[verb].does}")
+    word = rest[0]
+    if verb == "save":
+        _check_version(word, usage)
+    if verb in ("save", "load"):
+        return Command(verb, text, word=word)
+    return Command(verb, text, number=_number(verb, word, usage))
+
+
+def _training(words: list[str], text: str, network: str) -> Command:
+    form = _TRAIN[network]
+    most = 2 if network == "ur-net" else 1
+    whole = all(re.fullmatch(r"[0-9]{1,9}", word) and int(word) > 0 for word in words)
+    if len(words) > most or not whole:
+        raise InputError(f"give {form.usage}, whole numbers from 1, found '{text}': {form.does}")
+    return Command("train", text, rounds=int(words[0]), passes=int(words[1]) if len(words) == 2 else 1)
+
+
+def _number(verb: str, word: str, usage: str) -> float:
+    try:
+        number = float(word)
+    except ValueError:
+        raise InputError(f"give {usage} with a number, found '{word}'") from None
+    lowest, highest = {"lr": (0.0, 1.0), "rp": _BETAS, "threshold": (0.0, 1.0)}[verb]
+    if not lowest <= number <= highest or (verb == "threshold" and number == 1):
+        span = f"at least {lowest:g} and below 1" if verb == "threshold" else f"from {lowest:g} to {highest:g}"
+        raise InputError(f"give {usage} with a number {span}, found '{word}'")
+    return number
+
+
+def _check_version(word: str, usage: str) -> None:
+    if not re.fullmatch(r"\w[\w.+-]{0,99}", word):
+        raise InputError(f"give {usage} with letters, digits and . _ + - in V, found '{word}'")
+    if _RESERVED.fullmatch(word):
+        raise InputError(f"'{word}' is a name that sessions use themselves; give {usage} with another V")
+
+
+def _unknown(word: str, known: Mapping[str, Form], network: str) -> str:
+    if word.lower() == "bootstrap":
+        return "bootstrap is a command of train_micronet.py; a µr-Net takes what it wrote with: load bootstrap"
+    near = difflib.get_close_matches(word.lower(), [verb for verb in known if verb != "train"], 1)
+    meant = f"did you mean {known[near[0]].usage}? " if near else ""
+    return f"unknown command '{word}': {meant}{_TRAIN[network].usage} trains, help lists the commands"

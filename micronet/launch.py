@@ -1,0 +1,140 @@
+"""What the two training scripts share: their options, and how a session is put together from them."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from micronet.commands import parse_command
+from micronet.console import add_common_options, set_threads
+from micronet.dataset import load_split, read_dataset
+from micronet.errors import FileError, InputError
+from micronet.keeper import Scalars, Settings
+from micronet.lock import FolderLock
+from micronet.models import MicroNet, MicroRNet
+from micronet.prompt import Interrupts, TerminalBar, converse, line_editing, say, show_file
+from micronet.runfolder import Places, Run, latest_session, sweep
+from micronet.session import Session
+from micronet.training import NUMPY_SEED, RECIPES, TORCH_SEED, Trainer
+
+__all__ = ["add_training_options", "choose_dataset", "train"]
+
+
+def add_training_options(p: argparse.ArgumentParser) -> None:
+    """Add the options of both training scripts; those that a resumed session knows itself have no default here."""
+    p.add_argument("--dataset", type=Path, metavar="FILE", help="what to train on, a .toml (see datasets/README.md)")
+    p.add_argument("--recipe", choices=sorted(RECIPES), help="default: default")
+    p.add_argument("--run", metavar="COMMANDS", help='carry out commands and leave, such as "123; val; finish"')
+    p.add_argument("--resume", action="store_true", help="first go on with the session that was last, as it was set")
+    p.add_argument("--seed", type=int, metavar="N", help=f"of weights and order (default: {TORCH_SEED}, as published)")
+    p.add_argument("--validate-every", type=int, metavar="N", help="steps between validations (default: 50)")
+    p.add_argument("--iterations", type=int, metavar="N", help="refinements of a µr-Net (default: 10)")
+    p.add_argument("--keep-every", type=int, metavar="N", help="keep the weights of every N steps (default: none)")
+    p.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), metavar="DIR", help="default: %(default)s")
+    p.add_argument("--logs", type=Path, default=Path("logs"), metavar="DIR", help="default: %(default)s")
+    p.add_argument("-o", "--output", type=Path, default=Path("predictions"), metavar="DIR", help="default: %(default)s")
+    p.add_argument("--show", action="store_true", help="open the plot in a window each time it is drawn")
+    p.add_argument("--tensorboard", action="store_true", help="write TensorBoard scalars into the log folder")
+    add_common_options(p)
+
+
+def choose_dataset(root: Path) -> tuple[Path, str]:
+    """Return the data set to train on when none is named, and why: the published one if all of it is there."""
+    published, bundled = (root / "datasets" / name for name in ("yolk_sac.toml", "phantom.toml"))
+    entries = read_dataset(published).entries
+    there = sum(entry.image.is_file() and entry.annotation.is_file() for entry in entries)
+    if there == len(entries):
+        return published, "the published data"
+    return bundled, f"the bundled phantoms, as {there} of the {len(entries)} published volumes are in place"
+
+
+def train(network: type[MicroNet] | type[MicroRNet], arguments: argparse.Namespace, root: Path) -> int:
+    """Run a training session; `root` holds ``datasets/`` and ``trained_models/``. Returns the exit code."""
+    commands = [part.strip() for part in (arguments.run or "").split(";") if part.strip()]
+    for command in commands:  # a slip of the pen is told before hours of work, not after
+        parse_command(command, network.name)
+    scalars = _tensorboard() if arguments.tensorboard else None
+    trained = tuple(dict.fromkeys((Path("trained_models"), root / "trained_models")))
+    places = Places(arguments.checkpoints, arguments.logs, arguments.output, trained)
+    shown: set[Path] = set()
+
+    def show_once(path: Path) -> None:
+        if path not in shown:  # viewers look again by themselves when the file changes
+            shown.add(path)
+            show_file(path)
+
+    with FolderLock(places.checkpoints, network.name):
+        sweep(network.name, places)
+        settings, why = _settings(arguments, network.name, places, root)
+        dataset = read_dataset(settings.dataset)
+        samples = load_split(dataset)
+        torch.manual_seed(settings.seed)
+        trainer = Trainer(
+            network(),
+            samples["train"],
+            samples["validation"],
+            replace(RECIPES[settings.recipe], validate_every=settings.validate_every),
+            settings.seed + NUMPY_SEED - TORCH_SEED,
+            settings.iterations,
+        )
+        interrupts = Interrupts()
+        session = Session(
+            trainer,
+            dataset,
+            samples,
+            places,
+            settings,
+            say=say,
+            progress=TerminalBar,
+            wishes=interrupts,
+            keep_every=arguments.keep_every,
+            scalars=scalars,
+            show=show_once if arguments.show else None,
+        )
+        counts = ", ".join(f"{len(found)} {split}" for split, found in samples.items())
+        say(f"data set {settings.dataset}{why}: {counts} volumes")
+        say(f"{network.name}, recipe {settings.recipe}, seed {settings.seed}, {settings.threads} threads")
+        if arguments.resume:
+            commands.insert(0, "resume")
+        elif greeting := session.greeting():
+            say(greeting)
+        with interrupts.watching(), line_editing(session, places.logs / ".history"):
+            return converse(session, interrupts, commands, alone=arguments.run is not None, debug=arguments.debug)
+
+
+def _settings(arguments: argparse.Namespace, network: str, places: Places, root: Path) -> tuple[Settings, str]:
+    """Return what was asked for, else what the session to be resumed had, else the defaults; and a word on the data."""
+    chosen: dict[str, Any] = {"recipe": "default", "seed": TORCH_SEED, "iterations": 10, "validate_every": 50}
+    saved: dict[str, Any] = {}
+    why = ""
+    if arguments.resume:
+        _, state = Run.reopen(latest_session(network, places), places)
+        saved = dict(state.get("settings", {}))
+        chosen |= {name: saved[name] for name in chosen if name in saved}
+    chosen |= {name: getattr(arguments, name) for name in chosen if getattr(arguments, name) is not None}
+    if chosen["recipe"] not in RECIPES:
+        raise FileError(f"the saved session has recipe '{chosen['recipe']}', which this micronet does not know")
+    for name in ("iterations", "validate_every"):
+        if chosen[name] < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1, found {chosen[name]}")
+    if not 0 <= chosen["seed"] < 2**31:
+        raise InputError(f"--seed must lie in 0..{2**31 - 1}, found {chosen['seed']}")
+    dataset = arguments.dataset or saved.get("dataset")
+    if dataset is None:
+        dataset, reason = choose_dataset(root)
+        why = f" ({reason})"
+    return Settings(str(dataset), **chosen, threads=set_threads(arguments.threads)), why
+
+
+def _tensorboard() -> Callable[[Path, int], Scalars]:
+    if importlib.util.find_spec("tensorboard") is None:
+        raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    return lambda folder, step: SummaryWriter(folder, purge_step=step)

@@ -1,0 +1,76 @@
+"""A lock that lets one training session at a time write into a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from micronet.errors import FileError
+
+__all__ = ["FolderLock"]
+
+
+class FolderLock:
+    """Lets one session at a time train a network in a folder.
+
+    The system drops the lock when its process ends, however that happens, so that no stale lock can remain; the
+    file's content only tells a person who holds it.
+    """
+
+    def __init__(self, folder: Path, network: str) -> None:
+        self._path = folder / f".{network}.lock"
+        self._network = network
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> FolderLock:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise FileError(f"cannot write '{self._path}': {error.strerror}") from error
+        if not _lock(descriptor):
+            holder = os.read(descriptor, 100).decode("utf-8", "replace").strip()
+            os.close(descriptor)
+            raise FileError(
+                f"another session ({holder or 'of an unknown process'}) trains {self._network} in "
+                f"'{self._path.parent}'; end it first, or choose another folder with --checkpoints"
+            )
+        self._descriptor = descriptor
+        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()}\n".encode())
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _lock(descriptor: int) -> bool:
+    """Take the lock, or return False when another process has it; where nothing can be locked, True."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        # A byte far behind the content, so that others can read who holds the lock.
+        os.lseek(descriptor, 1_000_000, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        finally:
+            os.lseek(descriptor, 0, os.SEEK_SET)
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems have no locks
+        return True
+    return True

@@ -1,0 +1,268 @@
+"""The terminal of a training session: the loop that reads and prints, line editing, signals, the bar."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from tqdm import tqdm
+
+from micronet.commands import forms, parse_command
+from micronet.errors import MicronetError
+from micronet.io.atomic import atomic_path
+from micronet.keeper import Wishes
+from micronet.session import Session
+
+__all__ = ["Interrupts", "TerminalBar", "converse", "line_editing", "say", "show_file"]
+
+_INTERRUPTED = 130
+_LONGEST_HISTORY = 1000
+
+
+def say(text: str) -> None:
+    """Print above a bar that may be there; a terminal that has gone never stops a training."""
+    with contextlib.suppress(OSError, ValueError):
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+
+class TerminalBar:
+    """One tqdm bar, on a terminal only."""
+
+    def __init__(self, total: int) -> None:
+        self._bar = tqdm(
+            total=total,
+            disable=None,
+            leave=False,
+            ncols=_bar_width(),
+            bar_format="{n_fmt}/{total_fmt} |{bar}| {remaining} left {desc}",
+            smoothing=0.1,
+        )
+
+    def update(self, text: str) -> None:
+        """Advance by one and show a text."""
+        with contextlib.suppress(OSError, ValueError):
+            self._bar.ncols = _bar_width()
+            self._bar.set_description_str(text, refresh=False)
+            self._bar.update()
+
+    def close(self) -> None:
+        """Remove the bar, and what Ctrl-C left behind it."""
+        with contextlib.suppress(OSError, ValueError):
+            self._bar.close()
+            if not self._bar.disable:
+                sys.stderr.write("\x1b[K")
+                sys.stderr.flush()
+
+
+def _bar_width() -> int:
+    """Return the width of the terminal less the room for the ``^C`` that it shows, which would break the line."""
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        columns = 0
+    return (columns or 80) - 3
+
+
+class Interrupts(Wishes):
+    """Signals as wishes: Ctrl-C once to stop, twice to leave; SIGTERM and SIGHUP to leave.
+
+    A session at work looks at them between steps. At the prompt a signal breaks off the reading of the line. A third
+    Ctrl-C does not wait for the step in hand: the session then ends as it was last saved.
+    """
+
+    def __init__(self) -> None:
+        self._presses = 0
+        self._signal: int | None = None
+        self._at_prompt = False
+
+    @property
+    def exit_code(self) -> int | None:
+        """What the shell is told when a signal ended the session: 128 and its number."""
+        if self._signal is not None:
+            return 128 + self._signal
+        return _INTERRUPTED if self.leave else None
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Take the signals over; give them back at the end."""
+        numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        # What whoever started us wants ignored (nohup: SIGHUP) stays ignored.
+        taken = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._handle) for number in taken}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            self._presses += 1
+            self.leave = self.leave or self._presses > 1
+        else:
+            self._signal = number
+            self.leave = True
+        self.stop = True
+        if self._at_prompt or self._presses > 2:
+            raise KeyboardInterrupt
+
+    def read(self, read: Callable[[], str]) -> str:
+        """Read a line; KeyboardInterrupt when a signal comes meanwhile. The line makes up for earlier Ctrl-C."""
+        self._at_prompt = True
+        try:
+            if self.leave:
+                raise KeyboardInterrupt
+            line = read()
+        finally:
+            self._at_prompt = False
+        self._presses, self.stop = 0, self.leave
+        return line
+
+
+def converse(
+    session: Session, interrupts: Interrupts, commands: Sequence[str] = (), *, alone: bool = False, debug: bool = False
+) -> int:
+    """Read commands and carry them out until the session is over; return the exit code.
+
+    Parameters
+    ----------
+    session : Session
+    interrupts : Interrupts
+        Those of the session; they must be watching.
+    commands : sequence of str
+        Carried out first.
+    alone : bool
+        Leave after them; else go on with standard input.
+    debug : bool
+        Let errors through with their traceback.
+
+    Returns
+    -------
+    int
+        0; 2 when a command failed and nobody sat at the terminal to see it, or when the end could not be saved;
+        128 and the number of the signal that ended the session.
+    """
+    person = not alone and sys.stdin.isatty()
+    given = list(commands)
+    failed = False
+
+    def read() -> str:
+        if given:
+            line = given.pop(0).strip()
+        elif person:
+            return input("> ")
+        else:
+            line = "" if alone else sys.stdin.readline()
+            if not line:
+                raise EOFError
+        say(f"> {line.strip()}")
+        return line
+
+    while not session.done:
+        given_here = bool(given)
+        try:
+            line = interrupts.read(read)
+        except EOFError:
+            if person:
+                say("")
+            break
+        except KeyboardInterrupt:
+            if person:
+                say("")
+            if interrupts.leave or not person:
+                break
+            say("Ctrl-C again, finish or Ctrl-D saves and leaves")
+            continue
+        if not line.strip():
+            continue
+        try:
+            session.execute(parse_command(line, session.network))
+        except MicronetError as error:
+            if debug:
+                raise
+            failed = True
+            say(f"error: {error}")
+            if not person and (alone or given_here):
+                break  # what follows was meant to build on it
+        except Exception as error:
+            if debug or not person:
+                raise
+            say(f"internal error ({type(error).__name__}: {error}); --debug shows where")
+        if interrupts.stop and (interrupts.leave or not person):
+            break
+    try:
+        session.close()
+    except MicronetError as error:
+        failed, person = True, False
+        say(f"error: {error}")
+    if interrupts.stop and not person and interrupts.exit_code is None:
+        return _INTERRUPTED
+    return interrupts.exit_code or (2 if failed and not person else 0)
+
+
+@contextlib.contextmanager
+def line_editing(session: Session, history: Path) -> Iterator[None]:
+    """Give the prompt editing, history and completion where readline is present and a person sits at it."""
+    try:
+        import readline
+    except ImportError:  # Windows: the console edits lines itself
+        yield
+        return
+    if not sys.stdin.isatty():
+        yield
+        return
+
+    def complete(text: str, state: int) -> str | None:
+        found = completions(session, readline.get_line_buffer()[: readline.get_begidx()], text)
+        return found[state] if state < len(found) else None
+
+    with contextlib.suppress(OSError):
+        readline.read_history_file(history)
+    readline.set_history_length(_LONGEST_HISTORY)
+    readline.set_completer_delims(" \t\n")
+    readline.set_completer(complete)
+    editline = "libedit" in (readline.__doc__ or "")
+    readline.parse_and_bind("bind ^I rl_complete" if editline else "tab: complete")
+    try:
+        yield
+    finally:
+        readline.set_completer(None)
+        with contextlib.suppress(MicronetError, OSError), atomic_path(history) as temporary:
+            readline.write_history_file(temporary)
+
+
+def completions(session: Session, before: str, text: str) -> list[str]:
+    """Return what may stand where `text` is being typed after `before`."""
+    words = before.split()
+    known = [verb for verb in forms(session.network) if verb != "train"]
+    if not words:
+        options = known
+    elif len(words) == 1:
+        options = {"load": session.versions(), "resume": session.runs(), "help": known}.get(words[0].lower(), [])
+    else:
+        options = []
+    return [f"{option} " for option in options if option.startswith(text)]
+
+
+def show_file(path: Path) -> None:
+    """Open a file with the viewer that the system has for it; without one, do nothing."""
+    if sys.platform == "win32":
+        os.startfile(path)
+        return
+    viewer = "open" if sys.platform == "darwin" else "xdg-open"
+    if shutil.which(viewer) and (viewer == "open" or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ):
+        subprocess.Popen(
+            [viewer, str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )

@@ -1,0 +1,353 @@
+"""What a training session keeps on disk: weights, the file that it resumes from, log, manifest and plot."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from micronet.checkpoint import load_session, save_session, save_state
+from micronet.curves import Curve, write_curves
+from micronet.errors import FileError, InputError
+from micronet.io.atomic import atomic_path
+from micronet.record import write_json
+
+__all__ = [
+    "LogRow",
+    "Places",
+    "Run",
+    "latest_session",
+    "session_path",
+    "sessions",
+    "set_aside",
+    "sweep",
+    "weights_named",
+]
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Places:
+    """The folders of a session; `trained` are searched for weights after `checkpoints`, in this order."""
+
+    checkpoints: Path = Path("checkpoints")
+    logs: Path = Path("logs")
+    predictions: Path = Path("predictions")
+    trained: tuple[Path, ...] = (Path("trained_models"),)
+
+    @property
+    def weights(self) -> tuple[Path, ...]:
+        """Where weights are looked for."""
+        return (self.checkpoints, *self.trained)
+
+
+class LogRow(NamedTuple):
+    """One line of the log; `kind` is ``"step"`` or ``"validation"``, the columns that do not apply are None."""
+
+    step: int
+    kind: str
+    volume: str | None
+    learning_rate: float | None
+    beta_squared: float
+    loss: float
+    precision: float
+    recall: float
+    f: float
+    best: int | None
+    seconds: float
+
+
+@dataclass
+class _Kept:
+    """Names of the automatic weight files that thinning spares."""
+
+    last: str | None = None
+    last_step: int | None = None
+    best: str | None = None
+    regular: list[str] = field(default_factory=list)
+
+
+class Run:
+    """The files of one run: one network trained from one start, however often it was interrupted.
+
+    The first run of a network in a folder is called ``u-net``, the next ones ``u-net-2``, ``u-net-3``.
+
+    - ``checkpoints/<network>_dice[b<β²>][-<number>]_<step>.pt``: weights; the last, the best and every
+      `keep_every`-th step's stay, the others go when newer ones are safe. ``b<β²>`` is there unless β² is 1.
+    - ``checkpoints/<run>.session``: all that resuming needs.
+    - ``logs/<run>.csv``, ``.json``, ``.png``: a line per step and validation, the manifest, the plot.
+
+    Parameters
+    ----------
+    network : str
+        ``"u-net"`` or ``"ur-net"``.
+    number : int
+        From 1.
+    places : Places
+    keep_every : int, optional
+        Keep the weights of every so many steps.
+    """
+
+    def __init__(self, network: str, number: int, places: Places, keep_every: int | None = None) -> None:
+        if keep_every is not None and keep_every < 1:
+            raise InputError(f"--keep-every must be at least 1, found {keep_every}")
+        self.network = network
+        self.number = number
+        self.places = places
+        self.keep_every = keep_every
+        self.suffix = "" if number == 1 else f"-{number}"
+        self.name = network + self.suffix
+        self.rows: list[LogRow] = []
+        self._kept = _Kept()
+        self._log_whole = False  # whether the CSV holds all rows, and nothing but them
+
+    @classmethod
+    def fresh(cls, network: str, places: Places, keep_every: int | None = None) -> Run:
+        """Return a run whose names no earlier one has used."""
+        used = {
+            int(found[1] or 1)
+            for folder in (places.checkpoints, places.logs)
+            for name in _names(folder)
+            if (found := _owner(network).fullmatch(name))
+        }
+        return cls(network, max(used, default=0) + 1, places, keep_every)
+
+    @classmethod
+    def reopen(cls, path: Path, places: Places, keep_every: int | None = None) -> tuple[Run, dict[str, Any]]:
+        """Read a session file; return its run, with the log as it was then, and what `keep` was given.
+
+        Nothing is written or removed yet. FileError when the file is damaged.
+        """
+        content = load_session(path)
+        try:
+            if content["format"] != _FORMAT:
+                raise FileError(f"'{path}' is of format {content['format']}, this micronet reads {_FORMAT}")
+            run = cls(str(content["network"]), int(content["number"]), places, keep_every)
+            run.rows = _parse(content["log"])
+            run._kept = _Kept(**content["kept"])
+            state = dict(content["state"])
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            raise FileError(f"'{path}' is not a session file of micronet, or is damaged") from error
+        return run, state
+
+    @property
+    def log_path(self) -> Path:
+        """The CSV."""
+        return self.places.logs / f"{self.name}.csv"
+
+    @property
+    def manifest_path(self) -> Path:
+        """The JSON."""
+        return self.places.logs / f"{self.name}.json"
+
+    @property
+    def plot_path(self) -> Path:
+        """The PNG."""
+        return self.places.logs / f"{self.name}.png"
+
+    def weights_path(self, step: int, beta_squared: float) -> Path:
+        """Return the automatic name of the weights after a step."""
+        # Without an exponent, whose minus sign could be taken for the run's number.
+        beta = "" if beta_squared == 1 else f"b{np.format_float_positional(beta_squared, trim='-')}"
+        return self.places.checkpoints / f"{self.network}_dice{beta}{self.suffix}_{step}.pt"
+
+    def log(self, row: LogRow) -> None:
+        """Append a row; FileError when the disk is full, and the next row then writes the whole log anew."""
+        self.rows.append(row)
+        if not self._log_whole:
+            self.write_log()
+            return
+        try:
+            with self.log_path.open("a", encoding="utf-8", newline="") as stream:
+                stream.write(_formatted([row]))
+        except OSError as error:
+            self._log_whole = False
+            raise FileError(f"cannot write '{self.log_path}': {error.strerror}") from error
+
+    def write_log(self) -> None:
+        """Write the CSV from the rows, whole or not at all; rows of another future (a lost interval) go."""
+        _make_folder(self.places.logs)
+        with atomic_path(self.log_path) as temporary:
+            temporary.write_text(_log_text(self.rows), encoding="utf-8", newline="")
+        self._log_whole = True
+
+    def keep_best(self, weights: Mapping[str, Tensor], step: int, beta_squared: float) -> None:
+        """Write the weights of the best validation so far."""
+        path = self.weights_path(step, beta_squared)
+        save_state(path, weights)
+        self._kept.best = path.name
+
+    def keep(self, weights: Mapping[str, Tensor], step: int, beta_squared: float, state: Mapping[str, Any]) -> None:
+        """Write the present weights and the session file, then remove the weights that they replace.
+
+        Killed anywhere in between, either the earlier session file or the new one is there, whole, with the
+        weights that it names.
+        """
+        path = self.weights_path(step, beta_squared)
+        if step != self._kept.last_step or not (self.places.checkpoints / str(self._kept.last)).is_file():
+            save_state(path, weights)
+            self._kept.last, self._kept.last_step = path.name, step
+        if self.is_regular(step) and path.name not in self._kept.regular:
+            self._kept.regular.append(path.name)
+        content = {
+            "format": _FORMAT,
+            "network": self.network,
+            "number": self.number,
+            "log": _log_text(self.rows),
+            "kept": asdict(self._kept),
+            "state": dict(state),
+        }
+        save_session(session_path(self.places, self.name), content)
+        self._thin()
+
+    def is_regular(self, step: int) -> bool:
+        """Whether `keep_every` wants the weights after this step."""
+        return self.keep_every is not None and step > 0 and step % self.keep_every == 0
+
+    def _thin(self) -> None:
+        spared = {self._kept.last, self._kept.best, *self._kept.regular}
+        for name in _names(self.places.checkpoints):
+            found = _AUTOMATIC.fullmatch(name)
+            if found and found[1] == self.network and int(found[2] or 1) == self.number and name not in spared:
+                with contextlib.suppress(OSError):  # it goes the next time
+                    (self.places.checkpoints / name).unlink()
+
+    def write_manifest(self, record: Mapping[str, Any]) -> None:
+        """Write the JSON manifest."""
+        _make_folder(self.places.logs)
+        write_json(self.manifest_path, {"run": self.name, **record})
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Read the JSON manifest; FileError when that cannot be done."""
+        try:
+            content = json.loads(self.manifest_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise FileError(f"cannot read '{self.manifest_path}'") from error
+        if not isinstance(content, dict):
+            raise FileError(f"'{self.manifest_path}' is no manifest")
+        return content
+
+    def write_plot(self) -> None:
+        """Write the plot of all rows."""
+        training: dict[str, Curve] = {}
+        validation = Curve()
+        for row in self.rows:
+            curve = validation if row.kind == "validation" else training.setdefault(str(row.volume), Curve())
+            curve.add(row.step, row.f, row.loss)
+        _make_folder(self.places.logs)
+        write_curves(self.plot_path, dict(sorted(training.items())), validation, title=self.name)
+
+
+# Files of a run, with its number: weights, session, logs.
+_AUTOMATIC = re.compile(r"(ur?-net)_dice(?:b[0-9.]+)?(?:-([0-9]+))?_[0-9]+\.pt")
+
+
+def _owner(network: str) -> re.Pattern[str]:
+    return re.compile(rf"{network}(?:_dice(?:b[0-9.]+)?)?(?:-([0-9]+))?(?:_[0-9]+\.pt|\.session|\.csv|\.json|\.png)")
+
+
+def session_path(places: Places, run: str) -> Path:
+    """Return where the session file of a run lies."""
+    return places.checkpoints / f"{run}.session"
+
+
+def sessions(network: str, places: Places) -> list[Path]:
+    """Return the session files of a network, the one that was written last at the end."""
+    ours = re.compile(rf"{network}(-[0-9]+)?\.session")
+    found = [places.checkpoints / name for name in _names(places.checkpoints) if ours.fullmatch(name)]
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+
+
+def latest_session(network: str, places: Places) -> Path:
+    """Return the session file of a network that was written last; FileError when there is none."""
+    found = sessions(network, places)
+    if not found:
+        raise FileError(f"there is no earlier session of {network} in '{places.checkpoints}'")
+    return found[-1]
+
+
+def weights_named(network: str, places: Places) -> dict[str, Path]:
+    """Return the weights of a network by version: what stands between its name and ``.pt``."""
+    found: dict[str, Path] = {}
+    for folder in places.weights:
+        for name in _names(folder):
+            if name.startswith(f"{network}_") and name.endswith(".pt"):
+                found.setdefault(name.removeprefix(f"{network}_").removesuffix(".pt"), folder / name)
+    return found
+
+
+def sweep(network: str, places: Places) -> None:
+    """Remove the half-written files that a killed session left; only for the holder of the lock."""
+    temporary = re.compile(rf"\.[0-9a-f]{{8}}\.tmp\.{network}[-_.].*")
+    for folder in (places.checkpoints, places.logs):
+        for name in _names(folder):
+            if temporary.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    (folder / name).unlink()
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename a file that is about to be replaced to ``<stem>.<number><suffix>``; return its new path, if any."""
+    if not path.is_file():
+        return None
+    number = 1
+    while (aside := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
+        number += 1
+    try:
+        path.rename(aside)
+    except OSError as error:
+        raise FileError(f"cannot rename '{path}': {error.strerror}") from error
+    return aside
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot make the folder '{folder}': {error.strerror}") from error
+
+
+def _formatted(rows: Iterable[Sequence[object]]) -> str:
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(rows)
+    return stream.getvalue()
+
+
+def _log_text(rows: Sequence[LogRow]) -> str:
+    return _formatted([LogRow._fields]) + _formatted(rows)
+
+
+def _parse(text: str) -> list[LogRow]:
+    lines = csv.reader(io.StringIO(text))
+    if tuple(next(lines, ())) != LogRow._fields:
+        raise ValueError("not a log")
+    return [
+        LogRow(
+            int(step),
+            kind,
+            volume if kind == "step" else None,
+            float(rate) if rate else None,
+            float(beta_squared),
+            float(loss),
+            float(precision),
+            float(recall),
+            float(f),
+            int(best) if best else None,
+            float(seconds),
+        )
+        for step, kind, volume, rate, beta_squared, loss, precision, recall, f, best, seconds in lines
+    ]

@@ -1,0 +1,537 @@
+"""A training session: what each command does, and what it leaves on disk."""
+
+import csv
+import json
+import resource
+from dataclasses import replace
+
+import nrrd
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from tiny_training import SHAPE, Y_CROP, write_dataset
+
+from micronet import MicroNet, MicroRNet, load_model
+from micronet.checkpoint import load_session, load_state, save_session, save_state
+from micronet.commands import parse_command
+from micronet.dataset import load_split, read_dataset
+from micronet.errors import FileError, InputError
+from micronet.keeper import Settings, Wishes
+from micronet.models import bootstrap
+from micronet.runfolder import Places
+from micronet.session import Session
+from micronet.training import RECIPES, Trainer
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    dataset = read_dataset(write_dataset(tmp_path_factory.mktemp("data"), caution="not independent"))
+    return dataset, load_split(dataset)
+
+
+class Desk:
+    """A session, and what it said."""
+
+    def __init__(self, data, folder, network, recipe="default", wishes=None, validate_every=4, **how):
+        dataset, samples = data
+        self.said = []
+        self.bars = []
+        settings = Settings(str(dataset.path), recipe, 5, 2, validate_every, 1)
+        torch.manual_seed(settings.seed)
+        chosen = replace(RECIPES[recipe], validate_every=validate_every, **how.pop("changes", {}))
+        trainer = Trainer(network(), samples["train"], samples["validation"], chosen, 9, settings.iterations)
+        self.session = Session(
+            trainer,
+            dataset,
+            samples,
+            Places(folder / "checkpoints", folder / "logs", folder / "predictions", (folder / "trained_models",)),
+            settings,
+            say=self.said.append,
+            progress=self.bar,
+            wishes=wishes,
+            **how,
+        )
+        self.trainer = trainer
+
+    def bar(self, total):
+        self.bars.append(Bar(total))
+        return self.bars[-1]
+
+    def type(self, *lines):
+        """Carry out lines; return what was said meanwhile."""
+        before = len(self.said)
+        for line in lines:
+            self.session.execute(parse_command(line, self.session.network))
+        return "\n".join(self.said[before:])
+
+
+class Bar:
+    def __init__(self, total):
+        self.total, self.texts, self.closed = total, [], False
+
+    def update(self, text):
+        self.texts.append(text)
+
+    def close(self):
+        self.closed = True
+
+
+class StopAfter(Wishes):
+    """Presses Ctrl-C once, when a number of questions have been asked."""
+
+    def __init__(self, questions):
+        self.questions = questions
+
+    @property
+    def stop(self):
+        self.questions -= 1
+        return self.questions < 0
+
+
+@pytest.fixture
+def desk(data, tmp_path):
+    torch.set_num_threads(1)
+    return lambda network=MicroNet, **how: Desk(data, tmp_path, network, **how)
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def rows(folder, run="u-net"):
+    with (folder / "logs" / f"{run}.csv").open(encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def manifest(folder, run="u-net"):
+    return json.loads((folder / "logs" / f"{run}.json").read_text(encoding="utf-8"))
+
+
+def untimed(found):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in found]
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_training_leaves_weights_session_log_manifest_and_plot(desk, tmp_path):
+    d = desk()
+    said = d.type("4")
+
+    assert "8 steps in" in said
+    assert "now at step 8; over the last 2: loss 0." in said
+    assert said.count("validation F") == 2
+    assert "best so far" in said
+    assert [bar.total for bar in d.bars] == [8]
+    assert d.bars[0].closed
+    assert len(d.bars[0].texts) == 8
+    for word in ("loss", "prec", "rec", "F", "rate"):
+        assert word in d.bars[0].texts[0]
+    best = d.trainer.best_step
+    assert files(tmp_path / "checkpoints") == ["u-net.session", f"u-net_dice_{best}.pt", "u-net_dice_8.pt"]
+    assert files(tmp_path / "logs") == ["u-net.csv", "u-net.json", "u-net.png"]
+    assert same(load_state(tmp_path / "checkpoints" / "u-net_dice_8.pt"), d.trainer.model.state_dict())
+    assert same(load_state(tmp_path / "checkpoints" / f"u-net_dice_{best}.pt"), d.trainer.best_state)
+    assert (tmp_path / "logs" / "u-net.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_log_has_a_line_for_each_step_and_each_validation(desk, tmp_path):
+    d = desk()
+    d.type("rp 0.5", "4")
+    found = rows(tmp_path)
+
+    assert [(row["kind"], int(row["step"])) for row in found] == [
+        ("step", 0), ("step", 1), ("step", 2), ("validation", 3), ("step", 3),
+        ("step", 4), ("step", 5), ("step", 6), ("validation", 7), ("step", 7),
+    ]  # fmt: skip
+    assert {row["volume"] for row in found if row["kind"] == "step"} == {"train_0", "train_1"}
+    assert float(found[0]["learning_rate"]) == 1e-4
+    assert {row["beta_squared"] for row in found} == {"0.5"}
+    assert found[3]["best"] == "1"
+    for row in found:
+        assert 0 <= float(row["f"]) <= 1
+        assert float(row["loss"]) > 0
+
+
+def test_the_manifest_tells_data_versions_seed_recipe_and_what_was_typed(desk, tmp_path, data):
+    d = desk()
+    d.type("lr 0.001", "1", "save mine")
+    with pytest.raises(FileError, match="no weights u-net_nothing"):
+        d.type("load nothing")
+    found = manifest(tmp_path)
+
+    assert found["run"] == "u-net"
+    assert set(found["dataset"]["volumes"]) == {
+        "train/train_0",
+        "train/train_1",
+        "validation/validation_0",
+        "test/test_0",
+    }
+    assert len(found["dataset"]["volumes"]["train/train_0"]["image"]) == 64
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["seed"] == {"torch": 5, "numpy": 9}
+    assert found["recipe"]["name"] == "default"
+    assert found["threads"] == 1
+    typed = [(entry["command"], entry["step"], entry["outcome"]) for entry in found["commands"]]
+    assert typed[:3] == [("lr 0.001", 0, "done"), ("1", 0, "done"), ("save mine", 2, "done")]
+    assert typed[3][2].startswith("failed: no weights")
+    assert found["commands"][1]["ended at step"] == 2
+
+
+def test_nothing_is_written_before_there_is_something_to_keep(desk, tmp_path):
+    d = desk()
+    d.type("help", "status", "lr 0.001", "rp 2", "threshold 0.4", "log")
+    d.session.close()
+    assert list(tmp_path.iterdir()) == []
+    assert (d.trainer.fixed_rate, d.trainer.beta_squared, d.trainer.threshold) == (0.001, 2.0, 0.4)
+    assert d.type("lr 0") == "learning rate 0.0001 (schedule)"
+    assert d.trainer.fixed_rate is None
+
+
+@pytest.mark.parametrize("network", [MicroNet, MicroRNet])
+@pytest.mark.parametrize("recipe", ["default", "published"])
+def test_a_resumed_session_ends_with_the_same_bits_as_one_that_never_stopped(data, tmp_path, network, recipe):
+    torch.set_num_threads(1)
+    command = "6" if network is MicroNet else "3 2"
+    whole = Desk(data, tmp_path / "whole", network, recipe)
+    whole.type(command)
+
+    stopped = Desk(data, tmp_path / "stopped", network, recipe, wishes=StopAfter(5))
+    said = stopped.type(command)
+    assert "resume does the 7 steps that are left" in said
+    del stopped  # as if killed: nothing but the files is left
+    again = Desk(data, tmp_path / "stopped", network, recipe)
+    assert "was interrupted in" in again.session.greeting()
+    said = again.type("resume")
+
+    assert f"going on with '{command}': 7 steps left" in said
+    assert same(whole.trainer.model.state_dict(), again.trainer.model.state_dict())
+    assert same(whole.trainer.best_state, again.trainer.best_state)
+    name = network.name
+    assert files(tmp_path / "whole" / "checkpoints") == files(tmp_path / "stopped" / "checkpoints")
+    assert untimed(rows(tmp_path / "whole", name)) == untimed(rows(tmp_path / "stopped", name))
+    assert [entry["command"] for entry in manifest(tmp_path / "stopped", name)["commands"]] == [command, "resume"]
+
+
+def test_an_interrupted_command_goes_on_in_the_same_session_with_what_was_set_since(desk, tmp_path):
+    d = desk(wishes=StopAfter(3))
+    d.type("3")
+    d.session.wishes.questions = 1000
+    assert "4 steps left of '3'" in d.type("status") or "3 steps left of '3'" in d.type("status")
+    d.type("rp 0.5", "resume")
+    assert d.trainer.step == 6
+    assert [row["beta_squared"] for row in rows(tmp_path) if row["kind"] == "step"][-1] == "0.5"
+    assert "u-net_diceb0.5_6.pt" in files(tmp_path / "checkpoints")
+
+
+def test_a_later_session_meets_no_earlier_name(desk, tmp_path):
+    desk().type("1")
+    first = {path: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()}
+    second = desk()
+    assert "u-net was done with its last command (step 2)" in second.session.greeting()
+    second.type("1")
+
+    for path, content in first.items():
+        assert path.read_bytes() == content
+    assert files(tmp_path / "checkpoints") == [
+        "u-net-2.session", "u-net.session", "u-net_dice-2_2.pt", "u-net_dice_2.pt",
+    ]  # fmt: skip
+    assert files(tmp_path / "logs") == [f"u-net{n}.{kind}" for n in ("-2", "") for kind in ("csv", "json", "png")]
+
+
+def test_an_older_run_can_be_resumed_by_name(desk):
+    desk().type("1")
+    desk().type("2")
+    third = desk()
+    assert third.session.runs() == ["u-net", "u-net-2"]
+    assert "resumed u-net at step 2" in third.type("resume u-net")
+    assert third.session.run.name == "u-net"
+    with pytest.raises(FileError, match="no session file"):
+        third.type("resume u-net-7")
+
+
+def test_save_never_loses_what_had_the_name(desk, tmp_path):
+    d = desk()
+    said = d.type("save mine", "save mine")
+    assert "is now" not in said  # the same weights
+    d.type("1")
+    assert "what had that name is now" in d.type("save mine")
+    assert {"u-net_mine.pt", "u-net_mine.1.pt"} <= set(files(tmp_path / "checkpoints"))
+    assert same(load_state(tmp_path / "checkpoints" / "u-net_mine.pt"), d.trainer.model.state_dict())
+
+
+def test_load_takes_checkpoints_before_trained_models_and_starts_the_schedule_afresh(desk, tmp_path):
+    torch.manual_seed(77)
+    ours, theirs = MicroNet().state_dict(), MicroNet().state_dict()
+    save_state(tmp_path / "trained_models" / "u-net_1600.pt", theirs)
+    d = desk()
+    d.type("1")
+    assert "optimiser, schedule and best validation start afresh" in d.type("load 1600")
+    assert same(d.trainer.model.state_dict(), theirs)
+    assert d.trainer.step == 0
+    save_state(tmp_path / "checkpoints" / "u-net_1600.pt", ours)
+    d.type("load 1600")
+    assert same(d.trainer.model.state_dict(), ours)
+    d.type(f"load {tmp_path / 'trained_models' / 'u-net_1600.pt'}")
+    assert same(d.trainer.model.state_dict(), theirs)
+    assert d.session.versions()[:2] == ["best", "last"]
+    assert "1600" in d.session.versions()
+
+    d.type("1")  # steps count from 0 again, so this is another run
+    assert d.session.run.name == "u-net-2"
+    assert "u-net_dice_2.pt" in files(tmp_path / "checkpoints")
+    assert "u-net_dice-2_2.pt" in files(tmp_path / "checkpoints")
+    start = manifest(tmp_path, "u-net-2")["start"]
+    assert start["weights"].endswith("trained_models/u-net_1600.pt")
+    assert len(start["sha256"]) == 64
+
+
+def test_load_refuses_the_other_network_and_files_that_hold_none(desk, tmp_path):
+    save_state(tmp_path / "checkpoints" / "u-net_wrong.pt", MicroRNet().state_dict())
+    (tmp_path / "checkpoints" / "u-net_torn.pt").write_bytes(b"torn")
+    d = desk()
+    with pytest.raises(FileError, match=r"u-net_wrong.pt holds a ur-net, this session trains a u-net"):
+        d.type("load wrong")
+    with pytest.raises(FileError, match="is not a weight file that PyTorch can read"):
+        d.type("load torn")
+    with pytest.raises(FileError, match=r"no weights u-net_best2.pt in .*; give load V, V one of: torn, wrong"):
+        d.type("load best2")
+    with pytest.raises(FileError, match="there is no earlier session of u-net"):
+        d.type("load last")
+
+
+def test_load_best_and_last_also_reach_into_the_session_before(desk):
+    first = desk()
+    first.type("4")
+    best, last = first.trainer.best_state, first.trainer.model.state_dict()
+    second = desk()
+    assert "loaded the last of u-net, step 8" in second.type("load last")
+    assert same(second.trainer.model.state_dict(), last)
+    assert "loaded the best of u-net, step" in second.type("load best")
+    assert same(second.trainer.model.state_dict(), best)
+    first.type("load best")
+    assert same(first.trainer.model.state_dict(), best)
+
+
+def test_bootstrap_gives_the_micrornet_of_these_weights(desk, tmp_path):
+    d = desk()
+    d.type("1", "bootstrap")
+    path = tmp_path / "checkpoints" / "ur-net_bootstrap.pt"
+    assert same(load_state(path), bootstrap(d.trainer.model.state_dict()))
+
+    other = desk(MicroRNet)
+    other.type("load bootstrap")
+    assert isinstance(load_model(path), MicroRNet)
+    assert same(other.trainer.model.state_dict(), load_state(path))
+
+
+@pytest.mark.parametrize(("network", "suffix"), [(MicroNet, ""), (MicroRNet, "_2")])
+def test_val_and_test_write_prediction_segmentation_and_preview_on_the_grid_of_the_input(
+    desk, tmp_path, data, network, suffix
+):
+    d = desk(network)
+    d.type("threshold 0.4", "1")
+    said = d.type("val", "test")
+    for volume in ("validation_0", "test_0"):
+        stem = f"{network.name}_2_{volume}{suffix}"
+        assert {f"{stem}.nrrd", f"{stem}.seg.nrrd", f"{stem}_preview.png"} <= set(files(tmp_path / "predictions"))
+    assert "caution: not independent" in said
+    sample = data[1]["test"][0]
+    expected = np.rint(255 * d.trainer.predict(sample)).astype(np.uint8)
+    source = sitk.ReadImage(str(sample.entry.image))
+    stem = str(tmp_path / "predictions" / f"{network.name}_2_test_0{suffix}")
+    found = sitk.ReadImage(f"{stem}.nrrd")
+    assert (found.GetSpacing(), found.GetOrigin(), found.GetSize()) == (
+        source.GetSpacing(),
+        source.GetOrigin(),
+        SHAPE[::-1],
+    )
+    array = sitk.GetArrayFromImage(found)
+    assert np.array_equal(array[:, :Y_CROP], expected)
+    assert not array[:, Y_CROP:].any()
+    mask, _ = nrrd.read(f"{stem}.seg.nrrd", index_order="C")
+    assert np.array_equal(mask[:, :Y_CROP] > 0, d.trainer.predict(sample) > 0.4)
+    assert f"F {2 * _dice(mask[:, :Y_CROP] > 0, sample.mask):.4f}" in said
+    assert [bar.total for bar in d.bars[1:]] == [2, 2] if suffix else [1, 1]
+
+
+def _dice(one, other):
+    return np.count_nonzero(one & other) / (np.count_nonzero(one) + np.count_nonzero(other))
+
+
+def test_a_split_without_volumes_is_told(tmp_path):
+    dataset = read_dataset(write_dataset(tmp_path / "data", train=1, validation=0, test=0))
+    d = Desk((dataset, load_split(dataset)), tmp_path, MicroNet)
+    with pytest.raises(InputError, match=r"tiny.toml' lists no validation volume"):
+        d.type("val")
+    assert "validation" not in d.type("5")  # no validation, and the session is kept all the same
+    assert "u-net_dice_5.pt" in files(tmp_path / "checkpoints")
+
+
+def test_a_stalled_training_ends_early_and_names_the_way_to_the_best_weights(desk):
+    d = desk(changes={"patience": 2})
+    said = d.type("lr 0", "threshold 0.999", "40")  # nothing is ever found, so no validation is better than the first
+    assert d.trainer.step == 12
+    assert "stopped early, 68 steps before the end: no better validation in the last 2; load best takes" in said
+    assert d.trainer.plan.done
+    d.type("40")  # a person who insists gets the whole patience again
+    assert d.trainer.step == 24
+
+
+def test_a_diverged_training_is_not_kept(desk, tmp_path):
+    d = desk()
+    d.type("2")
+    good = d.trainer.model.state_dict()["up0.4.bias"].clone()
+    with torch.no_grad():
+        d.trainer.model.up0[4].bias.fill_(float("nan"))
+    with pytest.raises(InputError, match=r"training diverged at step .* load last takes the last good weights"):
+        d.type("3")
+    with pytest.raises(InputError, match="load last takes the last good ones"):
+        d.type("save broken")
+    with pytest.raises(InputError, match="load last takes the last good ones"):
+        d.type("1")
+    assert "training went wrong" in d.type("status")
+    d.session.close()
+    d.type("load last")
+    assert torch.equal(d.trainer.model.state_dict()["up0.4.bias"], good)
+    d.type("1")
+
+
+def test_every_nth_step_is_kept_on_demand(desk, tmp_path):
+    d = desk(keep_every=3)
+    d.type("5")
+    assert {"u-net_dice_3.pt", "u-net_dice_6.pt", "u-net_dice_9.pt", "u-net_dice_10.pt"} <= set(
+        files(tmp_path / "checkpoints")
+    )
+
+
+def test_other_settings_are_refused_and_name_the_way_out(desk, tmp_path, data):
+    desk().type("1")
+    with pytest.raises(
+        InputError, match="the saved session has validate-every 4, this one 5; start the script with --resume"
+    ):
+        desk(validate_every=5).type("resume")
+    with pytest.raises(InputError, match="the saved session has recipe default, this one published"):
+        desk(recipe="published").type("resume")
+
+
+def test_changed_data_threads_and_a_lost_manifest_are_noted_on_resume(desk, tmp_path, data):
+    desk().type("1")
+    path = tmp_path / "logs" / "u-net.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["dataset"]["volumes"]["train/train_1"]["image"] = "0" * 64
+    path.write_text(json.dumps(content), encoding="utf-8")
+    session = tmp_path / "checkpoints" / "u-net.session"
+    saved = load_session(session)
+    saved["state"]["settings"]["threads"] = 64
+    save_session(session, saved)
+    said = desk().type("resume")
+    assert "not what the run was trained on before: train/train_1" in said
+    assert "it ran with 64 threads, this session has 1" in said
+
+    path.write_text("[1]", encoding="utf-8")
+    assert "the manifest starts anew" in desk().type("resume")
+    assert manifest(tmp_path)["commands"][0]["command"] == "resume"
+
+
+def test_a_damaged_trainer_state_is_told_and_not_kept(desk, tmp_path):
+    desk().type("1")
+    path = tmp_path / "checkpoints" / "u-net.session"
+    content = load_session(path)
+    del content["state"]["trainer"]["optimizer"]
+    save_session(path, content)
+    before = path.read_bytes()
+    d = desk()
+    with pytest.raises(FileError, match=r"u-net.session' is damaged"):
+        d.type("resume")
+    d.session.close()
+    assert path.read_bytes() == before
+
+
+def test_log_plot_help_and_status_answer(desk, tmp_path):
+    d = desk()
+    with pytest.raises(InputError, match="nothing to plot"):
+        d.type("plot")
+    assert "nothing has been trained" in d.type("log")
+    d.type("2")
+    said = d.type("log")
+    assert said.splitlines()[0].startswith("train_0     step")
+    assert said.splitlines()[2].startswith("validation  step      3")
+    assert "u-net.csv" in said
+    assert "wrote" in d.type("plot")
+    assert d.type("help rp").startswith("rp X  set β² of the loss")
+    assert d.type("help 5").startswith("N  train N epochs")
+    assert len(d.type("help").splitlines()) == 16
+    said = d.type("status")
+    for part in ("step 4", "rate 0.0001", "β² 1", "threshold 0.5", "best validation: F 0.", "1 test"):
+        assert part in said
+
+
+def test_the_plot_is_shown_and_scalars_are_written_only_on_demand(desk, tmp_path):
+    shown, points = [], []
+
+    class Writer:
+        def add_scalar(self, tag, value, step):
+            points.append((tag, step))
+
+        def close(self):
+            points.append("closed")
+
+    d = desk(show=shown.append, scalars=lambda folder, step: (points.append((folder.name, step)), Writer())[1])
+    d.type("2")
+    d.session.close()
+    assert shown == [tmp_path / "logs" / "u-net.png"]
+    assert points[0] == ("u-net", 0)
+    assert ("train/loss", 0) in points
+    assert ("validation/f", 3) in points
+    assert points[-1] == "closed"
+
+
+@pytest.fixture
+def full_disk():
+    """A limit on the size of files: past it, writing fails as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+
+    yield fill
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_stops_training_and_leaves_the_last_good_files(desk, tmp_path, full_disk):
+    d = desk()
+    d.type("2")
+    kept = {path: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()}
+    full_disk(30_000)
+    with pytest.raises(FileError, match="cannot write"):
+        d.type("4")
+    full_disk(resource.RLIM_INFINITY)
+
+    assert {path: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()} == kept
+    d.type("resume")
+    assert d.trainer.step == 12
+
+
+def test_a_disk_that_fills_up_during_training_stops_it_between_two_steps(desk, tmp_path, full_disk):
+    class FillDisk(Wishes):
+        questions = 0
+
+        @property
+        def stop(self):
+            self.questions += 1
+            if self.questions == 3:
+                full_disk((tmp_path / "logs" / "u-net.csv").stat().st_size + 150)
+            return False
+
+    d = desk(wishes=FillDisk(), validate_every=100)
+    with pytest.raises(FileError, match=r"u-net.csv.*training stopped at step 4, .* make room, then resume goes on"):
+        d.type("4")
+    full_disk(resource.RLIM_INFINITY)
+
+    assert load_session(tmp_path / "checkpoints" / "u-net.session")["state"]["trainer"]["step"] == 0
+    d.type("resume")
+    assert d.trainer.step == 8
+    assert [int(row["step"]) for row in rows(tmp_path)] == list(range(8))

@@ -1,0 +1,32 @@
+"""Train µ-Net at a prompt that loses nothing.
+
+python train_micronet.py                                     # a prompt; help lists its commands
+python train_micronet.py --run "123; val; finish"            # without one, with the published number of epochs
+python train_micronet.py --dataset mine.toml                 # on your own volumes: see datasets/README.md
+python train_micronet.py --resume                            # go on with what was interrupted
+"""
+
+import argparse
+from pathlib import Path
+
+from micronet.console import run
+from micronet.launch import add_training_options, train
+from micronet.models import MicroNet
+
+ROOT = Path(__file__).resolve().parent
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run a session."""
+    return train(MicroNet, arguments, ROOT)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    p = argparse.ArgumentParser(description="Train µ-Net; without --run, commands are typed or piped in.")
+    add_training_options(p)
+    return p
+
+
+if __name__ == "__main__":
+    run(build_parser(), main)

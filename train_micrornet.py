@@ -1,0 +1,32 @@
+"""Train µr-Net at a prompt that loses nothing.
+
+python train_micrornet.py                                    # a prompt: load bootstrap, then 159 4
+python train_micrornet.py --run "load bootstrap; 159 4; rp 0.5; 23 4; test; finish"    # as published
+python train_micrornet.py --dataset mine.toml                # on your own volumes: see datasets/README.md
+python train_micrornet.py --resume                           # go on with what was interrupted
+"""
+
+import argparse
+from pathlib import Path
+
+from micronet.console import run
+from micronet.launch import add_training_options, train
+from micronet.models import MicroRNet
+
+ROOT = Path(__file__).resolve().parent
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run a session."""
+    return train(MicroRNet, arguments, ROOT)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    p = argparse.ArgumentParser(description="Train µr-Net; without --run, commands are typed or piped in.")
+    add_training_options(p)
+    return p
+
+
+if __name__ == "__main__":
+    run(build_parser(), main)
