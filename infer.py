@@ -11,13 +11,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from micronet import engine
 from micronet.checkpoint import find_weights
 from micronet.console import (
     add_common_options,
     device_option,
     inputs_from,
     run,
+    set_engine,
     set_threads,
     shape_option,
     spacing_option,
@@ -42,12 +42,12 @@ def main(arguments: argparse.Namespace) -> int:
     check_stems(paths)
     job = Job(**{name: getattr(arguments, name) for name in Job.__dataclass_fields__})
     threads = set_threads(arguments.threads)
-    engine.choose(arguments.engine)
+    computes = set_engine(arguments.engine, device=arguments.device)
     weights = Weights.load(
         find_weights(arguments.model, [Path("checkpoints"), Path("trained_models"), ROOT / "trained_models"]),
         arguments.device,
     )
-    print(f"weights {weights.path} ({weights.model.name}), {arguments.device}, {threads} threads")
+    print(f"weights {weights.path} ({weights.model.name}); {computes}, {arguments.device}, {threads} threads")
 
     outcomes = []
     for number, path in enumerate(paths, 1):

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
+from tqdm import tqdm
 
+from micronet import engine
 from micronet.errors import FileError, InputError, MicronetError
 from micronet.io import VOLUME_SUFFIXES, is_volume_path
 from micronet.kernels.threads import physical_cores
@@ -22,6 +24,7 @@ __all__ = [
     "device_option",
     "inputs_from",
     "run",
+    "set_engine",
     "set_threads",
     "shape_option",
     "spacing_option",
@@ -110,6 +113,25 @@ def set_threads(threads: int | None) -> int:
     number = threads or physical_cores()
     torch.set_num_threads(number)
     return number
+
+
+def set_engine(choice: engine.Engine, *, training: bool = False, device: str = "cpu") -> str:
+    """Choose who computes, compile it if this is its first use here, and return its name for the person.
+
+    What is compiled is kept for the next time; a line and a bar say so while it happens.
+    """
+    engine.choose(choice)
+    if choice == "torch" or device != "cpu" or not engine.available():
+        return "PyTorch"
+    if not engine.is_ready(training):
+        sys.stderr.write("compiling the engine for this machine, once; this takes about half a minute\n")
+        with tqdm(total=100, leave=False, disable=None, unit="%", bar_format="{l_bar}{bar}| {elapsed}") as bar:
+
+            def progress(fraction: float) -> None:
+                bar.update(round(100 * fraction) - bar.n)
+
+            engine.make_ready(training, progress)
+    return "numba engine"
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from micronet.errors import InputError
 
-__all__ = ["Engine", "available", "choose", "forward", "refiner", "serves"]
+__all__ = ["Engine", "available", "choose", "forward", "is_ready", "make_ready", "refiner", "serves"]
 
 Engine = Literal["auto", "numba", "torch"]
 
@@ -41,6 +41,22 @@ def choose(engine: Engine) -> None:
     if engine == "numba" and not available():
         raise InputError("the numba engine needs numba; install it, or use --engine auto")
     _choice["engine"] = engine
+
+
+def is_ready(training: bool = False) -> bool:
+    """Return whether nothing has to be compiled before the first pass (and step, with `training`) on this machine."""
+    if _choice["engine"] == "torch" or not available():
+        return True
+    from micronet.kernels.warm import is_compiled
+
+    return is_compiled(training)
+
+
+def make_ready(training: bool, progress: Callable[[float], None]) -> None:
+    """Compile what is needed, once for this machine and version; `progress` gets the fraction done, 0 to 1."""
+    from micronet.kernels.warm import warm_up
+
+    warm_up(training, progress)
 
 
 def serves(x: Tensor, parameters: Mapping[str, Tensor]) -> bool:

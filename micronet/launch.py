@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from micronet.commands import parse_command
-from micronet.console import add_common_options, set_threads
+from micronet.console import add_common_options, set_engine, set_threads
 from micronet.dataset import load_split, read_dataset
 from micronet.errors import FileError, InputError
 from micronet.keeper import Scalars, Settings
@@ -74,6 +74,7 @@ def train(network: type[MicroNet] | type[MicroRNet], arguments: argparse.Namespa
         settings, why = _settings(arguments, network.name, places, root)
         dataset = read_dataset(settings.dataset)
         samples = load_split(dataset)
+        computes = set_engine(arguments.engine, training=True)
         torch.manual_seed(settings.seed)
         trainer = Trainer(
             network(),
@@ -99,7 +100,7 @@ def train(network: type[MicroNet] | type[MicroRNet], arguments: argparse.Namespa
         )
         counts = ", ".join(f"{len(found)} {split}" for split, found in samples.items())
         say(f"data set {settings.dataset}{why}: {counts} volumes")
-        say(f"{network.name}, recipe {settings.recipe}, seed {settings.seed}, {settings.threads} threads")
+        say(f"{network.name}, recipe {settings.recipe}, seed {settings.seed}; {computes}, {settings.threads} threads")
         if arguments.resume:
             commands.insert(0, "resume")
         elif greeting := session.greeting():

@@ -317,7 +317,8 @@ def test_without_input_the_demo_is_segmented_and_scored(root, folder):
     assert str(folder / "predictions") in ran.stdout
 
 
-def test_real_light_sheet_and_ct_volumes(shared, folder, weights, capsys):
+def test_real_light_sheet_and_ct_volumes_with_published_weights(shared, folder, capsys):
+    weights = shared / "data" / "yolk_sac" / "trained_models" / "ur-net_b0.5_1200.pt"
     source = shared / "data" / "lightsheet" / "brain_vessels.tif"
     code, _out, err = call(infer, source, "--model", weights, "--iterations", 1, "--spacing", "5,2,2", capsys=capsys)
     assert code == 0, err
