@@ -15,7 +15,7 @@ from micronet import __version__
 from micronet.errors import FileError
 from micronet.io.atomic import atomic_path
 
-__all__ = ["sha256_of", "versions", "write_json"]
+__all__ = ["make_folder", "sha256_of", "versions", "write_json"]
 
 
 def sha256_of(path: Path) -> str:
@@ -25,6 +25,14 @@ def sha256_of(path: Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise FileError(f"cannot read '{path}': {error.strerror}") from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for output, with those above it; FileError when that is not possible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot make the folder '{path}': {error.strerror}") from error
 
 
 def versions() -> dict[str, str]:

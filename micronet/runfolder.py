@@ -19,7 +19,7 @@ from micronet.checkpoint import load_session, save_session, save_state
 from micronet.curves import Curve, write_curves
 from micronet.errors import FileError, InputError
 from micronet.io.atomic import atomic_path
-from micronet.record import write_json
+from micronet.record import make_folder, write_json
 
 __all__ = [
     "LogRow",
@@ -176,7 +176,7 @@ class Run:
 
     def write_log(self) -> None:
         """Write the CSV from the rows, whole or not at all; rows of another future (a lost interval) go."""
-        _make_folder(self.places.logs)
+        make_folder(self.places.logs)
         with atomic_path(self.log_path) as temporary:
             temporary.write_text(_log_text(self.rows), encoding="utf-8", newline="")
         self._log_whole = True
@@ -224,7 +224,7 @@ class Run:
 
     def write_manifest(self, record: Mapping[str, Any]) -> None:
         """Write the JSON manifest."""
-        _make_folder(self.places.logs)
+        make_folder(self.places.logs)
         write_json(self.manifest_path, {"run": self.name, **record})
 
     def read_manifest(self) -> dict[str, Any]:
@@ -244,7 +244,7 @@ class Run:
         for row in self.rows:
             curve = validation if row.kind == "validation" else training.setdefault(str(row.volume), Curve())
             curve.add(row.step, row.f, row.loss)
-        _make_folder(self.places.logs)
+        make_folder(self.places.logs)
         write_curves(self.plot_path, dict(sorted(training.items())), validation, title=self.name)
 
 
@@ -312,13 +312,6 @@ def set_aside(path: Path) -> Path | None:
 
 def _names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"cannot make the folder '{folder}': {error.strerror}") from error
 
 
 def _formatted(rows: Iterable[Sequence[object]]) -> str:

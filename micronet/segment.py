@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from micronet.checkpoint import load_model
@@ -19,7 +20,7 @@ from micronet.inference import Iteration, predict
 from micronet.io import Segment, read_annotation, read_volume, volume_stem, write_segmentation, write_volume
 from micronet.metrics import Overlap, overlap
 from micronet.models import MicroNet, MicroRNet
-from micronet.record import sha256_of, versions, write_json
+from micronet.record import make_folder, sha256_of, versions, write_json
 from micronet.report import write_preview
 from micronet.volume import Volume, check_same_grid
 
@@ -148,6 +149,11 @@ def segment_file(
     asked = {
         "input": {"path": str(path), "sha256": sha256_of(path)},
         "weights": {"path": str(weights.path), "sha256": weights.sha256, "network": weights.model.name},
+        "masks": {
+            role: {"path": str(mask), "sha256": sha256_of(mask)}
+            for role, mask in (("initial_mask", job.initial_mask), ("annotation", job.annotation))
+            if mask is not None
+        },
         "parameters": job.parameters(),
     }
     if record_path.exists() and not force:
@@ -196,7 +202,7 @@ def segment_file(
         more = f"; {scores['annotated_outside_y_crop']:,} annotated voxels below --y-crop not counted"
         say(f"  scores      {score_line(counts)}{more if scores['annotated_outside_y_crop'] else ''}")
 
-    job.output.mkdir(parents=True, exist_ok=True)
+    make_folder(job.output)
     record_path.unlink(missing_ok=True)  # from here on the old result is no longer whole
     files = write_result(
         job.output,
@@ -227,6 +233,7 @@ def segment_file(
             "write": round(time.perf_counter() - began - read_seconds - predict_seconds, 3),
         },
         "device": str(next(weights.model.parameters()).device),
+        "threads": torch.get_num_threads(),
         "versions": versions(),
     }
     write_json(record_path, record)
@@ -290,7 +297,7 @@ def write_result(
 def _already_done(path: Path, record_path: Path, asked: dict[str, Any]) -> Outcome:
     try:
         recorded = json.loads(record_path.read_text(encoding="utf-8"))
-        same = recorded["parameters"] == asked["parameters"] and all(
+        same = all(recorded[key] == asked[key] for key in ("parameters", "masks")) and all(
             recorded[key]["sha256"] == asked[key]["sha256"] for key in ("input", "weights")
         )
     except (ValueError, KeyError, TypeError, OSError):

@@ -405,3 +405,24 @@ def test_bootstrap_defaults_to_the_bundled_network(folder, capsys):
     source = bootstrap_micrornet.PUBLISHED if bootstrap_micrornet.PUBLISHED.is_file() else bootstrap_micrornet.BUNDLED
     assert str(source) in out
     assert isinstance(load_model("checkpoints/ur-net_bootstrap.pt"), MicroRNet)
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(embryo, weights, capsys):
+    (embryo.parent / "taken").write_text("a file", encoding="utf-8")
+
+    code, _, err = call(infer, embryo, "--model", weights, "--iterations", 1, "-o", "taken", capsys=capsys)
+
+    assert code == 2
+    assert "error: cannot make the folder 'taken'" in err
+
+
+def test_a_changed_annotation_is_not_taken_for_what_was_done(embryo, weights, capsys):
+    arguments = (embryo, "--model", weights, "--iterations", 1, "--annotation", "embryo_true.seg.nrrd")
+    call(infer, *arguments, capsys=capsys)
+    volume = read_volume(embryo)
+    write_segmentation("embryo_true.seg.nrrd", [(Segment(name="full seg"), volume.array > 140)], volume)
+
+    code, _, err = call(infer, *arguments, capsys=capsys)
+
+    assert code == 2
+    assert "holds a result of other settings" in err
