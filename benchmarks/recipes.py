@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,14 +19,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from micronet.dataset import Entry, Sample
-from micronet.kernels.threads import physical_cores
-from micronet.models import MicroNet, bootstrap, model_for_state
-from micronet.phantom import lumen_mask, render_oct
-from micronet.preprocess import image_statistics
-from micronet.record import versions
-from micronet.training import RECIPES, Recipe, Trainer
-from micronet.volume import Volume
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
+
+from micronet.augmentation import Augmentation  # noqa: E402
+from micronet.dataset import Entry, Sample  # noqa: E402
+from micronet.kernels.threads import physical_cores  # noqa: E402
+from micronet.models import MicroNet, bootstrap, model_for_state  # noqa: E402
+from micronet.phantom import lumen_mask, render_oct  # noqa: E402
+from micronet.preprocess import image_statistics  # noqa: E402
+from micronet.record import versions  # noqa: E402
+from micronet.training import RECIPES, Recipe, Trainer  # noqa: E402
+from micronet.volume import Volume  # noqa: E402
 
 DEFAULT = RECIPES["default"]
 VARIANTS: dict[str, Recipe] = {
@@ -34,6 +39,11 @@ VARIANTS: dict[str, Recipe] = {
     "without own masks": replace(DEFAULT, own_masks=0.0),
     "without augmentation": replace(DEFAULT, augmentation=None),
     "published distortion": replace(DEFAULT, distortion="published"),
+    "flips only": replace(
+        DEFAULT, augmentation=Augmentation(smallest_crop=1.0, contrast=0.0, brightness=0.0, speckle=0.0)
+    ),
+    "flips and contrast": replace(DEFAULT, augmentation=Augmentation(smallest_crop=1.0)),
+    "flips and crops": replace(DEFAULT, augmentation=Augmentation(contrast=0.0, brightness=0.0, speckle=0.0)),
 }
 
 

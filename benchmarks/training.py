@@ -13,22 +13,26 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from micronet import engine
-from micronet.dataset import Entry, Sample
-from micronet.kernels.threads import physical_cores
-from micronet.losses import fbeta_loss
-from micronet.models import MicroNet
-from micronet.phantom import lumen_mask, render_oct
-from micronet.preprocess import image_statistics
-from micronet.record import versions
-from micronet.training import RECIPES, TORCH_SEED, Trainer
-from micronet.volume import Volume
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
+
+from micronet import engine  # noqa: E402
+from micronet.dataset import Entry, Sample  # noqa: E402
+from micronet.kernels.threads import physical_cores  # noqa: E402
+from micronet.losses import fbeta_loss  # noqa: E402
+from micronet.models import MicroNet  # noqa: E402
+from micronet.phantom import lumen_mask, render_oct  # noqa: E402
+from micronet.preprocess import image_statistics  # noqa: E402
+from micronet.record import versions  # noqa: E402
+from micronet.training import RECIPES, TORCH_SEED, Trainer  # noqa: E402
+from micronet.volume import Volume  # noqa: E402
 
 SHAPE = (217, 160, 218)
 VOLUMES = 13
