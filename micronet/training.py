@@ -87,8 +87,11 @@ class Recipe:
     published_draws: bool = False
 
 
+#: What helps on phantoms; docs/training.md says what crops, contrast and speckle do there.
+FLIPS = Augmentation(smallest_crop=1.0, contrast=0.0, brightness=0.0, speckle=0.0)
+
 RECIPES: Mapping[str, Recipe] = {
-    "default": Recipe("default", "default", own_masks=0.5, augmentation=Augmentation(), patience=20),
+    "default": Recipe("default", "default", own_masks=0.5, augmentation=FLIPS, patience=20),
     "published": Recipe("published", "published", published_draws=True),
 }
 

@@ -59,6 +59,10 @@ def _writable(folder: Path) -> bool:
         return False
 
 
+def _is_ours(folder: Path) -> bool:
+    return not folder.is_symlink() and (not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid())
+
+
 @functools.cache
 def cache_folder() -> Path | None:
     """Return the folder of compiled kernels, the first of the module's three that can be written; None if none."""
@@ -70,9 +74,13 @@ def cache_folder() -> Path | None:
     asked = os.environ.get("NUMBA_CACHE_DIR")
     owner = os.getuid() if hasattr(os, "getuid") else "user"
     parents = [Path(asked)] if asked else []
-    for parent in (*parents, Path(user) / "micronet", Path(tempfile.gettempdir()) / f"micronet-{owner}"):
+    for parent in (*parents, Path(user) / "micronet"):
         if _writable(parent / name):
             return parent / name
+    # Anybody may have made this one: what lies in another's folder is not loaded, for it would be run.
+    shared = Path(tempfile.gettempdir()) / f"micronet-{owner}"
+    if _writable(shared / name) and all(_is_ours(folder) for folder in (shared, shared / name)):
+        return shared / name
     return None
 
 
