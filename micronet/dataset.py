@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.errors import FileError, InputError, MicronetError
-from micronet.io import read_annotation, read_volume
+from micronet.io import files_of, read_annotation, read_volume
 from micronet.models import MINIMUM_AXIS
 from micronet.preprocess import image_statistics, standardize
 from micronet.record import sha256_of
@@ -337,8 +337,8 @@ def hashes(dataset: DataSet) -> dict[str, dict[str, str]]:
     """Return the SHA-256 of every image and annotation, by volume, for the record of a run."""
     return {
         f"{entry.split}/{entry.name}": {
-            "image": sha256_of(entry.image),
-            "annotation": sha256_of(entry.annotation),
+            "image": sha256_of(*files_of(entry.image)),
+            "annotation": sha256_of(*files_of(entry.annotation)),
         }
         for entry in dataset.entries
     }

@@ -18,13 +18,20 @@ from micronet.io.atomic import atomic_path
 __all__ = ["make_folder", "sha256_of", "versions", "write_json"]
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal; FileError when it cannot be read."""
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise FileError(f"cannot read '{path}': {error.strerror}") from error
+def sha256_of(*paths: Path) -> str:
+    """Return the SHA-256 of a file, or of several one after the other, in hexadecimal.
+
+    FileError when one cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            raise FileError(f"cannot read '{path}': {error.strerror}") from error
+    return digest.hexdigest()
 
 
 def make_folder(path: Path) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from micronet.checkpoint import load_model
 from micronet.errors import FileError, InputError
 from micronet.inference import Iteration, predict
-from micronet.io import Segment, read_annotation, read_volume, volume_stem, write_segmentation, write_volume
+from micronet.io import Segment, files_of, read_annotation, read_volume, volume_stem, write_segmentation, write_volume
 from micronet.metrics import Overlap, overlap
 from micronet.models import MicroNet, MicroRNet
 from micronet.record import make_folder, sha256_of, versions, write_json
@@ -147,10 +147,10 @@ def segment_file(
     record_path = job.output / f"{stem}.json"
     began = time.perf_counter()
     asked = {
-        "input": {"path": str(path), "sha256": sha256_of(path)},
+        "input": {"path": str(path), "sha256": sha256_of(*files_of(path))},
         "weights": {"path": str(weights.path), "sha256": weights.sha256, "network": weights.model.name},
         "masks": {
-            role: {"path": str(mask), "sha256": sha256_of(mask)}
+            role: {"path": str(mask), "sha256": sha256_of(*files_of(mask))}
             for role, mask in (("initial_mask", job.initial_mask), ("annotation", job.annotation))
             if mask is not None
         },

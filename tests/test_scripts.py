@@ -426,3 +426,18 @@ def test_a_changed_annotation_is_not_taken_for_what_was_done(embryo, weights, ca
 
     assert code == 2
     assert "holds a result of other settings" in err
+
+
+def test_changed_voxels_of_a_detached_header_are_not_taken_for_what_was_done(embryo, weights, capsys):
+    volume = read_volume(embryo)
+    write_volume("apart.nhdr", volume)
+    arguments = ("apart.nhdr", "--model", weights, "--iterations", 1)
+    assert call(infer, *arguments, capsys=capsys)[0] == 0
+    header = Path("apart.nhdr").read_bytes()
+    write_volume("apart.nhdr", volume.with_array(255 - volume.array))
+    assert Path("apart.nhdr").read_bytes() == header
+
+    code, _, err = call(infer, *arguments, capsys=capsys)
+
+    assert code == 2
+    assert "holds a result of other settings, weights or input" in err

@@ -2,7 +2,7 @@
 
 from micronet.io.annotation import Annotation, read_annotation
 from micronet.io.atomic import atomic_path
-from micronet.io.formats import VOLUME_SUFFIXES, is_volume_path, read_volume, volume_stem, write_volume
+from micronet.io.formats import VOLUME_SUFFIXES, files_of, is_volume_path, read_volume, volume_stem, write_volume
 from micronet.io.seg_nrrd import Segment, Segmentation, read_segmentation, write_segmentation
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Segment",
     "Segmentation",
     "atomic_path",
+    "files_of",
     "is_volume_path",
     "read_annotation",
     "read_segmentation",

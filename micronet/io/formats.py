@@ -14,7 +14,16 @@ from micronet.errors import FileError
 from micronet.io.checks import ReadOptions, reading, regular_file
 from micronet.volume import Volume
 
-__all__ = ["VOLUME_SUFFIXES", "is_volume_path", "read_volume", "read_with", "suffix_of", "volume_stem", "write_volume"]
+__all__ = [
+    "VOLUME_SUFFIXES",
+    "files_of",
+    "is_volume_path",
+    "read_volume",
+    "read_with",
+    "suffix_of",
+    "volume_stem",
+    "write_volume",
+]
 
 # Each module has read(path, options) and write(path, volume); it is imported when a file of its own comes.
 _MODULES = {
@@ -72,6 +81,21 @@ def volume_stem(path: str | os.PathLike[str]) -> str:
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)]
     return Path(name).stem
+
+
+def files_of(path: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """Return the files that a volume consists of: itself, and the voxels of a detached NRRD header.
+
+    Raises
+    ------
+    FileError
+        If a NRRD header cannot be read, or names a data file that is missing or outside its folder.
+    """
+    file = regular_file(path)
+    if not file.name.lower().endswith((".nrrd", ".nhdr")):
+        return (file,)
+    voxels: Path | None = import_module("micronet.io.nrrd").data_file(file)
+    return (file,) if voxels is None else (file, voxels)
 
 
 def read_volume(

@@ -26,7 +26,7 @@ from micronet.io.nrrd_geometry import axis_roles, geometry, geometry_fields, nam
 from micronet.io.nrrd_header import NrrdHeader, header_text, parse_header
 from micronet.volume import Volume
 
-__all__ = ["read", "read_array", "read_header", "write", "write_array"]
+__all__ = ["data_file", "read", "read_array", "read_header", "write", "write_array"]
 
 _TYPES = {
     "i1": ("int8", "signed char", "int8_t"),
@@ -99,6 +99,12 @@ def read_header(path: Path) -> NrrdHeader:
     """Read only the header of a NRRD file."""
     with regular_file(path).open("rb") as stream:
         return parse_header(_lines(stream, path), str(path))
+
+
+def data_file(path: Path) -> Path | None:
+    """Return the file that holds the voxels of a detached header, None when they are in the file itself."""
+    header = read_header(path)
+    return _data_path(path, header.fields["data file"]) if "data file" in header.fields else None
 
 
 def read_array(path: Path) -> tuple[NrrdHeader, NDArray[Any]]:
