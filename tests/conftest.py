@@ -26,3 +26,12 @@ def shared() -> Path:
     if not (folder / "golden").is_dir():
         pytest.skip("needs ../shared (published data, weights and golden numbers)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def engine_ready() -> None:
+    """Compile the engine, so that no script says on standard error that it does."""
+    from micronet import engine
+
+    engine.make_ready(training=True, progress=lambda _: None)
+    engine.make_ready(training=False, progress=lambda _: None)

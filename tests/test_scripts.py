@@ -25,6 +25,8 @@ from micronet.checkpoint import save_state
 from micronet.console import run
 from micronet.io import Segment, write_segmentation
 
+pytestmark = pytest.mark.usefixtures("engine_ready")
+
 SPACE = "left-posterior-superior"
 # Oblique, anisotropic, one axis flipped.
 DIRECTIONS = np.array([[0.5, 0.25, 6.0], [0.0, -4.5, 0.5], [3.0, 0.0, -0.25]])

@@ -27,6 +27,8 @@ from micronet.launch import choose_dataset
 from micronet.models import model_for_state
 from micronet.prompt import Interrupts, completions
 
+pytestmark = pytest.mark.usefixtures("engine_ready")
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
