@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -155,14 +155,14 @@ class Session:
     def _train(self) -> None:
         keeper, trainer = self._keeper, self.trainer
         keeper.weights()
-        first, began, planned = trainer.step, datetime.now(), keeper.steps_left
+        first, began, planned = trainer.step, time.monotonic(), keeper.steps_left
         bar = self._progress(planned)
         try:
             keeper.train(bar)
         finally:
             bar.close()
         done = trainer.step - first
-        clock = _clock((datetime.now() - began).total_seconds())
+        clock = _clock(time.monotonic() - began)
         self._say(f"{done:,} steps in {clock}, now at step {trainer.step:,}{self._last_pass()}")
         if keeper.stalled:
             self._say(
@@ -412,10 +412,6 @@ def _steps_left(state: Mapping[str, Any]) -> int:
     plan = state["plan"]
     rounds = plan["passes_left"] + plan["rounds"] * plan["passes"]
     return len(plan["order"]) + len(state["volumes"]) * int(rounds)
-
-
-def _now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def _clock(seconds: float) -> str:
