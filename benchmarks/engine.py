@@ -19,11 +19,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import ndimage
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from micronet import engine
-from micronet.losses import fbeta_loss
-from micronet.models import MicroNet, MicroRNet
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
+
+from micronet import distort, engine, size_map  # noqa: E402
+from micronet.distortion import EditSettings  # noqa: E402
+from micronet.losses import fbeta_loss  # noqa: E402
+from micronet.models import MicroNet, MicroRNet  # noqa: E402
 
 SHAPE = (217, 150, 218)
 REFINEMENTS = 10
@@ -176,6 +180,87 @@ def compare(tasks, methods, rounds, threads, memory):
     return rows
 
 
+def published_distortion(mask, sizes, ratio, bandwidth, random):
+    """Distort literally as published: whole spectra, whole inverse FFTs."""
+    places = []
+    for axis, n in enumerate(mask.shape):
+        spectrum = random.normal(0, 0.34, mask.shape)
+        for other, m in enumerate(mask.shape):
+            t = np.linspace(-1 / bandwidth, 1 / bandwidth, m)
+            spectrum *= np.exp(-(t**2) / 2).reshape([-1 if other == a else 1 for a in range(3)])
+        field = np.fft.ifftn(np.fft.fftshift(spectrum)).real
+        field *= 0.34 * ratio / field.std()
+        places.append(field * sizes + np.arange(n).reshape([-1 if axis == a else 1 for a in range(3)]))
+    return ndimage.map_coordinates(mask.astype(np.float32), np.stack(places), order=1, mode="nearest")
+
+
+def mask_tasks(rounds, threads):
+    """Time size map and distortion beside scipy and the published formula."""
+    mask = example(SHAPE, 1)[1][0, 0].numpy()
+    rows = []
+
+    def report(task, method, seconds, ours):
+        rows.append({"task": task, "method": method, "seconds": seconds, "times slower than ours": seconds / ours})
+        print(f"{task:24} {method:34} {seconds:8.3f} s {seconds / ours:7.1f}x", flush=True)
+
+    ours = minima({0: lambda: size_map(mask, threads=threads)}, rounds)[0]
+    start = time.perf_counter()
+    distance = ndimage.distance_transform_cdt(mask, metric="chessboard")
+    square = np.arange(-15, 16) ** 2
+    ball = square[:, None, None] + square[:, None] + square <= 225
+    expected = np.minimum(15, ndimage.maximum_filter(distance, footprint=ball))
+    seconds = time.perf_counter() - start  # minutes: once is enough
+    if not np.array_equal(expected, size_map(mask)):
+        raise SystemExit("the size map differs from scipy's")
+    report("size map", "ours", ours, ours)
+    report("size map", "scipy's maximum filter, once", seconds, ours)
+
+    sizes = size_map(mask)
+    legacy, modern = np.random.RandomState(1), np.random.default_rng(1)
+    only_walls = EditSettings(blank=0, lose=0, gain=0)
+    with_regions = EditSettings(blank=0, lose=1, gain=1)
+    jobs = {
+        "published formula": lambda: published_distortion(mask, sizes, 1.2, 0.03, legacy),
+        "ours, published, RandomState": lambda: distort(mask, sizes, 1.2, 0.03, legacy, "published", threads=threads),
+        "ours, published, Generator": lambda: distort(mask, sizes, 1.2, 0.03, modern, "published", threads=threads),
+        "ours, default, walls": lambda: distort(mask, sizes, rng=modern, edits=only_walls, threads=threads),
+        "ours, default, walls and regions": lambda: distort(
+            mask, sizes, rng=modern, edits=with_regions, threads=threads
+        ),
+    }
+    times = minima(jobs, rounds)
+    for name, seconds in times.items():
+        rows.append({"task": "distortion", "method": name, "seconds": seconds})
+        ratio = times["published formula"] / seconds
+        print(f"{'distortion':24} {name:34} {seconds:8.3f} s, {ratio:5.1f} times as fast as published", flush=True)
+    return rows
+
+
+def accuracy():
+    """Compare the probability with float64's at full size, with the bundled weights; return and print the errors."""
+    rows = []
+    for network, file in ((MicroNet, "u-net_phantom.pt"), (MicroRNet, "ur-net_phantom.pt")):
+        model = network()
+        model.load_state_dict(torch.load(ROOT / "trained_models" / file, weights_only=True))
+        x, _ = example(SHAPE, 1 + model.mask_channels)
+        found = {}
+        with torch.no_grad():
+            for choice in ("numba", "torch"):
+                engine.choose(choice)
+                found[choice] = model(x)
+            expected = model.double()(x.double())
+        row = {"weights": file}
+        for choice, name in (("numba", "ours"), ("torch", "eager")):
+            error = (found[choice].double() - expected).abs()
+            row[f"{name}, largest error"], row[f"{name}, rms error"] = (
+                error.max().item(),
+                error.square().mean().sqrt().item(),
+            )
+        rows.append(row)
+        print(", ".join(f"{key} {value:.2e}" if key != "weights" else value for key, value in row.items()), flush=True)
+    return rows
+
+
 def scaling(rounds, threads):
     """Time ours over sizes and threads."""
     rows = []
@@ -217,7 +302,7 @@ def compile_times():
                 done = subprocess.run(
                     [sys.executable, "-c", FIRST.format(code)],
                     env={**os.environ, "NUMBA_CACHE_DIR": f"{folder}/{what}", "MICRONET_ENGINE": "numba"},
-                    cwd=Path(__file__).resolve().parents[1],
+                    cwd=ROOT,
                     capture_output=True,
                     text=True,
                     check=True,
@@ -245,6 +330,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--no-masks", action="store_true", help="leave out size map (minutes, of scipy) and distortion")
+    parser.add_argument("--no-accuracy", action="store_true")
     parser.add_argument("--no-scaling", action="store_true")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--json", type=Path, help="write everything here, with machine and versions")
@@ -261,6 +348,10 @@ def main():
             arguments.tasks, arguments.methods, arguments.rounds, arguments.threads, not arguments.no_memory
         ),
     }
+    if not arguments.no_masks:
+        result["masks"] = mask_tasks(arguments.rounds, arguments.threads)
+    if not arguments.no_accuracy:
+        result["accuracy"] = accuracy()
     if not arguments.no_scaling:
         result["scaling"] = scaling(arguments.rounds, arguments.threads)
     if not arguments.no_compile:

@@ -87,11 +87,16 @@ def forward(x: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
     from micronet.kernels.network import forward as compute
 
     arrays = {name: parameter.detach().numpy() for name, parameter in parameters.items()}
-    result = torch.empty((len(x), 1, *x.shape[2:]))
-    for sample, target in zip(x.detach().numpy(), result.numpy()[:, 0], strict=True):
-        mask = sample[1] if len(sample) > 1 else None
-        target[:] = compute(arrays, sample[0], mask, torch.get_num_threads())
-    return result
+    found = [
+        compute(arrays, sample[0], sample[1] if len(sample) > 1 else None, torch.get_num_threads())
+        for sample in x.detach().numpy()
+    ]
+    return _batch(found)
+
+
+def _batch(found: list[NDArray[np.float32]]) -> Tensor:
+    """Return probabilities (Z, Y, X) as one tensor (N, 1, D, H, W), without a copy when there is one."""
+    return torch.from_numpy(found[0] if len(found) == 1 else np.stack(found)).view(len(found), 1, *found[0].shape)
 
 
 def refiner(parameters: Mapping[str, Tensor], image: NDArray[np.float32]) -> Callable[..., NDArray[np.float32]]:
@@ -118,15 +123,17 @@ class _Network(torch.autograd.Function):
 
         parameters = {name: value.detach().numpy() for name, value in zip(names, values, strict=True)}
         threads = torch.get_num_threads()
-        result = torch.empty((len(x), 1, *x.shape[2:]))
+        found: list[NDArray[np.float32]] = []
         kept: list[Tensor] = []
         ctx.samples, ctx.names = [], names
-        for sample, target in zip(x.detach().numpy(), result.numpy()[:, 0], strict=True):
+        for sample in x.detach().numpy():
             mask = sample[1] if len(sample) > 1 else None
-            target[:], saved = forward_saving(parameters, sample[0], mask, threads)
+            probability, saved = forward_saving(parameters, sample[0], mask, threads)
+            found.append(probability)
             _, *large = saved.large()
             kept += [torch.from_numpy(array) for array in large]
             ctx.samples.append((saved.with_large([np.empty((0, 0, 0), np.float32)] * (len(large) + 1)), len(large)))
+        result = _batch(found)
         ctx.save_for_backward(x, result, *kept)
         return result
 

@@ -9,6 +9,7 @@ Between the sweeps all threads meet. Gradients are added up in float64 over plan
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.kernels.coarse import finish_stack, gradient_stack
-from micronet.kernels.gradient_decoder import decode_gradient, upsampled_gradient
+from micronet.kernels.gradient_decoder import decode_gradient, largest, upsampled_gradient
 from micronet.kernels.gradient_encoder import encode_gradient
 from micronet.kernels.gradient_planes import Totals, new_sums, new_totals
 from micronet.kernels.layout import Array, new_stack
@@ -108,14 +109,30 @@ class _Backward:
         self.kernels = kernel_addresses()
         self.zeros = np.zeros(4, np.float32)
         self.totals: dict[str, Totals] = {}
+        self.scale = np.ones(2, np.float32)
 
     def run(self, given: Array) -> dict[str, Array]:
         full = self.saved.encoded.size
+        self.choose_scale(given)
         at_up0 = self.through_up0(given)
         x3 = self.through_upsampling("up0.0", 0, at_up0, self.stacks["up1.4"])
         pooled = self.through_coarse_levels(x3)
         self.through_down0(at_up0, pooled, full)
         return self.parameters()
+
+    def choose_scale(self, given: Array) -> None:
+        """Choose the power of two that brings the largest gradient before the sigmoid near 1.
+
+        Where a trained network is sure, the sigmoid's slope falls to 1e-38 and every product after it is subnormal,
+        which a CPU computes a hundred times slower. Backward is linear: it may work on a multiple, and what is 1e-20 of
+        the largest gradient may be 0.
+        """
+        p = self.saved.probability
+        found = self.team.run(lambda z0, z1: largest(p, given, z0, z1), split(len(p), self.team.threads))
+        outer, inner = (max(values) for values in zip(*found, strict=True))
+        if 0 < inner and np.isfinite(outer):
+            self.scale[0] = 2.0 ** min(-math.frexp(inner)[1], 100)
+            self.scale[1] = max(1e-30, 1e-20 * inner / outer)
 
     def add(self, name: str, parts: list[Totals]) -> None:
         """Add up the totals of all parts."""
@@ -144,7 +161,9 @@ class _Backward:
             # the four inputs of up0.4 take the place of outputs, of which it has one
             sums, totals = self.sums_and_totals(("up0.1", "up0.3", "down0.0"))
             p = self.saved.probability
-            decode_gradient(self.kernels, p, given, z0, z1, kept, backs, rings, result, sums, totals, self.zeros)
+            decode_gradient(
+                self.kernels, p, given, self.scale, z0, z1, kept, backs, rings, result, sums, totals, self.zeros
+            )
             return totals
 
         self.collect(names, part, self.saved.up0)
@@ -261,7 +280,8 @@ class _Backward:
                     total[dz, upsampled:] += sets[members, : total.shape[1] - upsampled]
         gradients: dict[str, Array] = {}
         for name, outputs in self.saved.network.outputs.items():
-            weight: NDArray[np.float64] = self.totals[name][:3, ..., :outputs].transpose(4, 1, 0, 2, 3)
+            total = self.totals[name][..., :outputs] / self.scale[0]
+            weight: NDArray[np.float64] = total[:3].transpose(4, 1, 0, 2, 3)
             gradients[f"{name}.weight"] = np.ascontiguousarray(weight, dtype=np.float32)
-            gradients[f"{name}.bias"] = self.totals[name][3, 0, 0, 0, :outputs].astype(np.float32)
+            gradients[f"{name}.bias"] = total[3, 0, 0, 0].astype(np.float32)
         return gradients

@@ -26,11 +26,27 @@ from micronet.kernels.jit import LANES, jit
 from micronet.kernels.layout import LEFT, TOP, Array, address, reflect
 from micronet.kernels.planes import Taps, new_taps, start, upsample
 
-__all__ = ["decode_gradient", "upsampled_gradient"]
+__all__ = ["decode_gradient", "largest", "upsampled_gradient"]
 
-#: Where a trained network is sure, the sigmoid's slope falls to 1e-38, and every product after it is subnormal, which
-#: a CPU computes a hundred times slower. What lies below this slope changes no gradient within float32.
-FLAT = np.float32(1e-16)
+#: A sigmoid's slope below this counts as 0: with it, products are subnormal and hold no digits.
+_FLATTEST = np.float32(1e-30)
+
+
+@jit
+def largest(probability: Array, given: Array, z0: int, z1: int) -> tuple[float, float]:
+    """Return the largest size of `given`, and of `given` times the sigmoid's slope, in planes z0 .. z1 - 1."""
+    _, height, width = probability.shape
+    outer = inner = np.float32(0)
+    for z in range(z0, z1):
+        for y in range(height):
+            for x in range(width):
+                p = probability[z, y, x]
+                slope = p * (np.float32(1) - p)
+                size = abs(given[z, y, x])
+                outer = max(outer, size)
+                if slope >= _FLATTEST:
+                    inner = max(inner, size * slope)
+    return float(outer), float(inner)
 
 
 @jit
@@ -38,6 +54,7 @@ def decode_gradient(
     kernels: tuple[int, ...],
     probability: Array,
     given: Array,
+    scale: Array,
     z0: int,
     z1: int,
     saved: tuple[Array, ...],
@@ -56,6 +73,8 @@ def decode_gradient(
         The addresses of microkernels.py.
     probability, given : ndarray of shape (Z, Y, X)
         The forward result and the gradient with respect to it.
+    scale : ndarray of shape (2,)
+        What the gradient is multiplied by, and the slope of the sigmoid below which it is 0.
     saved : three ndarray
         Results of up0.0, up0.1, up0.3 as decoder.py kept them for this part: plane z in slot z % slots.
     backs : three ndarray
@@ -78,9 +97,8 @@ def decode_gradient(
                 for x in range(width):
                     p = probability[z, y, x]
                     slope = p * (np.float32(1) - p)
-                    if slope < FLAT:
-                        slope = np.float32(0)
-                    last[z % 3, 0, TOP + y, LEFT + x] = given[z, y, x] * slope
+                    steep = slope >= scale[1]
+                    last[z % 3, 0, TOP + y, LEFT + x] = given[z, y, x] * slope * scale[0] if steep else np.float32(0)
         here = z - 1
         if max(z0 - 2, 0) <= here < min(z1 + 2, depth):
             start(taps)
