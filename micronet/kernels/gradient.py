@@ -33,6 +33,7 @@ from micronet.kernels.network import (
     checked,
     decode_probability,
     encode_image,
+    pool_whole_mask,
     run_coarse_levels,
 )
 from micronet.kernels.threads import Team, physical_cores, split
@@ -76,8 +77,10 @@ def forward_saving(
     threads = threads or physical_cores()
     with Team(threads) as team:
         encoded = encode_image(network, image, team)
-        activations = run_coarse_levels(network, encoded, mask, team)
-        probability, up0 = decode_probability(network, encoded, activations, mask, team, keep=True)
+        pooled_mask = None if mask is None else pool_whole_mask(mask, team)
+        activations = run_coarse_levels(network, encoded.size, encoded.pooled, pooled_mask, team)
+        x3, nearest = activations.stacks["up1.4"], activations.nearest[0]
+        probability, up0 = decode_probability(network, encoded, x3, nearest, mask, team, keep=True)
     return probability, Saved(network, encoded, mask, activations, up0, probability, threads)
 
 

@@ -130,15 +130,33 @@ def encode_image(network: Network, image: Array, team: Team) -> Encoded:
     return Encoded((size[0], size[1], size[2]), image, x0, pooled)
 
 
-def run_coarse_levels(network: Network, encoded: Encoded, mask: Array | None, team: Team) -> Activations:
-    """Run down1, bottom and up1 on pooled x0 (and mask)."""
-    full = encoded.size
+def pool_whole_mask(mask: Array, team: Team) -> Array:
+    """Return the mask averaged over 4x4x4 voxels, as a stack."""
+    depth, height, width = mask.shape
+    pooled = new_stack(depth // 4, 1, height // 4, width // 4)
+    team.run(
+        lambda z0, z1: pool_mask(mask, z0, z1, new_stack(1, 1, height, width), pooled), split(depth // 4, team.threads)
+    )
+    return pooled
+
+
+def run_coarse_levels(
+    network: Network, full: Size, pooled: Array, pooled_mask: Array | None, team: Team, keep: bool = True
+) -> Activations:
+    """Run down1, bottom and up1 on pooled x0 (and mask).
+
+    Without `keep`, only the last result is there in the end.
+    """
     quarter = coarser(full)
     sixteenth = coarser(quarter)
     nearest = nearest_indices(full, quarter), nearest_indices(quarter, sixteenth)
     to_4 = kernel_addresses()[0]
-    stacks = {"pooled": encoded.pooled}
-    nothing = encoded.pooled[:0]
+    stacks = {"pooled": pooled}
+    nothing = pooled[:0]
+
+    def forget(*names: str) -> None:
+        for name in () if keep else names:
+            del stacks[name]
 
     def convolve(name: str, source: str, activation: int, size: Size, second: str | None = None) -> None:
         layer = network.layers[name]
@@ -158,16 +176,13 @@ def run_coarse_levels(network: Network, encoded: Encoded, mask: Array | None, te
             split(size[0], team.threads),
         )
 
-    if mask is None:
+    if pooled_mask is None:
         convolve("down1.1", "pooled", LINEAR, quarter)
     else:
-        stacks["pooled mask"] = pooled_mask = new_stack(quarter[0], 1, quarter[1], quarter[2])
-        team.run(
-            lambda z0, z1: pool_mask(mask, z0, z1, new_stack(1, 1, full[1], full[2]), pooled_mask),
-            split(quarter[0], team.threads),
-        )
+        stacks["pooled mask"] = pooled_mask
         convolve("down1.1", "pooled mask", LINEAR, quarter, "pooled")
     convolve("down1.2", "down1.1", SELU, quarter)
+    forget("down1.1")
     stacks["pooled1"] = pooled1 = new_stack(sixteenth[0], 4, sixteenth[1], sixteenth[2])
     pool_stack(0, sixteenth[0], stacks["down1.2"], pooled1, quarter)
     convolve("bottom.1", "pooled1", LINEAR, sixteenth)
@@ -177,22 +192,36 @@ def run_coarse_levels(network: Network, encoded: Encoded, mask: Array | None, te
     stacks["shown2"] = shown2 = new_stack(quarter[0], 4, quarter[1], quarter[2])
     upsample_stack(0, quarter[0], stacks["bottom.5"], shown2, nearest[1])
     convolve("up1.0", "down1.2", LINEAR, quarter, "shown2")
+    forget("down1.2", "shown2")
     convolve("up1.1", "up1.0", SELU, quarter)
+    forget("up1.0")
     convolve("up1.3", "up1.1", LINEAR, quarter)
+    forget("up1.1")
     convolve("up1.4", "up1.3", SELU, quarter)
+    forget("up1.3")
     return Activations((full, quarter, sixteenth), nearest, stacks)
 
 
 def decode_probability(
-    network: Network, encoded: Encoded, activations: Activations, mask: Array | None, team: Team, keep: bool = False
+    network: Network,
+    encoded: Encoded,
+    x3: Array,
+    nearest: Nearest,
+    mask: Array | None,
+    team: Team,
+    keep: bool = False,
+    planes: tuple[int, int] | None = None,
 ) -> tuple[Array, list[Part]]:
-    """Run up0; return the probability and the parts, whose results hold every plane if they are to be kept."""
+    """Run up0; return the probability and the parts, whose results hold every plane if they are to be kept.
+
+    With `planes`, (first, end), only these planes of the probability are computed.
+    """
     depth, height, width = size = encoded.size
+    first, end = planes or (0, depth)
     probability = np.empty(size, np.float32)
     layers = [network.layers[name] for name in _UP0]
     weights, biases = tuple(layer.taps for layer in layers), tuple(layer.bias for layer in layers)
     given = np.empty((0, height, width), np.float32) if mask is None else mask
-    x3, nearest = activations.stacks["up1.4"], activations.nearest[0]
 
     def part(z0: int, z1: int) -> Part:
         slots = z1 - z0 + 6 if keep else 3
@@ -204,7 +233,7 @@ def decode_probability(
         )
         return z0, z1, (results[0], results[1], results[2])
 
-    return probability, team.run(part, split(depth, team.threads))
+    return probability, team.run(part, [(first + a, first + b) for a, b in split(end - first, team.threads)])
 
 
 def check_mask(network: Network, mask: Array | None, size: Size) -> Array | None:
@@ -238,8 +267,10 @@ class Refiner:
         """Return the probability (Z, Y, X) for a normalised mask (µr-Net) or for none (µ-Net)."""
         given = check_mask(self._network, mask, self._encoded.size)
         with Team(self._threads) as team:
-            activations = run_coarse_levels(self._network, self._encoded, given, team)
-            return decode_probability(self._network, self._encoded, activations, given, team)[0]
+            encoded, pooled_mask = self._encoded, None if given is None else pool_whole_mask(given, team)
+            coarse = run_coarse_levels(self._network, encoded.size, encoded.pooled, pooled_mask, team, keep=False)
+            x3, nearest = coarse.stacks["up1.4"], coarse.nearest[0]
+            return decode_probability(self._network, encoded, x3, nearest, given, team)[0]
 
 
 def forward(
