@@ -85,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--initial-mask", type=Path, metavar="FILE", help="start from this mask instead of a blank one")
     p.add_argument("--threshold", type=float, default=0.5, metavar="P", help="lumen is above it (default: %(default)s)")
     p.add_argument("--y-crop", type=int, metavar="N", help="look only at the first N voxels in depth (Y)")
+    p.add_argument("--intensity", choices=("as stored", "log"), default="as stored", help="log: of linear intensities")
     p.add_argument("--axes", metavar="ZYX", help="order of the axes, where the file does not say")
     p.add_argument("--spacing", dest="spacing_um", type=spacing_option, metavar="Z,Y,X", help="voxel size in µm")
     p.add_argument("--shape", type=shape_option, metavar="A,B,C", help="sizes of a headerless .raw, slowest first")

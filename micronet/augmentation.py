@@ -8,7 +8,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Augmentation", "View"]
+from micronet.errors import InputError
+from micronet.models import MINIMUM_AXIS
+
+__all__ = ["FLIPS", "Augmentation", "View"]
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -25,7 +28,7 @@ class Augmentation:
         Each axis keeps a random part, from this fraction of it to all, at a random place. So the pooling grid
         falls differently each time, and the network cannot learn places by heart.
     shortest_axis : int
-        No crop is shorter than this many voxels.
+        No crop is shorter than this many voxels; at least 32.
     contrast, brightness, speckle : float
         Largest change, in standard deviations of the image, for intensities that are standardised logarithms:
         a factor ``1 + U(-contrast, contrast)``, an offset ``U(-brightness, brightness)`` and additive Gaussian
@@ -34,10 +37,23 @@ class Augmentation:
 
     flips: str = "zx"
     smallest_crop: float = 0.75
-    shortest_axis: int = 32
+    shortest_axis: int = MINIMUM_AXIS
     contrast: float = 0.15
     brightness: float = 0.15
     speckle: float = 0.15
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that mean nothing."""
+        if len(set(self.flips)) != len(self.flips) or set(self.flips) - set("zyx"):
+            raise InputError(f"flips = '{self.flips}' must name axes among z, y, x, each once")
+        if not 0 < self.smallest_crop <= 1:
+            raise InputError(f"smallest_crop = {self.smallest_crop} must lie in (0, 1]")
+        if self.shortest_axis < MINIMUM_AXIS:
+            raise InputError(f"shortest_axis = {self.shortest_axis} must be at least {MINIMUM_AXIS}")
+        for name, limit in (("contrast", 1.0), ("brightness", 10.0), ("speckle", 10.0)):
+            value = getattr(self, name)
+            if not 0 <= value < limit:
+                raise InputError(f"{name} = {value} must lie in [0, {limit:g})")
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> View:
         """Draw one view of a (Z, Y, X) volume."""
@@ -52,6 +68,10 @@ class Augmentation:
         offset = float(rng.uniform(-self.brightness, self.brightness))
         speckle = float(rng.uniform(0, self.speckle))
         return View(tuple(box), mirrored, gain, offset, speckle, int(rng.integers(2**63)))
+
+
+#: What helps on phantoms, and what a data set's [augmentation] starts from; docs/training.md says what the rest does.
+FLIPS = Augmentation(smallest_crop=1.0, contrast=0.0, brightness=0.0, speckle=0.0)
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from micronet.augmentation import FLIPS, Augmentation
 from micronet.errors import FileError, InputError, MicronetError
 from micronet.io import files_of, read_annotation, read_volume
 from micronet.models import MINIMUM_AXIS
-from micronet.preprocess import image_statistics, standardize
+from micronet.preprocess import image_statistics, log_intensity, standardize
 from micronet.record import sha256_of
 from micronet.volume import Volume, check_same_grid
 
@@ -78,13 +79,14 @@ class Entry:
 class DataSet:
     """What a data-set file says; nothing is loaded yet.
 
-    `caution` is a sentence to be shown wherever test scores are.
+    `caution` is a sentence to be shown wherever test scores are; `augmentation` takes the place of the recipe's.
     """
 
     path: Path
     name: str
     entries: tuple[Entry, ...]
     caution: str = ""
+    augmentation: Augmentation | None = None
 
     def split(self, split: str) -> tuple[Entry, ...]:
         """Return the volumes of one split, in the order of the file."""
@@ -145,8 +147,14 @@ def read_dataset(path: str | os.PathLike[str]) -> DataSet:
         raise FileError(f"data set '{path}' is not valid TOML: {error}") from error
 
     problems: list[str] = []
-    unknown = set(content) - {"name", "caution", "defaults", "volume"}
-    problems += [f"unknown key '{key}'; known: name, caution, defaults, [[volume]]" for key in sorted(unknown)]
+    unknown = set(content) - {"name", "caution", "augmentation", "defaults", "volume"}
+    known = "name, caution, [augmentation], [defaults], [[volume]]"
+    problems += [f"unknown key '{key}'; known: {known}" for key in sorted(unknown)]
+    augmentation = None
+    try:
+        augmentation = _augmentation(content["augmentation"]) if "augmentation" in content else None
+    except InputError as error:
+        problems.append(f"augmentation: {error}")
     defaults, tables = content.get("defaults", {}), content.get("volume", [])
     if not isinstance(defaults, dict) or not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
         raise DataSetError(path, ["defaults must be a table [defaults], volumes tables [[volume]]"])
@@ -166,7 +174,21 @@ def read_dataset(path: str | os.PathLike[str]) -> DataSet:
     problems += _overlaps(entries)
     if problems:
         raise DataSetError(path, problems)
-    return DataSet(path, str(content.get("name", path.stem)), tuple(entries), str(content.get("caution", "")))
+    name, caution = str(content.get("name", path.stem)), str(content.get("caution", ""))
+    return DataSet(path, name, tuple(entries), caution, augmentation)
+
+
+def _augmentation(table: Any) -> Augmentation:
+    if not isinstance(table, dict):
+        raise InputError("must be a table [augmentation]")
+    known = {field.name: type(getattr(FLIPS, field.name)) for field in fields(Augmentation)}
+    for key, value in table.items():
+        if key not in known:
+            raise InputError(f"unknown key '{key}'; known: {', '.join(known)}")
+        kinds = (int, float) if known[key] is float else (known[key],)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise InputError(f"{key} = {value!r} must be {'a number' if known[key] is float else known[key].__name__}")
+    return replace(FLIPS, **table)
 
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
@@ -294,7 +316,7 @@ def _load(entry: Entry, images: dict[tuple[Any, ...], tuple[Volume, float, float
     if key not in images:
         volume = read_volume(entry.image, axes=entry.axes, spacing_um=entry.spacing_um)
         if entry.intensity == "log":
-            volume = volume.with_array(np.log(np.maximum(volume.array, 1).astype(np.float32)))
+            volume = volume.with_array(log_intensity(volume.array))
         images[key] = (volume, *image_statistics(volume.array))
     volume, mean, sd = images[key]
     mask, weight = _read_labels(entry, volume)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 
 from micronet.commands import parse_command
 from micronet.console import add_common_options, set_engine, set_threads
-from micronet.dataset import load_split, read_dataset
+from micronet.dataset import DataSet, load_split, read_dataset
 from micronet.errors import FileError, InputError
 from micronet.keeper import Scalars, Settings
 from micronet.lock import FolderLock
@@ -21,7 +21,7 @@ from micronet.models import MicroNet, MicroRNet
 from micronet.prompt import Interrupts, TerminalBar, converse, line_editing, say, show_file
 from micronet.runfolder import Places, Run, latest_session, sweep
 from micronet.session import Session
-from micronet.training import NUMPY_SEED, RECIPES, TORCH_SEED, Trainer
+from micronet.training import NUMPY_SEED, RECIPES, TORCH_SEED, Recipe, Trainer
 
 __all__ = ["add_training_options", "choose_dataset", "train"]
 
@@ -76,11 +76,12 @@ def train(network: type[MicroNet] | type[MicroRNet], arguments: argparse.Namespa
         samples = load_split(dataset)
         computes = set_engine(arguments.engine, training=True)
         torch.manual_seed(settings.seed)
+        recipe, note = _recipe(settings, dataset)
         trainer = Trainer(
             network(),
             samples["train"],
             samples["validation"],
-            replace(RECIPES[settings.recipe], validate_every=settings.validate_every),
+            recipe,
             settings.seed + NUMPY_SEED - TORCH_SEED,
             settings.iterations,
         )
@@ -101,6 +102,8 @@ def train(network: type[MicroNet] | type[MicroRNet], arguments: argparse.Namespa
         counts = ", ".join(f"{len(found)} {split}" for split, found in samples.items())
         say(f"data set {settings.dataset}{why}: {counts} volumes")
         say(f"{network.name}, recipe {settings.recipe}, seed {settings.seed}; {computes}, {settings.threads} threads")
+        if note:
+            say(note)
         if arguments.resume:
             commands.insert(0, "resume")
         elif greeting := session.greeting():
@@ -131,6 +134,18 @@ def _settings(arguments: argparse.Namespace, network: str, places: Places, root:
         dataset, reason = choose_dataset(root)
         why = f" ({reason})"
     return Settings(str(dataset), **chosen, threads=set_threads(arguments.threads)), why
+
+
+def _recipe(settings: Settings, dataset: DataSet) -> tuple[Recipe, str]:
+    """Return the recipe with the data set's augmentation, and a line that says so."""
+    recipe = replace(RECIPES[settings.recipe], validate_every=settings.validate_every)
+    wished = dataset.augmentation
+    if wished is None:
+        return recipe, ""
+    if recipe.augmentation is None:
+        return recipe, f"the data set's [augmentation] is not used: recipe {recipe.name} shows every volume unchanged"
+    shown = ", ".join(f"{name} {value}" for name, value in asdict(wished).items())
+    return replace(recipe, augmentation=wished), f"augmentation of the data set: {shown}"
 
 
 def _tensorboard() -> Callable[[Path, int], Scalars]:

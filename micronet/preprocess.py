@@ -11,6 +11,7 @@ __all__ = [
     "MASK_OFFSET",
     "MASK_SCALE",
     "image_statistics",
+    "log_intensity",
     "normalize_image",
     "normalize_mask",
     "standardize",
@@ -54,6 +55,15 @@ def image_statistics(image: NDArray[Any]) -> tuple[float, float]:
     if not sd > 1e-12 * abs(mean):
         raise InputError(f"the image is constant: every voxel is {image.flat[0]}")
     return mean, float(sd)
+
+
+def log_intensity(image: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the natural logarithm of linear intensities, float32; values below 1 count as 1.
+
+    >>> log_intensity(np.array([0.0, 1.0, np.e])).tolist()
+    [0.0, 0.0, 1.0]
+    """
+    return np.log(np.maximum(image, 1).astype(np.float32))
 
 
 def standardize(image: NDArray[Any], mean: float, sd: float) -> NDArray[np.float32]:

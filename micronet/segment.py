@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from micronet.inference import Iteration, predict
 from micronet.io import Segment, files_of, read_annotation, read_volume, volume_stem, write_segmentation, write_volume
 from micronet.metrics import Overlap, overlap
 from micronet.models import MicroNet, MicroRNet
+from micronet.preprocess import log_intensity
 from micronet.record import make_folder, sha256_of, versions, write_json
 from micronet.report import write_preview
 from micronet.volume import Volume, check_same_grid
@@ -54,6 +55,7 @@ class Weights:
 class Job:
     """How volumes are to be read and segmented; None stands for "as the file says" or the network's default.
 
+    `intensity` ``"log"`` takes the logarithm of linear intensities first, as a data set's key of that name does.
     `axes`, `spacing_um`, `shape` and `dtype` describe files that do not describe themselves; `segment` names
     the segment of `initial_mask` and `annotation` where these are .seg.nrrd files with several.
     """
@@ -63,6 +65,7 @@ class Job:
     until_stable: bool = False
     threshold: float = 0.5
     y_crop: int | None = None
+    intensity: Literal["as stored", "log"] = "as stored"
     axes: str | None = None
     spacing_um: tuple[float, float, float] | None = None
     shape: tuple[int, int, int] | None = None
@@ -162,6 +165,9 @@ def segment_file(
     say(f"  volume      {_describe(volume)}")
     for note in volume.notes:
         say(f"              note: {note}")
+    if job.intensity == "log":
+        volume = volume.with_array(log_intensity(volume.array))
+        say("  intensity   the logarithm of what is stored")
     start = _read_mask(job.initial_mask, job, volume, path, "start from", say)
     truth = _read_mask(job.annotation, job, volume, path, "annotation", say)
     read_seconds = time.perf_counter() - began

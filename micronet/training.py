@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from micronet.augmentation import Augmentation, View
+from micronet.augmentation import FLIPS, Augmentation, View
 from micronet.dataset import Sample
 from micronet.distortion import distort, sample_distortion, size_map
 from micronet.errors import InputError
@@ -86,9 +86,6 @@ class Recipe:
     patience: int | None = None
     published_draws: bool = False
 
-
-#: What helps on phantoms; docs/training.md says what crops, contrast and speckle do there.
-FLIPS = Augmentation(smallest_crop=1.0, contrast=0.0, brightness=0.0, speckle=0.0)
 
 RECIPES: Mapping[str, Recipe] = {
     "default": Recipe("default", "default", own_masks=0.5, augmentation=FLIPS, patience=20),
@@ -208,6 +205,10 @@ class Trainer:
         self._masks: list[NDArray[Any]] | None = None
         self._next_masks: Future[list[NDArray[Any]]] | None = None
         self._background = ThreadPoolExecutor(max_workers=1)
+
+    @property
+    def _augmentation(self) -> dict[str, Any] | None:
+        return None if self.recipe.augmentation is None else asdict(self.recipe.augmentation)
 
     @property
     def rate(self) -> float:
@@ -409,6 +410,7 @@ class Trainer:
         return {
             "network": self.model.name,
             "recipe": self.recipe.name,
+            "augmentation": self._augmentation,
             "seed": self.seed,
             "volumes": [sample.entry.name for sample in self.train_samples],
             "model": dict(self.model.state_dict()),
@@ -423,7 +425,8 @@ class Trainer:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go back to a `state`; InputError when it is of another network, recipe, seed or other volumes."""
         volumes = [sample.entry.name for sample in self.train_samples]
-        here = {"network": self.model.name, "recipe": self.recipe.name, "seed": self.seed, "volumes": volumes}
+        here: dict[str, Any] = {"network": self.model.name, "recipe": self.recipe.name, "seed": self.seed}
+        here |= {"volumes": volumes, "augmentation": self._augmentation}
         for name, value in here.items():
             if state[name] != value:
                 raise InputError(f"the saved session has {name} {state[name]}, this one {value}")

@@ -1,8 +1,11 @@
 """Data-set files: what they say, and that every problem is told at once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from micronet.augmentation import FLIPS
 from micronet.dataset import DataSetError, hashes, load_split, read_dataset
 from micronet.errors import FileError
 from micronet.io import Segment, write_segmentation, write_volume
@@ -122,7 +125,7 @@ def test_every_problem_of_the_file_is_told_at_once(lab):
         rewrite(lab, ("y_crop = 34", "y_crop = 12\n"), ('name = "lab"', 'colour = "blue"'), more=more)
 
     assert error.value.problems == (
-        "unknown key 'colour'; known: name, caution, defaults, [[volume]]",
+        "unknown key 'colour'; known: name, caution, [augmentation], [defaults], [[volume]]",
         "volume b: y_crop = 12 must be at least 32",
         "volume c: split = 'exam' must be one of: train, validation, test",
         "volume 4: 'name' is missing",
@@ -146,6 +149,30 @@ def test_every_problem_of_the_file_is_told_at_once(lab):
 def test_bad_values_name_the_key_and_what_is_allowed(lab, line, message):
     with pytest.raises(DataSetError, match=message):
         rewrite(lab, ('split = "train"', f'split = "train"\n{line}'))
+
+
+def test_a_data_set_may_say_how_training_changes_its_volumes(lab):
+    assert read_dataset(lab).augmentation is None
+    dataset = rewrite(lab, more='[augmentation]\nflips = "zyx"\nsmallest_crop = 0.6\n')
+    assert dataset.augmentation == replace(FLIPS, flips="zyx", smallest_crop=0.6)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('flips = "zw"', "flips = 'zw' must name axes among z, y, x"),
+        ("flips = 3", "flips = 3 must be str"),
+        ("smallest_crop = 0", r"smallest_crop = 0 must lie in \(0, 1\]"),
+        ("speckle = true", "speckle = True must be a number"),
+        ("shortest_axis = 16", "shortest_axis = 16 must be at least 32"),
+        ("contrast = 1.5", r"contrast = 1.5 must lie in \[0, 1\)"),
+        ("blur = 1", "unknown key 'blur'; known: flips, smallest_crop"),
+    ],
+)
+def test_bad_augmentation_is_told_with_everything_else(lab, line, message):
+    with pytest.raises(DataSetError, match=message) as caught:
+        rewrite(lab, ('split = "train"', 'split = "training"'), more=f"[augmentation]\n{line}\n")
+    assert len(caught.value.problems) == 2
 
 
 def test_a_data_set_that_trains_nothing_is_refused(lab):

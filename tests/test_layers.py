@@ -13,9 +13,9 @@ import micronet
 # lists it.
 LAYERS = [
     {"errors", "kernels", "phantom", "losses", "metrics"},
-    {"volume", "engine", "models", "distortion", "augmentation"},
-    {"io", "checkpoint", "preprocess", "report", "curves", "record", "lock"},
-    {"dataset", "inference", "training", "runfolder"},
+    {"volume", "engine", "models", "distortion", "augmentation", "resample", "intensity"},
+    {"io", "checkpoint", "preprocess", "report", "curves", "record", "lock", "raw_grid", "raw_scan"},
+    {"dataset", "inference", "training", "runfolder", "prepare", "mapback"},
     {"segment", "commands", "keeper", "session", "prompt", "console", "launch"},
 ]
 SIBLINGS = {
@@ -24,17 +24,35 @@ SIBLINGS = {
     "losses": {"errors"},
     "metrics": {"errors"},
     "models": {"engine"},
+    "augmentation": {"models"},
     "checkpoint": {"io"},  # for io.atomic: whatever is written appears whole or not at all
     "report": {"io"},
     "curves": {"io"},
     "record": {"io"},
     "training": {"dataset", "inference"},
+    "raw_scan": {"io", "raw_grid"},
     "session": {"commands", "keeper", "segment"},
     "prompt": {"commands", "keeper", "session"},
     "console": {"segment"},
     "launch": {"commands", "console", "keeper", "prompt", "session"},
 }
-NO_TORCH = {"errors", "kernels", "phantom", "metrics", "volume", "distortion", "io", "preprocess", "report"}
+NO_TORCH = {
+    "errors",
+    "kernels",
+    "phantom",
+    "metrics",
+    "volume",
+    "distortion",
+    "io",
+    "preprocess",
+    "report",
+    "resample",
+    "intensity",
+    "raw_grid",
+    "raw_scan",
+    "prepare",
+    "mapback",
+}
 
 
 def _imports(root):

@@ -125,6 +125,20 @@ def test_simpleitk_and_slicerio_find_the_mask_on_the_input_grid(embryo, weights,
     assert np.array_equal(segmentation["voxels"].transpose(2, 1, 0) > 0, expected)
 
 
+def test_linear_intensities_are_logarithmised_when_asked(embryo, weights, capsys):
+    linear = read_volume(embryo)
+    grown = np.exp(linear.array.astype(np.float32) / 32)
+    write_volume(embryo.with_name("linear.nrrd"), linear.with_array(grown))
+    write_volume(embryo.with_name("logs.nrrd"), linear.with_array(np.log(grown)))
+    for name, options in (("linear", ("--intensity", "log")), ("logs", ())):
+        code, out, _ = call(infer, embryo.with_name(f"{name}.nrrd"), "--model", weights, *options, capsys=capsys)
+        assert code == 0
+        assert ("the logarithm of what is stored" in out) == (name == "linear")
+    masks = [read_volume(f"predictions/{name}_probability.nrrd").array for name in ("linear", "logs")]
+    assert masks[0].any()
+    np.testing.assert_allclose(masks[0].astype(int), masks[1].astype(int), atol=1)
+
+
 def test_initial_mask_and_until_stable(embryo, weights, capsys):
     code, out, err = call(
         infer,

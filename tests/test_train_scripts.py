@@ -179,6 +179,24 @@ def test_resume_takes_over_the_settings_of_the_session(train, folder):
     assert "error: the saved session has seed 7, this one 8" in out
 
 
+def test_the_augmentation_of_the_data_set_is_used_told_and_part_of_the_session(train, folder):
+    path = folder / "data" / "tiny.toml"
+    plain = path.read_text(encoding="utf-8")
+    path.write_text(plain + '\n[augmentation]\nflips = "y"\n', encoding="utf-8")
+    code, out, _ = train(train_micronet, "--run", "1; finish")
+    assert code == 0
+    assert "augmentation of the data set: flips y, smallest_crop 1.0, shortest_axis 32, contrast 0.0" in out
+    manifest = json.loads((folder / "logs" / "u-net.json").read_text(encoding="utf-8"))
+    assert manifest["recipe"]["augmentation"]["flips"] == "y"
+    code, out, _ = train(train_micronet, "--recipe", "published", "--run", "1; finish")
+    assert code == 0
+    assert "the data set's [augmentation] is not used: recipe published shows every volume unchanged" in out
+
+    path.write_text(plain, encoding="utf-8")
+    code, out, _ = train(train_micronet, "--resume", "--recipe", "default", "--run", "finish")
+    assert code == 2
+
+
 def test_seeds_decide_the_initial_weights_and_the_published_one_is_the_default(train, folder):
     for options in ((), ("--seed", 43283), ("--seed", 1)):
         assert train(train_micronet, *options, "--run", "save start")[0] == 0
