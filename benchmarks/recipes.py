@@ -23,11 +23,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 
 from micronet.augmentation import Augmentation  # noqa: E402
-from micronet.dataset import Entry, Sample  # noqa: E402
+from micronet.dataset import Sample  # noqa: E402
 from micronet.kernels.threads import physical_cores  # noqa: E402
 from micronet.models import MicroNet, bootstrap, model_for_state  # noqa: E402
 from micronet.phantom import lumen_mask, render_oct  # noqa: E402
-from micronet.preprocess import image_statistics  # noqa: E402
 from micronet.record import versions  # noqa: E402
 from micronet.training import RECIPES, Recipe, Trainer  # noqa: E402
 from micronet.volume import Volume  # noqa: E402
@@ -51,10 +50,7 @@ def phantom(seed: int, size: int) -> Sample:
     """Return an annotated phantom, size³ voxels."""
     rng = np.random.default_rng(seed)
     mask = lumen_mask((size, size, size), rng)
-    image = render_oct(mask, rng)
-    return Sample(
-        Entry(f"phantom {seed}", "train", Path(), Path()), Volume(image), image, mask, None, *image_statistics(image)
-    )
+    return Sample.of(f"phantom {seed}", Volume(render_oct(mask, rng)), mask)
 
 
 def score(recipe: Recipe, train: list[Sample], held_out: list[Sample], steps: int, seed: int) -> dict[str, float]:

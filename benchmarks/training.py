@@ -24,12 +24,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 
 from micronet import engine  # noqa: E402
-from micronet.dataset import Entry, Sample  # noqa: E402
+from micronet.dataset import Sample  # noqa: E402
 from micronet.kernels.threads import physical_cores  # noqa: E402
 from micronet.losses import fbeta_loss  # noqa: E402
 from micronet.models import MicroNet  # noqa: E402
 from micronet.phantom import lumen_mask, render_oct  # noqa: E402
-from micronet.preprocess import image_statistics  # noqa: E402
 from micronet.record import versions  # noqa: E402
 from micronet.training import RECIPES, TORCH_SEED, Trainer  # noqa: E402
 from micronet.volume import Volume  # noqa: E402
@@ -43,9 +42,7 @@ def phantom(seed: int) -> Sample:
     """Return an annotated phantom of published size."""
     rng = np.random.default_rng(seed)
     mask = lumen_mask(SHAPE, rng)
-    image = render_oct(mask, rng)
-    entry = Entry(f"phantom {seed}", "train", Path(), Path())
-    return Sample(entry, Volume(image), image, mask, None, *image_statistics(image))
+    return Sample.of(f"phantom {seed}", Volume(render_oct(mask, rng)), mask)
 
 
 def published_step(sample: Sample, repeats: int) -> float:

@@ -110,6 +110,12 @@ class Sample:
     mean: float
     sd: float
 
+    @classmethod
+    def of(cls, name: str, volume: Volume, mask: NDArray[np.bool_], weight: NDArray[np.bool_] | None = None) -> Sample:
+        """Return a volume that is in memory already, uncropped, as one to train on."""
+        entry = Entry(name, "train", Path(), Path())
+        return cls(entry, volume, volume.array, mask, weight, *image_statistics(volume.array))
+
     def normalized(self) -> NDArray[np.float32]:
         """Return the cropped image as the networks take it, float32 (Z, Y, X)."""
         return standardize(self.image, self.mean, self.sd)

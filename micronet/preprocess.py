@@ -63,7 +63,8 @@ def log_intensity(image: NDArray[Any]) -> NDArray[np.float32]:
     >>> log_intensity(np.array([0.0, 1.0, np.e])).tolist()
     [0.0, 0.0, 1.0]
     """
-    return np.log(np.maximum(image, 1).astype(np.float32))
+    logarithms: NDArray[np.float32] = np.log(np.maximum(image, 1).astype(np.float32))
+    return logarithms
 
 
 def standardize(image: NDArray[Any], mean: float, sd: float) -> NDArray[np.float32]:

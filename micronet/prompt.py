@@ -74,8 +74,8 @@ def _bar_width() -> int:
 class Interrupts(Wishes):
     """Signals as wishes: Ctrl-C once to stop, twice to leave; SIGTERM and SIGHUP to leave.
 
-    A session at work looks at them between steps. At the prompt a signal breaks off the reading of the line. A third
-    Ctrl-C does not wait for the step in hand: the session then ends as it was last saved.
+    A session at work looks at them between steps and refinements. At the prompt a signal breaks off the reading of the
+    line. A third Ctrl-C does not wait for the step in hand: the session then ends as it was last saved.
     """
 
     def __init__(self) -> None:

@@ -93,6 +93,10 @@ RECIPES: Mapping[str, Recipe] = {
 }
 
 
+class _StoppedError(Exception):
+    """A validation was ended before it had a score."""
+
+
 @dataclass(frozen=True)
 class StepReport:
     """One optimisation step; `step` counts from 0, scores are at 0.5 on the voxels that the step saw."""
@@ -234,12 +238,19 @@ class Trainer:
         on_validation: Callable[[ValidationReport], None],
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Work through the plan; between steps `should_stop` may end it, and a later `run` goes on from there."""
+        """Work through the plan; between steps `should_stop` may end it, and a later `run` goes on from there.
+
+        In a validation it is asked after every refinement; a validation that it ends is done again by the later `run`.
+        """
         while not self.plan.done and not should_stop():
             if not self.plan.order:
                 self._begin_pass()
             if self.validation_samples and (self.step + 1) % self.recipe.validate_every == 0:
-                on_validation(self.validate())
+                try:
+                    report = self.validate(should_stop)
+                except _StoppedError:
+                    return
+                on_validation(report)
             on_step(self._take_step(self.plan.order[0]))
             self.plan.order.pop(0)
 
@@ -368,13 +379,18 @@ class Trainer:
             masks.append(np.rint(mask * 255).astype(np.uint8))
         return masks
 
-    def validate(self) -> ValidationReport:
+    def validate(self, should_stop: Callable[[], bool] = lambda: False) -> ValidationReport:
         """Score the validation volumes, and keep the weights if they are the best so far.
 
         A µr-Net refines from a blank mask, as in use. Counts are pooled over the volumes.
         """
         began = time.perf_counter()
-        scores, loss = self.score(self.validation_samples)
+
+        def look(_: Iteration) -> None:
+            if should_stop():
+                raise _StoppedError
+
+        scores, loss = self.score(self.validation_samples, look)
         best = self.best_f is None or scores.f_score() > self.best_f
         if best:
             self.best_f, self.best_step = scores.f_score(), self.step
@@ -394,11 +410,13 @@ class Trainer:
         image = sample.normalized()
         return refine(image, np.zeros_like(image), self.model, self.iterations, on_iteration)
 
-    def score(self, samples: Sequence[Sample]) -> tuple[Overlap, float]:
+    def score(
+        self, samples: Sequence[Sample], on_iteration: Callable[[Iteration], None] | None = None
+    ) -> tuple[Overlap, float]:
         """Return pooled counts at `threshold`, and the mean loss over the volumes."""
         counts, losses = Overlap(0, 0, 0), []
         for sample in samples:
-            probability = self.predict(sample)
+            probability = self.predict(sample, on_iteration)
             counts += overlap(probability > self.threshold, sample.mask, sample.weight)
             weight = None if sample.weight is None else torch.from_numpy(sample.weight)
             loss = fbeta_loss(torch.from_numpy(probability), torch.from_numpy(sample.mask), self.beta_squared, weight)

@@ -1,16 +1,14 @@
 """The training loop: order, schedule, sparse labels, validation, and resuming bit for bit."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from micronet.dataset import Entry, Sample
+from micronet.dataset import Sample
 from micronet.errors import InputError
 from micronet.models import MicroNet, MicroRNet
-from micronet.preprocess import image_statistics
 from micronet.training import RECIPES, Plan, Trainer, learning_rate
 from micronet.volume import Volume
 
@@ -27,8 +25,7 @@ def make_sample(name, rng, weight=None):
     _, y, x = np.indices(SHAPE)
     mask = (y - rng.integers(12, 20)) ** 2 + (x - rng.integers(12, 20)) ** 2 < 30
     image = (60 + 70 * mask + rng.normal(0, 10, SHAPE)).clip(0, 255).astype(np.uint8)
-    entry = Entry(name, "train", Path(), Path())
-    return Sample(entry, Volume(image), image, mask, weight, *image_statistics(image))
+    return Sample.of(name, Volume(image), mask, weight)
 
 
 def make_trainer(network, samples, recipe="default", validation=(), **changes):
@@ -188,3 +185,28 @@ def test_nothing_to_train_on_and_empty_plans_are_refused(samples):
 def test_an_empty_plan_is_done():
     assert Plan().done
     assert not Plan(order=[1]).done
+
+
+def test_a_validation_that_is_stopped_is_done_again_and_nothing_else_changes(rng):
+    samples = [make_sample("a", rng), make_sample("b", rng)]
+    whole = make_trainer(MicroRNet, samples[:1], validation=samples[1:])
+    whole.begin(6)
+    validations = []
+    whole.run(lambda _: None, validations.append)
+
+    trainer = make_trainer(MicroRNet, samples[:1], validation=samples[1:])
+    trainer.begin(6)
+    asked = []
+
+    def in_the_validation():
+        asked.append(trainer.step)
+        return len(asked) == 5  # once before each of the steps 0 to 3, then after the first refinement
+
+    again = []
+    trainer.run(lambda _: None, again.append, in_the_validation)
+    assert (trainer.step, again) == (3, [])
+    trainer.run(lambda _: None, again.append)
+    assert [report.step for report in again] == [report.step for report in validations] == [3]
+    assert again[0].f == validations[0].f
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, trainer.model.state_dict()[name])

@@ -21,12 +21,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 
 from micronet.checkpoint import save_state  # noqa: E402
-from micronet.dataset import Entry, Sample  # noqa: E402
+from micronet.dataset import Sample  # noqa: E402
 from micronet.io import Segment, write_segmentation, write_volume  # noqa: E402
 from micronet.kernels.threads import physical_cores  # noqa: E402
 from micronet.models import MicroNet, MicroRNet, bootstrap, model_for_state  # noqa: E402
 from micronet.phantom import Anatomy, Optics, lumen_mask, render_oct  # noqa: E402
-from micronet.preprocess import image_statistics  # noqa: E402
 from micronet.record import sha256_of, versions, write_json  # noqa: E402
 from micronet.training import NUMPY_SEED, RECIPES, TORCH_SEED, Trainer  # noqa: E402
 from micronet.volume import Volume, upright  # noqa: E402
@@ -53,8 +52,7 @@ def phantom(name: str, seed: int) -> Sample:
     mask = lumen_mask(SHAPE, rng)
     image = render_oct(mask, rng)
     volume = Volume(image, upright((SPACING_UM,) * 3), space="left-posterior-superior", units="um")
-    entry = Entry(name, "train", Path(), Path())
-    return Sample(entry, volume, image, mask, None, *image_statistics(image))
+    return Sample.of(name, volume, mask)
 
 
 def write_phantoms(root: Path) -> None:
