@@ -2,21 +2,33 @@
 
 from micronet.io.annotation import Annotation, read_annotation
 from micronet.io.atomic import atomic_path
-from micronet.io.formats import VOLUME_SUFFIXES, files_of, is_volume_path, read_volume, volume_stem, write_volume
-from micronet.io.seg_nrrd import Segment, Segmentation, read_segmentation, write_segmentation
+from micronet.io.formats import (
+    VOLUME_SUFFIXES,
+    files_of,
+    is_volume_path,
+    open_stack,
+    read_volume,
+    volume_stem,
+    write_volume,
+)
+from micronet.io.seg_nrrd import Segment, Segmentation, read_segmentation, write_mask_planes, write_segmentation
+from micronet.io.stack import Stack
 
 __all__ = [
     "VOLUME_SUFFIXES",
     "Annotation",
     "Segment",
     "Segmentation",
+    "Stack",
     "atomic_path",
     "files_of",
     "is_volume_path",
+    "open_stack",
     "read_annotation",
     "read_segmentation",
     "read_volume",
     "volume_stem",
+    "write_mask_planes",
     "write_segmentation",
     "write_volume",
 ]

@@ -25,6 +25,7 @@ __all__ = [
     "one_line",
     "reading",
     "regular_file",
+    "spatial_order",
     "to_zyx",
     "unstated_axes",
     "voxel_bytes",
@@ -131,7 +132,7 @@ def check_axes(options: ReadOptions, stated: str, path: Path) -> None:
     """Raise InputError where ``--axes`` contradicts the axes that a file states."""
     if options.axes is None or options.yield_to_file:
         return
-    if _spatial_order(clean_axes(options.axes)) != _spatial_order(stated):
+    if spatial_order(clean_axes(options.axes)) != spatial_order(stated):
         raise InputError(f"'{path}' states its axes itself ({stated}); --axes {options.axes} contradicts that")
 
 
@@ -187,5 +188,6 @@ def build_volume(path: Path, array: NDArray[Any], **geometry: Any) -> Volume:
         raise FileError(f"'{path}': {error}") from error
 
 
-def _spatial_order(axes: str) -> str:
+def spatial_order(axes: str) -> str:
+    """Return the letters Z, Y and X of `axes`, in their order."""
     return "".join(letter for letter in axes if letter in _SPATIAL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -12,12 +13,14 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from micronet.errors import FileError
 from micronet.io.checks import ReadOptions, reading, regular_file
+from micronet.io.stack import Stack
 from micronet.volume import Volume
 
 __all__ = [
     "VOLUME_SUFFIXES",
     "files_of",
     "is_volume_path",
+    "open_stack",
     "read_volume",
     "read_with",
     "suffix_of",
@@ -147,6 +150,46 @@ def read_with(path: str | os.PathLike[str], options: ReadOptions) -> Volume:
     with reading(found):
         volume: Volume = _module(found).read(found, options)
     return volume if options.spacing_um is None else volume.with_spacing(options.spacing_um)
+
+
+def open_stack(
+    path: str | os.PathLike[str],
+    *,
+    axes: str | None = None,
+    spacing_um: ArrayLike | None = None,
+    shape: Sequence[int] | None = None,
+    dtype: DTypeLike | None = None,
+    byteorder: str | None = None,
+) -> Stack:
+    """Open a volume, or a folder of B-scans, of which planes are read when they are asked for.
+
+    Parameters
+    ----------
+    path, axes, spacing_um, shape, dtype, byteorder
+        As `read_volume`; `path` may also be a folder of 2-D images, see `micronet.io.bscans`.
+
+    Returns
+    -------
+    Stack
+        To be used in a ``with`` block. A NIfTI is read whole at once.
+
+    Raises
+    ------
+    FileError, InputError
+        As `read_volume`. What is wrong with the voxels shows when they are read.
+    """
+    options = ReadOptions(axes, spacing_um, shape, dtype, byteorder)
+    if Path(path).is_dir():
+        stack: Stack = import_module("micronet.io.bscans").open_stack(Path(path), options)
+    else:
+        found = regular_file(path)
+        with reading(found):
+            if suffix_of(found) in (".nii", ".nii.gz"):
+                volume = _module(found).read(found, options)
+                stack = Stack(found, (found,), volume, "ZYX", lambda first, stop: volume.array[first:stop])
+            else:
+                stack = _module(found).open_stack(found, options)
+    return stack if options.spacing_um is None else replace(stack, grid=stack.grid.with_spacing(options.spacing_um))
 
 
 def write_volume(path: str | os.PathLike[str], volume: Volume) -> Path:

@@ -12,7 +12,7 @@ from typing import IO, BinaryIO, cast
 from micronet.errors import FileError
 from micronet.io.checks import one_line
 
-__all__ = ["ENCODINGS", "inflate", "inflate_prefix", "open_encoded"]
+__all__ = ["ENCODINGS", "check_raw_size", "inflate", "inflate_prefix", "open_encoded", "read_bytes"]
 
 #: The encodings that can be read.
 ENCODINGS = ("raw", "gzip", "bzip2")
@@ -32,6 +32,13 @@ def open_encoded(stream: BinaryIO, encoding: str) -> IO[bytes]:
     return stream
 
 
+def check_raw_size(stream: BinaryIO, expected: int, path: Path, skip: int = 0) -> None:
+    """Raise FileError unless exactly `expected` bytes follow from where `stream` stands, after `skip`."""
+    present = os.fstat(stream.fileno()).st_size - stream.tell() - skip
+    if present != expected:
+        raise _wrong_size(path, expected, f"{max(present, 0):,}")
+
+
 def inflate(stream: BinaryIO, encoding: str, expected: int, path: Path, *, skip: int = 0) -> bytearray:
     """Return exactly `expected` bytes, all that `stream` holds after `skip`.
 
@@ -43,13 +50,11 @@ def inflate(stream: BinaryIO, encoding: str, expected: int, path: Path, *, skip:
         If the stream holds fewer or more bytes than expected, is cut short, or is damaged.
     """
     if encoding == "raw":
-        present = os.fstat(stream.fileno()).st_size - stream.tell() - skip
-        if present != expected:
-            raise _wrong_size(path, expected, f"{max(present, 0):,}")
+        check_raw_size(stream, expected, path, skip)
     source = open_encoded(stream, encoding)
     try:
-        skipped = _read(source, skip)
-        content = _read(source, expected)
+        skipped = read_bytes(source, skip)
+        content = read_bytes(source, expected)
         if len(skipped) < skip or len(content) < expected:
             raise _wrong_size(path, expected, f"{len(content):,}")
         surplus = _count(source, _MOST_SURPLUS)
@@ -69,7 +74,7 @@ def inflate_prefix(stream: BinaryIO, encoding: str, size: int, path: Path) -> by
     """Return the first `size` bytes, or fewer where the stream ends; the stream is rewound."""
     start = stream.tell()
     try:
-        return bytes(_read(open_encoded(stream, encoding), size))
+        return bytes(read_bytes(open_encoded(stream, encoding), size))
     except EOFError as error:
         raise _cut_short(path, encoding) from error
     except (gzip.BadGzipFile, zlib.error, OSError) as error:
@@ -78,7 +83,8 @@ def inflate_prefix(stream: BinaryIO, encoding: str, size: int, path: Path) -> by
         stream.seek(start)
 
 
-def _read(source: IO[bytes], size: int) -> bytearray:
+def read_bytes(source: IO[bytes], size: int) -> bytearray:
+    """Return the next `size` bytes, or fewer where the data ends; memory grows with what is really there."""
     content = bytearray()
     while len(content) < size:
         piece = source.read(min(_PIECE, size - len(content)))

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import tokenize
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from micronet.errors import FileError
 from micronet.io.atomic import atomic_path
 from micronet.io.checks import ReadOptions, build_volume, check_dtype, one_line, unstated_axes
+from micronet.io.stack import Stack, open_flat
 from micronet.io.units import without_spacing
 from micronet.volume import Volume
 
-__all__ = ["read", "write"]
+__all__ = ["open_stack", "read", "write"]
 
 _MAGIC = b"\x93NUMPY"
 
@@ -22,33 +24,49 @@ _MAGIC = b"\x93NUMPY"
 def read(path: Path, options: ReadOptions) -> Volume:
     """Read a .npy whose axes are `options.axes`, by default (Z, Y, X)."""
     with path.open("rb") as stream:
-        if stream.read(len(_MAGIC)) != _MAGIC:
-            raise FileError(f"'{path}' is not a .npy file: it does not start with the NumPy magic")
-        stream.seek(0)
-        try:
-            if np.lib.format.read_magic(stream) == (1, 0):
-                shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
-            else:
-                # Versions 2 and 3 have longer headers, and other letters in the names of records.
-                shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(stream)
-        except (ValueError, TypeError, SyntaxError, EOFError, tokenize.TokenError) as error:
-            raise FileError(f"'{path}': its .npy header cannot be read ({one_line(error)})") from error
-        check_dtype(dtype, path)
-        if any(length < 0 for length in shape):
-            raise FileError(f"'{path}': its .npy header claims the shape {shape}")
-        expected = math.prod(shape) * dtype.itemsize
-        present = path.stat().st_size - stream.tell()
-        if present != expected:
-            raise FileError(f"'{path}': its header claims {expected:,} bytes of voxels, the file holds {present:,}")
+        shape, fortran_order, dtype = _header(stream, path)
         data = np.fromfile(stream, dtype)
     array = data.reshape(shape, order="F" if fortran_order else "C")
     array, notes = unstated_axes(array, options, path)
-    if options.spacing_um is None:
-        notes = (*notes, without_spacing(".npy"))
-    return build_volume(path, array, notes=notes)
+    return build_volume(path, array, notes=(*notes, *_no_spacing(options)))
+
+
+def open_stack(path: Path, options: ReadOptions) -> Stack:
+    """Open such a file to read it plane by plane."""
+    with path.open("rb") as stream:
+        shape, fortran_order, dtype = _header(stream, path)
+        start = stream.tell()
+    return open_flat(path, start, shape, dtype, options, fortran_order=fortran_order, notes=_no_spacing(options))
 
 
 def write(path: Path, volume: Volume) -> None:
     """Write the bare array."""
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         np.save(stream, np.ascontiguousarray(volume.array), allow_pickle=False)
+
+
+def _header(stream: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return shape, whether the first axis is the fastest, and voxel type; `stream` is left at the first voxel."""
+    if stream.read(len(_MAGIC)) != _MAGIC:
+        raise FileError(f"'{path}' is not a .npy file: it does not start with the NumPy magic")
+    stream.seek(0)
+    try:
+        if np.lib.format.read_magic(stream) == (1, 0):
+            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+        else:
+            # Versions 2 and 3 have longer headers, and other letters in the names of records.
+            shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(stream)
+    except (ValueError, TypeError, SyntaxError, EOFError, tokenize.TokenError) as error:
+        raise FileError(f"'{path}': its .npy header cannot be read ({one_line(error)})") from error
+    check_dtype(dtype, path)
+    if any(length < 0 for length in shape):
+        raise FileError(f"'{path}': its .npy header claims the shape {shape}")
+    expected = math.prod(shape) * dtype.itemsize
+    present = path.stat().st_size - stream.tell()
+    if present != expected:
+        raise FileError(f"'{path}': its header claims {expected:,} bytes of voxels, the file holds {present:,}")
+    return shape, fortran_order, dtype
+
+
+def _no_spacing(options: ReadOptions) -> tuple[str, ...]:
+    return () if options.spacing_um is not None else (without_spacing(".npy"),)

@@ -11,7 +11,7 @@ import bz2
 import math
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,9 +24,10 @@ from micronet.io.checks import ReadOptions, build_volume, check_axes, regular_fi
 from micronet.io.inflate import inflate
 from micronet.io.nrrd_geometry import axis_roles, geometry, geometry_fields, named_axes, space_of
 from micronet.io.nrrd_header import NrrdHeader, header_text, parse_header
+from micronet.io.stack import FilePlanes, Stack, build_grid
 from micronet.volume import Volume
 
-__all__ = ["data_file", "read", "read_array", "read_header", "write", "write_array"]
+__all__ = ["data_file", "open_stack", "read", "read_array", "read_header", "write", "write_array", "write_planes"]
 
 _TYPES = {
     "i1": ("int8", "signed char", "int8_t"),
@@ -65,6 +66,33 @@ def read(path: Path, options: ReadOptions) -> Volume:
     """Read a 3-D NRRD; a further axis must have length 1."""
     check_axes(options, "ZYX", path)
     header, data = read_array(path)
+    spatial, sizes = _spatial_sizes(header, path)
+    return build_volume(path, data.reshape(sizes), **geometry(header, spatial, stated=options.spacing_um is not None))
+
+
+def open_stack(path: Path, options: ReadOptions) -> Stack:
+    """Open a 3-D NRRD to read it plane by plane."""
+    check_axes(options, "ZYX", path)
+    with path.open("rb") as stream:
+        header = parse_header(_lines(stream, path), str(path))
+        start = stream.tell()
+    dtype = _dtype(header)
+    _sizes(header)
+    spatial, sizes = _spatial_sizes(header, path)
+    grid = build_grid(path, sizes, "ZYX", dtype, **geometry(header, spatial, stated=options.spacing_um is not None))
+    data_path = path
+    if "data file" in header.fields:
+        data_path, start = _data_path(path, header.fields["data file"]), 0
+    with data_path.open("rb") as stream:
+        stream.seek(start)
+        encoding, skip = _find_content(stream, header, math.prod(sizes) * dtype.itemsize, data_path)
+        start = stream.tell()
+    planes = FilePlanes(data_path, start, sizes, dtype, skip=skip, encoding=encoding)
+    return Stack(path, tuple(dict.fromkeys((path, data_path))), grid, "ZYX", planes, planes.close)
+
+
+def _spatial_sizes(header: NrrdHeader, path: Path) -> tuple[list[int], tuple[int, ...]]:
+    """Return which axes of the file span space, and the shape (Z, Y, X); a further axis must have length 1."""
     spatial, extra = axis_roles(header)
     sizes = header.integers("sizes")
     if any(sizes[axis] != 1 for axis in extra):
@@ -72,12 +100,13 @@ def read(path: Path, options: ReadOptions) -> Volume:
             f"'{path}' has {len(sizes)} axes ({named_axes(header)}), expected three: x, y, z; "
             "for a segmentation name one segment (--segment), else save one channel or time point"
         )
-    array = data.reshape([sizes[axis] for axis in reversed(spatial)])
-    return build_volume(path, array, **geometry(header, spatial, stated=options.spacing_um is not None))
+    return spatial, tuple(sizes[axis] for axis in reversed(spatial))
 
 
-def write(path: Path, volume: Volume) -> None:
+def write(path: Path, volume: Volume, planes: Iterable[NDArray[Any]] | None = None) -> None:
     """Write a volume with its geometry, and what of its NRRD header is true of any array on its grid.
+
+    With `planes` the voxels come from there, in pieces along Z, and the volume's array only tells shape and type.
 
     The encoding of the source file is kept, gzip where there is none. Fields that describe the values (``old
     min``, ``sample units``) and the segments of a segmentation are not carried on.
@@ -92,7 +121,10 @@ def write(path: Path, volume: Volume) -> None:
         carried = _CARRIED if same_axes else ("content",)
         fields |= {name: source.fields[name] for name in carried if name in source.fields}
         pairs |= {key: text for key, text in source.pairs.items() if not key.startswith("Segment")}
-    write_array(path, volume.array, fields, pairs, encoding)
+    if planes is None:
+        write_array(path, volume.array, fields, pairs, encoding)
+    else:
+        write_planes(path, planes, volume.shape, volume.array.dtype, fields, pairs, encoding)
 
 
 def read_header(path: Path) -> NrrdHeader:
@@ -138,25 +170,38 @@ def write_array(
         If NRRD has no name for the voxel type, or the file cannot be written.
     """
     array = np.ascontiguousarray(array.astype(np.uint8) if array.dtype == bool else array)
-    code = array.dtype.str[1:]
+    write_planes(path, [array], array.shape, array.dtype, fields, pairs, encoding)
+
+
+def write_planes(
+    path: Path,
+    planes: Iterable[NDArray[Any]],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    fields: Mapping[str, str],
+    pairs: Mapping[str, str],
+    encoding: str = "gzip",
+) -> None:
+    """Write an array that comes in pieces along its slowest axis; `shape` and `dtype` are those of the whole."""
+    code = dtype.str[1:]
     if code not in _TYPES:
         raise FileError(
-            f"cannot write '{path}': NRRD has no voxels of type {array.dtype}; "
+            f"cannot write '{path}': NRRD has no voxels of type {dtype}; "
             "convert to bool, an integer of 8 to 64 bits, float32 or float64"
         )
-    big = array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and sys.byteorder == "big")
+    big = dtype.byteorder == ">" or (dtype.byteorder == "=" and sys.byteorder == "big")
     fields = dict(fields) | {
         "type": _TYPES[code][0],
-        "dimension": str(array.ndim),
-        "sizes": " ".join(str(size) for size in reversed(array.shape)),
+        "dimension": str(len(shape)),
+        "sizes": " ".join(str(size) for size in reversed(shape)),
         "encoding": encoding,
     }
-    if array.dtype.itemsize > 1:
+    if dtype.itemsize > 1:
         fields["endian"] = "big" if big else "little"
     if path.suffix.lower() != ".nhdr":
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
             stream.write(header_text(fields, pairs, path).encode() + b"\n")
-            _deflate(stream, array, encoding)
+            _deflate(stream, planes, encoding)
         return
     data_path = path.with_suffix(_DATA_SUFFIX[encoding])
     fields["data file"] = data_path.name
@@ -164,17 +209,19 @@ def write_array(
     with atomic_path(path) as temporary, atomic_path(data_path) as data_temporary:
         temporary.write_text(header_text(fields, pairs, path), encoding="utf-8", newline="\n")
         with data_temporary.open("wb") as stream:
-            _deflate(stream, array, encoding)
+            _deflate(stream, planes, encoding)
 
 
-def _deflate(stream: BinaryIO, array: NDArray[Any], encoding: str) -> None:
-    content = voxel_bytes(array)
+def _deflate(stream: BinaryIO, planes: Iterable[NDArray[Any]], encoding: str) -> None:
     if encoding == "raw":
-        stream.write(content)
+        for plane in planes:
+            stream.write(voxel_bytes(plane))
         return
     compressor = bz2.BZ2Compressor() if encoding == "bzip2" else zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, 31)
-    for start in range(0, len(content), _PIECE):
-        stream.write(compressor.compress(content[start : start + _PIECE]))
+    for plane in planes:
+        content = voxel_bytes(plane)
+        for start in range(0, len(content), _PIECE):
+            stream.write(compressor.compress(content[start : start + _PIECE]))
     stream.write(compressor.flush())
 
 
@@ -219,6 +266,12 @@ def _dtype(header: NrrdHeader) -> np.dtype[Any]:
 
 
 def _read_content(stream: BinaryIO, header: NrrdHeader, expected: int, path: Path) -> bytearray:
+    encoding, skip = _find_content(stream, header, expected, path)
+    return inflate(stream, encoding, expected, path, skip=skip)
+
+
+def _find_content(stream: BinaryIO, header: NrrdHeader, expected: int, path: Path) -> tuple[str, int]:
+    """Return the encoding and the bytes to skip of what is encoded; `stream` is left where that begins."""
     name = header.text("encoding").lower()
     if name not in _ENCODINGS:
         raise FileError(f"'{header.name}': encoding '{name}' cannot be read; save it as raw, gzip or bzip2")
@@ -233,7 +286,7 @@ def _read_content(stream: BinaryIO, header: NrrdHeader, expected: int, path: Pat
     if byte_skip == -1:
         # The voxels are the last bytes of the file, whatever stands before them.
         byte_skip = max(path.stat().st_size - stream.tell() - expected, 0)
-    return inflate(stream, encoding, expected, path, skip=byte_skip)
+    return encoding, byte_skip
 
 
 def _data_path(header_path: Path, name: str) -> Path:

@@ -4,20 +4,42 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from micronet.errors import FileError, InputError
 from micronet.io.atomic import atomic_path
 from micronet.io.checks import ReadOptions, build_volume, check_dtype, unstated_axes
+from micronet.io.stack import Stack, open_flat
 from micronet.io.units import without_spacing
 from micronet.volume import Volume
 
-__all__ = ["read", "write"]
+__all__ = ["open_stack", "read", "write"]
 
 
 def read(path: Path, options: ReadOptions) -> Volume:
     """Read a file that holds exactly the voxels of `shape` and `dtype`, slowest axis first."""
+    shape, dtype = _layout(path, options)
+    array, notes = unstated_axes(np.fromfile(path, dtype).reshape(shape), options, path)
+    return build_volume(path, array, notes=(*notes, *_no_spacing(options)))
+
+
+def open_stack(path: Path, options: ReadOptions) -> Stack:
+    """Open such a file to read it plane by plane."""
+    shape, dtype = _layout(path, options)
+    return open_flat(path, 0, shape, dtype, options, notes=_no_spacing(options))
+
+
+def write(path: Path, volume: Volume) -> None:
+    """Write the voxels alone, (Z, Y, X) in C order, little-endian."""
+    array = volume.array
+    with atomic_path(path) as temporary:
+        np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tofile(temporary)
+
+
+def _layout(path: Path, options: ReadOptions) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return shape, slowest axis first, and voxel type, which the size of the file bears out."""
     if options.shape is None or options.dtype is None:
         raise InputError(f"'{path}' has no header: give its shape and voxel type (--shape Z,Y,X --dtype uint16)")
     try:
@@ -41,14 +63,8 @@ def read(path: Path, options: ReadOptions) -> Volume:
             f"'{path}' holds {present:,} bytes, but the shape {shape} of {dtype.name} takes {expected:,} "
             "(--shape, --dtype)"
         )
-    array, notes = unstated_axes(np.fromfile(path, dtype).reshape(shape), options, path)
-    if options.spacing_um is None:
-        notes = (*notes, without_spacing(".raw"))
-    return build_volume(path, array, notes=notes)
+    return shape, dtype
 
 
-def write(path: Path, volume: Volume) -> None:
-    """Write the voxels alone, (Z, Y, X) in C order, little-endian."""
-    array = volume.array
-    with atomic_path(path) as temporary:
-        np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tofile(temporary)
+def _no_spacing(options: ReadOptions) -> tuple[str, ...]:
+    return () if options.spacing_um is not None else (without_spacing(".raw"),)

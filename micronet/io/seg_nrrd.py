@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from micronet.io.nrrd_geometry import axis_roles, geometry, geometry_fields
 from micronet.io.nrrd_header import NrrdHeader, escape, unescape
 from micronet.volume import Volume
 
-__all__ = ["Segment", "Segmentation", "has_segments", "read_segmentation", "write_segmentation"]
+__all__ = ["Segment", "Segmentation", "has_segments", "read_segmentation", "write_mask_planes", "write_segmentation"]
 
 #: Names that say "this is the whole segmentation", folded to lower case.
 _FULL_NAMES = frozenset({"full seg", "full mask", "full segmentation", "full seg(mentation)"})
@@ -35,6 +35,11 @@ _TISSUE = (
     "~^^~Anatomic codes - DICOM master list~^^~^^"
 )
 _DEFAULT_TAGS = {"Segmentation.Status": "inprogress", "TerminologyEntry": _TISSUE}
+_MASTER_PAIRS = {
+    "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
+    "Segmentation_MasterRepresentation": "Binary labelmap",
+    "Segmentation_ReferenceImageExtentOffset": "0 0 0",
+}
 _KEY = re.compile(r"Segment(0|[1-9][0-9]{0,5})_(.+)")
 
 
@@ -215,9 +220,7 @@ def write_segmentation(
     FileError
         If the suffix is another, or the file cannot be written.
     """
-    target = Path(path)
-    if not target.name.lower().endswith((".seg.nrrd", ".seg.nhdr")):
-        raise FileError(f"cannot write '{target}': the name of a segmentation ends with .seg.nrrd")
+    target = _named_as_segmentation(path)
     if not segments:
         raise InputError(f"cannot write '{target}': there is no segment")
     layers: list[NDArray[np.uint16]] = []
@@ -241,14 +244,10 @@ def write_segmentation(
     pairs: dict[str, str] = {}
     for segment, layer in placed:
         pairs |= _segment_pairs(replace(segment, extent=extents[layer]))
-    pairs |= {
-        "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
-        "Segmentation_MasterRepresentation": "Binary labelmap",
-        "Segmentation_ReferenceImageExtentOffset": "0 0 0",
-    }
+    pairs |= _MASTER_PAIRS
     most = max(segment.label_value for segment, _ in placed)
     dtype = np.uint8 if most < 256 else np.uint16
-    fields = geometry_fields(replace(grid, space=grid.space or "left-posterior-superior"))
+    fields = _grid_fields(grid)
     if len(layers) == 1:
         labels = layers[0].astype(dtype)
     else:
@@ -259,9 +258,36 @@ def write_segmentation(
     return target
 
 
+def write_mask_planes(
+    path: str | os.PathLike[str], segment: Segment, planes: Iterable[NDArray[np.bool_]], grid: Volume
+) -> Path:
+    """Write one segment whose mask comes plane by plane along Z, as `write_segmentation` writes a whole one.
+
+    The segment's extent is stated as the whole grid, since it is not known before the last plane.
+    """
+    target = _named_as_segmentation(path)
+    _check_segment(segment, np.broadcast_to(np.False_, grid.shape), grid, target)
+    whole = tuple(bound for size in reversed(grid.shape) for bound in (0, size - 1))
+    placed = replace(segment, id=segment.id or _new_identifier(0, set()), label_value=1, layer=0, index=0, extent=whole)
+    nrrd.write_planes(
+        target,
+        (plane.astype(np.uint8) for plane in planes),
+        grid.shape,
+        np.dtype(np.uint8),
+        _grid_fields(grid),
+        _segment_pairs(placed) | _MASTER_PAIRS,
+    )
+    return target
+
+
 def has_segments(header: NrrdHeader) -> bool:
     """Whether a NRRD is a segmentation: its header has a ``SegmentN_`` key."""
     return bool(_segment_fields(header))
+
+
+def _grid_fields(grid: Volume) -> dict[str, str]:
+    """Return the geometry; a space that is not stated as left-posterior-superior."""
+    return geometry_fields(replace(grid, space=grid.space or "left-posterior-superior"))
 
 
 def _segment_fields(header: NrrdHeader) -> dict[int, dict[str, str]]:
@@ -321,6 +347,13 @@ def _segment_pairs(segment: Segment) -> dict[str, str]:
         "Tags": "".join(f"{key}:{text}|" for key, text in segment.tags.items()),
     }
     return {f"Segment{segment.index}_{key}": escape(text) for key, text in texts.items()}
+
+
+def _named_as_segmentation(path: str | os.PathLike[str]) -> Path:
+    target = Path(path)
+    if not target.name.lower().endswith((".seg.nrrd", ".seg.nhdr")):
+        raise FileError(f"cannot write '{target}': the name of a segmentation ends with .seg.nrrd")
+    return target
 
 
 def _check_segment(segment: Segment, mask: NDArray[Any], grid: Volume, target: Path) -> None:

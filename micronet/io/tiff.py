@@ -20,16 +20,26 @@ from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
-from tifffile import TiffFile, TiffFileError, TiffPageSeries, imwrite
+from tifffile import TiffFile, TiffFileError, TiffFrame, TiffPage, TiffPageSeries, imwrite
 
 from micronet.errors import FileError, InputError
 from micronet.io.atomic import atomic_path
-from micronet.io.checks import ReadOptions, build_volume, check_axes, check_dtype, clean_axes, one_line, to_zyx
+from micronet.io.checks import (
+    ReadOptions,
+    build_volume,
+    check_axes,
+    check_dtype,
+    clean_axes,
+    one_line,
+    spatial_order,
+    to_zyx,
+)
+from micronet.io.stack import FilePlanes, Stack, build_grid
 from micronet.io.tiff_pages import check_pages
 from micronet.io.units import INCH_UM, VOXEL_UNITS, canonical_unit, without_spacing
 from micronet.volume import MICROMETRES_PER, Volume, upright
 
-__all__ = ["read", "write"]
+__all__ = ["open_stack", "read", "read_image", "write"]
 
 _IMAGEJ_TYPES = ("uint8", "uint16", "float32")
 _OME_TYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
@@ -61,20 +71,55 @@ _DAMAGE = (
 
 def read(path: Path, options: ReadOptions) -> Volume:
     """Read a 3-D TIFF."""
-    with path.open("rb") as stream:
-        check_pages(stream, path)
-    with _collect_errors() as logged:
-        try:
-            with TiffFile(path, **_OFF) as tif:  # type: ignore[arg-type]
-                volume = _read(tif, path, options)
-        except (FileError, InputError):
-            raise
-        except _DAMAGE as error:
-            raise _damaged(path, one_line(error)) from error
-    # Where a description claims more pages than there are, tifffile logs it and goes on with what is there.
-    if logged:
-        raise _damaged(path, one_line(logged[0]))
-    return volume
+    with _decoding(path), _opened(path) as tif:
+        series, shape, axes, geometry = _layout(tif, path, options)
+        array: NDArray[Any] = to_zyx(series.asarray().reshape(shape), axes, path)
+    return build_volume(path, array, **geometry)
+
+
+def open_stack(path: Path, options: ReadOptions) -> Stack:
+    """Open a 3-D TIFF to read it plane by plane."""
+    with _decoding(path):
+        tif = _opened(path)
+    try:
+        with _decoding(path):
+            series, shape, axes, geometry = _layout(tif, path, options)
+            grid = build_grid(path, shape, axes, series.dtype or np.dtype("V1"), **geometry)
+        order = spatial_order(axes)
+        sizes = tuple(size for size, letter in zip(shape, axes, strict=True) if letter in order)
+        if series.dataoffset is None and len(series.pages) != sizes[0]:
+            raise FileError(
+                f"'{path}' has {len(series.pages)} pages for {sizes[0]} planes along {order[0]}, so it cannot be "
+                "read plane by plane; save it again as a stack of slices"
+            )
+    except BaseException:
+        tif.close()
+        raise
+    if series.dataoffset is not None:  # all voxels in one piece, which is how ImageJ writes more than 4 GB
+        tif.close()
+        dtype = grid.array.dtype.newbyteorder(tif.byteorder)
+        flat = FilePlanes(path, series.dataoffset, sizes, dtype, exact=False)
+        return Stack(path, (path,), grid, order, flat, flat.close)
+
+    def planes(first: int, stop: int) -> NDArray[Any]:
+        with _decoding(path):
+            return np.stack([_page(series, number).asarray().reshape(sizes[1:]) for number in range(first, stop)])
+
+    return Stack(path, (path,), grid, order, planes, tif.close)
+
+
+def read_image(path: Path) -> NDArray[Any]:
+    """Read a TIFF of one page as a 2-D array."""
+    with _decoding(path), _opened(path) as tif:
+        series = tif.series[0]
+        check_dtype(series.dtype or np.dtype("V1"), path)
+        _check_size(tif, series, path)
+        if len(tif.pages) != 1 or sorted(series.axes) != ["X", "Y"]:
+            raise FileError(
+                f"'{path}' is no single grey image: it holds {series.shape} ({series.axes}); "
+                "a folder is read as one scan, one B-scan a file"
+            )
+        return series.asarray()
 
 
 def write(path: Path, volume: Volume) -> None:
@@ -119,7 +164,23 @@ def write(path: Path, volume: Volume) -> None:
         )
 
 
-def _read(tif: TiffFile, path: Path, options: ReadOptions) -> Volume:
+def _opened(path: Path) -> TiffFile:
+    with path.open("rb") as stream:
+        check_pages(stream, path)
+    return TiffFile(path, **_OFF)  # type: ignore[arg-type]
+
+
+def _page(series: TiffPageSeries, number: int) -> TiffPage | TiffFrame:
+    page = series.pages[number]
+    if page is None:
+        raise ValueError(f"page {number} is missing")
+    return page
+
+
+def _layout(
+    tif: TiffFile, path: Path, options: ReadOptions
+) -> tuple[TiffPageSeries, tuple[int, ...], str, dict[str, Any]]:
+    """Return what holds the voxels, its shape and axes, and the arguments of `Volume` beside the array."""
     page = tif.pages.first
     ome = _ome_pixels(page.description, path)
     series = tif.series[0]
@@ -151,12 +212,10 @@ def _read(tif: TiffFile, path: Path, options: ReadOptions) -> Volume:
         raise FileError(f"'{path}' is a 2-D image of {shape} voxels, expected a 3-D volume")
     # The axes are settled before memory is taken for the voxels.
     to_zyx(np.broadcast_to(np.uint8(0), shape), axes, path)
-    array: NDArray[Any] = to_zyx(series.asarray().reshape(shape), axes, path)
     lengths, unit_names = _imagej_spacing(tif) if tif.is_imagej else _ome_spacing(ome)
     spacing, units, note = _spacing(lengths, unit_names, path, options)
-    return build_volume(
-        path, array, directions=upright(spacing), units=units, notes=(*notes, *([note] if note else []))
-    )
+    geometry = {"directions": upright(spacing), "units": units, "notes": (*notes, *([note] if note else []))}
+    return series, shape, axes, geometry
 
 
 def _check_size(tif: TiffFile, series: TiffPageSeries, path: Path) -> None:
@@ -288,6 +347,21 @@ def _voxels_per_unit(length: float, path: Path) -> tuple[int, int]:
 def _unescaped(name: object) -> str:
     r"""Return a unit as ImageJ means it: it writes ``\u00B5m`` for µm."""
     return str(name).replace("\\u00B5", "µ").replace("\\u00b5", "µ").strip().strip('"').strip()
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Turn what tifffile raises and logs of a damaged file into a FileError."""
+    with _collect_errors() as logged:
+        try:
+            yield
+        except (FileError, InputError):
+            raise
+        except _DAMAGE as error:
+            raise _damaged(path, one_line(error)) from error
+    # Where a description claims more pages than there are, tifffile logs it and goes on with what is there.
+    if logged:
+        raise _damaged(path, one_line(logged[0]))
 
 
 @contextmanager

@@ -1,0 +1,166 @@
+"""A finished mask, from the grid of the structural volume back to that of the raw scan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micronet.errors import FileError, InputError
+from micronet.io import Segment, read_annotation, volume_stem, write_mask_planes
+from micronet.raw_grid import parallel_steps
+from micronet.raw_scan import MADE_BY, RawScan, geometry_record, read_record, scan_name
+from micronet.record import make_folder
+from micronet.resample import sample_planes
+from micronet.volume import Volume
+
+__all__ = ["find_record", "map_back", "scan_of"]
+
+# A record's geometry agrees with a file's up to what text and float32 headers lose.
+_AGREES = 1e-5
+
+
+def find_record(mask_path: Path, raw_path: Path, folders: list[Path]) -> Path | None:
+    """Return the record of the structural volume that was made of a scan, None where there is none.
+
+    Looked for by the name of the mask, then by that of the scan, in each folder in turn.
+    """
+    for name in dict.fromkeys((volume_stem(mask_path), scan_name(raw_path))):
+        for folder in folders:
+            path = folder / f"{name}.json"
+            if (read_record(path) or {}).get("made_by") == MADE_BY:
+                return path
+    return None
+
+
+def scan_of(record_path: Path, said: RawScan) -> RawScan:
+    """Return what a record says about its raw scan; what a person says stands above it.
+
+    Raises
+    ------
+    FileError
+        If the file is no record of a structural volume.
+    """
+    found = read_record(record_path) or {}
+    parameters = found.get("parameters")
+    settings = parameters.get("scan") if isinstance(parameters, dict) else None
+    if found.get("made_by") != MADE_BY or not isinstance(settings, dict):
+        raise FileError(f"'{record_path}' is no record of {MADE_BY}")
+    default = RawScan()
+    known: dict[str, Any] = {}
+    for field in fields(RawScan):
+        mine, recorded = getattr(said, field.name), settings.get(field.name)
+        if mine == getattr(default, field.name) and recorded is not None:
+            known[field.name] = tuple(recorded) if isinstance(recorded, list) else recorded
+    return replace(said, **known)
+
+
+def map_back(
+    mask_path: Path,
+    raw_path: Path,
+    scan: RawScan,
+    output: Path,
+    *,
+    segment: str | None = None,
+    linear: bool = True,
+    say: Callable[[str], None],
+    on_planes: Callable[[int, int], None] = lambda done, total: None,
+    record_path: Path | None = None,
+    force: bool = False,
+) -> tuple[str, str]:
+    """Write a mask as a segmentation on the grid of the raw scan.
+
+    Parameters
+    ----------
+    mask_path : Path
+        The mask, as `micronet.io.read_annotation` reads it, of known spacing.
+    raw_path : Path
+        The scan; only its geometry is read.
+    scan : RawScan
+        What the structural volume was made with.
+    output : Path
+        Folder for ``<mask>_on_<scan>.seg.nrrd``.
+    segment : str, optional
+        Which segment of a .seg.nrrd.
+    linear : bool
+        Interpolate linearly and take one half and more; else take the nearest voxel.
+    say, on_planes : callable
+        As `micronet.prepare.prepare_file`.
+    record_path : Path, optional
+        Record of the structural volume; the scan must have the geometry that it tells.
+    force : bool
+        Replace the result when it exists.
+
+    Returns
+    -------
+    status, message : str
+
+    Raises
+    ------
+    MicronetError
+        For bad input; nothing has been written then.
+    """
+    target = output / f"{volume_stem(mask_path)}_on_{scan_name(raw_path)}.seg.nrrd"
+    if target.exists() and not force:
+        raise FileError(f"'{target}' exists; --force replaces it, -o DIR writes elsewhere")
+    annotation = read_annotation(mask_path, segment=segment)
+    mask = annotation.mask
+    if mask.spacing_um is None:
+        raise InputError(f"'{mask_path}' does not state where its voxels lie; save the mask as .seg.nrrd or .nrrd")
+    say(f"  mask        {annotation.description}")
+    with scan.open(raw_path) as stack:
+        grid = stack.grid
+        raw = scan.true_grid(stack)
+    if record_path is not None:
+        _check_record(record_path, raw_path, grid)
+    for note in grid.notes:
+        say(f"              note: {note}")
+    say(f"  depth       along {scan.depth_axis} (--depth-axis), refractive index {scan.refractive_index:g}")
+    try:
+        order, steps, starts = parallel_steps(raw, mask)
+    except InputError as error:
+        raise InputError(
+            f"'{mask_path}' does not fit '{raw_path}': {error}; a mask on the grid of the structural volume is expected"
+        ) from error
+    say(f"  raw voxels  {' x '.join(f'{step:.4g}' for step in np.abs(steps))} voxels of the mask (Z, Y, X)")
+    voxels = 0
+
+    def planes() -> Iterator[NDArray[np.bool_]]:
+        nonlocal voxels
+        turned = mask.array.transpose(order)
+        found = sample_planes(turned, steps.tolist(), starts.tolist(), grid.shape, linear=linear)
+        for number, plane in enumerate(found, 1):
+            voxels += int(np.count_nonzero(plane))
+            yield plane
+            on_planes(number, grid.shape[0])
+
+    make_folder(output)
+    chosen = annotation.segment or Segment(name="lumen")
+    write_mask_planes(target, replace(chosen, id=""), planes(), grid)
+    before = np.count_nonzero(mask.array) * (mask.voxel_um3 or 0)
+    after = voxels * (raw.voxel_um3 or 0)
+    say(f"  volume      {before:,.0f} µm³ on the grid of the mask, {after:,.0f} µm³ on that of the scan")
+    if before and not after:
+        say("  WARNING     nothing of the mask lies within the scan: is it the scan that the mask was made from?")
+    say(f"  wrote       {target}")
+    return "done", f"{voxels:,} voxels on the grid of {raw_path.name}"
+
+
+def _check_record(record_path: Path, raw_path: Path, grid: Volume) -> None:
+    """Raise InputError where a scan does not lie where the record says that its scan lies."""
+    told, here = (read_record(record_path) or {}).get("raw"), geometry_record(grid)
+    told = told if isinstance(told, dict) else {}
+    for key in ("shape_zyx", "directions_zyx", "origin"):
+        try:
+            apart = np.abs(np.array(told.get(key), float) - np.array(here[key], float)).max()
+        except (TypeError, ValueError):
+            apart = np.inf
+        if not apart <= _AGREES * max(1.0, float(np.abs(here[key]).max())):
+            raise InputError(
+                f"'{raw_path}' is not the scan that '{record_path}' tells of: its {key} is {here[key]}, "
+                f"there {told.get(key)}; give its own record with --record"
+            )

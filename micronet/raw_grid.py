@@ -1,0 +1,114 @@
+"""Where the voxels of a raw scan really lie, and those of the structural volume made of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micronet.errors import InputError
+from micronet.resample import output_size
+from micronet.volume import MICROMETRES_PER, Volume
+
+__all__ = ["AXES", "empty_grid", "parallel_steps", "structural_grid", "true_grid"]
+
+#: The axes of an array.
+AXES = "ZYX"
+# How far the axes of two grids may run apart over a whole volume, in voxels, and still count as parallel.
+_PARALLEL = 0.1
+
+
+def empty_grid(grid: Volume, shape: tuple[int, ...] | None = None, dtype: str = "uint8") -> Volume:
+    """Return a volume of the same geometry whose array of zeros takes no memory."""
+    array = np.broadcast_to(np.zeros((), dtype), grid.shape if shape is None else shape)
+    return replace(grid, array=array, header={}, notes=())
+
+
+def true_grid(grid: Volume, depth_axis: str, refractive_index: float) -> Volume:
+    """Return the grid of a scan in µm, its optical path along the depth axis turned into depth.
+
+    Parameters
+    ----------
+    grid : Volume
+        As the file has it, of known spacing.
+    depth_axis : {"Z", "Y", "X"}
+        Where light travels.
+    refractive_index : float
+        Of the sample; the spacing along the depth axis is divided by it. Voxel (0, 0, 0) stays where it is.
+    """
+    spacing = grid.spacing_um
+    if spacing is None:
+        raise InputError("the spacing is not known; give it with --spacing Z,Y,X in µm")
+    if depth_axis not in tuple(AXES):
+        raise InputError(f"--depth-axis {depth_axis}: expected Z, Y or X")
+    if not 1 <= refractive_index < 5:
+        raise InputError(f"--refractive-index {refractive_index:g}: expected 1 (path in air) or more, such as 1.38")
+    lengths = np.array(spacing)
+    lengths[AXES.index(depth_axis)] /= refractive_index
+    return empty_grid(grid).with_spacing(lengths)
+
+
+def structural_grid(grid: Volume, iso_um: float) -> tuple[Volume, tuple[float, float, float]]:
+    """Return the isotropic grid that covers another one, and the ratios of their voxels' lengths.
+
+    Parameters
+    ----------
+    grid : Volume
+        In µm.
+    iso_um : float
+        The new distance between voxels.
+
+    Returns
+    -------
+    grid : Volume
+        Its axes run in the same directions and its first voxel begins where the other's begins, so its origin lies
+        ``(iso - spacing) / 2`` further along each axis. The last voxel of an axis may reach beyond the other grid.
+    ratios : tuple of 3 floats
+        `iso_um` over the spacing along (Z, Y, X).
+    """
+    if not 0 < iso_um < float("inf"):
+        raise InputError(f"--iso {iso_um:g}: expected a length in µm above 0")
+    lengths = np.linalg.norm(grid.directions, axis=1)
+    z, y, x = (float(iso_um / length) for length in lengths)
+    shape = tuple(output_size(size, ratio) for size, ratio in zip(grid.shape, (z, y, x), strict=True))
+    axes = grid.directions / lengths[:, None]
+    origin = grid.origin + ((iso_um - lengths) / 2) @ axes
+    return replace(empty_grid(grid, shape), directions=axes * iso_um, origin=origin), (z, y, x)
+
+
+def parallel_steps(
+    grid: Volume, other: Volume
+) -> tuple[tuple[int, int, int], NDArray[np.float64], NDArray[np.float64]]:
+    """Return how the voxels of a grid lie among those of another with parallel axes.
+
+    Parameters
+    ----------
+    grid, other : Volume
+        Of known spacing; where both state a space, in one that can be converted.
+
+    Returns
+    -------
+    order : tuple of 3 ints
+        Axis i of `grid` runs along axis ``order[i]`` of `other`.
+    steps, starts : ndarray of shape (3,), float64
+        Voxel o of `grid` lies at ``starts[i] + steps[i] * o[i]`` on axis ``order[i]``, in voxels of `other`.
+
+    Raises
+    ------
+    InputError
+        If the axes are not parallel: over the whole grid they run more than a tenth of a voxel apart.
+    """
+    if grid.space and other.space:
+        other = other.in_space(grid.space)
+    scale, other_scale = MICROMETRES_PER[grid.units], MICROMETRES_PER[other.units]
+    inverse = np.linalg.inv(other.directions * other_scale)
+    matrix = (grid.directions * scale) @ inverse  # row i: the step along axis i of `grid`, in voxels of `other`
+    starts = (grid.origin * scale - other.origin * other_scale) @ inverse
+    order = [int(axis) for axis in np.abs(matrix).argmax(axis=1)]
+    along = np.zeros_like(matrix)
+    along[range(3), order] = matrix[range(3), order]
+    apart = (np.abs(matrix - along) * (np.array(grid.shape) - 1)[:, None]).sum(axis=0).max()
+    if sorted(order) != [0, 1, 2] or apart > _PARALLEL:
+        raise InputError("their axes are not parallel")
+    return (order[0], order[1], order[2]), matrix[range(3), order], starts[order]

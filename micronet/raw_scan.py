@@ -1,0 +1,89 @@
+"""A raw scan as a person describes it, and what lies beside it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from micronet.errors import InputError
+from micronet.io import Stack, open_stack, volume_stem
+from micronet.raw_grid import true_grid
+from micronet.volume import Volume
+
+__all__ = ["MADE_BY", "RawScan", "geometry_record", "read_record", "scan_name", "stated_domain"]
+
+#: What the record of a structural volume says that made it.
+MADE_BY = "prepare.py"
+_MOST_JSON = 1 << 20
+
+
+@dataclass(frozen=True)
+class RawScan:
+    """What a person says about a raw scan; None stands for "as the file says".
+
+    `depth_axis` is where light travels; `refractive_index` turns the optical path along it into depth.
+    """
+
+    axes: str | None = None
+    spacing_um: tuple[float, float, float] | None = None
+    shape: tuple[int, int, int] | None = None
+    dtype: str | None = None
+    depth_axis: str = "Y"
+    refractive_index: float = 1.0
+
+    def open(self, path: Path) -> Stack:
+        """Open the scan to read it plane by plane."""
+        return open_stack(path, axes=self.axes, spacing_um=self.spacing_um, shape=self.shape, dtype=self.dtype)
+
+    def true_grid(self, stack: Stack) -> Volume:
+        """Return where its voxels really lie, in µm."""
+        try:
+            return true_grid(stack.grid, self.depth_axis, self.refractive_index)
+        except InputError as error:
+            raise InputError(f"'{stack.path}': {error}") from error
+
+
+def scan_name(path: Path) -> str:
+    """Return the name of a raw scan's results: its own, without folder and suffix."""
+    return path.resolve().name if path.is_dir() else volume_stem(path)
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in a file; None where there is none that can be read."""
+    try:
+        if path.stat().st_size > _MOST_JSON:
+            return None
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def stated_domain(path: Path) -> tuple[str | None, Path]:
+    """Return the domain that the JSON beside a scan states, None where there is none, and that file.
+
+    ``scan.json`` speaks for ``scan.tif`` and ``scan.nrrd`` alike; but a record of `MADE_BY` only for the volume that
+    was made.
+    """
+    beside = path.resolve().with_name(f"{scan_name(path)}.json")
+    found = read_record(beside) or {}
+    output = found.get("output")
+    if found.get("made_by") == MADE_BY and not (isinstance(output, dict) and output.get("file") == path.name):
+        return None, beside
+    domain = found.get("domain")
+    return (domain.strip().lower() if isinstance(domain, str) else None), beside
+
+
+def geometry_record(grid: Volume) -> dict[str, Any]:
+    """Return where the voxels of a grid lie, as JSON has it."""
+    spacing = grid.spacing_um
+    return {
+        "shape_zyx": list(grid.shape),
+        "spacing_um_zyx": None if spacing is None else list(spacing),
+        "directions_zyx": grid.directions.tolist(),
+        "origin": grid.origin.tolist(),
+        "units": grid.units,
+        "space": grid.space,
+    }

@@ -1,0 +1,108 @@
+"""Make structural volumes of raw scans: logarithm, isotropic voxels, 8 bits; and map finished masks back.
+
+python prepare.py scan.tif --domain intensity --spacing 2,1.9,2 --refractive-index 1.38
+python prepare.py bscans/ --domain db --spacing 8,1.9,4                     # a folder of B-scans (TIFF, PNG)
+python prepare.py scan.raw --shape 400,512,500 --dtype ">u2" --spacing 2,1.9,2 --domain amplitude
+python prepare.py predictions/scan.seg.nrrd --back-to scan.tif              # the mask on the raw grid
+"""
+
+import argparse
+from pathlib import Path
+
+from tqdm import tqdm
+
+from micronet.console import run, shape_option, spacing_option, status_table
+from micronet.errors import InputError, MicronetError
+from micronet.intensity import AVERAGES, DOMAINS
+from micronet.mapback import find_record, map_back, scan_of
+from micronet.prepare import Preparation, prepare_file
+from micronet.raw_scan import RawScan, scan_name
+from micronet.segment import Outcome
+
+STRUCTURAL = Path("struct_iso")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Prepare each scan, or map each mask back; a bad one never stops the others."""
+    names = [scan_name(path) for path in arguments.inputs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"two inputs would both write {twice}.*; run them apart with -o")
+    scan = RawScan(**{name: getattr(arguments, name) for name in RawScan.__dataclass_fields__})
+    outcomes = []
+    for number, path in enumerate(arguments.inputs, 1):
+        print(f"[{number}/{len(arguments.inputs)}] {path}")
+        with tqdm(leave=False, disable=None, unit="plane") as bar:
+
+            def progress(done: int, total: int, bar: tqdm = bar) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            job = _back if arguments.back_to else _prepare
+            try:
+                outcome = Outcome(path, *job(path, scan, arguments, say=bar.write, on_planes=progress))
+            except MicronetError as error:
+                if arguments.debug or len(arguments.inputs) == 1:
+                    raise
+                outcome = Outcome(path, "failed", str(error))
+        outcomes.append(outcome)
+    print(status_table(outcomes))
+    return 2 if any(outcome.status == "failed" for outcome in outcomes) else 0
+
+
+def _prepare(path, scan, arguments, **callbacks):
+    settings = {name: getattr(arguments, name) for name in ("domain", "average", "iso_um", "noise_floor")}
+    job = Preparation(scan, output=arguments.output or STRUCTURAL, **settings)
+    return prepare_file(path, job, force=arguments.force, **callbacks)
+
+
+def _back(path, scan, arguments, say, on_planes):
+    raw = arguments.back_to
+    record = arguments.record or find_record(path, raw, [path.parent, STRUCTURAL, raw.parent])
+    if record is None:
+        say("  record      none found in the mask's folder, struct_iso/ and the scan's: the options tell of the scan")
+    else:
+        say(f"  record      {record}")
+        scan = scan_of(record, scan)
+    return map_back(
+        path,
+        raw,
+        scan,
+        arguments.output or path.parent,
+        segment=arguments.segment,
+        linear=arguments.interpolation == "linear",
+        say=say,
+        on_planes=on_planes,
+        record_path=record,
+        force=arguments.force,
+    )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    p = argparse.ArgumentParser(description="Make structural volumes of raw scans, or map finished masks back to them.")
+    p.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="scans or folders of B-scans; or masks")
+    p.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: struct_iso; of a mask, its own folder")
+    p.add_argument("--domain", choices=DOMAINS, help="what the numbers of the scan are; log is never taken twice")
+    p.add_argument("--average", choices=AVERAGES, default="log", help="what is averaged (default: %(default)s)")
+    p.add_argument("--iso", dest="iso_um", type=float, default=4.5, metavar="UM", help="new voxel size (%(default)s)")
+    p.add_argument("--noise-floor", type=float, metavar="N", help="in the scan's own numbers (default: measured)")
+    p.add_argument("--depth-axis", choices=("Z", "Y", "X"), default="Y", help="where light travels (%(default)s)")
+    p.add_argument("--refractive-index", type=float, default=1.0, metavar="N", help="of the sample, such as 1.38 (1)")
+    p.add_argument("--axes", metavar="ZYX", help="order of the axes, slowest first, where the file does not say")
+    p.add_argument("--spacing", dest="spacing_um", type=spacing_option, metavar="Z,Y,X", help="raw voxel size in µm")
+    p.add_argument("--shape", type=shape_option, metavar="A,B,C", help="sizes of a headerless .raw, slowest first")
+    p.add_argument(
+        "--dtype", metavar="TYPE", help="number type of a headerless .raw, such as uint16; >u2 is big-endian"
+    )
+    p.add_argument("--back-to", type=Path, metavar="RAW", help="INPUT are masks: write them on the grid of this scan")
+    p.add_argument("--record", type=Path, metavar="JSON", help="what prepare.py wrote of RAW (default: looked for)")
+    p.add_argument("--segment", metavar="NAME|INDEX", help="which segment of a .seg.nrrd to map back")
+    p.add_argument("--interpolation", choices=("linear", "nearest"), default="linear", help="of masks (%(default)s)")
+    p.add_argument("--force", action="store_true", help="do again what was done, and replace it")
+    p.add_argument("--debug", action="store_true", help="show the whole traceback when something fails")
+    return p
+
+
+if __name__ == "__main__":
+    run(build_parser(), main)
