@@ -19,9 +19,9 @@ AXES = "ZYX"
 _PARALLEL = 0.1
 
 
-def empty_grid(grid: Volume, shape: tuple[int, ...] | None = None, dtype: str = "uint8") -> Volume:
-    """Return a volume of the same geometry whose array of zeros takes no memory."""
-    array = np.broadcast_to(np.zeros((), dtype), grid.shape if shape is None else shape)
+def empty_grid(grid: Volume, shape: tuple[int, ...] | None = None) -> Volume:
+    """Return a uint8 volume of the same geometry whose array of zeros takes no memory."""
+    array = np.broadcast_to(np.uint8(0), grid.shape if shape is None else shape)
     return replace(grid, array=array, header={}, notes=())
 
 
