@@ -17,6 +17,7 @@ from micronet.errors import FileError, InputError, MicronetError
 from micronet.io import files_of, read_annotation, read_volume
 from micronet.models import MINIMUM_AXIS
 from micronet.preprocess import image_statistics, log_intensity, standardize
+from micronet.raw_scan import refuse_second_log
 from micronet.record import sha256_of
 from micronet.volume import Volume, check_same_grid
 
@@ -322,6 +323,7 @@ def _load(entry: Entry, images: dict[tuple[Any, ...], tuple[Volume, float, float
     if key not in images:
         volume = read_volume(entry.image, axes=entry.axes, spacing_um=entry.spacing_um)
         if entry.intensity == "log":
+            refuse_second_log(entry.image)
             volume = volume.with_array(log_intensity(volume.array))
         images[key] = (volume, *image_statistics(volume.array))
     volume, mean, sd = images[key]

@@ -12,7 +12,7 @@ from micronet.io import Stack, open_stack, volume_stem
 from micronet.raw_grid import true_grid
 from micronet.volume import Volume
 
-__all__ = ["MADE_BY", "RawScan", "geometry_record", "read_record", "scan_name", "stated_domain"]
+__all__ = ["MADE_BY", "RawScan", "geometry_record", "read_record", "refuse_second_log", "scan_name", "stated_domain"]
 
 #: What the record of a structural volume says that made it.
 MADE_BY = "prepare.py"
@@ -74,6 +74,16 @@ def stated_domain(path: Path) -> tuple[str | None, Path]:
         return None, beside
     domain = found.get("domain")
     return (domain.strip().lower() if isinstance(domain, str) else None), beside
+
+
+def refuse_second_log(path: Path) -> None:
+    """Raise InputError where the JSON beside a volume says that its numbers are logarithms already."""
+    stated, beside = stated_domain(path)
+    if stated in ("log", "db"):
+        raise InputError(
+            f"'{path}': '{beside.name}' beside it says that it holds logarithms already (domain {stated}), and the "
+            'logarithm is asked for again; leave --intensity log, or intensity = "log", away'
+        )
 
 
 def geometry_record(grid: Volume) -> dict[str, Any]:

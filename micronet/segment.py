@@ -21,6 +21,7 @@ from micronet.io import Segment, files_of, read_annotation, read_volume, volume_
 from micronet.metrics import Overlap, overlap
 from micronet.models import MicroNet, MicroRNet
 from micronet.preprocess import log_intensity
+from micronet.raw_scan import refuse_second_log
 from micronet.record import make_folder, sha256_of, versions, write_json
 from micronet.report import write_preview
 from micronet.volume import Volume, check_same_grid
@@ -166,6 +167,7 @@ def segment_file(
     for note in volume.notes:
         say(f"              note: {note}")
     if job.intensity == "log":
+        refuse_second_log(path)
         volume = volume.with_array(log_intensity(volume.array))
         say("  intensity   the logarithm of what is stored")
     start = _read_mask(job.initial_mask, job, volume, path, "start from", say)

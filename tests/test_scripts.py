@@ -457,3 +457,12 @@ def test_changed_voxels_of_a_detached_header_are_not_taken_for_what_was_done(emb
 
     assert code == 2
     assert "holds a result of other settings, weights or input" in err
+
+
+def test_the_logarithm_of_a_prepared_volume_is_not_taken_again(embryo, weights, capsys):
+    embryo.with_suffix(".json").write_text('{"domain": "log"}', encoding="utf-8")
+    code, _, err = call(infer, embryo, "--model", weights, "--intensity", "log", capsys=capsys)
+    assert code == 2
+    assert "'embryo.json' beside it says that it holds logarithms already (domain log)" in err
+    code, _, _ = call(infer, embryo, "--model", weights, capsys=capsys)
+    assert code == 0
