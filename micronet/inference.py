@@ -53,6 +53,7 @@ def predict(
     *,
     y_crop: int | None = None,
     until_stable: bool = False,
+    on_probability: Callable[[NDArray[np.float32]], None] | None = None,
 ) -> NDArray[np.float32]:
     """Return the probability that each voxel is lumen.
 
@@ -75,6 +76,8 @@ def predict(
         Only depths ``[:, :y_crop, :]`` are looked at; deeper voxels get probability 0.
     until_stable : bool
         Stop before `iterations` once the 8-bit output no longer changes.
+    on_probability : callable, optional
+        Called after each pass with the probability, of shape (Z, y_crop or Y, X); to look at, not to change or keep.
 
     Returns
     -------
@@ -105,7 +108,9 @@ def predict(
 
     image = np.ascontiguousarray(normalize_image(array)[:, :depth])
     start = _initial_probability(volume, initial_mask)[:, :depth]
-    probability = refine(image, start, model, iterations, on_iteration, until_stable=until_stable)
+    probability = refine(
+        image, start, model, iterations, on_iteration, until_stable=until_stable, on_probability=on_probability
+    )
     if depth == array.shape[1]:
         return probability
     whole = np.zeros(array.shape, np.float32)
@@ -135,6 +140,7 @@ def refine(
     on_iteration: Callable[[Iteration], None] | None = None,
     *,
     until_stable: bool = False,
+    on_probability: Callable[[NDArray[np.float32]], None] | None = None,
 ) -> NDArray[np.float32]:
     """Return the probability after one look of a µ-Net, or after refinements of a µr-Net.
 
@@ -144,7 +150,7 @@ def refine(
         Normalised, as `micronet.normalize_image` gives it.
     start : ndarray of shape (Z, Y, X), float32
         Probability to start from; what a µ-Net is compared with in its one `Iteration`.
-    model, iterations, on_iteration, until_stable
+    model, iterations, on_iteration, until_stable, on_probability
         As in `predict`.
 
     Returns
@@ -160,6 +166,8 @@ def refine(
         iteration = _compare(number, before, now, time.perf_counter() - began)
         if on_iteration is not None:
             on_iteration(iteration)
+        if on_probability is not None:
+            on_probability(now)
         before = now
         if until_stable and iteration.stable:
             break

@@ -71,6 +71,15 @@ def test_continuing_equals_going_on(image, refiner):
     assert np.array_equal(predict(image, refiner, 3, initial_mask=halfway), predict(image, refiner, 5))
 
 
+def test_each_pass_hands_out_its_probability(image, refiner):
+    seen = []
+    last = predict(image, refiner, 2, y_crop=34, on_probability=lambda probability: seen.append(probability.copy()))
+
+    assert np.array_equal(seen[0], predict(image, refiner, 1, y_crop=34)[:, :34])
+    assert np.array_equal(seen[1], last[:, :34])
+    assert len(seen) == 2
+
+
 def test_each_iteration_reports_its_change(image, refiner):
     seen = []
     predict(image, refiner, 3, on_iteration=seen.append)
