@@ -12,26 +12,23 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from micronet.checkpoint import load_model
 from micronet.errors import FileError, InputError
 from micronet.inference import Iteration, predict
-from micronet.io import Segment, files_of, read_annotation, read_volume, volume_stem, write_segmentation, write_volume
-from micronet.metrics import Overlap, overlap
+from micronet.io import files_of, read_annotation, read_volume, volume_stem
+from micronet.metrics import overlap
 from micronet.models import MicroNet, MicroRNet
 from micronet.preprocess import log_intensity
 from micronet.raw_scan import refuse_second_log
 from micronet.record import make_folder, sha256_of, versions, write_json
-from micronet.report import write_preview
+from micronet.result import measure, score_line, scores_record, write_result
 from micronet.volume import Volume, check_same_grid
 
-__all__ = ["Job", "Outcome", "Weights", "check_stems", "score_line", "segment_file", "write_result"]
+__all__ = ["Job", "Outcome", "Weights", "check_stems", "segment_file"]
 
 #: Most refinements when asked to go on until the output is stable.
 MOST_ITERATIONS = 100
-# A lumen that fills nearly the whole volume is a wrong normalisation or a wrong domain, not an embryo.
-_NEARLY_FULL = 0.9
 
 
 @dataclass(frozen=True)
@@ -198,7 +195,7 @@ def segment_file(
         say(f"  changes     {_changes(iterations, job)}")
 
     mask = probability > job.threshold
-    result, warnings = _measure(mask, volume, job)
+    result, warnings = measure(mask, volume, job.threshold, job.y_crop)
     um3 = "" if result["um3"] is None else f", {result['um3']:,.0f} µm³"
     say(f"  lumen       {result['voxels']:,} voxels ({100 * result['fraction']:.2f} % of what was looked at){um3}")
     for warning in warnings:
@@ -206,7 +203,7 @@ def segment_file(
     scores = None
     if truth is not None:
         counts = overlap(mask[:, : job.y_crop], truth.array[:, : job.y_crop])
-        scores = _scores(counts, outside=int(np.count_nonzero(truth.array[:, mask[:, : job.y_crop].shape[1] :])))
+        scores = scores_record(counts, outside=int(np.count_nonzero(truth.array[:, mask[:, : job.y_crop].shape[1] :])))
         more = f"; {scores['annotated_outside_y_crop']:,} annotated voxels below --y-crop not counted"
         say(f"  scores      {score_line(counts)}{more if scores['annotated_outside_y_crop'] else ''}")
 
@@ -251,57 +248,6 @@ def segment_file(
     return Outcome(path, "done", f"{result['voxels']:,} voxels{um3}{score}")
 
 
-def write_result(
-    folder: Path,
-    stem: str,
-    volume: Volume,
-    probability: NDArray[np.float32],
-    threshold: float,
-    *,
-    annotation: NDArray[np.bool_] | None = None,
-    probability_name: str,
-) -> dict[str, Path]:
-    """Write a probability as uint8 (255·p, rounded), the segmentation above the threshold, and the preview.
-
-    Parameters
-    ----------
-    folder : Path
-        Exists.
-    stem : str
-        The segmentation is ``<stem>.seg.nrrd``, the preview ``<stem>_preview.png`` with the stem as its title.
-    volume : Volume
-        What was segmented; its grid is that of the files.
-    probability, annotation : ndarray of the volume's shape
-        float32 in [0, 1]; bool.
-    threshold : float
-        Lumen is above it.
-    probability_name : str
-        Name of the probability's file.
-
-    Returns
-    -------
-    dict of str to Path
-        The files: ``probability``, ``segmentation``, ``preview``.
-    """
-    files = {
-        "probability": folder / probability_name,
-        "segmentation": folder / f"{stem}.seg.nrrd",
-        "preview": folder / f"{stem}_preview.png",
-    }
-    mask = probability > threshold
-    write_volume(files["probability"], volume.with_array(np.rint(probability * 255).astype(np.uint8)))
-    write_segmentation(files["segmentation"], [(Segment(name="lumen"), mask)], volume)
-    write_preview(
-        files["preview"],
-        volume.array,
-        mask,
-        spacing_um=volume.spacing_um,
-        annotation=annotation,
-        title=stem,
-    )
-    return files
-
-
 def _already_done(path: Path, record_path: Path, asked: dict[str, Any]) -> Outcome:
     try:
         recorded = json.loads(record_path.read_text(encoding="utf-8"))
@@ -333,36 +279,6 @@ def _read_mask(
     check_same_grid(volume, annotation.mask, str(path), str(mask_path))
     say(f"  {role:<12}{annotation.description}")
     return annotation.mask
-
-
-def _measure(mask: NDArray[np.bool_], volume: Volume, job: Job) -> tuple[dict[str, Any], list[str]]:
-    voxels = int(np.count_nonzero(mask))
-    looked_at = mask[:, : job.y_crop].size
-    warnings = []
-    if voxels == 0:
-        warnings.append(
-            f"nothing was found above {job.threshold}: are these log intensities at the network's scale? "
-            "a lower --threshold or other --model may help"
-        )
-    elif voxels > _NEARLY_FULL * looked_at:
-        warnings.append(f"{100 * voxels / looked_at:.0f} % of the volume was called lumen: this cannot be right")
-    um3 = None if volume.voxel_um3 is None else voxels * volume.voxel_um3
-    return {"voxels": voxels, "fraction": voxels / looked_at, "um3": um3}, warnings
-
-
-def _scores(counts: Overlap, outside: int) -> dict[str, Any]:
-    return {
-        "precision": counts.precision,
-        "recall": counts.recall,
-        "f1": counts.f_score(),
-        **asdict(counts),
-        "annotated_outside_y_crop": outside,
-    }
-
-
-def score_line(scores: Overlap) -> str:
-    """Return the scores as every script prints them."""
-    return f"F {scores.f_score():.4f}  precision {scores.precision:.4f}  recall {scores.recall:.4f} (voxels, F is Dice)"
 
 
 def _changes(iterations: Sequence[Iteration], job: Job) -> str:

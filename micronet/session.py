@@ -21,8 +21,8 @@ from micronet.keeper import Bar, Keeper, Scalars, Settings, Wishes, now
 from micronet.metrics import Overlap, overlap
 from micronet.models import MicroRNet, bootstrap, model_for_state
 from micronet.record import sha256_of
+from micronet.result import score_line, write_result
 from micronet.runfolder import Places, Run, latest_session, session_path, sessions, set_aside, weights_named
-from micronet.segment import score_line, write_result
 from micronet.training import Trainer
 
 __all__ = ["Session"]

@@ -15,7 +15,7 @@ LAYERS = [
     {"errors", "kernels", "phantom", "losses", "metrics"},
     {"volume", "engine", "models", "distortion", "augmentation", "resample", "intensity"},
     {"io", "checkpoint", "preprocess", "report", "curves", "record", "lock", "raw_grid", "raw_scan"},
-    {"dataset", "inference", "training", "runfolder", "prepare", "mapback"},
+    {"dataset", "inference", "training", "runfolder", "prepare", "mapback", "result"},
     {"segment", "commands", "keeper", "session", "prompt", "console", "launch"},
 ]
 SIBLINGS = {
@@ -31,7 +31,7 @@ SIBLINGS = {
     "record": {"io"},
     "training": {"dataset", "inference"},
     "raw_scan": {"io", "raw_grid"},
-    "session": {"commands", "keeper", "segment"},
+    "session": {"commands", "keeper"},
     "prompt": {"commands", "keeper", "session"},
     "console": {"segment"},
     "launch": {"commands", "console", "keeper", "prompt", "session"},
@@ -52,6 +52,7 @@ NO_TORCH = {
     "raw_scan",
     "prepare",
     "mapback",
+    "result",
 }
 
 

@@ -1,0 +1,105 @@
+"""What is made of a probability: the files that a person opens, the size of the lumen and its scores."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micronet.io import Segment, write_segmentation, write_volume
+from micronet.metrics import Overlap
+from micronet.report import write_preview
+from micronet.volume import Volume
+
+__all__ = ["measure", "score_line", "scores_record", "write_result"]
+
+# A lumen that fills nearly the whole volume is a wrong normalisation or a wrong domain, not an embryo.
+_NEARLY_FULL = 0.9
+
+
+def write_result(
+    folder: Path,
+    stem: str,
+    volume: Volume,
+    probability: NDArray[np.float32],
+    threshold: float,
+    *,
+    annotation: NDArray[np.bool_] | None = None,
+    probability_name: str,
+) -> dict[str, Path]:
+    """Write a probability as uint8 (255·p, rounded), the segmentation above the threshold, and the preview.
+
+    Parameters
+    ----------
+    folder : Path
+        Exists.
+    stem : str
+        The segmentation is ``<stem>.seg.nrrd``, the preview ``<stem>_preview.png`` with the stem as its title.
+    volume : Volume
+        What was segmented; its grid is that of the files.
+    probability, annotation : ndarray of the volume's shape
+        float32 in [0, 1]; bool.
+    threshold : float
+        Lumen is above it.
+    probability_name : str
+        Name of the probability's file.
+
+    Returns
+    -------
+    dict of str to Path
+        The files: ``probability``, ``segmentation``, ``preview``.
+    """
+    files = {
+        "probability": folder / probability_name,
+        "segmentation": folder / f"{stem}.seg.nrrd",
+        "preview": folder / f"{stem}_preview.png",
+    }
+    mask = probability > threshold
+    write_volume(files["probability"], volume.with_array(np.rint(probability * 255).astype(np.uint8)))
+    write_segmentation(files["segmentation"], [(Segment(name="lumen"), mask)], volume)
+    write_preview(
+        files["preview"],
+        volume.array,
+        mask,
+        spacing_um=volume.spacing_um,
+        annotation=annotation,
+        title=stem,
+    )
+    return files
+
+
+def measure(
+    mask: NDArray[np.bool_], volume: Volume, threshold: float, y_crop: int | None
+) -> tuple[dict[str, Any], list[str]]:
+    """Return what a mask amounts to, as the record has it, and what is suspicious about it."""
+    voxels = int(np.count_nonzero(mask))
+    looked_at = mask[:, :y_crop].size
+    warnings = []
+    if voxels == 0:
+        warnings.append(
+            f"nothing was found above {threshold}: are these log intensities at the network's scale? "
+            "a lower --threshold or other --model may help"
+        )
+    elif voxels > _NEARLY_FULL * looked_at:
+        warnings.append(f"{100 * voxels / looked_at:.0f} % of the volume was called lumen: this cannot be right")
+    um3 = None if volume.voxel_um3 is None else voxels * volume.voxel_um3
+    return {"voxels": voxels, "fraction": voxels / looked_at, "um3": um3}, warnings
+
+
+def scores_record(counts: Overlap, outside: int) -> dict[str, Any]:
+    """Return the scores as the record has them; `outside` counts the annotated voxels that were not looked at."""
+    return {
+        "precision": counts.precision,
+        "recall": counts.recall,
+        "f1": counts.f_score(),
+        **asdict(counts),
+        "annotated_outside_y_crop": outside,
+    }
+
+
+def score_line(scores: Overlap) -> str:
+    """Return the scores as every script prints them."""
+    return f"F {scores.f_score():.4f}  precision {scores.precision:.4f}  recall {scores.recall:.4f} (voxels, F is Dice)"
