@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from micronet.errors import InputError
 from micronet.io import read_annotation, read_volume
-from micronet.phantom import Anatomy, Optics, lumen_mask, render_oct
+from micronet.phantom import Anatomy, Optics, beating, lumen_mask, render_oct
 
 SHAPE = (96, 96, 96)
 
@@ -84,6 +84,51 @@ def test_more_deep_vessels_add_lumen():
         for count in (0, 6)
     )
     assert many[:, 60:].sum() > few[:, 60:].sum()
+
+
+def test_beat_starts_at_rest_narrows_the_heart_and_comes_back(mask):
+    masks = list(beating(SHAPE, 7, 8, dataclasses.replace(Anatomy(), vessel_pulse=0.0)))
+    volumes = np.array([int(one.sum()) for one in masks])
+    np.testing.assert_array_equal(masks[0], mask)
+    assert volumes.argmax() == 0
+    assert 3 <= volumes.argmin() <= 5
+    assert volumes.min() < 0.8 * volumes[0]
+    assert (np.diff(volumes[: volumes.argmin() + 1]) < 0).all()
+    assert (np.diff(volumes[volumes.argmin() :]) > 0).all()  # and would be as at the start again
+
+
+def test_contraction_runs_from_inflow_to_outflow():
+    # The inflow lies at large z, the outflow at z = 0; both are heart, the plexus begins beyond z = 40.
+    rest, *others = beating(SHAPE, 7, 12)
+    lost = np.array([[(rest[part] & ~mask[part]).sum() for part in (np.s_[:16], np.s_[40:56, 40:])] for mask in others])
+    outflow, inflow = lost.argmax(axis=0)
+    assert inflow < outflow
+
+
+def test_vessels_are_nearly_still_while_the_heart_beats():
+    rest, *others = beating((64, 64, 160), 3, 4, dataclasses.replace(Anatomy(), beat_depth=0.0, beat_travel=0.0))
+    for mask in others:
+        assert not (rest & ~mask).any()  # the pulse only widens them
+        assert (mask & ~rest).sum() < 0.1 * rest.sum()
+
+
+def test_still_heart_and_vessels_give_the_same_mask_at_every_time_point():
+    still = dataclasses.replace(Anatomy(), beat_depth=0.0, beat_travel=0.0, vessel_pulse=0.0)
+    first, *others = beating((64, 64, 64), 5, 3, still, beats=2)
+    for mask in others:
+        np.testing.assert_array_equal(mask, first)
+
+
+def test_two_beats_repeat_the_first():
+    masks = list(beating((64, 64, 64), 5, 4, beats=2))
+    np.testing.assert_array_equal(masks[0], masks[2])
+    np.testing.assert_array_equal(masks[1], masks[3])
+    assert (masks[0] != masks[1]).any()
+
+
+def test_sequence_without_time_points_is_refused():
+    with pytest.raises(InputError, match="at least 1 time point, not 0"):
+        next(beating((64, 64, 64), 1, 0))
 
 
 def test_image_levels_follow_the_tissues(mask, image):

@@ -15,6 +15,7 @@ lies the looped heart tube, as in the published volumes::
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,12 +27,15 @@ from scipy.spatial import Voronoi
 
 from micronet.errors import InputError
 
-__all__ = ["SMALLEST_AXIS", "Anatomy", "lumen_mask"]
+__all__ = ["SMALLEST_AXIS", "Anatomy", "beating", "lumen_mask"]
 
 #: Fewest voxels along an axis in which dome, plexus and heart have room.
 SMALLEST_AXIS = 64
 #: The axis lengths of a published volume after its crop, to which relative sizes refer.
 _REFERENCE_AXIS = 218.0
+# In cycles: how long a piece of the heart tube contracts, and how much later the outflow does than the inflow. They
+# add up to less than 1, so that the whole tube is at rest when a cycle begins.
+_CONTRACTION, _DELAY = 0.55, 0.35
 
 _Field = NDArray[np.float64]
 
@@ -73,6 +77,13 @@ class Anatomy:
         Number of vessels in the tissue under the plexus.
     roughness : float
         Standard deviation of the irregularity of every lumen's surface.
+    beat_depth : float
+        How much narrower the heart tube is where it is contracted, as a fraction of its radius at rest.
+    beat_travel : float
+        How far the middle of the tube moves aside and away from the yolk sac meanwhile, as a fraction of its
+        mean radius; its ends stay where they are.
+    vessel_pulse : float
+        How much wider the plexus is when the heart has pumped, as a fraction of the radius.
     """
 
     dome_top: float = 0.2
@@ -90,10 +101,13 @@ class Anatomy:
     heart_radius: float = 20.0
     deep_vessels: int = 3
     roughness: float = 0.6
+    beat_depth: float = 0.35
+    beat_travel: float = 0.3
+    vessel_pulse: float = 0.04
 
 
 def lumen_mask(
-    shape: tuple[int, int, int], rng: np.random.Generator, anatomy: Anatomy | None = None
+    shape: tuple[int, int, int], rng: np.random.Generator, anatomy: Anatomy | None = None, *, phase: float = 0.0
 ) -> NDArray[np.bool_]:
     """Return the lumens (vessels and heart) of one random phantom.
 
@@ -105,6 +119,9 @@ def lumen_mask(
         Source of all variation: the same state gives the same volume.
     anatomy : Anatomy, optional
         Sizes; the defaults when not given.
+    phase : float
+        Where the heart is in its cycle: at rest at 0 and 1. It takes no random number, so that one state of
+        `rng` gives one embryo at every phase.
 
     Returns
     -------
@@ -127,13 +144,69 @@ def lumen_mask(
     sizes = Anatomy() if anatomy is None else anatomy
     dome = _dome(shape, rng, sizes)
     inside = np.full(shape, -math.inf)  # radius minus distance to the centre line: positive in a lumen
-    root = _add_plexus(inside, dome, rng, sizes)
-    inflow = _add_heart(inside, dome, rng, sizes)
+    root = _add_plexus(inside, dome, rng, sizes, phase)
+    inflow = _add_heart(inside, dome, rng, sizes, phase)
     _add_vein(inside, root, inflow, rng, sizes)
     for _ in range(sizes.deep_vessels):
         _add_deep_vessel(inside, dome, rng, sizes)
     inside += sizes.roughness * _smooth_noise(shape, rng, 1.5)
     return np.asarray(inside > 0)
+
+
+def beating(
+    shape: tuple[int, int, int],
+    seed: int,
+    time_points: int,
+    anatomy: Anatomy | None = None,
+    *,
+    beats: float = 1.0,
+) -> Iterator[NDArray[np.bool_]]:
+    """Yield the lumens of one embryo while its heart beats: a wave of contraction runs from inflow to outflow.
+
+    Parameters
+    ----------
+    shape, anatomy
+        As in `lumen_mask`.
+    seed : int
+        Names the embryo: the first time point is ``lumen_mask(shape, np.random.default_rng(seed), anatomy)``.
+    time_points : int
+        How many masks; time point t shows the phase ``beats * t / time_points``, so that the sequence repeats
+        after the last where `beats` is whole.
+    beats : float
+        Heart cycles in the sequence.
+
+    Yields
+    ------
+    ndarray of shape (Z, Y, X), bool
+        True inside a lumen. Each is made when it is asked for: one at a time is in memory.
+
+    Raises
+    ------
+    InputError
+        If an axis is too short, or there is no time point.
+
+    Notes
+    -----
+    An image of every time point has a speckle of its own: render each with another generator, such as
+    ``np.random.default_rng([seed, t])``.
+
+    Examples
+    --------
+    >>> rest, contracted = beating((64, 64, 64), 1, 2)
+    >>> bool(rest.sum() > contracted.sum())
+    True
+    """
+    if time_points < 1:
+        raise InputError(f"a sequence needs at least 1 time point, not {time_points}")
+    for number in range(time_points):
+        yield lumen_mask(shape, np.random.default_rng(seed), anatomy, phase=beats * number / time_points)
+
+
+def _contraction(phase: float, along: _Field) -> _Field:
+    """Return how far the heart tube is contracted, 0 to 1, by how far along it a place is, 0 to 1."""
+    since = phase % 1.0 - _DELAY * along  # cycles since the wave arrived
+    running = (since > 0) & (since < _CONTRACTION)
+    return np.where(running, 0.5 - 0.5 * np.cos(2 * math.pi * since / _CONTRACTION), 0.0)
 
 
 def _smooth_noise(shape: tuple[int, ...], rng: np.random.Generator, sigma_vox: float) -> _Field:
@@ -156,11 +229,12 @@ def _dome(shape: tuple[int, int, int], rng: np.random.Generator, sizes: Anatomy)
     return np.asarray(top + drop * (dz**2 + dx**2) / farthest + ripple)
 
 
-def _add_plexus(inside: _Field, dome: _Field, rng: np.random.Generator, sizes: Anatomy) -> _Field:
+def _add_plexus(inside: _Field, dome: _Field, rng: np.random.Generator, sizes: Anatomy, phase: float) -> _Field:
     """Carve the plexus into the dome; return where (z, y, x) its trunk leaves the field of view."""
     nodes, edges = _mesh(dome.shape, rng, sizes)
     root = int(np.argmin(nodes[:, 1] + 0.5 * np.abs(nodes[:, 0] - nodes[:, 0].min())))
     radii = _murray_radii(nodes, edges, root, rng, sizes)
+    radii *= 1 + sizes.vessel_pulse * _contraction(phase, np.ones(1))  # with the outflow
     # Half the depth of the vessel over each point of the dome: an ellipse across every segment.
     half_squared = np.zeros(dome.shape)
     for (first, second), radius in zip(edges, radii, strict=True):
@@ -281,7 +355,7 @@ def _curve(knots: _Field, spacing_vox: float) -> _Field:
     return np.concatenate([*pieces, knots[-1:]])
 
 
-def _add_heart(inside: _Field, dome: _Field, rng: np.random.Generator, sizes: Anatomy) -> _Field:
+def _add_heart(inside: _Field, dome: _Field, rng: np.random.Generator, sizes: Anatomy, phase: float) -> _Field:
     """Add the looped heart tube; return its inflow end (z, y, x)."""
     shape = inside.shape
     scale = min(shape) / _REFERENCE_AXIS * 1.25
@@ -308,6 +382,11 @@ def _add_heart(inside: _Field, dome: _Field, rng: np.random.Generator, sizes: An
     knots[:, 1] = np.minimum(knots[:, 1], shape[1] - 0.5 * knots[:, 3])
     line = _curve(knots, 1.5)
     swelling = 1 + 0.08 * _smooth_noise((len(line),), rng, 6.0)
+    along = np.linspace(0, 1, len(line))
+    # Down and aside by the contraction of the middle, the ends held.
+    aside = sizes.beat_travel * radius * _contraction(phase, np.full(1, 0.5)) * np.sin(math.pi * along)
+    line[:, 1:3] += aside[:, None] * np.array([0.8, 0.6])
+    swelling *= 1 - sizes.beat_depth * _contraction(phase, along)
     _stamp_tube(inside, line[:, :3], line[:, 3] * swelling)
     return np.asarray(knots[0, :3])
 
