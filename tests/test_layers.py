@@ -12,7 +12,7 @@ import micronet
 # The layers of the package, lowest first; a module imports from layers below it, and from its own as far as SIBLINGS
 # lists it.
 LAYERS = [
-    {"errors", "kernels", "phantom", "losses", "metrics"},
+    {"errors", "kernels", "phantom", "losses", "metrics", "topology"},
     {"volume", "engine", "models", "distortion", "augmentation", "resample", "intensity"},
     {"io", "checkpoint", "preprocess", "report", "curves", "record", "lock", "raw_grid", "raw_scan"},
     {"dataset", "inference", "training", "runfolder", "prepare", "mapback", "result"},
@@ -23,6 +23,7 @@ SIBLINGS = {
     "phantom": {"errors"},
     "losses": {"errors"},
     "metrics": {"errors"},
+    "topology": {"errors"},
     "models": {"engine"},
     "augmentation": {"models"},
     "checkpoint": {"io"},  # for io.atomic: whatever is written appears whole or not at all
@@ -41,6 +42,7 @@ NO_TORCH = {
     "kernels",
     "phantom",
     "metrics",
+    "topology",
     "volume",
     "distortion",
     "io",
