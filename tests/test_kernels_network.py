@@ -14,6 +14,8 @@ from torch.nn.functional import interpolate
 from micronet import engine
 from micronet.errors import InputError
 from micronet.kernels.gradient import backward, forward_saving
+from micronet.kernels.layout import strips
+from micronet.kernels.microkernels import BAND
 from micronet.kernels.network import Refiner, forward, nearest_indices
 from micronet.kernels.threads import Team, split
 from micronet.models import MicroNet, MicroRNet
@@ -100,6 +102,32 @@ class Oracle:
 def relative_errors(found, expected):
     assert set(found) == set(expected)
     return {name: np.linalg.norm(found[name] - right) / np.linalg.norm(right) for name, right in expected.items()}
+
+
+@pytest.mark.parametrize("shape", [(33, 430, 211), (32, 1000, 37)], ids=str)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_planes_too_large_for_the_caches_are_computed_in_strips_with_the_same_numbers(network, shape, rng):
+    assert len(strips(*shape[1:])) > 1
+    model = model_with_biases(network)
+    image, mask, _ = inputs(model, shape, rng)
+    found = forward(arrays_of(model), image, mask)
+    whole, _ = forward_saving(arrays_of(model), image, mask)  # the decoder of training does whole planes
+    np.testing.assert_array_equal(found, whole)
+    engine.choose("torch")  # in float32: at this size float64 takes long
+    try:
+        with torch.no_grad():
+            expected = model(stacked(image, mask))[0, 0].numpy()
+    finally:
+        engine.choose("auto")
+    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (150, 218), (433, 218), (1024, 1024), (33, 30000)])
+def test_strips_cover_the_rows_and_start_where_pooling_and_bands_do(height, width):
+    cut = strips(height, width)
+    assert [row for first, end in cut for row in range(first, end)] == list(range(height))
+    assert all(first % (4 * BAND) == 0 for first, _ in cut)
+    assert len(strips(150, 218)) == 1
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -23,14 +23,18 @@ from numpy.typing import NDArray
 
 from micronet.kernels.jit import LANES, jit
 from micronet.kernels.microkernels import BAND
+from micronet.kernels.threads import split
 
-__all__ = ["LEFT", "TOP", "Array", "address", "bands", "new_stack", "reflect", "vectors"]
+__all__ = ["LEFT", "TOP", "Array", "address", "bands", "new_stack", "reflect", "strips", "vectors"]
 
 Array = NDArray[np.float32]
 
 #: Columns before and rows above the first voxel; two are needed for the border of gradients.
 LEFT = max(LANES, 4)
 TOP = 2
+
+# Floats of a strip of a plane. The rings of a sweep are about 50 of them: two threads' share the last cache.
+_STRIP = 44_000
 
 
 def new_stack(slots: int, channels: int, height: int, width: int) -> Array:
@@ -40,6 +44,14 @@ def new_stack(slots: int, channels: int, height: int, width: int) -> Array:
     if pitch // LANES % 2 == 0:
         pitch += LANES  # odd, else rows below each other compete for the same few places of the first cache
     return np.zeros((slots, channels, rows, pitch), np.float32)
+
+
+def strips(height: int, width: int) -> list[tuple[int, int]]:
+    """Cut the rows of a plane into strips (first, end) that fit the caches; a plane of moderate size is one.
+
+    They start at multiples of 4, for pooling, and of `BAND`, so that whole bands end within the plane's stack.
+    """
+    return split(height, -(-height * (width + LEFT) // _STRIP), 4 * BAND)
 
 
 @jit

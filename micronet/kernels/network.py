@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from micronet.errors import InputError
 from micronet.kernels.coarse import convolve_stack, pool_stack, upsample_stack
-from micronet.kernels.decoder import decode
+from micronet.kernels.decoder import AROUND, decode
 from micronet.kernels.encoder import encode, pool_mask
-from micronet.kernels.layout import Array, new_stack
+from micronet.kernels.layout import Array, new_stack, strips
 from micronet.kernels.microkernels import LINEAR, SELU, kernel_addresses
 from micronet.kernels.threads import Team, physical_cores, split
 from micronet.kernels.weights import Packed, pack
@@ -113,6 +113,11 @@ def checked(array: Array, name: str, size: Size | None = None) -> Array:
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
+def _highest(rows: list[tuple[int, int]]) -> int:
+    """Return the rows of the highest strip."""
+    return max(end - first for first, end in rows)
+
+
 def encode_image(network: Network, image: Array, team: Team) -> Encoded:
     """Run down0 and pool its result."""
     size = image.shape
@@ -122,9 +127,13 @@ def encode_image(network: Network, image: Array, team: Team) -> Encoded:
     weights, biases = (a.taps, b.taps), (a.bias, b.bias)
     to_4 = kernel_addresses()[0]
 
+    rows = strips(size[1], size[2])
+    most = min(_highest(rows) + 4, size[1])
+
     def part(z0: int, z1: int) -> None:
-        rings = new_stack(3, 1, size[1], size[2]), new_stack(3, 4, size[1], size[2])
-        encode(to_4, image, z0, z1, weights, biases, rings, x0, pooled)
+        rings = new_stack(3, 1, most, size[2]), new_stack(3, 4, most, size[2])
+        for y0, y1 in rows:
+            encode(to_4, image, z0, z1, y0, y1, weights, biases, rings, x0, pooled)
 
     team.run(part, split(size[0], team.threads, 4))
     return Encoded((size[0], size[1], size[2]), image, x0, pooled)
@@ -223,14 +232,16 @@ def decode_probability(
     weights, biases = tuple(layer.taps for layer in layers), tuple(layer.bias for layer in layers)
     given = np.empty((0, height, width), np.float32) if mask is None else mask
 
+    rows = [(0, height)] if keep else strips(height, width)
+    most = min(_highest(rows) + 2 * AROUND, height)
+
     def part(z0: int, z1: int) -> Part:
         slots = z1 - z0 + 6 if keep else 3
-        results = tuple(new_stack(slots, 4, height, width) for _ in range(3))
-        rings = (new_stack(3, 1, height, width), new_stack(3, 4, height, width), *results)
-        last = new_stack(1, 1, height, width)
-        decode(
-            kernel_addresses()[:2], encoded.x0, x3, given, z0, z1, nearest, weights, biases, (*rings, last), probability
-        )
+        results = tuple(new_stack(slots, 4, most, width) for _ in range(3))
+        rings = (new_stack(3, 1, most, width), new_stack(3, 4, most, width), *results, new_stack(1, 1, most, width))
+        kernels = kernel_addresses()[:2]
+        for y0, y1 in rows:
+            decode(kernels, encoded.x0, x3, given, z0, z1, y0, y1, nearest, weights, biases, rings, probability)
         return z0, z1, (results[0], results[1], results[2])
 
     return probability, team.run(part, [(first + a, first + b) for a, b in split(end - first, team.threads)])

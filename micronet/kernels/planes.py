@@ -19,12 +19,16 @@ from micronet.kernels.simd import call_c
 
 __all__ = [
     "Taps",
+    "add_strip_taps",
     "add_taps",
     "add_upsampled_taps",
     "convolve",
+    "convolve_rows",
     "copy_plane",
+    "copy_strip",
     "new_taps",
     "pool_plane",
+    "pool_strip",
     "reflect_border",
     "start",
     "upsample",
@@ -49,15 +53,15 @@ def start(taps: Taps) -> None:
 
 
 @jit
-def _list_plane(taps: Taps, stack: Array, slot: int, weights: Array, members: int) -> None:
-    """List the channels of a plane with the weights of a set of z taps, as inputs from the next one on."""
+def _list_plane(taps: Taps, stack: Array, slot: int, first: int, weights: Array, members: int) -> None:
+    """List the channels of a plane, from row `first` on, with the weights of a set of z taps, as the next inputs."""
     row = 4 * stack.shape[3]
     channel = row * stack.shape[2]
-    plane = address(stack, slot) - row
-    count, first, inputs = taps[-1, 0], taps[-1, 1], weights.shape[1]
-    for c in range(min(stack.shape[1], inputs - first)):
+    plane = address(stack, slot) + (first - 1) * row
+    count, done, inputs = taps[-1, 0], taps[-1, 1], weights.shape[1]
+    for c in range(min(stack.shape[1], inputs - done)):
         taps[count, 0] = plane + c * channel
-        taps[count, 1] = weights.ctypes.data + 4 * BLOCK * (members * inputs + first + c)
+        taps[count, 1] = weights.ctypes.data + 4 * BLOCK * (members * inputs + done + c)
         count += 1
     taps[-1, 0] = count
 
@@ -68,8 +72,14 @@ def add_taps(taps: Taps, stack: Array, z: int, depth: int, weights: Array) -> No
 
     Reflect padding along z: plane ``reflect(z + dz - 1)`` is seen through z tap dz.
     """
+    add_strip_taps(taps, stack, z, depth, np.int64(0), weights)
+
+
+@jit
+def add_strip_taps(taps: Taps, stack: Array, z: int, depth: int, first: int, weights: Array) -> None:
+    """`add_taps` for an output whose row 0 lies at row `first` of the stack's planes."""
     for dz in range(3):
-        _list_plane(taps, stack, reflect(z + dz - 1, depth) % stack.shape[0], weights, 1 << dz)
+        _list_plane(taps, stack, reflect(z + dz - 1, depth) % stack.shape[0], first, weights, 1 << dz)
     taps[-1, 1] += stack.shape[1]
 
 
@@ -88,7 +98,7 @@ def add_upsampled_taps(taps: Taps, stack: Array, z: int, coarse: NDArray[np.int6
             if coarse[reflect(z + other - 1, depth)] == shown:
                 members |= 1 << other
         if not done & members:
-            _list_plane(taps, stack, shown % stack.shape[0], weights, members)
+            _list_plane(taps, stack, shown % stack.shape[0], np.int64(0), weights, members)
         done |= members
     taps[-1, 1] += stack.shape[1]
 
@@ -98,33 +108,47 @@ def convolve(
     kernel: int, taps: Taps, stack: Array, slot: int, height: int, width: int, bias: Array, activation: int
 ) -> None:
     """Write the convolution of the listed planes, with its border, into the channels of `slot`."""
+    convolve_rows(kernel, taps, stack, slot, np.int64(0), height, width, bias, activation)
+    reflect_border(stack, slot, height, width)
+
+
+@jit
+def convolve_rows(
+    kernel: int, taps: Taps, stack: Array, slot: int, first: int, rows: int, width: int, bias: Array, activation: int
+) -> None:
+    """Write the convolution of the listed planes into `rows` rows of `slot` from `first` on; no border."""
     row = 4 * stack.shape[3]
     call_c(
         kernel,
         (
             taps.ctypes.data,
             taps[-1, 0],
-            address(stack, slot),
+            address(stack, slot) + first * row,
             row * stack.shape[2],
             row,
-            bands(height),
+            bands(rows),
             vectors(width),
             bias.ctypes.data,
             activation,
         ),
     )
-    reflect_border(stack, slot, height, width)
 
 
 @jit
 def copy_plane(volume: Array, z: int, stack: Array) -> None:
     """Copy plane z of a volume (Z, Y, X) into channel 0 of a ring, with its border."""
-    _, height, width = volume.shape
+    copy_strip(volume, z, np.int64(0), volume.shape[1], stack)
+
+
+@jit
+def copy_strip(volume: Array, z: int, first: int, rows: int, stack: Array) -> None:
+    """Copy `rows` rows of plane z, from `first` on, as if they were the whole plane: the border reflects them."""
+    width = volume.shape[2]
     slot = z % stack.shape[0]
-    for y in range(height):
+    for y in range(rows):
         for x in range(width):
-            stack[slot, 0, TOP + y, LEFT + x] = volume[z, y, x]
-    reflect_border(stack, slot, height, width)
+            stack[slot, 0, TOP + y, LEFT + x] = volume[z, first + y, x]
+    reflect_border(stack, slot, rows, width)
 
 
 @jit
@@ -147,9 +171,17 @@ def pool_plane(stack: Array, z: int, target: Array, height: int, width: int) -> 
     Trailing rows and columns that fill no cube are dropped, as avg_pool3d does. Planes come in order; the fourth one
     finishes the averaged plane and its border.
     """
+    pool_strip(stack, z, np.int64(0), height, target, width)
+    if z % 4 == 3:
+        reflect_border(target, z // 4, height // 4, width // 4)
+
+
+@jit
+def pool_strip(stack: Array, z: int, first: int, end: int, target: Array, width: int) -> None:
+    """`pool_plane` for rows first .. end - 1 alone, without border; `first` is a multiple of 4."""
     slot, coarse = z % stack.shape[0], z // 4
     for c in range(stack.shape[1]):
-        for y in range(height // 4 * 4):
+        for y in range(first, end // 4 * 4):
             row = TOP + y // 4
             for x in range(width // 4):
                 at = LEFT + 4 * x
@@ -159,8 +191,6 @@ def pool_plane(stack: Array, z: int, target: Array, height: int, width: int) -> 
                 if z % 4 + y % 4:
                     total += target[coarse, c, row, LEFT + x]
                 target[coarse, c, row, LEFT + x] = total
-    if z % 4 == 3:
-        reflect_border(target, coarse, height // 4, width // 4)
 
 
 @jit
