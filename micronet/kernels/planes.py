@@ -9,6 +9,8 @@ slice assignment), and no plain numbers as arguments (every one makes another ve
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,6 +39,8 @@ __all__ = [
 #: Table of plane and weight addresses, as microkernels.py reads it. The last row holds how many are listed and the
 #: next input channel of the weights.
 Taps = NDArray[np.int64]
+
+_TOP_ROW = cast(int, np.int64(0))  # typed, see microkernels.py: a plain 0 would compile its reader once more
 
 
 @jit
@@ -72,7 +76,7 @@ def add_taps(taps: Taps, stack: Array, z: int, depth: int, weights: Array) -> No
 
     Reflect padding along z: plane ``reflect(z + dz - 1)`` is seen through z tap dz.
     """
-    add_strip_taps(taps, stack, z, depth, np.int64(0), weights)
+    add_strip_taps(taps, stack, z, depth, _TOP_ROW, weights)
 
 
 @jit
@@ -98,7 +102,7 @@ def add_upsampled_taps(taps: Taps, stack: Array, z: int, coarse: NDArray[np.int6
             if coarse[reflect(z + other - 1, depth)] == shown:
                 members |= 1 << other
         if not done & members:
-            _list_plane(taps, stack, shown % stack.shape[0], np.int64(0), weights, members)
+            _list_plane(taps, stack, shown % stack.shape[0], _TOP_ROW, weights, members)
         done |= members
     taps[-1, 1] += stack.shape[1]
 
@@ -108,7 +112,7 @@ def convolve(
     kernel: int, taps: Taps, stack: Array, slot: int, height: int, width: int, bias: Array, activation: int
 ) -> None:
     """Write the convolution of the listed planes, with its border, into the channels of `slot`."""
-    convolve_rows(kernel, taps, stack, slot, np.int64(0), height, width, bias, activation)
+    convolve_rows(kernel, taps, stack, slot, _TOP_ROW, height, width, bias, activation)
     reflect_border(stack, slot, height, width)
 
 
@@ -137,7 +141,7 @@ def convolve_rows(
 @jit
 def copy_plane(volume: Array, z: int, stack: Array) -> None:
     """Copy plane z of a volume (Z, Y, X) into channel 0 of a ring, with its border."""
-    copy_strip(volume, z, np.int64(0), volume.shape[1], stack)
+    copy_strip(volume, z, _TOP_ROW, volume.shape[1], stack)
 
 
 @jit
@@ -171,7 +175,7 @@ def pool_plane(stack: Array, z: int, target: Array, height: int, width: int) -> 
     Trailing rows and columns that fill no cube are dropped, as avg_pool3d does. Planes come in order; the fourth one
     finishes the averaged plane and its border.
     """
-    pool_strip(stack, z, np.int64(0), height, target, width)
+    pool_strip(stack, z, _TOP_ROW, height, target, width)
     if z % 4 == 3:
         reflect_border(target, z // 4, height // 4, width // 4)
 
