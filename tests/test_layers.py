@@ -15,7 +15,7 @@ LAYERS = [
     {"errors", "kernels", "phantom", "losses", "metrics", "topology"},
     {"volume", "engine", "models", "distortion", "augmentation", "resample", "intensity"},
     {"io", "checkpoint", "preprocess", "report", "curves", "record", "lock", "raw_grid", "raw_scan"},
-    {"dataset", "inference", "training", "runfolder", "prepare", "mapback", "result"},
+    {"dataset", "inference", "training", "runfolder", "phantom_set", "prepare", "mapback", "result"},
     {"segment", "commands", "keeper", "session", "prompt", "console", "launch"},
 ]
 SIBLINGS = {
@@ -52,6 +52,7 @@ NO_TORCH = {
     "intensity",
     "raw_grid",
     "raw_scan",
+    "phantom_set",
     "prepare",
     "mapback",
     "result",

@@ -2,5 +2,15 @@
 
 from micronet.phantom.anatomy import Anatomy, beating, lumen_mask
 from micronet.phantom.oct import Optics, render_oct
+from micronet.phantom.seeds import mask_of_seed, phantom_of_seed, speckle_of_seed
 
-__all__ = ["Anatomy", "Optics", "beating", "lumen_mask", "render_oct"]
+__all__ = [
+    "Anatomy",
+    "Optics",
+    "beating",
+    "lumen_mask",
+    "mask_of_seed",
+    "phantom_of_seed",
+    "render_oct",
+    "speckle_of_seed",
+]

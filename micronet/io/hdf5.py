@@ -1,0 +1,52 @@
+"""Pairs of image and annotation in one HDF5 file, for tools that train from such; h5py is an extra."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from micronet.errors import InputError
+from micronet.io.atomic import atomic_path
+from micronet.volume import Volume
+
+__all__ = ["require_h5py", "write_pairs"]
+
+
+def require_h5py() -> None:
+    """Raise InputError where the package h5py is missing."""
+    if find_spec("h5py") is None:
+        raise InputError("--hdf5 needs the package h5py: pip install h5py")
+
+
+def write_pairs(path: Path, pairs: Iterable[tuple[str, str, Volume, Volume]]) -> None:
+    """Write images as ``data/<name>`` and their masks as ``label/<name>``, one pair in memory at a time.
+
+    Parameters
+    ----------
+    path : Path
+        The file; it appears whole or not at all.
+    pairs : iterable of (name, split, image, mask)
+        The two of a pair lie on the same grid. Masks are written as uint8, 0 and 1. The attributes of every array
+        are ``axes`` ("ZYX"), ``split``, and, where it is known, ``spacing_um`` along (Z, Y, X).
+
+    Raises
+    ------
+    InputError
+        If h5py is missing.
+    FileError
+        If the file cannot be written.
+    """
+    require_h5py()
+    h5py = import_module("h5py")
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        for name, split, image, mask in pairs:
+            for group, array in (("data", image.array), ("label", mask.array.astype(np.uint8))):
+                data = file.create_dataset(f"{group}/{name}", data=array, compression="gzip", compression_opts=4)
+                data.attrs["axes"] = "ZYX"
+                data.attrs["split"] = split
+                if image.spacing_um is not None:
+                    data.attrs["spacing_um"] = image.spacing_um

@@ -1,0 +1,311 @@
+"""Phantoms on disk: images, annotations, and the data-set file that training takes as it is."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from micronet import __version__
+from micronet.errors import FileError, InputError
+from micronet.io import (
+    Segment,
+    atomic_path,
+    files_of,
+    read_annotation,
+    read_volume,
+    volume_stem,
+    write_segmentation,
+    write_volume,
+)
+from micronet.io.hdf5 import require_h5py, write_pairs
+from micronet.phantom import Anatomy, Optics, mask_of_seed, render_oct, speckle_of_seed
+from micronet.raw_scan import read_record
+from micronet.record import make_folder, sha256_of, write_json
+from micronet.volume import Volume, upright
+
+__all__ = ["MADE_BY", "PhantomSet", "Subject", "make_set", "over_annotations", "procedural"]
+
+#: What the record of a phantom says that made it.
+MADE_BY = "make_phantoms.py"
+#: How far the edges of a voxel may differ in length: walls and speckle are as thick along each axis.
+_CUBIC = 0.02
+_PUBLISHED_NAME = re.compile(r"annotation_(.+)_iso_full")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One phantom.
+
+    Parameters
+    ----------
+    name : str
+        As in ``E5D_<name>.nrrd``.
+    split : {"train", "validation", "test"}
+    seed : int
+        Of anatomy, optics and speckle; over an annotation of the latter two.
+    time_point : int
+        Of the sequence of a beating heart.
+    annotation : Path, optional
+        Mask that takes the place of procedural lumens.
+    """
+
+    name: str
+    split: str
+    seed: int
+    time_point: int = 0
+    annotation: Path | None = None
+
+
+@dataclass(frozen=True)
+class PhantomSet:
+    """How a set of phantoms is made.
+
+    Parameters
+    ----------
+    output : Path
+        Gets ``struct_iso/``, ``annotations/`` and ``phantoms.toml``.
+    shape : tuple of int
+        Voxels along (Z, Y, X) of procedural phantoms.
+    y_crop : int, optional
+        Depth above which procedural lumens lie, and below which nothing is trained on.
+    time_points : int
+        Of one beat of every procedural heart.
+    segment, spacing_um : optional
+        Of annotations that do not say, as `micronet.io.read_annotation` takes them.
+    hdf5 : bool
+        Write ``phantoms.h5`` too.
+    """
+
+    output: Path = Path("phantoms")
+    shape: tuple[int, int, int] = (217, 260, 218)
+    y_crop: int | None = 160
+    time_points: int = 1
+    segment: str | None = None
+    spacing_um: tuple[float, float, float] | None = None
+    hdf5: bool = False
+
+    @property
+    def dataset(self) -> Path:
+        """The data-set file."""
+        return self.output / "phantoms.toml"
+
+    def image(self, name: str) -> Path:
+        """Return where the image of this name lies, or will."""
+        return self.output / "struct_iso" / f"E5D_{name}.nrrd"
+
+    def annotation(self, name: str) -> Path:
+        """Return where its annotation lies, or will."""
+        return self.output / "annotations" / f"annotation_{name}_iso_full.seg.nrrd"
+
+    def record(self, name: str) -> Path:
+        """Return where the record of how it was made lies, or will."""
+        return self.image(name).with_suffix(".json")
+
+
+def procedural(
+    count: int, first_seed: int, *, time_points: int = 1, validation: int | None = None, test: int | None = None
+) -> list[Subject]:
+    """Return procedural phantoms, a seed each, every time point of one in the same split.
+
+    The last `test` are for test, those before for validation; by default one each, where there are three and two.
+    InputError when none is left to train on.
+    """
+    found = []
+    for seed, split in enumerate(_splits(count, validation, test), first_seed):
+        name = f"phantom_{seed:04d}"
+        names = [name] if time_points == 1 else [f"{name}_T{time + 1:02d}" for time in range(time_points)]
+        found += [Subject(name, split, seed, time) for time, name in enumerate(names)]
+    return found
+
+
+def over_annotations(
+    paths: Sequence[Path], images: int, first_seed: int, *, validation: int | None = None, test: int | None = None
+) -> list[Subject]:
+    """Return `images` phantoms over each annotated mask, a seed each, all of one mask in the same split.
+
+    Splits as in `procedural`; InputError also when two masks have the same name.
+    """
+    found = []
+    for path, split in zip(paths, _splits(len(paths), validation, test), strict=True):
+        published = _PUBLISHED_NAME.fullmatch(volume_stem(path))
+        name = published[1] if published else volume_stem(path)
+        names = [name] if images == 1 else [f"{name}_S{seed}" for seed in range(first_seed, first_seed + images)]
+        found += [Subject(name, split, seed, annotation=path) for seed, name in enumerate(names, first_seed)]
+    seen: set[str] = set()
+    for subject in found:
+        if subject.name in seen:
+            raise InputError(f"two annotations would both be called '{subject.name}'; run them apart with -o DIR")
+        seen.add(subject.name)
+    return found
+
+
+def _splits(count: int, validation: int | None, test: int | None) -> list[str]:
+    validation = int(count > 1) if validation is None else validation
+    test = int(count > 2) if test is None else test
+    training = count - validation - test
+    if min(validation, test) < 0 or training < 1:
+        raise InputError(
+            f"of {count} anatomies, {validation} for validation and {test} for test leave none to train on; "
+            "make more, or give --validation and --test"
+        )
+    return ["train"] * training + ["validation"] * validation + ["test"] * test
+
+
+def make_set(
+    subjects: Sequence[Subject],
+    job: PhantomSet,
+    *,
+    say: Callable[[str], None],
+    on_phantom: Callable[[], None] = lambda: None,
+    force: bool = False,
+) -> tuple[int, int]:
+    """Make the phantoms that are not there yet, and the data-set file of all of them.
+
+    Parameters
+    ----------
+    subjects : sequence of Subject
+    job : PhantomSet
+        The settings.
+    say : callable
+        Receives what was read, chosen and written, a line at a time.
+    on_phantom : callable
+        Called after each phantom.
+    force : bool
+        Make and replace what is there.
+
+    Returns
+    -------
+    made, found : int
+        How many phantoms were made, and how many were there already. Each has a record ``E5D_<name>.json`` beside
+        its image, written last: one that has it is whole. The data-set file comes after all of them.
+
+    Raises
+    ------
+    MicronetError
+        For bad input, or when the output folder holds something else under these names.
+    """
+    if job.hdf5:
+        require_h5py()  # before the long work
+    dataset, text = job.dataset, _toml(subjects, job)
+    if dataset.exists() and not force and dataset.read_text(encoding="utf-8", errors="replace") != text:
+        raise FileError(f"'{dataset}' describes other phantoms; --force replaces it, -o DIR writes elsewhere")
+    for folder in ("struct_iso", "annotations"):
+        make_folder(job.output / folder)
+    made = 0
+    for subject in subjects:
+        if force or not _is_there(subject, job):
+            _make(subject, job, say)
+            made += 1
+        on_phantom()
+    with atomic_path(dataset) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    say(f"wrote {dataset}")
+    if job.hdf5:
+        hdf5 = dataset.with_suffix(".h5")
+        write_pairs(hdf5, _pairs(subjects, job))
+        say(f"wrote {hdf5}")
+    return made, len(subjects) - made
+
+
+def _asked(subject: Subject, job: PhantomSet) -> dict[str, Any]:
+    """Return what a phantom depends on, as JSON has it."""
+    asked: dict[str, Any] = {"seed": subject.seed, "optics": asdict(Optics())}
+    if subject.annotation is not None:
+        asked["annotation"] = {"file": subject.annotation.name, "sha256": sha256_of(*files_of(subject.annotation))}
+        asked |= {"segment": job.segment, "spacing_um_zyx": job.spacing_um}
+    else:
+        asked |= {"shape_zyx": job.shape, "y_crop": job.y_crop, "anatomy": asdict(Anatomy())}
+        asked |= {"time_point": subject.time_point, "time_points": job.time_points}
+    plain: dict[str, Any] = json.loads(json.dumps(asked))
+    return plain
+
+
+def _is_there(subject: Subject, job: PhantomSet) -> bool:
+    """Whether this very phantom was made before; FileError when something else has its name."""
+    record_path = job.record(subject.name)
+    if not record_path.exists():
+        taken = next((file for file in _files(subject, job).values() if file.exists()), None)
+        if taken is not None:
+            raise FileError(f"'{taken}' exists and is no phantom; --force replaces it, -o DIR writes elsewhere")
+        return False
+    record = read_record(record_path) or {}
+    if record.get("made_by") != MADE_BY or record.get("parameters") != _asked(subject, job):
+        raise FileError(
+            f"'{record_path}' tells of another phantom called '{subject.name}'; "
+            "--force replaces it, -o DIR writes elsewhere"
+        )
+    whole = all(file.exists() for file in _files(subject, job).values())
+    return whole and record.get("sha256") == _hashes(subject, job)
+
+
+def _files(subject: Subject, job: PhantomSet) -> dict[str, Path]:
+    return {"image": job.image(subject.name), "annotation": job.annotation(subject.name)}
+
+
+def _hashes(subject: Subject, job: PhantomSet) -> dict[str, str]:
+    return {role: sha256_of(file) for role, file in _files(subject, job).items()}
+
+
+def _make(subject: Subject, job: PhantomSet, say: Callable[[str], None]) -> None:
+    lumens = _lumens(subject, job, say)
+    optics = Optics()
+    if lumens.spacing_um is not None:
+        optics = replace(optics, spacing_um=lumens.spacing_um[0])
+    image = render_oct(lumens.array, speckle_of_seed(subject.seed, subject.time_point), optics)
+    record = {"made_by": MADE_BY, "micronet": __version__, "domain": "log", "parameters": _asked(subject, job)}
+    # Without hashes the record says that these files are ours, and not whole yet.
+    write_json(job.record(subject.name), record)
+    write_volume(job.image(subject.name), replace(lumens, array=image, header={}))
+    write_segmentation(job.annotation(subject.name), [(Segment(name="full seg"), lumens.array)], lumens)
+    write_json(job.record(subject.name), record | {"sha256": _hashes(subject, job)})
+    share = 100 * lumens.array[:, : job.y_crop].mean()
+    say(f"{job.image(subject.name).name}: {subject.split}, lumen {share:.1f} % of what is looked at")
+
+
+def _lumens(subject: Subject, job: PhantomSet, say: Callable[[str], None]) -> Volume:
+    """Return the mask of a phantom on its grid."""
+    if subject.annotation is None:
+        phase = subject.time_point / job.time_points
+        mask = mask_of_seed(job.shape, subject.seed, y_crop=job.y_crop, phase=phase)
+        return Volume(mask, upright((Optics().spacing_um,) * 3), space="left-posterior-superior", units="um")
+    annotation = read_annotation(subject.annotation, segment=job.segment, spacing_um=job.spacing_um)
+    say(f"{subject.annotation.name}: {annotation.description}")
+    lumens = annotation.mask
+    if lumens.spacing_um is None:
+        raise InputError(f"'{subject.annotation}': its voxel size is not known; say --spacing Z,Y,X in µm")
+    if max(lumens.spacing_um) > (1 + _CUBIC) * min(lumens.spacing_um):
+        sizes = " x ".join(f"{length:.4g}" for length in lumens.spacing_um)
+        raise InputError(
+            f"'{subject.annotation}': voxels of {sizes} µm (Z, Y, X); the simulator needs cubic ones, "
+            "resample the annotation first"
+        )
+    return lumens
+
+
+def _toml(subjects: Sequence[Subject], job: PhantomSet) -> str:
+    """Return the data-set file; paths in it are relative to its own folder."""
+    crop = [] if job.y_crop is None else [f"y_crop = {job.y_crop}"]
+    lines = [
+        f"# Simulated OCT, made by {MADE_BY}. datasets/README.md says what the keys mean.",
+        'name = "phantoms"',
+        "",
+        "[defaults]",
+        'image = "struct_iso/E5D_{name}.nrrd"',
+        'annotation = "annotations/annotation_{name}_iso_full.seg.nrrd"',
+        *crop,
+    ]
+    for subject in subjects:
+        # A JSON string is a TOML string too.
+        name = json.dumps(subject.name, ensure_ascii=False)
+        lines += ["", "[[volume]]", f"name = {name}", f'split = "{subject.split}"']
+    return "\n".join(lines) + "\n"
+
+
+def _pairs(subjects: Sequence[Subject], job: PhantomSet) -> Iterator[tuple[str, str, Volume, Volume]]:
+    for subject in subjects:
+        mask = read_annotation(job.annotation(subject.name)).mask
+        yield subject.name, subject.split, read_volume(job.image(subject.name)), mask
