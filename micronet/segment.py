@@ -25,7 +25,7 @@ from micronet.record import make_folder, sha256_of, versions, write_json
 from micronet.result import measure, score_line, scores_record, write_result
 from micronet.volume import Volume, check_same_grid
 
-__all__ = ["Job", "Outcome", "Weights", "check_stems", "segment_file"]
+__all__ = ["Job", "Outcome", "TimePoint", "Weights", "check_stems", "input_record", "segment_file"]
 
 #: Most refinements when asked to go on until the output is stable.
 MOST_ITERATIONS = 100
@@ -99,6 +99,20 @@ class Outcome:
     message: str
 
 
+@dataclass(frozen=True, eq=False)
+class TimePoint:
+    """One time point of a recording, read already.
+
+    `stem` names its files, `source` is what the record says of the input, and `start` the file with the probability
+    (0 to 255) that the refinement starts from, instead of the job's initial mask.
+    """
+
+    stem: str
+    volume: Volume
+    source: dict[str, Any]
+    start: Path | None = None
+
+
 def check_stems(inputs: Sequence[Path]) -> None:
     """Raise InputError when two inputs would write the same files."""
     seen: dict[str, Path] = {}
@@ -116,6 +130,7 @@ def segment_file(
     say: Callable[[str], None],
     on_iteration: Callable[[Iteration], None] | None = None,
     force: bool = False,
+    time_point: TimePoint | None = None,
 ) -> Outcome:
     """Segment one volume and write what was found.
 
@@ -133,6 +148,8 @@ def segment_file(
         Receives an `Iteration` after each pass.
     force : bool
         Do it again, and replace what is there, even when the result exists.
+    time_point : TimePoint, optional
+        What to segment of `path`, where that holds or belongs to a recording.
 
     Returns
     -------
@@ -144,22 +161,26 @@ def segment_file(
     MicronetError
         For bad input; nothing has been written then.
     """
-    stem = volume_stem(path)
+    stem = volume_stem(path) if time_point is None else time_point.stem
+    start_path = (time_point and time_point.start) or job.initial_mask
     record_path = job.output / f"{stem}.json"
     began = time.perf_counter()
     asked = {
-        "input": {"path": str(path), "sha256": sha256_of(*files_of(path))},
+        "input": input_record(path) if time_point is None else time_point.source,
         "weights": {"path": str(weights.path), "sha256": weights.sha256, "network": weights.model.name},
         "masks": {
             role: {"path": str(mask), "sha256": sha256_of(*files_of(mask))}
-            for role, mask in (("initial_mask", job.initial_mask), ("annotation", job.annotation))
+            for role, mask in (("initial_mask", start_path), ("annotation", job.annotation))
             if mask is not None
         },
         "parameters": job.parameters(),
     }
     if record_path.exists() and not force:
         return _already_done(path, record_path, asked)
-    volume = read_volume(path, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype)
+    if time_point is None:
+        volume = read_volume(path, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype)
+    else:
+        volume = time_point.volume
     say(f"  volume      {_describe(volume)}")
     for note in volume.notes:
         say(f"              note: {note}")
@@ -167,7 +188,10 @@ def segment_file(
         refuse_second_log(path)
         volume = volume.with_array(log_intensity(volume.array))
         say("  intensity   the logarithm of what is stored")
-    start = _read_mask(job.initial_mask, job, volume, path, "start from", say)
+    if time_point is None or time_point.start is None:
+        start = _read_mask(job.initial_mask, job, volume, path, "start from", say)
+    else:
+        start = _read_probability(time_point.start, volume, path, say)
     truth = _read_mask(job.annotation, job, volume, path, "annotation", say)
     read_seconds = time.perf_counter() - began
 
@@ -248,6 +272,11 @@ def segment_file(
     return Outcome(path, "done", f"{result['voxels']:,} voxels{um3}{score}")
 
 
+def input_record(path: Path) -> dict[str, Any]:
+    """Return what a record says of an input: its path and its hash."""
+    return {"path": str(path), "sha256": sha256_of(*files_of(path))}
+
+
 def _already_done(path: Path, record_path: Path, asked: dict[str, Any]) -> Outcome:
     try:
         recorded = json.loads(record_path.read_text(encoding="utf-8"))
@@ -279,6 +308,13 @@ def _read_mask(
     check_same_grid(volume, annotation.mask, str(path), str(mask_path))
     say(f"  {role:<12}{annotation.description}")
     return annotation.mask
+
+
+def _read_probability(probability_path: Path, volume: Volume, path: Path, say: Callable[[str], None]) -> Volume:
+    found = read_volume(probability_path)
+    check_same_grid(volume, found, str(path), str(probability_path))
+    say(f"  start from  {probability_path.name}")
+    return found.with_array(found.array.astype(np.float32) / 255)
 
 
 def _changes(iterations: Sequence[Iteration], job: Job) -> str:

@@ -12,7 +12,7 @@ import micronet
 # The layers of the package, lowest first; a module imports from layers below it, and from its own as far as SIBLINGS
 # lists it.
 LAYERS = [
-    {"errors", "kernels", "phantom", "losses", "metrics", "topology"},
+    {"errors", "kernels", "phantom", "losses", "metrics", "drift", "topology"},
     {"volume", "engine", "models", "distortion", "augmentation", "resample", "intensity"},
     {"io", "checkpoint", "preprocess", "report", "curves", "record", "lock", "raw_grid", "raw_scan"},
     {"dataset", "inference", "training", "runfolder", "phantom_set", "prepare", "mapback", "result"},
@@ -23,6 +23,7 @@ SIBLINGS = {
     "phantom": {"errors"},
     "losses": {"errors"},
     "metrics": {"errors"},
+    "drift": {"errors"},
     "topology": {"errors"},
     "models": {"engine"},
     "augmentation": {"models"},
@@ -42,6 +43,7 @@ NO_TORCH = {
     "kernels",
     "phantom",
     "metrics",
+    "drift",
     "topology",
     "volume",
     "distortion",
