@@ -256,7 +256,7 @@ class TestOme:
             ([('SizeZ="3"', "")], "does not state the size of the image"),
             ([('DimensionOrder="XYCZT"', 'DimensionOrder="XYZZT"')], "states the dimension order 'XYZZT'"),
             ([("<Pixels", "<Other"), ("</Pixels", "</Other")], "is an OME-TIFF of 0 images"),
-            ([('<TiffData IFD="0"', '<TiffData FirstZ="1" IFD="0"')], "not in the order of Z"),
+            ([('<TiffData IFD="0"', '<TiffData FirstZ="1" IFD="0"')], "not in the order of C, Z, T"),
             (
                 [
                     (

@@ -6,23 +6,27 @@ from micronet.io.formats import (
     VOLUME_SUFFIXES,
     files_of,
     is_volume_path,
+    open_recording,
     open_stack,
     read_volume,
     volume_stem,
     write_volume,
 )
+from micronet.io.recording import Recording
 from micronet.io.seg_nrrd import Segment, Segmentation, read_segmentation, write_mask_planes, write_segmentation
 from micronet.io.stack import Stack
 
 __all__ = [
     "VOLUME_SUFFIXES",
     "Annotation",
+    "Recording",
     "Segment",
     "Segmentation",
     "Stack",
     "atomic_path",
     "files_of",
     "is_volume_path",
+    "open_recording",
     "open_stack",
     "read_annotation",
     "read_segmentation",

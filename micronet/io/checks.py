@@ -159,7 +159,8 @@ def to_zyx(array: NDArray[Any], axes: str, path: Path) -> NDArray[Any]:
     extra = [i for i, letter in enumerate(axes) if letter not in _SPATIAL]
     if any(array.shape[i] != 1 for i in extra):
         raise FileError(
-            f"'{path}' has more than the axes Z, Y, X ({named}); save one channel and time point as a volume"
+            f"'{path}' has more than the axes Z, Y, X ({named}); save one channel and time point as a volume; "
+            "infer.py --time-lapse takes all time points"
         )
     left = "".join(letter for letter in axes if letter in _SPATIAL)
     if sorted(left) != sorted(_SPATIAL):

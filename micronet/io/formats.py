@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from micronet.errors import FileError
 from micronet.io.checks import ReadOptions, reading, regular_file
+from micronet.io.recording import Recording
 from micronet.io.stack import Stack
 from micronet.volume import Volume
 
@@ -20,6 +21,7 @@ __all__ = [
     "VOLUME_SUFFIXES",
     "files_of",
     "is_volume_path",
+    "open_recording",
     "open_stack",
     "read_volume",
     "read_with",
@@ -190,6 +192,41 @@ def open_stack(
             else:
                 stack = _module(found).open_stack(found, options)
     return stack if options.spacing_um is None else replace(stack, grid=stack.grid.with_spacing(options.spacing_um))
+
+
+def open_recording(
+    path: str | os.PathLike[str],
+    *,
+    axes: str | None = None,
+    spacing_um: ArrayLike | None = None,
+    shape: Sequence[int] | None = None,
+    dtype: DTypeLike | None = None,
+) -> Recording:
+    """Open a file that holds a volume at several time points, of which one at a time is read.
+
+    TIFF (ImageJ, OME, or plain with `axes`), NIfTI with four axes, NRRD with a fourth axis of any place whose kind is
+    no colour or vector, .npy and .raw with `axes`.
+
+    Parameters
+    ----------
+    path, axes, spacing_um, shape, dtype
+        As `read_volume`; `axes` has the letter T as well, such as ``"TZYX"``.
+
+    Returns
+    -------
+    Recording
+        To be used in a ``with`` block.
+
+    Raises
+    ------
+    FileError, InputError
+        As `read_volume`, and if there is only one time point. What is wrong with the voxels shows when they are read.
+    """
+    options = ReadOptions(axes, spacing_um, shape, dtype)
+    found = regular_file(path)
+    with reading(found):
+        recording: Recording = _module(found).open_recording(found, options)
+    return recording if spacing_um is None else replace(recording, grid=recording.grid.with_spacing(spacing_um))
 
 
 def write_volume(path: str | os.PathLike[str], volume: Volume) -> Path:

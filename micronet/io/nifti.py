@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from micronet.errors import FileError, InputError
 from micronet.io.atomic import atomic_path
 from micronet.io.checks import ReadOptions, build_volume, check_axes, check_dtype, one_line, voxel_bytes
 from micronet.io.inflate import inflate, inflate_prefix
+from micronet.io.recording import Recording, open_flat_recording
 from micronet.io.units import without_spacing
 from micronet.volume import MICROMETRES_PER, Volume, upright
 
-__all__ = ["NiftiSource", "read", "write"]
+__all__ = ["NiftiSource", "open_recording", "read", "write"]
 
 _SPACE = "right-anterior-superior"
 _UNIT_CODES = {"voxel": 0, "m": 1, "mm": 2, "um": 3}
@@ -66,7 +67,7 @@ def read(path: Path, options: ReadOptions) -> Volume:
     encoding = "gzip" if path.name.lower().endswith(".gz") else "raw"
     with path.open("rb") as stream:
         header = _parse(inflate_prefix(stream, encoding, 540, path), path)
-        shape = _shape(header, path)
+        shape = _shape(header, path)[:3]
         dtype = _dtype(header, path)
         offset = _offset(header, path)
         lead = inflate_prefix(stream, encoding, offset, path)
@@ -75,6 +76,37 @@ def read(path: Path, options: ReadOptions) -> Volume:
     slope, intercept = _scaling(header, path)
     if (slope, intercept) != (1.0, 0.0):
         array = apply_read_scaling(array, slope, intercept)
+    return build_volume(path, array, **_described(header, lead, path, options))
+
+
+def open_recording(path: Path, options: ReadOptions) -> Recording:
+    """Open a NIfTI of four axes (x, y, z, t)."""
+    check_axes(options, "TZYX", path)
+    encoding = "gzip" if path.name.lower().endswith(".gz") else "raw"
+    with path.open("rb") as stream:
+        header = _parse(inflate_prefix(stream, encoding, 540, path), path)
+        shape = _shape(header, path, longest=4)
+        dtype = _dtype(header, path)
+        offset = _offset(header, path)
+        lead = inflate_prefix(stream, encoding, offset, path)
+    scaling = _scaling(header, path)
+    recording = open_flat_recording(
+        path,
+        shape[::-1],
+        "TZYX"[-len(shape) :],
+        dtype,
+        skip=offset,
+        encoding=encoding,
+        interval_s=_interval_s(header),
+        **_described(header, lead, path, options),
+    )
+    if scaling == (1.0, 0.0):
+        return recording
+    return replace(recording, load=lambda number: apply_read_scaling(recording.load(number), *scaling))
+
+
+def _described(header: Any, lead: bytes, path: Path, options: ReadOptions) -> dict[str, Any]:
+    """Return the arguments of `Volume` beside the array."""
     geometry = _geometry(header, path)
     notes = []
     if not geometry["space"]:
@@ -84,7 +116,7 @@ def read(path: Path, options: ReadOptions) -> Volume:
     elif options.spacing_um is None and _stated_unit(header) is None:
         notes.append("the NIfTI header states no length unit: mm is taken (--spacing overrides it)")
     source = {"nifti": NiftiSource(header, lead[header.template_dtype.itemsize :])}
-    return build_volume(path, array, **geometry, header=source, notes=tuple(notes))
+    return geometry | {"header": source, "notes": tuple(notes)}
 
 
 def write(path: Path, volume: Volume) -> None:
@@ -133,17 +165,22 @@ def _parse(block: bytes, path: Path) -> Any:
     raise FileError(f"'{path}' is not a NIfTI file that can be read: it lacks the header of NIfTI-1 or NIfTI-2")
 
 
-def _shape(header: Any, path: Path) -> tuple[int, int, int]:
+def _shape(header: Any, path: Path, longest: int = 3) -> tuple[int, ...]:
+    """Return the first `longest` axes, x first; further ones must have length 1."""
     count, *lengths = (int(length) for length in header["dim"])
     shape = lengths[: max(count, 0)]
     if not 1 <= count <= 7 or min(shape) < 1:
         raise FileError(f"'{path}': its NIfTI header claims the shape {lengths} with {count} axes")
     if count < 3:
         raise FileError(f"'{path}' is a 2-D image of {shape} voxels, expected a 3-D volume")
-    if any(length != 1 for length in shape[3:]):
+    if any(length != 1 for length in shape[longest:]):
         named = ", ".join(f"{name} {length}" for name, length in zip("xyztuvw", shape, strict=False))
-        raise FileError(f"'{path}' has {count} axes ({named}), expected x, y, z; save one time point as a volume")
-    return shape[0], shape[1], shape[2]
+        expected = ", ".join("xyzt"[:longest])
+        raise FileError(
+            f"'{path}' has {count} axes ({named}), expected {expected}; save one time point as a volume, or take all "
+            "with infer.py --time-lapse"
+        )
+    return tuple(shape[:longest])
 
 
 def _dtype(header: Any, path: Path) -> np.dtype[Any]:
@@ -197,6 +234,12 @@ def _geometry(header: Any, path: Path) -> dict[str, Any]:
 def _stated_unit(header: Any) -> str | None:
     code = int(header["xyzt_units"]) & 7
     return next((unit for unit, known in _UNIT_CODES.items() if known == code and code), None)
+
+
+def _interval_s(header: Any) -> float | None:
+    """Return the seconds from one time point to the next, None where no unit is stated."""
+    factor = {8: 1.0, 16: 1e-3, 24: 1e-6}.get(int(header["xyzt_units"]) & 0x38)
+    return None if factor is None else float(header["pixdim"][4]) * factor
 
 
 def _is_geometry_of(header: Any, volume: Volume, path: Path) -> bool:

@@ -12,11 +12,12 @@ import numpy as np
 from micronet.errors import FileError
 from micronet.io.atomic import atomic_path
 from micronet.io.checks import ReadOptions, build_volume, check_dtype, one_line, unstated_axes
+from micronet.io.recording import Recording, open_flat_recording, recording_axes
 from micronet.io.stack import Stack, open_flat
 from micronet.io.units import without_spacing
 from micronet.volume import Volume
 
-__all__ = ["open_stack", "read", "write"]
+__all__ = ["open_recording", "open_stack", "read", "write"]
 
 _MAGIC = b"\x93NUMPY"
 
@@ -37,6 +38,17 @@ def open_stack(path: Path, options: ReadOptions) -> Stack:
         shape, fortran_order, dtype = _header(stream, path)
         start = stream.tell()
     return open_flat(path, start, shape, dtype, options, fortran_order=fortran_order, notes=_no_spacing(options))
+
+
+def open_recording(path: Path, options: ReadOptions) -> Recording:
+    """Open such a file with an axis of time."""
+    with path.open("rb") as stream:
+        shape, fortran_order, dtype = _header(stream, path)
+        start = stream.tell()
+    axes = recording_axes(shape, options, path)
+    if fortran_order:
+        shape, axes = shape[::-1], axes[::-1]
+    return open_flat_recording(path, shape, axes, dtype, start=start, notes=_no_spacing(options))
 
 
 def write(path: Path, volume: Volume) -> None:

@@ -24,10 +24,21 @@ from micronet.io.checks import ReadOptions, build_volume, check_axes, regular_fi
 from micronet.io.inflate import inflate
 from micronet.io.nrrd_geometry import axis_roles, geometry, geometry_fields, named_axes, space_of
 from micronet.io.nrrd_header import NrrdHeader, header_text, parse_header
+from micronet.io.recording import Recording, open_flat_recording, recording_axes
 from micronet.io.stack import FilePlanes, Stack, build_grid
 from micronet.volume import Volume
 
-__all__ = ["data_file", "open_stack", "read", "read_array", "read_header", "write", "write_array", "write_planes"]
+__all__ = [
+    "data_file",
+    "open_recording",
+    "open_stack",
+    "read",
+    "read_array",
+    "read_header",
+    "write",
+    "write_array",
+    "write_planes",
+]
 
 _TYPES = {
     "i1": ("int8", "signed char", "int8_t"),
@@ -56,6 +67,9 @@ _DATA_SUFFIX = {"raw": ".raw", "gzip": ".raw.gz", "bzip2": ".raw.bz2"}
 #: Fields that stay true of another array on the same grid.
 _CARRIED = ("content", "measurement frame", "centerings", "labels", "thicknesses")
 
+# Kinds of an axis that may be time; 3D Slicer calls it a list.
+_TIME_KINDS = frozenset({"time", "list", "domain", "none", "???"})
+
 _HEADER_LIMIT = 16 << 20
 # Level 2 of zlib: on masks and probabilities a few times faster than the default 6, files a little larger.
 _GZIP_LEVEL = 2
@@ -73,22 +87,76 @@ def read(path: Path, options: ReadOptions) -> Volume:
 def open_stack(path: Path, options: ReadOptions) -> Stack:
     """Open a 3-D NRRD to read it plane by plane."""
     check_axes(options, "ZYX", path)
-    with path.open("rb") as stream:
-        header = parse_header(_lines(stream, path), str(path))
-        start = stream.tell()
+    header, start = _header_and_end(path)
     dtype = _dtype(header)
     _sizes(header)
     spatial, sizes = _spatial_sizes(header, path)
     grid = build_grid(path, sizes, "ZYX", dtype, **geometry(header, spatial, stated=options.spacing_um is not None))
+    data_path, start, skip, encoding = _voxels(path, header, start, math.prod(sizes) * dtype.itemsize)
+    planes = FilePlanes(data_path, start, sizes, dtype, skip=skip, encoding=encoding)
+    return Stack(path, tuple(dict.fromkeys((path, data_path))), grid, "ZYX", planes, planes.close)
+
+
+def open_recording(path: Path, options: ReadOptions) -> Recording:
+    """Open a NRRD with a fourth axis, which is time, such as a sequence that 3D Slicer has written."""
+    check_axes(options, "ZYX", path)
+    header, start = _header_and_end(path)
+    dtype = _dtype(header)
+    sizes = tuple(reversed(_sizes(header)))
+    axes, notes = _axes_with_time(header, options, path)
+    spatial = [axes[::-1].index(letter) for letter in "XYZ"]
+    placed = geometry(header, spatial, stated=options.spacing_um is not None)
+    data_path, start, skip, encoding = _voxels(path, header, start, math.prod(sizes) * dtype.itemsize)
+    return open_flat_recording(
+        path,
+        sizes,
+        axes,
+        dtype,
+        voxels=data_path,
+        start=start,
+        skip=skip,
+        encoding=encoding,
+        **placed | {"notes": (*placed.get("notes", ()), *notes)},
+    )
+
+
+def _axes_with_time(header: NrrdHeader, options: ReadOptions, path: Path) -> tuple[str, tuple[str, ...]]:
+    """Return a letter for each axis, slowest first, C for further ones of length 1; and a note on which is time."""
+    sizes = header.integers("sizes")
+    told = "kinds" in header.fields or "space directions" in header.fields
+    if not told and options.axes is not None and len(sizes) > 3:
+        return recording_axes(tuple(reversed(sizes)), options, path), ()
+    spatial, extra = axis_roles(header)
+    long = [axis for axis in extra if sizes[axis] != 1]
+    if len(long) > 1:
+        raise FileError(f"'{path}' has {len(sizes)} axes ({named_axes(header)}), expected x, y, z and one of time")
+    kinds = header.fields.get("kinds", "").split()
+    kind = kinds[long[0]].lower() if long and kinds else "none"
+    if kind not in _TIME_KINDS:
+        raise FileError(f"'{path}': its axis of {sizes[long[0]]} is of kind '{kind}', not of time; save one channel")
+    letters = ["C"] * len(sizes)
+    for axis, letter in zip(spatial, "XYZ", strict=True):
+        letters[axis] = letter
+    for axis in long:
+        letters[axis] = "T"
+    notes = [f"axis {axis + 1} of {sizes[axis]}, of kind '{kind}', is taken as time" for axis in long if kind != "time"]
+    return "".join(reversed(letters)), tuple(notes)
+
+
+def _header_and_end(path: Path) -> tuple[NrrdHeader, int]:
+    with path.open("rb") as stream:
+        return parse_header(_lines(stream, path), str(path)), stream.tell()
+
+
+def _voxels(path: Path, header: NrrdHeader, start: int, expected: int) -> tuple[Path, int, int, str]:
+    """Return the file that holds the voxels, where they begin in it, the bytes to skip when unpacked, the encoding."""
     data_path = path
     if "data file" in header.fields:
         data_path, start = _data_path(path, header.fields["data file"]), 0
     with data_path.open("rb") as stream:
         stream.seek(start)
-        encoding, skip = _find_content(stream, header, math.prod(sizes) * dtype.itemsize, data_path)
-        start = stream.tell()
-    planes = FilePlanes(data_path, start, sizes, dtype, skip=skip, encoding=encoding)
-    return Stack(path, tuple(dict.fromkeys((path, data_path))), grid, "ZYX", planes, planes.close)
+        encoding, skip = _find_content(stream, header, expected, data_path)
+        return data_path, stream.tell(), skip, encoding
 
 
 def _spatial_sizes(header: NrrdHeader, path: Path) -> tuple[list[int], tuple[int, ...]]:
@@ -98,7 +166,8 @@ def _spatial_sizes(header: NrrdHeader, path: Path) -> tuple[list[int], tuple[int
     if any(sizes[axis] != 1 for axis in extra):
         raise FileError(
             f"'{path}' has {len(sizes)} axes ({named_axes(header)}), expected three: x, y, z; "
-            "for a segmentation name one segment (--segment), else save one channel or time point"
+            "for a segmentation name one segment (--segment), else save one channel or time point; "
+            "infer.py --time-lapse takes all time points"
         )
     return spatial, tuple(sizes[axis] for axis in reversed(spatial))
 

@@ -11,11 +11,12 @@ import numpy as np
 from micronet.errors import FileError, InputError
 from micronet.io.atomic import atomic_path
 from micronet.io.checks import ReadOptions, build_volume, check_dtype, unstated_axes
+from micronet.io.recording import Recording, open_flat_recording, recording_axes
 from micronet.io.stack import Stack, open_flat
 from micronet.io.units import without_spacing
 from micronet.volume import Volume
 
-__all__ = ["open_stack", "read", "write"]
+__all__ = ["open_recording", "open_stack", "read", "write"]
 
 
 def read(path: Path, options: ReadOptions) -> Volume:
@@ -29,6 +30,12 @@ def open_stack(path: Path, options: ReadOptions) -> Stack:
     """Open such a file to read it plane by plane."""
     shape, dtype = _layout(path, options)
     return open_flat(path, 0, shape, dtype, options, notes=_no_spacing(options))
+
+
+def open_recording(path: Path, options: ReadOptions) -> Recording:
+    """Open such a file with an axis of time."""
+    shape, dtype = _layout(path, options)
+    return open_flat_recording(path, shape, recording_axes(shape, options, path), dtype, notes=_no_spacing(options))
 
 
 def write(path: Path, volume: Volume) -> None:

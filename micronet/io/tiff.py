@@ -9,6 +9,7 @@ description; the pages of a plain TIFF are slices along Z, as Fiji reads them.
 from __future__ import annotations
 
 import logging
+import math
 import struct
 import zlib
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +34,14 @@ from micronet.io.checks import (
     spatial_order,
     to_zyx,
 )
+from micronet.io.recording import Recording, open_flat_recording, recording_axes, recording_of
 from micronet.io.stack import FilePlanes, Stack, build_grid
+from micronet.io.tiff_ome import ome_pixels, ome_shape, ome_spacing
 from micronet.io.tiff_pages import check_pages
 from micronet.io.units import INCH_UM, VOXEL_UNITS, canonical_unit, without_spacing
 from micronet.volume import MICROMETRES_PER, Volume, upright
 
-__all__ = ["open_stack", "read", "read_image", "write"]
+__all__ = ["open_recording", "open_stack", "read", "read_image", "write"]
 
 _IMAGEJ_TYPES = ("uint8", "uint16", "float32")
 _OME_TYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
@@ -47,6 +49,7 @@ _UNIT_NAMES = {"um": "micron"}
 _OME_UNIT_NAMES = {"um": "µm"}
 # Formats whose reading in tifffile opens further files, or trusts sizes that nothing has checked.
 _OFF = {"is_ome": False, "is_mmstack": False, "is_ndtiff": False}
+_SECONDS_PER = {"ms": 1e-3, "msec": 1e-3, "s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0, "min": 60.0, "h": 3600.0}
 _UINT32 = (1 << 32) - 1
 # No codec of TIFF packs a mask tighter; more is a header that claims too much.
 _MOST_PACKED = 1 << 15
@@ -106,6 +109,37 @@ def open_stack(path: Path, options: ReadOptions) -> Stack:
             return np.stack([_page(series, number).asarray().reshape(sizes[1:]) for number in range(first, stop)])
 
     return Stack(path, (path,), grid, order, planes, tif.close)
+
+
+def open_recording(path: Path, options: ReadOptions) -> Recording:
+    """Open a TIFF with an axis of time: an ImageJ hyperstack, an OME-TIFF, or a plain one whose axes are told."""
+    with _decoding(path):
+        tif = _opened(path)
+    try:
+        with _decoding(path):
+            series, shape, axes, geometry = _layout(tif, path, options, time=True)
+        dtype = np.dtype(series.dtype or "V1").newbyteorder(tif.byteorder)
+        geometry["interval_s"] = _interval_s(tif, path)
+        pages = shape[:-2] if axes.endswith("YX") else ()
+        if series.dataoffset is not None:
+            tif.close()
+            return open_flat_recording(path, shape, axes, dtype, start=series.dataoffset, exact=False, **geometry)
+        if "T" not in axes[:-2] or len(series.pages) != math.prod(pages):
+            raise FileError(
+                f"'{path}' has {len(series.pages)} pages for {shape} ({axes}), so it cannot be read time point by time "
+                "point; save it again as a stack of slices"
+            )
+        numbers = np.moveaxis(np.arange(len(series.pages)).reshape(pages), axes.index("T"), 0)
+
+        def load(number: int) -> NDArray[Any]:
+            with _decoding(path):
+                planes = [_page(series, int(page)).asarray() for page in numbers[number].ravel()]
+            return np.stack(planes).reshape(*numbers.shape[1:], *shape[-2:])
+
+        return recording_of(path, shape, axes, dtype, load, tif.close, **geometry)
+    except BaseException:
+        tif.close()
+        raise
 
 
 def read_image(path: Path) -> NDArray[Any]:
@@ -178,11 +212,11 @@ def _page(series: TiffPageSeries, number: int) -> TiffPage | TiffFrame:
 
 
 def _layout(
-    tif: TiffFile, path: Path, options: ReadOptions
+    tif: TiffFile, path: Path, options: ReadOptions, *, time: bool = False
 ) -> tuple[TiffPageSeries, tuple[int, ...], str, dict[str, Any]]:
     """Return what holds the voxels, its shape and axes, and the arguments of `Volume` beside the array."""
     page = tif.pages.first
-    ome = _ome_pixels(page.description, path)
+    ome = ome_pixels(page.description, path)
     series = tif.series[0]
     check_dtype(series.dtype or np.dtype("V1"), path)
     _check_size(tif, series, path)
@@ -191,11 +225,13 @@ def _layout(
         notes.append(f"the file holds {len(tif.series)} images of different shapes; the first is read")
     shape, axes = series.shape, series.axes
     if ome is not None and not tif.is_imagej:
-        shape, axes = _ome_shape(ome, series, path)
+        shape, axes = ome_shape(ome, series, path)
     if "S" in axes:
         raise FileError(f"'{path}' is a colour image (RGB); convert it to one channel of grey values")
     stated = set(axes) <= set("ZYXTC")
-    if not stated and options.axes is not None:
+    if not stated and time and len(shape) > 3:
+        axes = recording_axes(shape, options, path)
+    elif not stated and options.axes is not None:
         axes = clean_axes(options.axes)
     elif not stated and len(axes) == 3 and axes.endswith("YX"):
         axes = "ZYX"
@@ -211,8 +247,9 @@ def _layout(
     if len(axes) < 3:
         raise FileError(f"'{path}' is a 2-D image of {shape} voxels, expected a 3-D volume")
     # The axes are settled before memory is taken for the voxels.
-    to_zyx(np.broadcast_to(np.uint8(0), shape), axes, path)
-    lengths, unit_names = _imagej_spacing(tif) if tif.is_imagej else _ome_spacing(ome)
+    one = tuple(1 if time and letter == "T" else length for length, letter in zip(shape, axes, strict=True))
+    to_zyx(np.broadcast_to(np.uint8(0), one), axes, path)
+    lengths, unit_names = _imagej_spacing(tif) if tif.is_imagej else ome_spacing(ome)
     spacing, units, note = _spacing(lengths, unit_names, path, options)
     geometry = {"directions": upright(spacing), "units": units, "notes": (*notes, *([note] if note else []))}
     return series, shape, axes, geometry
@@ -247,12 +284,17 @@ def _imagej_spacing(tif: TiffFile) -> tuple[list[float | None], list[str]]:
     return lengths, [_unescaped(metadata.get("zunit", unit)), _unescaped(metadata.get("yunit", unit)), unit]
 
 
-def _ome_spacing(ome: dict[str, str] | None) -> tuple[list[float | None], list[str]]:
-    attributes = ome or {}
-    lengths = [float(attributes[key]) if (key := f"PhysicalSize{letter}") in attributes else None for letter in "ZYX"]
-    if None in lengths:
-        return [None] * 3, [""] * 3
-    return lengths, [attributes.get(f"PhysicalSize{letter}Unit", "µm") for letter in "ZYX"]
+def _interval_s(tif: TiffFile, path: Path) -> float | None:
+    """Return the seconds from one time point to the next, None where they are not stated."""
+    if tif.is_imagej:
+        metadata = tif.imagej_metadata or {}
+        seconds = metadata.get("finterval")
+        unit = str(metadata.get("tunit", "s")).strip()
+    else:
+        ome = ome_pixels(tif.pages.first.description, path) or {}
+        seconds, unit = ome.get("TimeIncrement"), ome.get("TimeIncrementUnit", "s")
+    factor = _SECONDS_PER.get(unit)
+    return None if seconds is None or factor is None else float(seconds) * factor
 
 
 def _spacing(
@@ -281,53 +323,6 @@ def _spacing(
             raise FileError(f"'{path}': unknown length unit '{name}'; give the spacing with --spacing Z,Y,X in µm")
         in_um.append(length * (INCH_UM if unit is None else MICROMETRES_PER[unit]))
     return in_um, "um", note
-
-
-def _ome_pixels(description: str, path: Path) -> dict[str, str] | None:
-    """Return the attributes of the OME Pixels element, or None where the TIFF is no OME-TIFF.
-
-    The planes must be in this file, in order.
-    """
-    text = description.strip()
-    if not text.endswith("OME>"):
-        return None
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise FileError(f"'{path}': its OME-XML defines entities, which is refused")
-    try:
-        root = ElementTree.fromstring(text.encode())
-    except ElementTree.ParseError as error:
-        raise FileError(f"'{path}': its OME-XML cannot be read ({one_line(error)})") from error
-    found = root.findall("{*}Image/{*}Pixels")
-    if len(found) != 1:
-        raise FileError(f"'{path}' is an OME-TIFF of {len(found)} images, expected one; save the one to segment")
-    files = {uuid.get("FileName", path.name) for uuid in found[0].iterfind("{*}TiffData/{*}UUID")}
-    # A file may have been renamed since; that its planes are spread shows in more than one name.
-    if len(files) > 1:
-        raise FileError(f"'{path}' is one of {len(files)} files of an OME-TIFF; save it as one file")
-    for plane in found[0].iterfind("{*}TiffData"):
-        first = plane.get("FirstZ", "0")
-        if plane.get("IFD", first) != first:
-            raise FileError(f"'{path}': the planes of its OME-TIFF are not in the order of Z; save it again")
-    return dict(found[0].attrib)
-
-
-def _ome_shape(ome: dict[str, str], series: TiffPageSeries, path: Path) -> tuple[tuple[int, ...], str]:
-    """Return shape and axes by the OME description, without axes of length 1, checked against the pages."""
-    try:
-        lengths = {letter: int(ome[f"Size{letter}"]) for letter in "TCZYX"}
-    except (KeyError, ValueError) as error:
-        raise FileError(f"'{path}': its OME-XML does not state the size of the image ({one_line(error)})") from error
-    order = ome.get("DimensionOrder", "XYZCT")[::-1]
-    if sorted(order) != sorted("TCZYX"):
-        raise FileError(f"'{path}': its OME-XML states the dimension order '{order[::-1]}'")
-    if "S" in series.axes:
-        return series.shape, series.axes
-    kept = "".join(letter for letter in order if letter in "YX" or lengths[letter] != 1)
-    shape = tuple(lengths[letter] for letter in kept)
-    if int(np.prod(shape, dtype=object)) != int(np.prod(series.shape, dtype=object)):
-        named = ", ".join(f"{letter} {lengths[letter]}" for letter in kept)
-        raise FileError(f"'{path}': its OME-XML claims {named}, its pages hold {series.shape}")
-    return shape, kept
 
 
 def _voxels_per_unit(length: float, path: Path) -> tuple[int, int]:
