@@ -45,7 +45,7 @@ def make_folder(path: Path) -> None:
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on, and the machine's platform."""
     found = {"micronet": __version__, "python": sys.version.split()[0], "platform": platform.platform()}
-    for name in ("torch", "numpy", "scipy", "numba", "nibabel", "tifffile"):
+    for name in ("torch", "numpy", "scipy", "scikit-image", "numba", "nibabel", "tifffile"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -15,6 +15,7 @@ from scipy import ndimage
 from skimage.morphology import skeletonize
 
 from micronet.errors import InputError
+from micronet.metrics import bounding_box
 
 __all__ = ["Betti", "ClDice", "betti_numbers", "cl_dice", "components", "skeleton"]
 
@@ -79,7 +80,7 @@ def betti_numbers(mask: NDArray[np.bool_]) -> Betti:
     Betti(components=1, tunnels=1, cavities=0)
     """
     _check(mask)
-    padded = np.pad(mask[_box(mask)], 1)
+    padded = np.pad(mask[bounding_box(mask)], 1)
     _, pieces = ndimage.label(padded, _TOUCHING)
     _, outsides = ndimage.label(~padded)
     cavities = int(outsides) - 1
@@ -121,7 +122,7 @@ def skeleton(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     differ by a voxel.
     """
     _check(mask)
-    box = _box(mask)
+    box = bounding_box(mask)
     inside = mask[box]
     thinned = np.zeros_like(mask)
     if inside.size == 0:
@@ -184,12 +185,3 @@ def cl_dice(
 def _check(mask: NDArray[Any]) -> None:
     if mask.dtype != np.bool_ or mask.ndim != 3:
         raise InputError(f"topology is that of a bool mask (Z, Y, X), found {mask.dtype} {mask.shape}")
-
-
-def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """Return the smallest box around a mask; an empty one around nothing."""
-    box = []
-    for axis in range(3):
-        filled = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
-        box.append(slice(int(filled[0]), int(filled[-1]) + 1) if filled.size else slice(0, 0))
-    return tuple(box)

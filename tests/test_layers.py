@@ -12,11 +12,11 @@ import micronet
 # The layers of the package, lowest first; a module imports from layers below it, and from its own as far as SIBLINGS
 # lists it.
 LAYERS = [
-    {"errors", "kernels", "phantom", "losses", "metrics", "drift", "topology"},
-    {"volume", "engine", "models", "distortion", "augmentation", "resample", "intensity"},
-    {"io", "checkpoint", "preprocess", "report", "curves", "record", "lock", "raw_grid", "raw_scan"},
-    {"dataset", "inference", "training", "runfolder", "phantom_set", "prepare", "mapback", "result"},
-    {"segment", "commands", "keeper", "session", "prompt", "console", "launch"},
+    {"errors", "kernels", "phantom", "losses", "metrics", "drift", "topology", "distances", "sweep"},
+    {"volume", "engine", "models", "distortion", "augmentation", "resample", "intensity", "scores"},
+    {"io", "checkpoint", "preprocess", "report", "curves", "record", "lock", "raw_grid", "raw_scan", "sweep_plot"},
+    {"dataset", "inference", "training", "runfolder", "phantom_set", "prepare", "mapback", "result", "evaluation"},
+    {"segment", "commands", "keeper", "session", "prompt", "console", "launch", "score_tables"},
 ]
 SIBLINGS = {
     "kernels": {"errors"},
@@ -24,13 +24,16 @@ SIBLINGS = {
     "losses": {"errors"},
     "metrics": {"errors"},
     "drift": {"errors"},
-    "topology": {"errors"},
+    "topology": {"errors", "metrics"},
+    "distances": {"errors", "metrics"},
+    "sweep": {"errors", "metrics"},
     "models": {"engine"},
     "augmentation": {"models"},
     "checkpoint": {"io"},  # for io.atomic: whatever is written appears whole or not at all
     "report": {"io"},
     "curves": {"io"},
     "record": {"io"},
+    "sweep_plot": {"io", "report"},
     "training": {"dataset", "inference"},
     "raw_scan": {"io", "raw_grid"},
     "session": {"commands", "keeper"},
@@ -45,6 +48,12 @@ NO_TORCH = {
     "metrics",
     "drift",
     "topology",
+    "distances",
+    "sweep",
+    "scores",
+    "sweep_plot",
+    "evaluation",
+    "score_tables",
     "volume",
     "distortion",
     "io",

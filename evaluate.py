@@ -1,0 +1,90 @@
+"""Score predicted masks against annotations: overlap, centrelines, topology, surface distances.
+
+python evaluate.py predictions/embryo.seg.nrrd --annotation embryo_true.seg.nrrd
+python evaluate.py predictions/ --annotation annotations/               # files of the same volume are put together
+python evaluate.py predictions/ --annotation annotations/ --sweep       # probabilities: precision-recall curves too
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from micronet.console import run, spacing_option, status_table
+from micronet.errors import FileError, MicronetError
+from micronet.evaluation import Reading, evaluate_pair, find_pairs, read_pair
+from micronet.record import make_folder
+from micronet.score_tables import summary_lines, write_evaluations
+from micronet.scores import Scoring, summarise
+from micronet.segment import Outcome
+
+# Of the bootstrap: the same volumes always give the same intervals.
+SEED = 20261121
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Score each pair; a bad one never stops the others."""
+    reading = Reading(
+        probability=arguments.sweep,
+        **{name: getattr(arguments, name) for name in Reading.__dataclass_fields__ if name != "probability"},
+    )
+    scoring = Scoring(arguments.beta, arguments.tolerance_um)
+    table = arguments.output / "scores.csv"
+    if table.exists() and not arguments.force:
+        raise FileError(f"'{table}' exists; --force replaces it, -o DIR writes elsewhere")
+    pairs, notes = find_pairs(arguments.predictions, arguments.annotations, probability=arguments.sweep)
+    for note in notes:
+        print(f"note: {note}")
+    evaluations, outcomes = [], []
+    for pair in tqdm(pairs, leave=False, disable=None, unit="pair"):
+        try:
+            masks = read_pair(pair, reading)
+            tqdm.write(f"{pair.name}: {masks.descriptions[0]} against {masks.descriptions[1]}")
+            if masks.spacing_um is None:
+                tqdm.write("  note: no spacing stated, so nothing in µm; give --spacing")
+            evaluations.append(evaluate_pair(masks, pair, scoring))
+        except MicronetError as error:
+            if arguments.debug or len(pairs) == 1:
+                raise
+            outcomes.append(Outcome(pair.prediction, "failed", str(error)))
+        else:
+            scores = evaluations[-1].scores
+            line = f"Dice {scores.dice:.4f}  clDice {scores.cl_dice:.4f}  NSD {scores.nsd:.4f}"
+            outcomes.append(Outcome(pair.prediction, "done", f"{line}  HD95 {scores.hd95_um:.3g} µm"))
+    print(status_table(outcomes))
+    if evaluations:
+        summaries = summarise([one.scores for one in evaluations], np.random.default_rng(SEED))
+        make_folder(arguments.output)
+        files = write_evaluations(arguments.output, evaluations, summaries, scoring, reading)
+        print("\n".join(summary_lines(evaluations, summaries)))
+        print(f"wrote {arguments.output}/: {', '.join(file.name for file in files)}")
+    return 2 if any(outcome.status == "failed" for outcome in outcomes) else 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    p = argparse.ArgumentParser(description="Score predicted masks against annotations.")
+    p.add_argument("predictions", nargs="+", type=Path, metavar="PREDICTION", help="masks, or folders of masks")
+    p.add_argument(
+        "--annotation", dest="annotations", nargs="+", type=Path, required=True, metavar="FILE", help="or folders"
+    )
+    p.add_argument("-o", "--output", type=Path, default=Path("scores"), metavar="DIR", help="default: scores")
+    p.add_argument("--sweep", action="store_true", help="predictions are probabilities: score at every threshold too")
+    p.add_argument("--threshold", type=float, default=0.5, metavar="P", help="of probabilities (default: %(default)s)")
+    p.add_argument(
+        "--beta", type=float, default=2.0, metavar="B", help="of F-beta: recall counts B² times (%(default)s)"
+    )
+    p.add_argument("--tolerance", dest="tolerance_um", type=float, metavar="UM", help="of the NSD (default: one voxel)")
+    p.add_argument("--y-crop", type=int, metavar="N", help="look only at the first N voxels in depth (Y)")
+    p.add_argument("--segment", metavar="NAME|INDEX", help="which segment of a .seg.nrrd annotation to take")
+    p.add_argument("--prediction-segment", metavar="NAME|INDEX", help="which segment of a .seg.nrrd prediction")
+    p.add_argument("--axes", metavar="ZYX", help="order of the axes, where files do not say")
+    p.add_argument("--spacing", dest="spacing_um", type=spacing_option, metavar="Z,Y,X", help="voxel size in µm")
+    p.add_argument("--force", action="store_true", help="replace scores that are there")
+    p.add_argument("--debug", action="store_true", help="show the whole traceback when something fails")
+    return p
+
+
+if __name__ == "__main__":
+    run(build_parser(), main)

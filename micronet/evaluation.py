@@ -1,0 +1,251 @@
+"""Predictions and annotations on disk: which belong together, their masks, and their scores."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from micronet.errors import FileError, InputError
+from micronet.io import VOLUME_SUFFIXES, is_volume_path, read_annotation, read_volume, volume_stem
+from micronet.scores import Scores, Scoring, score_masks
+from micronet.sweep import Sweep, mask_above, threshold_sweep
+from micronet.volume import Volume, check_same_grid
+
+__all__ = ["Evaluation", "MaskPair", "Pair", "Reading", "evaluate_pair", "find_pairs", "read_pair", "volume_name"]
+
+# What the published files, and ours, put around the name of a volume.
+_DRESS = re.compile(r"(?:annotation_|E5D_)?(?P<name>.+?)(?:_iso_full)?(?:_probability)?")
+_SEGMENTATIONS = (".seg.nrrd", ".seg.nhdr")
+# Volume that a skewed voxel may lack against a box of the same edges.
+_SKEW = 1e-3
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prediction and the annotation of the same volume."""
+
+    name: str
+    prediction: Path
+    annotation: Path
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the files are to be read.
+
+    Parameters
+    ----------
+    probability : bool
+        Predictions are probabilities (uint8 from 0 to 255, or floating-point in [0, 1]); else masks.
+    threshold : float
+        Lumen is where a probability is above it.
+    y_crop : int, optional
+        Look only at the first voxels in depth (Y).
+    segment, prediction_segment : str, optional
+        Which segment of a .seg.nrrd with several.
+    axes, spacing_um
+        As `micronet.io.read_volume`, for files that do not say; `spacing_um` stands above what they state.
+    """
+
+    probability: bool = False
+    threshold: float = 0.5
+    y_crop: int | None = None
+    segment: str | None = None
+    prediction_segment: str | None = None
+    axes: str | None = None
+    spacing_um: tuple[float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold < 1:
+            raise InputError(f"--threshold must lie in [0, 1), found {self.threshold}")
+        if self.y_crop is not None and self.y_crop < 1:
+            raise InputError(f"--y-crop must be at least 1, found {self.y_crop}")
+
+
+@dataclass(frozen=True, eq=False)
+class MaskPair:
+    """What is compared, on one grid.
+
+    Parameters
+    ----------
+    predicted, annotated : Volume
+        Arrays of bool, of one shape, after any crop.
+    probability : Volume or None
+        Where the prediction was one: uint8 or floating-point.
+    descriptions : tuple of str
+        What was read and chosen, a line for the prediction and one for the annotation.
+    """
+
+    name: str
+    predicted: Volume
+    annotated: Volume
+    probability: Volume | None
+    descriptions: tuple[str, str]
+
+    @property
+    def spacing_um(self) -> tuple[float, float, float] | None:
+        """Voxel size along (Z, Y, X) in µm: the annotation's, else the prediction's."""
+        return self.annotated.spacing_um or self.predicted.spacing_um
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What became of one pair: its scores, and the sweep where the prediction is a probability."""
+
+    pair: Pair
+    scores: Scores
+    spacing_um: tuple[float, float, float] | None
+    sweep: Sweep | None = field(default=None, repr=False)
+
+
+def volume_name(path: Path) -> str:
+    """Return the name of the volume that a prediction or annotation is of, without what files put around it.
+
+    >>> [volume_name(Path(n)) for n in ("annotation_07_iso_full.seg.nrrd", "E5D_07_probability.nrrd", "b.nii.gz")]
+    ['07', '07', 'b']
+    """
+    match = _DRESS.fullmatch(volume_stem(path))
+    return match["name"] if match else volume_stem(path)
+
+
+def find_pairs(
+    predictions: Sequence[Path], annotations: Sequence[Path], *, probability: bool = False
+) -> tuple[list[Pair], list[str]]:
+    """Put predictions and annotations of the same volume together.
+
+    One file and one file belong together whatever they are called; else the names of the volumes decide.
+
+    Parameters
+    ----------
+    predictions, annotations : sequence of Path
+        Files, or folders of files: their segmentations (.seg.nrrd), or where there are none their volumes.
+    probability : bool
+        Predictions are probabilities: folders are searched for those that infer.py wrote, or where there are none for
+        volumes.
+
+    Returns
+    -------
+    pairs : list of Pair
+        In order of the predictions.
+    notes : list of str
+        What has no partner, to be shown to the person.
+
+    Raises
+    ------
+    FileError
+        If a folder holds no file of the kind.
+    InputError
+        If two files are of the same volume, or nothing belongs together.
+    """
+    predicted = _files(predictions, probability=probability)
+    annotated = _files(annotations, probability=False)
+    if len(predicted) == len(annotated) == 1:
+        return [Pair(volume_name(predicted[0]), predicted[0], annotated[0])], []
+    by_name = [_by_name(predicted), _by_name(annotated)]
+    pairs = [Pair(name, path, by_name[1][name]) for name, path in by_name[0].items() if name in by_name[1]]
+    if not pairs:
+        raise InputError(
+            f"no prediction and annotation share a name: {_listed(by_name[0])} against {_listed(by_name[1])}; "
+            "name files after their volume, such as a.seg.nrrd and annotation_a_iso_full.seg.nrrd"
+        )
+    paired = {pair.name for pair in pairs}
+    notes = []
+    for files, role, other in zip(by_name, ("predictions", "annotations"), ("annotation", "prediction"), strict=True):
+        alone = [name for name in files if name not in paired]
+        if alone:
+            notes.append(f"{len(alone)} {role} without {other}: {_listed(alone)}")
+    return pairs, notes
+
+
+def _files(paths: Sequence[Path], *, probability: bool) -> list[Path]:
+    files: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        here = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
+        volumes = [file for file in here if is_volume_path(file)]
+        ours = [file for file in volumes if volume_stem(file).endswith("_probability")]
+        masks = [file for file in here if file.name.lower().endswith(_SEGMENTATIONS)]
+        found = (ours or volumes) if probability else (masks or [file for file in volumes if file not in ours])
+        if not found:
+            kinds = VOLUME_SUFFIXES if probability else (".seg.nrrd", *VOLUME_SUFFIXES)
+            role = "probabilities" if probability else "masks"
+            raise FileError(f"'{path}' is a folder without {role} ({', '.join(kinds)})")
+        files += found
+    return files
+
+
+def _by_name(files: Sequence[Path]) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for file in files:
+        other = named.setdefault(volume_name(file), file)
+        if other is not file:
+            raise InputError(f"'{other}' and '{file}' are both of volume '{volume_name(file)}'; name one of them")
+    return named
+
+
+def _listed(names: Sequence[str] | dict[str, Path], most: int = 5) -> str:
+    shown = list(names)[:most]
+    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def read_pair(pair: Pair, reading: Reading | None = None) -> MaskPair:
+    """Read the masks of a pair.
+
+    Raises
+    ------
+    FileError
+        If a file cannot be read.
+    InputError
+        If a file holds no mask (or probability), an option does not fit, or the two lie on different grids.
+    """
+    reading = reading or Reading()
+    annotation = read_annotation(
+        pair.annotation, segment=reading.segment, axes=reading.axes, spacing_um=reading.spacing_um
+    )
+    annotated = annotation.mask
+    probability = None
+    if reading.probability:
+        probability = read_volume(pair.prediction, axes=reading.axes, spacing_um=reading.spacing_um)
+        try:
+            predicted = probability.with_array(mask_above(probability.array, reading.threshold))
+        except InputError as error:
+            raise InputError(f"'{pair.prediction}' holds {error}") from error
+        description = f"'{pair.prediction.name}' above {reading.threshold:g}"
+    else:
+        prediction = read_annotation(
+            pair.prediction, segment=reading.prediction_segment, axes=reading.axes, spacing_um=reading.spacing_um
+        )
+        predicted, description = prediction.mask, prediction.description
+    check_same_grid(annotated, predicted, str(pair.annotation), str(pair.prediction))
+    _check_axes(annotated, pair.annotation)
+    return MaskPair(
+        pair.name,
+        _cropped(predicted, reading.y_crop),
+        _cropped(annotated, reading.y_crop),
+        None if probability is None else _cropped(probability, reading.y_crop),
+        (description, annotation.description),
+    )
+
+
+def _cropped(volume: Volume, y_crop: int | None) -> Volume:
+    return replace(volume, array=volume.array[:, :y_crop])
+
+
+def _check_axes(volume: Volume, path: Path) -> None:
+    """Raise InputError where the axes of a grid are not at right angles: distances would be wrong."""
+    box = 1.0 if volume.spacing_um is None else math.prod(volume.spacing_um)
+    if volume.voxel_um3 is not None and volume.voxel_um3 < (1 - _SKEW) * box:
+        raise InputError(f"'{path}': its axes are not at right angles, distances in µm would be wrong; resample it")
+
+
+def evaluate_pair(masks: MaskPair, pair: Pair, scoring: Scoring | None = None) -> Evaluation:
+    """Score the masks of a pair, and sweep the threshold where the prediction is a probability."""
+    annotated = masks.annotated.array
+    scores = score_masks(masks.predicted.array, annotated, masks.spacing_um, scoring)
+    sweep = None if masks.probability is None else threshold_sweep(masks.probability.array, annotated)
+    return Evaluation(pair, scores, masks.spacing_um, sweep)

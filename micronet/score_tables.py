@@ -1,0 +1,190 @@
+"""Tables of scores: CSV with the definitions and versions in its header."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple, fields
+from datetime import UTC, datetime
+from pathlib import Path
+
+from micronet.evaluation import Evaluation, Reading
+from micronet.io.atomic import atomic_path
+from micronet.record import versions
+from micronet.scores import RESAMPLES, Scores, Scoring, Summary
+from micronet.sweep import Sweep
+from micronet.sweep_plot import write_sweep_plot
+
+__all__ = ["summary_lines", "write_evaluations", "write_scores", "write_summary", "write_sweep", "write_table"]
+
+_SCORE_NAMES = [field.name for field in fields(Scores)]
+
+
+def write_evaluations(
+    folder: Path,
+    evaluations: Sequence[Evaluation],
+    summaries: Sequence[Summary],
+    scoring: Scoring,
+    reading: Reading,
+) -> list[Path]:
+    """Write the tables of several pairs into a folder that exists, and return their paths.
+
+    ``scores.csv`` with a row for each pair; ``summary.csv`` where there are several; ``<volume>_sweep.csv`` and
+    ``.png`` of each probability.
+    """
+    settings = {
+        f"--{name.replace('_', '-')}": value for name, value in asdict(reading).items() if name != "probability"
+    }
+    if not reading.probability:
+        del settings["--threshold"]
+    files = []
+    for one in evaluations:
+        if one.sweep is not None:
+            table, plot = (folder / f"{one.pair.name}_sweep.{kind}" for kind in ("csv", "png"))
+            write_sweep(table, one.sweep, settings)
+            write_sweep_plot(plot, one.sweep, reading.threshold, title=one.pair.name)
+            files += [table, plot]
+    if len(evaluations) > 1:
+        files.append(folder / "summary.csv")
+        write_summary(files[-1], summaries, scoring, settings)
+    files.append(folder / "scores.csv")
+    write_scores(files[-1], [(_told(one), one.scores) for one in evaluations], scoring, settings)
+    return files[::-1]
+
+
+def _told(evaluation: Evaluation) -> dict[str, str]:
+    spacing = evaluation.spacing_um
+    return {
+        "volume": evaluation.pair.name,
+        "prediction": str(evaluation.pair.prediction),
+        "annotation": str(evaluation.pair.annotation),
+        "spacing_um_zyx": "" if spacing is None else " ".join(f"{step:.6g}" for step in spacing),
+    }
+
+
+def summary_lines(evaluations: Sequence[Evaluation], summaries: Sequence[Summary]) -> list[str]:
+    """Return the scores for a person: those of one pair, or the medians over several with their intervals."""
+    if len(evaluations) == 1:
+        return [f"{name:<18}{_number(value)}" for name, value in evaluations[0].scores.values().items()]
+    lines = [f"median of {len(evaluations)} volumes [95 % bootstrap interval]"]
+    for one in summaries:
+        interval = f"  [{_number(one.low)}, {_number(one.high)}]" if one.count > 1 else ""
+        lines.append(f"{one.name:<18}{_number(one.median)}{interval}")
+    return lines
+
+
+def write_scores(
+    path: str | os.PathLike[str],
+    rows: Sequence[tuple[Mapping[str, str], Scores]],
+    scoring: Scoring,
+    settings: Mapping[str, object],
+) -> None:
+    """Write the scores of each pair, a row each.
+
+    Parameters
+    ----------
+    path : path
+        It appears whole or not at all, and replaces an older one.
+    rows : sequence of (mapping, Scores)
+        What tells the pair (the same keys in each row: name, files, spacing), and its scores.
+    scoring : Scoring
+        What was chosen about the scores.
+    settings : mapping
+        What else was chosen, for the header.
+
+    Raises
+    ------
+    FileError
+        If the file cannot be written.
+    """
+    told = list(rows[0][0]) if rows else ["volume"]
+    body = [[*(about[key] for key in told), *map(_number, scores.values().values())] for about, scores in rows]
+    comments = [*_settings(settings), *(f"{name}: {text}" for name, text in scoring.definitions().items())]
+    write_table(path, "scores of predicted masks against annotations", comments, [*told, *_SCORE_NAMES], body)
+
+
+def write_summary(
+    path: str | os.PathLike[str], summaries: Sequence[Summary], scoring: Scoring, settings: Mapping[str, object]
+) -> None:
+    """Write the median and interval of each score over volumes, a row each; as `write_scores`."""
+    definitions = scoring.definitions()
+    body = [
+        [one.name, one.count, _number(one.median), _number(one.low), _number(one.high), definitions[one.name]]
+        for one in summaries
+    ]
+    comments = [
+        *_settings(settings),
+        "median: over volumes that have a value, which `volumes` counts",
+        f"low, high: 95 % percentile bootstrap interval of the median ({RESAMPLES:,} resamples of volumes, which are "
+        "taken as independent: two time points of one embryo are not)",
+    ]
+    columns = ["score", "volumes", "median", "low", "high", "definition"]
+    write_table(path, "medians of scores over volumes", comments, columns, body)
+
+
+def write_sweep(path: str | os.PathLike[str], sweep: Sweep, settings: Mapping[str, object]) -> None:
+    """Write precision, recall and Dice at each threshold, a row each; as `write_scores`."""
+    comments = [
+        *_settings(settings),
+        "threshold: lumen is where the probability is above it",
+        "precision, recall, dice, iou: in voxels, as in scores.csv",
+        f"average precision {sweep.average_precision:.6g}: sum over thresholds, from the highest down, of precision "
+        "times gain in recall",
+        f"highest Dice {sweep.counts[sweep.best].f_score():.6g} above {sweep.thresholds[sweep.best]:.6g}; a threshold "
+        "chosen on the volumes that it is scored on is optimistic",
+    ]
+    body = [
+        [
+            f"{threshold:.6f}",
+            *map(_number, (counts.precision, counts.recall, counts.f_score(), counts.iou, *astuple(counts))),
+        ]
+        for threshold, counts in zip(sweep.thresholds, sweep.counts, strict=True)
+    ]
+    columns = [
+        "threshold",
+        "precision",
+        "recall",
+        "dice",
+        "iou",
+        "true_positives",
+        "false_positives",
+        "false_negatives",
+    ]
+    write_table(path, "threshold sweep of a probability against an annotation", comments, columns, body)
+
+
+def write_table(
+    path: str | os.PathLike[str],
+    title: str,
+    comments: Iterable[str],
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+) -> None:
+    """Write a CSV: lines that begin with # (title, versions, comments), the names of the columns, the rows.
+
+    Raises
+    ------
+    FileError
+        If the file cannot be written.
+    """
+    made = ", ".join(f"{name} {number}" for name, number in versions().items())
+    header = [title, f"made {datetime.now(UTC).isoformat(timespec='seconds')} with {made}", *comments]
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        for line in header:
+            stream.write(f"# {' '.join(line.split())}\n")
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def _settings(settings: Mapping[str, object]) -> list[str]:
+    return [f"setting {name}: {value}" for name, value in settings.items() if value is not None]
+
+
+def _number(value: float) -> str:
+    """Return a count as it is and a measure with six digits; an empty cell where there is none."""
+    if isinstance(value, int):
+        return str(value)
+    return "" if math.isnan(value) else f"{value:.6g}"

@@ -1,0 +1,218 @@
+"""evaluate.py as a person runs it, on files."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from shapes import ball, moved, torus
+
+import evaluate
+from micronet.console import run
+from micronet.evaluation import volume_name
+from micronet.io import Segment, write_segmentation, write_volume
+from micronet.volume import Volume, upright
+
+SPACE = "left-posterior-superior"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(*arguments, capsys):
+    """Run evaluate.py in this process; return (exit code, standard output, last line of standard error)."""
+    with pytest.raises(SystemExit) as left:
+        run(evaluate.build_parser(), evaluate.main, [str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return left.value.code, out, err.splitlines()[-1] if err else ""
+
+
+def read_table(path):
+    """Return the comments and the rows of a table."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    comments = [line for line in lines if line.startswith("#")]
+    return comments, list(csv.DictReader(lines[len(comments) :]))
+
+
+def write_mask(path, mask, um=4.5, **geometry):
+    volume = Volume(mask, directions=upright((um, um, um)), space=SPACE, units="um", **geometry)
+    path = Path(path)
+    path.parent.mkdir(exist_ok=True)
+    if path.name.endswith(".seg.nrrd"):
+        write_segmentation(path, [(Segment(name="lumen"), mask)], volume)
+    else:
+        write_volume(path, volume)
+    return volume
+
+
+def test_one_pair_of_files_whatever_they_are_called(folder, capsys):
+    write_mask("mine.seg.nrrd", moved(ball(6), 1, 0, 0))
+    write_mask("truth.nrrd", ball(6))
+    code, out, _ = call("mine.seg.nrrd", "--annotation", "truth.nrrd", capsys=capsys)
+    assert code == 0
+    comments, [row] = read_table("scores/scores.csv")
+    assert row["volume"] == "mine"
+    assert (row["prediction"], row["annotation"]) == ("mine.seg.nrrd", "truth.nrrd")
+    assert row["spacing_um_zyx"] == "4.5 4.5 4.5"
+    assert (float(row["nsd"]), float(row["hd95_um"]), float(row["cl_dice"])) == (1, 4.5, 1)
+    assert float(row["predicted_um3"]) == pytest.approx(ball(6).sum() * 4.5**3, rel=1e-5)
+    dice = 2 * (ball(6) & moved(ball(6), 1, 0, 0)).sum() / (2 * ball(6).sum())
+    assert float(row["dice"]) == pytest.approx(dice, abs=1e-6)
+    assert f"{row['dice']}\n" in out
+    header = "\n".join(comments)
+    for told in ("micronet 0.1.0", "scikit-image", "# cl_dice: harmonic mean", "innermost voxel", "both empty: 1"):
+        assert told in header
+    assert not Path("scores/summary.csv").exists()
+
+
+def test_folders_are_paired_by_volume_and_summarised(folder, capsys):
+    for number, step in enumerate((0, 1, 2)):
+        write_mask(f"predictions/E5D_0{number}_T1.seg.nrrd", moved(torus(9, 3), 0, step, 0))
+        write_mask(f"annotations/annotation_0{number}_T1_iso_full.seg.nrrd", torus(9, 3))
+    write_mask("predictions/other.seg.nrrd", ball(3))
+    write_volume("predictions/E5D_00_T1_probability.nrrd", Volume(np.zeros((4, 4, 4), np.uint8)))
+    code, out, _ = call("predictions", "--annotation", "annotations", capsys=capsys)
+    assert code == 0
+    assert "note: 1 predictions without annotation: other" in out
+    assert "median of 3 volumes" in out
+    _, rows = read_table("scores/scores.csv")
+    assert [row["volume"] for row in rows] == ["00_T1", "01_T1", "02_T1"]
+    assert [float(row["hd95_um"]) for row in rows] == [0, 4.5, 9]
+    comments, summary = read_table("scores/summary.csv")
+    assert any("bootstrap" in line for line in comments)
+    hd95 = next(row for row in summary if row["score"] == "hd95_um")
+    assert [float(hd95[key]) for key in ("volumes", "median", "low", "high")] == [3, 4.5, 0, 9]
+    assert "in µm" in hd95["definition"]
+
+
+def test_the_same_scores_give_the_same_interval_twice(folder, capsys):
+    for number in range(4):
+        write_mask(f"p/{number}.seg.nrrd", moved(ball(6), number, 0, 0))
+        write_mask(f"a/{number}.seg.nrrd", ball(6))
+    tables = []
+    for output in ("one", "two"):
+        assert call("p", "--annotation", "a", "-o", output, capsys=capsys)[0] == 0
+        tables.append(read_table(f"{output}/summary.csv")[1])
+    assert tables[0] == tables[1]
+
+
+def test_a_probability_is_swept(folder, capsys):
+    truth = ball(6)
+    write_mask("a_iso_full.seg.nrrd", truth)
+    grid = Volume(np.zeros(truth.shape, np.uint8), directions=upright((4.5,) * 3), space=SPACE, units="um")
+    write_volume("a_probability.nrrd", grid.with_array((200 * truth + 50 * moved(truth, 1, 0, 0)).astype(np.uint8)))
+    arguments = ("a_probability.nrrd", "--annotation", "a_iso_full.seg.nrrd")
+    assert call(*arguments, "--sweep", "--threshold", "0.1", capsys=capsys)[0] == 0
+    comments, rows = read_table("scores/a_sweep.csv")
+    assert "# setting --threshold: 0.1" in comments
+    assert len(rows) == 255
+    at = {float(row["threshold"]): row for row in rows}
+    assert float(at[0.501961]["dice"]) == float(at[0.501961]["precision"]) == 1
+    assert float(at[0.0]["recall"]) == 1
+    assert float(at[0.901961]["precision"]) == 1  # both masks
+    _, [scores] = read_table("scores/scores.csv")
+    assert float(scores["dice"]) == pytest.approx(float(at[0.101961]["dice"]))
+    with Image.open("scores/a_sweep.png") as picture:
+        assert min(picture.size) > 700
+    code, _, err = call(*arguments, "-o", "b", capsys=capsys)
+    assert code == 2
+    assert "'a_probability.nrrd' is no mask" in err
+    assert not Path("b").exists()
+
+
+def test_folders_of_results_are_swept(folder, capsys):
+    write_mask("predictions/E5D_a.seg.nrrd", ball(6))
+    write_volume("predictions/E5D_a_probability.nrrd", Volume((255 * ball(6)).astype(np.uint8)))
+    write_mask("annotations/annotation_a_iso_full.seg.nrrd", ball(6))
+    assert call("predictions", "--annotation", "annotations", "--sweep", capsys=capsys)[0] == 0
+    _, [row] = read_table("scores/scores.csv")
+    assert row["prediction"].endswith("_probability.nrrd")
+    assert row["dice"] == "1"
+
+
+def test_a_bad_pair_never_stops_the_others(folder, capsys):
+    write_mask("p/a.seg.nrrd", ball(6))
+    write_mask("p/b.seg.nrrd", ball(5))
+    write_mask("a/a.seg.nrrd", ball(6))
+    write_mask("a/b.seg.nrrd", ball(6))
+    code, out, _ = call("p", "--annotation", "a", capsys=capsys)
+    assert code == 2
+    assert "failed  b.seg.nrrd  'p/b.seg.nrrd': shape (Z, Y, X) (17, 17, 17) differs from 'a/b.seg.nrrd'" in out
+    assert "1 done, 1 failed" in out
+    assert [row["volume"] for row in read_table("scores/scores.csv")[1]] == ["a"]
+
+
+def test_only_the_first_voxels_in_depth_count(folder, capsys):
+    truth = np.zeros((6, 12, 6), bool)
+    truth[2:4, 2:10, 2:4] = True
+    found = truth.copy()
+    found[:, 6:] = False
+    write_mask("p.seg.nrrd", found)
+    write_mask("t.seg.nrrd", truth)
+    assert call("p.seg.nrrd", "--annotation", "t.seg.nrrd", "--y-crop", "6", capsys=capsys)[0] == 0
+    comments, [row] = read_table("scores/scores.csv")
+    assert row["dice"] == "1"
+    assert "# setting --y-crop: 6" in comments
+
+
+def test_a_file_without_spacing_gives_no_lengths_and_says_so(folder, capsys):
+    np.save("p.npy", ball(6))
+    np.save("t.npy", ball(6))
+    code, out, _ = call("p.npy", "--annotation", "t.npy", capsys=capsys)
+    assert code == 0
+    assert "note: no spacing stated, so nothing in µm; give --spacing" in out
+    _, [row] = read_table("scores/scores.csv")
+    assert row["hd95_um"] == row["predicted_um3"] == row["spacing_um_zyx"] == ""
+    assert row["nsd"] == "1"
+    arguments = ("p.npy", "--annotation", "t.npy", "--spacing", "5,2,2", "--force")
+    assert call(*arguments, capsys=capsys)[0] == 0
+    assert read_table("scores/scores.csv")[1][0]["hd95_um"] == "0"
+
+
+def test_scores_are_not_replaced_unasked(folder, capsys):
+    write_mask("p.seg.nrrd", ball(6))
+    arguments = ("p.seg.nrrd", "--annotation", "p.seg.nrrd")
+    assert call(*arguments, capsys=capsys)[0] == 0
+    code, _, err = call(*arguments, capsys=capsys)
+    assert (code, err) == (2, "error: 'scores/scores.csv' exists; --force replaces it, -o DIR writes elsewhere")
+    assert call(*arguments, "--force", capsys=capsys)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["p", "--annotation", "empty"], "'empty' is a folder without masks (.seg.nrrd, .nrrd"),
+        (["empty", "--annotation", "p", "--sweep"], "'empty' is a folder without probabilities (.nrrd"),
+        (["p", "--annotation", "q"], "no prediction and annotation share a name: a, b against c, d"),
+        (["p", "p/a.seg.nrrd", "--annotation", "p"], "are both of volume 'a'; name one of them"),
+        (["nowhere.nrrd", "--annotation", "p/a.seg.nrrd"], "nowhere.nrrd"),
+        (["p/a.seg.nrrd", "--annotation", "p/a.seg.nrrd", "--beta", "-1"], "beta must be a positive number"),
+        (["p/a.seg.nrrd", "--annotation", "p/a.seg.nrrd", "--y-crop", "0"], "--y-crop must be at least 1, found 0"),
+        (["p/a.seg.nrrd", "--annotation", "p/a.seg.nrrd", "--threshold", "2"], "--threshold must lie in [0, 1)"),
+        (["p/a.seg.nrrd", "--annotation", "skewed.nrrd"], "'skewed.nrrd': its axes are not at right angles"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(folder, capsys, arguments, expected):
+    for name in ("p/a", "p/b", "q/c", "q/d"):
+        write_mask(f"{name}.seg.nrrd", ball(2))
+    Path("empty").mkdir()
+    skewed = upright((4.5,) * 3)
+    skewed[0, 0] = 2.0
+    write_volume("skewed.nrrd", Volume(ball(2), directions=skewed, space="", units="um"))
+    if "skewed.nrrd" in arguments:
+        arguments = ["skewed.nrrd", *arguments[1:]]
+    code, _, err = call(*arguments, capsys=capsys)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert expected in err
+
+
+def test_names_are_freed_of_what_files_put_around_them():
+    names = ["annotation_082616_07_T15_iso_full.seg.nrrd", "E5D_082616_07_T15.seg.nrrd", "E5D_082616_07_T15.nrrd"]
+    assert {volume_name(Path(name)) for name in names} == {"082616_07_T15"}
+    assert volume_name(Path("_probability.nrrd")) == "_probability"
