@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from micronet.card import card_line
 from micronet.checkpoint import load_model
 from micronet.errors import FileError, InputError
 from micronet.inference import Iteration, predict
@@ -188,6 +189,9 @@ def segment_file(
         refuse_second_log(path)
         volume = volume.with_array(log_intensity(volume.array))
         say("  intensity   the logarithm of what is stored")
+    outside = card_line(weights.path, weights.sha256, path, volume, log_taken=job.intensity == "log")
+    if outside is not None:
+        say(f"  WARNING     {outside}")
     if time_point is None or time_point.start is None:
         start = _read_mask(job.initial_mask, job, volume, path, "start from", say)
     else:
@@ -252,7 +256,7 @@ def segment_file(
             "units": volume.units,
             "notes": list(volume.notes),
         },
-        "result": result | {"warnings": warnings},
+        "result": result | {"warnings": [*([outside] if outside else []), *warnings]},
         "iterations": [asdict(iteration) for iteration in iterations],
         "scores": scores,
         "files": {kind: file.name for kind, file in files.items()},
