@@ -15,7 +15,18 @@ LAYERS = [
     {"errors", "kernels", "phantom", "losses", "metrics", "drift", "topology", "distances", "sweep"},
     {"volume", "engine", "models", "distortion", "augmentation", "resample", "intensity", "scores"},
     {"io", "checkpoint", "preprocess", "report", "curves", "record", "lock", "raw_grid", "raw_scan", "sweep_plot"},
-    {"card", "dataset", "inference", "training", "runfolder", "phantom_set", "prepare", "mapback", "result", "evaluation"},
+    {
+        "card",
+        "dataset",
+        "inference",
+        "training",
+        "runfolder",
+        "phantom_set",
+        "prepare",
+        "mapback",
+        "result",
+        "evaluation",
+    },
     {"segment", "commands", "keeper", "session", "prompt", "console", "launch", "score_tables"},
 ]
 SIBLINGS = {
