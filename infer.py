@@ -92,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--dtype", metavar="TYPE", help="number type of a headerless .raw, such as uint16")
     p.add_argument("--segment", metavar="NAME|INDEX", help="which segment of a .seg.nrrd mask to take")
     p.add_argument("--annotation", type=Path, metavar="FILE", help="true mask to score the result against")
+    p.add_argument("--report", action="store_true", help="write a page too, with slices to scroll through (HTML)")
     p.add_argument("--device", type=device_option, default="cpu", help="cpu (default) or cuda")
     p.add_argument("--force", action="store_true", help="do again what was done, and replace it")
     add_common_options(p)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from micronet.errors import InputError
 from micronet.io.atomic import atomic_path
 
-__all__ = ["ANNOTATION_COLOUR", "MASK_COLOUR", "write_preview"]
+__all__ = ["ANNOTATION_COLOUR", "MASK_COLOUR", "grey_range", "write_preview"]
 
 # Colours that people with any colour vision tell apart, on grey (Okabe & Ito 2008).
 #: Contour of the segmentation.
@@ -127,12 +127,12 @@ def write_preview(
     rows, page_height = _layout(views, lengths)
     figure = Figure(figsize=(_PAGE_WIDTH, page_height), dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    slice_range = _grey_range(image[_sampled(image.shape)])
+    slice_range = grey_range(image[_sampled(image.shape)])
     kinds: tuple[Literal["slice", "projection"], ...] = ("slice", "projection")
     for kind, frames in zip(kinds, rows, strict=True):
         for view, frame in zip(views, frames, strict=True):
             flat = _flattened(view, kind, image)
-            axes = _picture(figure, frame, flat, slice_range if kind == "slice" else _grey_range(flat))
+            axes = _picture(figure, frame, flat, slice_range if kind == "slice" else grey_range(flat))
             for array, colour, _ in contours:
                 wide = colour == ANNOTATION_COLOUR
                 _contour(axes, _flattened(view, kind, array), colour, 1.6 if wide else 0.9)
@@ -210,7 +210,8 @@ def _sampled(shape: tuple[int, ...]) -> tuple[slice, ...]:
     return tuple(slice(None, None, max(1, n // 64)) for n in shape)
 
 
-def _grey_range(values: NDArray[Any]) -> tuple[float, float]:
+def grey_range(values: NDArray[Any]) -> tuple[float, float]:
+    """Return what to show black and white: the 0.5th and the 99.5th percentile, never equal, always finite."""
     low, high = (float(value) for value in np.nanpercentile(values.astype(np.float64), (0.5, 99.5)))
     if not (math.isfinite(low) and math.isfinite(high)):
         return 0.0, 1.0

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from micronet.card import card_line
 from micronet.checkpoint import load_model
@@ -24,6 +25,7 @@ from micronet.preprocess import log_intensity
 from micronet.raw_scan import refuse_second_log
 from micronet.record import make_folder, sha256_of, versions, write_json
 from micronet.result import measure, score_line, scores_record, write_result
+from micronet.segment_report import SegmentReport
 from micronet.volume import Volume, check_same_grid
 
 __all__ = ["Job", "Outcome", "TimePoint", "Weights", "check_stems", "input_record", "segment_file"]
@@ -56,7 +58,8 @@ class Job:
 
     `intensity` ``"log"`` takes the logarithm of linear intensities first, as a data set's key of that name does.
     `axes`, `spacing_um`, `shape` and `dtype` describe files that do not describe themselves; `segment` names
-    the segment of `initial_mask` and `annotation` where these are .seg.nrrd files with several.
+    the segment of `initial_mask` and `annotation` where these are .seg.nrrd files with several. `report` asks for
+    an HTML page too.
     """
 
     output: Path = Path("predictions")
@@ -72,6 +75,7 @@ class Job:
     segment: str | None = None
     initial_mask: Path | None = None
     annotation: Path | None = None
+    report: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:
@@ -87,7 +91,7 @@ class Job:
     def parameters(self) -> dict[str, Any]:
         """Return what the numbers of a result depend on, as JSON has it."""
         settings = asdict(self)
-        del settings["output"]
+        del settings["output"], settings["report"]
         return {key: _plain(value) for key, value in settings.items()} | {"iterations": self.passes}
 
 
@@ -176,8 +180,12 @@ def segment_file(
         },
         "parameters": job.parameters(),
     }
+    report_path = job.output / f"{stem}_report.html"
     if record_path.exists() and not force:
-        return _already_done(path, record_path, asked)
+        outcome = _already_done(path, record_path, asked)
+        if not job.report or report_path.exists():
+            return outcome
+        say("  report      not written before; segmented again for it")
     if time_point is None:
         volume = read_volume(path, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype)
     else:
@@ -199,12 +207,19 @@ def segment_file(
     truth = _read_mask(job.annotation, job, volume, path, "annotation", say)
     read_seconds = time.perf_counter() - began
 
+    report = SegmentReport(volume, job.threshold) if job.report else None
+    if report is not None and start is not None:
+        report.start(start.array)
     iterations: list[Iteration] = []
 
     def note_iteration(iteration: Iteration) -> None:
         iterations.append(iteration)
         if on_iteration is not None:
             on_iteration(iteration)
+
+    def note_probability(now: NDArray[np.float32]) -> None:
+        if report is not None:
+            report.add(now, iterations[-1])
 
     try:
         probability = predict(
@@ -215,6 +230,7 @@ def segment_file(
             note_iteration,
             y_crop=job.y_crop,
             until_stable=job.until_stable,
+            on_probability=note_probability,
         )
     except InputError as error:
         raise InputError(f"'{path}': {error}") from error
@@ -236,7 +252,8 @@ def segment_file(
         say(f"  scores      {score_line(counts)}{more if scores['annotated_outside_y_crop'] else ''}")
 
     make_folder(job.output)
-    record_path.unlink(missing_ok=True)  # from here on the old result is no longer whole
+    for old in (record_path, report_path):
+        old.unlink(missing_ok=True)  # from here on the old result is no longer whole
     files = write_result(
         job.output,
         stem,
@@ -246,6 +263,8 @@ def segment_file(
         annotation=None if truth is None else truth.array,
         probability_name=f"{stem}_probability.nrrd",
     )
+    if job.report:
+        files["report"] = report_path
     record = asked | {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "volume": {
@@ -269,6 +288,8 @@ def segment_file(
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
+    if report is not None:
+        report.write(report_path, probability, record, annotation=None if truth is None else truth.array)
     write_json(record_path, record)
     names = [*(file.name for file in files.values()), record_path.name]
     say(f"  wrote       {job.output}/: {', '.join(names)}")

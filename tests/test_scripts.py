@@ -169,6 +169,48 @@ def test_a_second_run_skips_what_is_done_and_force_repeats_it(embryo, weights, c
     assert os.stat("predictions/embryo.json").st_mtime_ns > made
 
 
+def test_a_report_is_written_when_asked_and_never_outlives_its_result(embryo, weights, capsys):
+    arguments = (embryo, "--model", weights, "--iterations", 2)
+    call(infer, *arguments, capsys=capsys)
+    report = Path("predictions/embryo_report.html")
+    assert not report.exists()
+
+    code, out, _ = call(infer, *arguments, "--report", capsys=capsys)
+    assert code == 0
+    assert "report      not written before; segmented again for it" in out
+    assert "embryo_report.html" in out
+    assert read_json("predictions/embryo.json")["files"]["report"] == report.name
+    page = report.read_text(encoding="utf-8")
+    assert "after iteration 2: " in page
+    assert "<h2>Scores</h2>" not in page
+
+    _, out, _ = call(infer, *arguments, "--report", capsys=capsys)
+    assert "1 skipped" in out
+
+    code, _, _ = call(infer, embryo, "--model", weights, "--iterations", 1, "--force", capsys=capsys)
+    assert code == 0
+    assert not report.exists()
+
+
+def test_a_report_shows_the_start_the_crop_and_what_looks_wrong(embryo, weights, folder, capsys):
+    start = ("--initial-mask", "embryo_true.seg.nrrd", "--annotation", "embryo_true.seg.nrrd", "--y-crop", 34)
+    code, _, err = call(infer, embryo, "--model", weights, "--iterations", 1, *start, "--report", capsys=capsys)
+    assert code == 0, err
+    page = Path("predictions/embryo_report.html").read_text(encoding="utf-8")
+    assert '"frames": ["the mask it started from", "after iteration 1: ' in page
+    assert "<h2>Scores</h2>" in page
+    assert "y crop 34" in page
+
+    state = MicroNet().state_dict()
+    state["up0.4.weight"].zero_()
+    state["up0.4.bias"][:] = -30.0
+    save_state(folder / "flat.pt", state)
+    code, _, _ = call(infer, embryo, "--model", "flat.pt", "--report", "-o", "flat", capsys=capsys)
+    assert code == 0
+    page = Path("flat/embryo_report.html").read_text(encoding="utf-8")
+    assert '<p class="warning">Warning: nothing was found above 0.5' in page
+
+
 def test_a_result_of_other_settings_is_not_replaced_without_force(embryo, weights, capsys):
     call(infer, embryo, "--model", weights, "--iterations", 1, capsys=capsys)
 

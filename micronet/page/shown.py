@@ -1,0 +1,185 @@
+"""What a page shows of a volume, small enough for it: a coarse image as one JPEG, masks as compressed bits."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from micronet.errors import InputError
+from micronet.page.grid import Grid
+from micronet.report import grey_range
+
+__all__ = ["Movie", "Shown"]
+
+# JPEG works in blocks of 8 x 8: planes begin on one, so that none leaks into the next.
+_JPEG_BLOCK = 8
+_QUALITIES = (85, 75, 65, 55, 45, 35, 25, 15, 8)
+_PROJECTION_QUALITY = 85
+
+
+class Movie:
+    """Masks one after the other, such as those after each iteration.
+
+    Each is kept compressed, so that a hundred of a large volume take little memory.
+
+    Parameters
+    ----------
+    grid : Grid
+        What the masks are shown on.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self._frames: list[tuple[str, bytes]] = []
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def add(self, array: NDArray[Any], label: str, threshold: float = 0.5) -> None:
+        """Append a mask, or a probability and its threshold, with the words to show beside it."""
+        self._frames.append((label, zlib.compress(self.grid.bits(array, threshold), 1)))
+
+    @property
+    def last(self) -> bytes:
+        """The bits of the last mask, as `Grid.bits` gives them."""
+        return zlib.decompress(self._frames[-1][1])
+
+    def encoded(self, annotation: bytes | None, most_bytes: int) -> tuple[list[str], str]:
+        """Return the labels of the masks that fit, the last always among them, and these masks with the annotation.
+
+        The second is base64 of a zlib stream in which each mask is told as its difference (exclusive or) from the
+        one before; the annotation comes first.
+        """
+        count = len(self._frames)
+        kept = count
+        while True:
+            chosen = sorted({count - 1 - round(number * (count - 1) / max(1, kept - 1)) for number in range(kept)})
+            text = self._stream([self._frames[number][1] for number in chosen], annotation)
+            if len(text) <= most_bytes or kept <= 1:
+                return [self._frames[number][0] for number in chosen], text
+            kept = min(kept - 1, max(1, kept * most_bytes // len(text)))
+
+    @staticmethod
+    def _stream(frames: Sequence[bytes], annotation: bytes | None) -> str:
+        packer = zlib.compressobj(9)
+        parts = []
+        before: NDArray[np.uint8] | None = None
+        raw = [zlib.decompress(frame) for frame in frames]
+        for bits in raw if annotation is None else [annotation, *raw]:
+            now = np.frombuffer(bits, np.uint8)
+            parts.append(packer.compress((now if before is None else now ^ before).tobytes()))
+            before = now
+        parts.append(packer.flush())
+        return base64.b64encode(b"".join(parts)).decode("ascii")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One volume on a page.
+
+    Parameters
+    ----------
+    name : str
+        What the person calls it.
+    movie : Movie
+        At least one mask; the last is the result.
+    image : ndarray of shape (Z, Y, X), optional
+        Intensities; without them the masks are shown on plain grey. Read plane by plane.
+    annotation : ndarray of shape (Z, Y, X), bool, optional
+    mask_name, annotation_name : str
+        What the contours are called.
+    """
+
+    name: str
+    movie: Movie
+    image: NDArray[Any] | None = None
+    annotation: NDArray[Any] | None = None
+    mask_name: str = "segmentation"
+    annotation_name: str = "annotation"
+
+    def __post_init__(self) -> None:
+        if not len(self.movie):
+            raise InputError("a report needs at least one mask")
+        for what, array in (("image", self.image), ("annotation", self.annotation)):
+            if array is not None and array.shape != self.movie.grid.shape:
+                raise InputError(f"{what} of shape {array.shape} differs from the masks: {self.movie.grid.shape}")
+
+    def encoded(self, most_bytes: int) -> dict[str, Any]:
+        """Return what the page's script needs, as JSON has it, in about so many bytes.
+
+        Masks come first; what they leave is for the image, whose quality is lowered until it fits.
+        """
+        grid = self.movie.grid
+        projections = (
+            [] if self.image is None else [_jpeg(_grey(p), _PROJECTION_QUALITY) for p in grid.projections(self.image)]
+        )
+        left = most_bytes - sum(len(projection) for projection in projections)
+        annotation = None if self.annotation is None else grid.bits(self.annotation)
+        labels, masks = self.movie.encoded(annotation, left // 2)
+        bits = np.frombuffer(self.movie.last, np.uint8)
+        if annotation is not None:
+            bits = bits | np.frombuffer(annotation, np.uint8)
+        return {
+            "name": self.name,
+            "shape": grid.shape,
+            "spacing": grid.spacing_um,
+            "size": grid.size,
+            "projected": grid.projected,
+            "start": _fullest(np.unpackbits(bits, count=math.prod(grid.size)).reshape(grid.size)),
+            "image": None if self.image is None else _atlas(grid.coarse(self.image), left - len(masks)),
+            "projections": projections,
+            "frames": labels,
+            "annotated": annotation is not None,
+            "masks": masks,
+            "maskName": self.mask_name,
+            "annotationName": self.annotation_name,
+        }
+
+
+def _fullest(mask: NDArray[np.uint8]) -> list[int]:
+    """Return the planes along (Z, Y, X) that cut most of a mask; the middle ones of an empty mask."""
+    if not mask.any():
+        return [n // 2 for n in mask.shape]
+    areas = (mask.sum((1, 2), np.int64), mask.sum((0, 2), np.int64), mask.sum((0, 1), np.int64))
+    most = [np.flatnonzero(area == area.max()) for area in areas]
+    return [int(planes[len(planes) // 2]) for planes in most]
+
+
+def _grey(values: NDArray[Any]) -> NDArray[np.uint8]:
+    low, high = grey_range(values)
+    scaled = (values.astype(np.float32) - low) * (255 / (high - low))
+    grey: NDArray[np.uint8] = np.rint(np.clip(np.nan_to_num(scaled), 0, 255)).astype(np.uint8)
+    return grey
+
+
+def _atlas(volume: NDArray[np.float32], most_bytes: int) -> dict[str, Any]:
+    """Return the planes of a volume side by side in one JPEG, of the best quality that fits."""
+    grey = _grey(volume)
+    height, width = (-(-n // _JPEG_BLOCK) * _JPEG_BLOCK for n in grey.shape[1:])
+    padded = np.pad(grey, ((0, 0), (0, height - grey.shape[1]), (0, width - grey.shape[2])), mode="edge")
+    columns = max(1, min(len(grey), round(math.sqrt(len(grey) * height / width))))
+    rows = -(-len(grey) // columns)
+    tiles = np.zeros((rows * columns, height, width), np.uint8)
+    tiles[: len(grey)] = padded
+    picture = tiles.reshape(rows, columns, height, width).transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
+    for quality in _QUALITIES:
+        source = _jpeg(picture, quality)
+        if len(source) <= most_bytes:
+            break
+    return {"source": source, "columns": columns, "height": height, "width": width}
+
+
+def _jpeg(grey: NDArray[np.uint8], quality: int) -> str:
+    """Return a grey picture as a data URI."""
+    stream = io.BytesIO()
+    Image.fromarray(grey).save(stream, "JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

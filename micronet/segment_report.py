@@ -1,0 +1,197 @@
+"""The report of a segmentation: slices to scroll through, the mask after each iteration, scores, histograms, record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micronet.inference import Iteration
+from micronet.page.grid import Grid
+from micronet.page.html import Html, Section, figure, note, table, write_page
+from micronet.page.plots import Line, bins, histogram, plot
+from micronet.page.shown import Movie, Shown
+from micronet.volume import Volume
+
+__all__ = ["SegmentReport"]
+
+# By name: where the record has it, and what it is.
+_DEFINITIONS = {
+    "Dice (F1)": ("f1", "2 TP / (2 TP + FP + FN): the overlap of both masks, 1 where they are equal"),
+    "precision": ("precision", "TP / (TP + FP): the share of what was found that is annotated"),
+    "recall": ("recall", "TP / (TP + FN): the share of what is annotated that was found"),
+    "true positives, TP": ("true_positives", "voxels found and annotated"),
+    "false positives, FP": ("false_positives", "voxels found and not annotated"),
+    "false negatives, FN": ("false_negatives", "voxels annotated and not found"),
+}
+_PROBABILITY_BINS = np.linspace(0, 1, 52)
+
+
+class SegmentReport:
+    """Collects what a report shows while a volume is segmented, and writes it.
+
+    Parameters
+    ----------
+    volume : Volume
+        What the network looks at.
+    threshold : float
+        Lumen is above it.
+    """
+
+    def __init__(self, volume: Volume, threshold: float) -> None:
+        self._volume, self._threshold = volume, threshold
+        self._movie = Movie(Grid(volume.shape, volume.spacing_um))
+
+    def start(self, mask: NDArray[Any]) -> None:
+        """Note the mask that refinement starts from, bool or a probability of the volume's shape."""
+        self._movie.add(mask, "the mask it started from")
+
+    def add(self, probability: NDArray[np.float32], iteration: Iteration) -> None:
+        """Note the probability after a pass; a small copy is kept."""
+        label = f"after iteration {iteration.number}: {iteration.flipped:,} voxels crossed 0.5"
+        self._movie.add(probability, label, self._threshold)
+
+    def write(
+        self,
+        path: Path,
+        probability: NDArray[np.float32],
+        record: Mapping[str, Any],
+        *,
+        annotation: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Write the page.
+
+        Parameters
+        ----------
+        path : Path
+            The HTML file.
+        probability : ndarray of the volume's shape, float32
+            The result.
+        record : mapping
+            What ``<stem>.json`` holds.
+        annotation : ndarray of the volume's shape, bool, optional
+
+        Raises
+        ------
+        FileError
+            If the file cannot be written.
+        """
+        sections = []
+        if record["scores"] is not None:
+            sections.append(Section("Scores", _scores(record["scores"])))
+        if len(record["iterations"]) > 1:
+            sections.append(Section("Refinement", _refinement(record["iterations"])))
+        sections.append(Section("Histograms", self._histograms(probability, annotation)))
+        sections.append(Section("How it was made", [_origin(record)]))
+        shown = Shown(path.stem, self._movie, self._volume.array, annotation)
+        write_page(
+            path,
+            path.stem.removesuffix("_report"),
+            self._facts(record),
+            [shown],
+            sections,
+            record,
+            warnings=record["result"]["warnings"],
+        )
+
+    def _facts(self, record: Mapping[str, Any]) -> list[str]:
+        result, weights = record["result"], record["weights"]
+        shape = " × ".join(str(n) for n in self._volume.shape)
+        spacing = self._volume.spacing_um
+        size = "voxel size not known" if spacing is None else " × ".join(f"{step:.4g}" for step in spacing) + " µm"
+        lumen = f"lumen {result['voxels']:,} voxels ({100 * result['fraction']:.2f} %)"
+        if result["um3"] is not None:
+            lumen += f", {result['um3']:,.0f} µm³"
+        return [
+            f"{shape} voxels (z × y × x), {size}",
+            lumen,
+            f"{weights['network']}, weights {Path(weights['path']).name}",
+            f"micronet {record['versions']['micronet']}, {record['created'][:16].replace('T', ' ')} UTC",
+        ]
+
+    def _histograms(self, probability: NDArray[np.float32], annotation: NDArray[np.bool_] | None) -> list[Html]:
+        image = self._volume.array
+        sample = image[tuple(slice(None, None, max(1, n // 128)) for n in image.shape)]
+        edges = bins(sample)
+        masks: dict[str, NDArray[Any] | None] = {"all voxels": None, "segmentation": probability}
+        if annotation is not None:
+            masks["annotation"] = annotation
+        lines = []
+        for name, mask in masks.items():
+            counts = histogram(image, edges, mask, self._threshold if name == "segmentation" else 0.5)
+            if counts.sum():
+                lines.append(Line(name, edges, 100 * counts / counts.sum(), "steps"))
+        sure = histogram(probability, _PROBABILITY_BINS)
+        return [
+            figure(
+                plot(lines, "intensity", "share of the voxels (%)"),
+                "Intensities of all voxels and of those inside; the first and the last bin also hold what lies beyond.",
+            ),
+            figure(
+                plot(
+                    [Line("voxels", _PROBABILITY_BINS, sure, "steps")],
+                    "probability of lumen",
+                    "voxels",
+                    mark=(self._threshold, f"threshold {self._threshold:g}"),
+                    y_log=True,
+                ),
+                "How sure the network is: few voxels between the ends mean a clear decision.",
+            ),
+        ]
+
+
+def _scores(scores: Mapping[str, Any]) -> list[Html]:
+    rows = []
+    for name, (key, definition) in _DEFINITIONS.items():
+        value = scores[key]
+        rows.append((name, f"{value:,}" if isinstance(value, int) else f"{value:.4f}", definition))
+    parts = [table(("score", "value", "definition"), rows)]
+    parts.append(note("Over voxels. With nothing annotated and nothing found, every score is 1."))
+    outside = scores["annotated_outside_y_crop"]
+    if outside:
+        parts.append(note(f"{outside:,} annotated voxels lie deeper than --y-crop and are not counted."))
+    return parts
+
+
+def _refinement(iterations: Sequence[Mapping[str, Any]]) -> list[Html]:
+    numbers = [iteration["number"] for iteration in iterations]
+    lines = [
+        Line("voxels above 0.5", numbers, [iteration["foreground"] for iteration in iterations], "points"),
+        Line("voxels that crossed 0.5", numbers, [iteration["flipped"] for iteration in iterations], "points"),
+    ]
+    rows = [
+        (
+            str(iteration["number"]),
+            f"{iteration['foreground']:,}",
+            f"{iteration['flipped']:,}",
+            f"{iteration['largest_change']:.4f}",
+            f"{iteration['mean_change']:.2e}",
+        )
+        for iteration in iterations
+    ]
+    return [
+        figure(
+            plot(lines, "iteration", "voxels", whole_x=True),
+            "The network sees its own mask again in each iteration; the second line tells when it has settled.",
+        ),
+        table(("iteration", "above 0.5", "crossed 0.5", "largest change of p", "mean change of p"), rows),
+    ]
+
+
+def _origin(record: Mapping[str, Any]) -> Html:
+    """Return the table of files, settings and versions."""
+    files = {"volume": record["input"], "weights": record["weights"], **record["masks"]}
+    rows = [(role.replace("_", " "), f"{file['path']}\nSHA-256 {file['sha256']}") for role, file in files.items()]
+    chosen = {
+        key.replace("_", " "): value
+        for key, value in record["parameters"].items()
+        if key not in files and value is not None and value is not False
+    }
+    rows.append(("settings", ", ".join(f"{name} {value}" for name, value in chosen.items())))
+    rows.append(("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())))
+    seconds = ", ".join(f"{step} {value:.1f} s" for step, value in record["seconds"].items())
+    rows.append(("time", f"{seconds}; {record['device']}, {record['threads']} threads"))
+    return table(("", ""), rows)

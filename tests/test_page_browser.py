@@ -1,0 +1,265 @@
+"""Report pages in a real browser: no console errors, sliders and keys work, the movie plays, nothing is cut off."""
+
+import json
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from micronet import MicroRNet, Volume, write_volume
+from micronet.checkpoint import save_state
+from micronet.page.grid import Grid
+from micronet.page.html import Section, figure, note, table, write_page
+from micronet.page.plots import Line, plot
+from micronet.page.shown import Movie, Shown
+from micronet.segment import Job, Weights, segment_file
+
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+EVIL = "<img src=x onerror=\"document.title='owned'\"></script><script>document.title='owned'</script>"
+SHAPE = (40, 48, 56)
+# The pixels of a canvas, and how many of them have a colour, given as red, green, blue.
+COPY = """
+const copyOf = (number) => {
+    const canvas = document.querySelectorAll('canvas')[number], copy = new OffscreenCanvas(canvas.width, canvas.height);
+    const context = copy.getContext('2d', {willReadFrequently: true});
+    context.drawImage(canvas, 0, 0);
+    return context.getImageData(0, 0, copy.width, copy.height);
+};"""
+COUNT = f"""{COPY}
+const {{data}} = copyOf(arguments[0]), wanted = arguments[1];
+let count = 0;
+for (let i = 0; i < data.length; i += 4)
+    if ([0, 1, 2].every((k) => Math.abs(data[i + k] - wanted[k]) <= 12)) count++;
+return count;"""
+ORANGE, BLUE = [0xE6, 0x9F, 0x00], [0x56, 0xB4, 0xE9]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A headless Chromium, driven by selenium."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    driver = shutil.which("chromedriver")
+    if program is None or driver is None:
+        pytest.skip("needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield started
+    started.quit()
+
+
+def _ball(radius, shift=0):
+    z, y, x = np.indices(SHAPE)
+    return ((z - 20) ** 2 + (y - 24) ** 2 + (x - 28 - shift) ** 2) < radius**2
+
+
+@pytest.fixture
+def open_page(browser, tmp_path):
+    """Write a page, open it as a file in a window of some width, and return once its slices are there."""
+
+    def opened(volumes, *, width=1366, sections=(), title="a page"):
+        path = tmp_path / "page.html"
+        write_page(path, title, ["one fact"], volumes, sections, {"a": 1}, warnings=[])
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+        )
+        browser.get_log("browser")
+        browser.get(path.as_uri())
+        _wait(lambda: _text(browser, "where") != "" and browser.execute_script(COUNT, 0, ORANGE) > 0)
+        return browser
+
+    yield opened
+    assert browser.get_log("browser") == []
+
+
+def _wait(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the page did not come so far"
+        time.sleep(0.05)
+
+
+def _text(browser, what, number=0):
+    """Return the caption ("where") of a picture, or the text of an element by its id."""
+    if what == "where":
+        return browser.execute_script(
+            "return document.querySelectorAll('.caption')[arguments[0]]?.innerText || ''", number
+        )
+    return browser.find_element("id", what).text
+
+
+def _picture(browser, number):
+    return browser.execute_script("return document.querySelectorAll('canvas')[arguments[0]].toDataURL()", number)
+
+
+@pytest.fixture
+def volume(rng):
+    image = (100 + 60 * _ball(12) + rng.normal(0, 8, SHAPE)).astype(np.float32)
+    movie = Movie(Grid(SHAPE, (4.0, 2.0, 2.0)))
+    for number, radius in enumerate((3, 6, 9, 12), 1):
+        movie.add(_ball(radius), f"after iteration {number}")
+    return Shown("ball", movie, image, _ball(12, shift=4))
+
+
+def test_sliders_and_arrow_keys_move_through_the_slices(open_page, volume):
+    browser = open_page([volume])
+    assert [_text(browser, "where", n).split("\n")[0] for n in range(6)] == [
+        *("z 20 of 40", "y 24 of 48", "x 30 of 56"),
+        *("maximum along z", "maximum along y", "maximum along x"),
+    ]
+    assert "80 µm" in _text(browser, "where", 0)
+    for number, (axis, there) in enumerate(zip("zyx", (5, 9, 50), strict=True)):
+        before = _picture(browser, number)
+        browser.execute_script(
+            "const slider = document.getElementById(arguments[0]); slider.value = arguments[1];"
+            "slider.dispatchEvent(new Event('input'))",
+            *(f"slice-{axis}", there),
+        )
+        assert f"{axis} {there} of" in _text(browser, "where", number)
+        assert _picture(browser, number) != before
+        slider = browser.find_element("id", f"slice-{axis}")
+        slider.send_keys("\ue014")  # arrow to the right
+        assert f"{axis} {there + 1} of" in _text(browser, "where", number)
+        assert slider.get_attribute("aria-valuetext").startswith(f"slice, {axis} {there + 1} of")
+        slider.send_keys("\ue010")  # end
+        assert f"{axis} {SHAPE[number] - 1} of {SHAPE[number]}" in _text(browser, "where", number)
+
+
+def test_each_view_shows_its_plane_of_the_volume(open_page):
+    # A ramp along each axis in turn: the picture grows brighter that way, in no other.
+    movie = Movie(Grid(SHAPE))
+    movie.add(_ball(8), "")
+    ramps = np.broadcast_arrays(*np.ogrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]])
+    browser = open_page([Shown(name, movie, ramp.astype(np.uint8)) for name, ramp in zip("zyx", ramps, strict=True)])
+    views = (("y", "x"), ("z", "x"), ("y", "z"))  # what runs down and right
+    browser.execute_script("for (const id of ['show-mask', 'show-cross']) document.getElementById(id).click()")
+    for number, axis in enumerate("zyx"):
+        browser.execute_script(
+            "const chosen = document.getElementById('volume'); chosen.value = arguments[0];"
+            "chosen.dispatchEvent(new Event('change'))",
+            number,
+        )
+        time.sleep(0.3)
+        for view, (down, right) in enumerate(views):
+            top_left, bottom_left, top_right = browser.execute_script(
+                f"{COPY} const {{data, width, height}} = copyOf(arguments[0]);"
+                "return [0, 4 * width * (height - 1), 4 * (width - 1)].map((place) => data[place])",
+                view,
+            )
+            assert (bottom_left > top_left + 100) == (down == axis), (axis, view)
+            assert (top_right > top_left + 100) == (right == axis), (axis, view)
+
+
+def test_contours_go_and_come_back_and_agreement_is_coloured(open_page, volume):
+    browser = open_page([volume])
+    for box, colour in (("show-mask", ORANGE), ("show-annotation", BLUE)):
+        assert browser.execute_script(COUNT, 0, colour) > 50
+        browser.find_element("id", box).send_keys(" ")
+        assert browser.execute_script(COUNT, 0, colour) == 0
+        assert browser.execute_script(COUNT, 3, colour) == 0
+    assert not browser.find_element("id", "agreement").is_displayed()
+    before = _picture(browser, 0)
+    browser.find_element("id", "show-agreement").click()
+    assert "annotated only: missed" in _text(browser, "agreement")
+    assert _picture(browser, 0) != before
+    browser.find_element("id", "show-mask").send_keys(" ")
+    assert browser.execute_script(COUNT, 0, ORANGE) > 50
+
+
+def test_the_movie_shows_the_mask_after_each_iteration(open_page, volume):
+    browser = open_page([volume])
+    assert _text(browser, "frame-name") == "after iteration 4"
+    browser.find_element("id", "frame").send_keys("\ue011")  # home
+    assert _text(browser, "frame-name") == "after iteration 1"
+    small = browser.execute_script(COUNT, 0, ORANGE)
+    browser.find_element("id", "play").send_keys(" ")
+    assert _text(browser, "play") == "Stop"
+    _wait(lambda: _text(browser, "frame-name") == "after iteration 4")
+    assert _text(browser, "play") == "Play"
+    assert browser.execute_script(COUNT, 0, ORANGE) > 2 * small
+
+
+def test_a_click_into_a_slice_moves_the_other_two(open_page, volume):
+    browser = open_page([volume])
+    webdriver = pytest.importorskip("selenium.webdriver")
+    canvas = browser.find_elements("tag name", "canvas")[0]
+    width, height = canvas.size["width"], canvas.size["height"]
+    move = webdriver.ActionChains(browser).move_to_element_with_offset(canvas, 0.25 * width, -0.25 * height)
+    move.click().perform()
+    assert _text(browser, "where", 2).split("\n")[0] in ("x 41 of 56", "x 42 of 56")
+    assert _text(browser, "where", 1).split("\n")[0] in ("y 11 of 48", "y 12 of 48")
+    assert "z 20 of" in _text(browser, "where", 0)
+
+
+@pytest.mark.parametrize("width", [1366, 390])
+def test_nothing_is_cut_off(open_page, volume, width):
+    long = "a_long_file_name_without_any_blank_" * 5
+    sections = [
+        Section("Table", [table(("name", "value", "text"), [(long, "0.5", long)] * 3), note(long)]),
+        Section("Plot", [figure(plot([Line("a", [0, 1], [0, 1])], "x", "y"), long)]),
+    ]
+    flat = Movie(Grid((2, 100, 400)))
+    flat.add(np.indices((2, 100, 400))[1] > 40, long)
+    browser = open_page([volume, Shown(long, flat)], width=width, sections=sections, title=long)
+    for number in (0, 1):
+        browser.execute_script(
+            "const chosen = document.getElementById('volume'); chosen.value = arguments[0];"
+            "chosen.dispatchEvent(new Event('change'))",
+            number,
+        )
+        time.sleep(0.3)
+        beyond = browser.execute_script(
+            "const room = document.documentElement.clientWidth;"
+            "return [...document.querySelectorAll('body *')].filter((e) => {"
+            "  const box = e.getBoundingClientRect();"
+            "  return box.width && (box.right > room + 1 || box.left < -1)"
+            "    || (e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== 'visible');"
+            "}).map((e) => e.outerHTML.slice(0, 200))"
+        )
+        assert beyond == []
+
+
+def test_names_are_text_whatever_they_hold(open_page, volume):
+    evil = Shown(EVIL, volume.movie, volume.image, volume.annotation, mask_name=EVIL, annotation_name=EVIL)
+    browser = open_page([evil, volume], title=EVIL, sections=[Section(EVIL, [table((EVIL,), [(EVIL,)])])])
+    assert browser.title == EVIL
+    assert _text(browser, "mask-name") == EVIL
+    assert browser.find_element("id", "volume").text.split("\n")[0].strip() == EVIL
+    assert len(browser.find_elements("css selector", "main img")) == 0
+
+
+def test_nothing_is_fetched_and_masks_without_an_image_are_shown(open_page, volume):
+    browser = open_page([Shown("no image", volume.movie)])
+    assert not browser.find_element("id", "show-annotation").is_displayed()
+    assert not browser.find_element("id", "volume").is_displayed()
+    fetched = browser.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert [name for name in fetched if not name.startswith(("data:", "blob:"))] == []
+
+
+def test_the_page_of_a_segmentation_loads_and_tells_all_of_it(open_page, tmp_path, browser, rng):
+    image = rng.integers(60, 90, SHAPE).astype(np.uint8) + 60 * _ball(12).astype(np.uint8)
+    volume = Volume(image).with_spacing((4.5, 4.5, 4.5))
+    write_volume(tmp_path / "embryo.nrrd", volume)
+    write_volume(tmp_path / "true.nrrd", volume.with_array(_ball(12).astype(np.uint8)))
+    save_state(tmp_path / "ur-net.pt", MicroRNet().state_dict())
+    job = Job(tmp_path, iterations=2, threshold=0.3, annotation=tmp_path / "true.nrrd", report=True)
+    segment_file(tmp_path / "embryo.nrrd", Weights.load(tmp_path / "ur-net.pt"), job, say=lambda _: None)
+    browser.get((tmp_path / "embryo_report.html").as_uri())
+    _wait(lambda: _text(browser, "where").startswith("z "))
+    assert browser.title == "embryo"
+    assert [heading.text for heading in browser.find_elements("tag name", "h2")] == [
+        *("Slices", "Projections", "Scores", "Refinement", "Histograms", "How it was made", "Manifest")
+    ]
+    assert _text(browser, "frame-name").startswith("after iteration 2: ")
+    record = json.loads((tmp_path / "embryo.json").read_text(encoding="utf-8"))
+    assert json.loads(browser.find_element("tag name", "pre").get_attribute("textContent")) == record
+    assert f"{record['scores']['recall']:.4f}" in browser.find_element("tag name", "main").text
