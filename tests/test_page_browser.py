@@ -245,7 +245,7 @@ def test_nothing_is_fetched_and_masks_without_an_image_are_shown(open_page, volu
     assert [name for name in fetched if not name.startswith(("data:", "blob:"))] == []
 
 
-def test_the_page_of_a_segmentation_loads_and_tells_all_of_it(open_page, tmp_path, browser, rng):
+def test_the_page_of_a_segmentation_loads_and_tells_all_of_it(open_page, tmp_path, browser, rng, engine_ready):
     image = rng.integers(60, 90, SHAPE).astype(np.uint8) + 60 * _ball(12).astype(np.uint8)
     volume = Volume(image).with_spacing((4.5, 4.5, 4.5))
     write_volume(tmp_path / "embryo.nrrd", volume)
