@@ -22,7 +22,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Read, bootstrap, write, say so."""
     source = arguments.input or (PUBLISHED if PUBLISHED.is_file() else BUNDLED)
     target = arguments.output
-    state = load_state(source)
+    state = load_state(source, say=print)
     try:
         result = bootstrap(state)
     except ValueError as error:

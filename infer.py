@@ -22,8 +22,9 @@ from micronet.console import (
     shape_option,
     spacing_option,
     status_table,
+    telling,
 )
-from micronet.errors import InputError, MicronetError
+from micronet.errors import InputError, MicronetError, printable
 from micronet.segment import Job, Outcome, Weights, check_stems, segment_file
 
 ROOT = Path(__file__).resolve().parent
@@ -46,19 +47,20 @@ def main(arguments: argparse.Namespace) -> int:
     weights = Weights.load(
         find_weights(arguments.model, [Path("checkpoints"), Path("trained_models"), ROOT / "trained_models"]),
         arguments.device,
+        say=print,
     )
     print(f"weights {weights.path} ({weights.model.name}); {computes}, {arguments.device}, {threads} threads")
 
     outcomes = []
     for number, path in enumerate(paths, 1):
-        print(f"[{number}/{len(paths)}] {path}")
+        print(printable(f"[{number}/{len(paths)}] {path}"))
         with tqdm(total=weights.passes(job), leave=False, disable=None, unit="pass") as bar:
             try:
                 outcome = segment_file(
                     path,
                     weights,
                     job,
-                    say=bar.write,
+                    say=telling(bar),
                     on_iteration=lambda _, bar=bar: bar.update(),
                     force=arguments.force or demo,
                 )

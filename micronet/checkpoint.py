@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
-import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,15 @@ from torch import Tensor
 from micronet.errors import FileError, InputError
 from micronet.io.atomic import atomic_path
 from micronet.models import MicroNet, MicroRNet, model_for_state
+from micronet.pickle_guard import check_archive
 
 __all__ = ["find_weights", "load_model", "load_session", "load_state", "save_session", "save_state"]
 
 # A state dict of ours is 40 kB; whatever is a thousand times that is not one.
 _LARGEST_BYTES = 40_000_000
+_LARGEST_ELEMENTS = 10_000_000
+# The first tensor of both networks.
+_FIRST = "down0.0.weight"
 # A session adds optimiser, best weights and a log of about 100 bytes a step.
 _LARGEST_SESSION = 400_000_000
 
@@ -56,13 +58,15 @@ def find_weights(name: str, folders: Sequence[Path]) -> Path:
     )
 
 
-def load_state(path: str | os.PathLike[str]) -> OrderedDict[str, Tensor]:
+def load_state(path: str | os.PathLike[str], say: Callable[[str], None] | None = None) -> OrderedDict[str, Tensor]:
     """Read a plain state dict; nothing in the file is executed.
 
     Parameters
     ----------
     path : path
         A file that ``torch.save`` wrote from a state dict.
+    say : callable, optional
+        Receives a line for what had to be converted: another number type, names with a prefix such as ``module.``.
 
     Returns
     -------
@@ -80,7 +84,25 @@ def load_state(path: str | os.PathLike[str]) -> OrderedDict[str, Tensor]:
         for key, tensor in state.items()
     ):
         raise FileError(f"'{path}' is not a plain state dict (names with floating-point tensors)")
-    return OrderedDict((key, tensor.to(torch.float32)) for key, tensor in state.items())
+    for key, tensor in state.items():
+        if tensor.numel() > _LARGEST_ELEMENTS:
+            raise FileError(f"'{path}': '{key}' has {tensor.numel():,} elements: too large for a µ-Net or µr-Net")
+        if tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise FileError(f"'{path}': '{key}' is {tensor.layout} on {tensor.device}, expected a plain tensor")
+    kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()} - {"float32"})
+    if kinds and say is not None:
+        say(f"'{path}' holds {' and '.join(kinds)}: converted to float32")
+    prefix = _prefix(state)
+    if prefix and say is not None:
+        say(f"'{path}': every name begins with '{prefix}', which is left away")
+    return OrderedDict((key.removeprefix(prefix), tensor.to(torch.float32)) for key, tensor in state.items())
+
+
+def _prefix(state: Mapping[str, Tensor]) -> str:
+    """Return what a wrapper (DataParallel, Lightning, torch.compile) has put before every name."""
+    first = next((key for key in state if key.endswith(f".{_FIRST}")), "")
+    prefix = first.removesuffix(_FIRST)
+    return prefix if all(key.startswith(prefix) for key in state) else ""
 
 
 def _read(path: Path, kind: str, what: str, largest: int) -> Any:
@@ -89,30 +111,23 @@ def _read(path: Path, kind: str, what: str, largest: int) -> Any:
     if path.stat().st_size > largest:
         raise FileError(f"'{path}' has {path.stat().st_size:,} bytes: too large for {what}")
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                claimed = sum(entry.file_size for entry in archive.infolist())
-            if claimed > largest:
-                raise FileError(f"'{path}' unpacks to {claimed:,} bytes: too large for {what}")
+        check_archive(path, kind, what, largest)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise FileError(
-            f"'{path}' holds more than weights (a pickle with code or foreign objects) and was not loaded; "
-            "save a plain state dict with torch.save(model.state_dict(), ...)"
-        ) from error
     except FileError:
         raise
     except Exception as error:  # torch raises a dozen kinds for broken files; none of them may reach a person
         raise FileError(f"'{path}' is not a {kind} file that PyTorch can read") from error
 
 
-def load_model(path: str | os.PathLike[str]) -> MicroNet | MicroRNet:
+def load_model(path: str | os.PathLike[str], say: Callable[[str], None] | None = None) -> MicroNet | MicroRNet:
     """Read a network; its tensors decide whether it is a µ-Net or a µr-Net.
 
     Parameters
     ----------
     path : path
         A plain state dict of either network, ours or published.
+    say : callable, optional
+        As `load_state`.
 
     Returns
     -------
@@ -126,7 +141,7 @@ def load_model(path: str | os.PathLike[str]) -> MicroNet | MicroRNet:
         extra or misshaped.
     """
     try:
-        return model_for_state(load_state(path)).eval()
+        return model_for_state(load_state(path, say)).eval()
     except InputError as error:
         raise FileError(f"'{path}': {error}") from error
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from tqdm import tqdm
 
 from micronet import engine
-from micronet.errors import FileError, InputError, MicronetError
+from micronet.errors import FileError, InputError, MicronetError, printable
 from micronet.io import VOLUME_SUFFIXES, is_volume_path
 from micronet.kernels.threads import physical_cores
 from micronet.segment import Outcome
@@ -29,6 +30,7 @@ __all__ = [
     "shape_option",
     "spacing_option",
     "status_table",
+    "telling",
 ]
 
 
@@ -101,9 +103,14 @@ def inputs_from(paths: Sequence[Path], *, raw: bool) -> list[Path]:
 def status_table(outcomes: Sequence[Outcome]) -> str:
     """Return one line per input: status, file, what came of it; then the count of each status."""
     width = max(len(outcome.path.name) for outcome in outcomes)
-    lines = [f"{outcome.status:<8}{outcome.path.name:<{width}}  {outcome.message}" for outcome in outcomes]
+    lines = [printable(f"{outcome.status:<8}{outcome.path.name:<{width}}  {outcome.message}") for outcome in outcomes]
     counts = Counter(outcome.status for outcome in outcomes)
     return "\n".join([*lines, ", ".join(f"{number} {status}" for status, number in counts.items())])
+
+
+def telling(bar: tqdm[Any]) -> Callable[[str], None]:
+    """Return what prints text above a bar; nothing in it steers the terminal."""
+    return lambda text: bar.write(printable(text))
 
 
 def set_threads(threads: int | None) -> int:
@@ -156,6 +163,7 @@ def run(
     0 success; 2 bad input, told in one line; 1 a fault of ours; 130 interrupted. With ``--debug`` errors keep
     their traceback.
     """
+    _prepare_output()
     arguments = parser.parse_args(argv)
     try:
         code = main(arguments)
@@ -174,6 +182,19 @@ def run(
             raise
         code = _fail(f"internal error ({type(error).__name__}: {error}); --debug shows where", 1)
     sys.exit(code)
+
+
+def _prepare_output() -> None:
+    """Make standard output and error take any text at any time.
+
+    A process that is started with one of them closed has None instead; and the name of a file need not be text.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # stays open to the end
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(line: str, code: int) -> int:

@@ -6,6 +6,7 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,10 @@ __all__ = ["SPLITS", "DataSet", "DataSetError", "Entry", "Sample", "hashes", "lo
 
 SPLITS = ("train", "validation", "test")
 _LARGEST_FILE = 1_000_000
+_MOST_DOTS = 200
+_MOST_USES = 1000
+# A screen of problems is enough to begin with.
+_MOST_PROBLEMS = 40
 _AXES = ("z", "y", "x")
 
 
@@ -34,7 +39,10 @@ class DataSetError(InputError):
     def __init__(self, path: Path, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         count = f"{len(problems)} problems" if len(problems) > 1 else "one problem"
-        super().__init__(f"data set '{path}' has {count}:\n" + "\n".join(f"  {problem}" for problem in problems))
+        lines = [f"  {problem}" for problem in problems[:_MOST_PROBLEMS]]
+        if len(problems) > _MOST_PROBLEMS:
+            lines.append(f"  .. and {len(problems) - _MOST_PROBLEMS:,} more")
+        super().__init__(f"data set '{path}' has {count}:", *lines)
 
 
 @dataclass(frozen=True)
@@ -122,13 +130,16 @@ class Sample:
         return standardize(self.image, self.mean, self.sd)
 
 
-def read_dataset(path: str | os.PathLike[str]) -> DataSet:
+def read_dataset(path: str | os.PathLike[str], also_in: Sequence[str | os.PathLike[str]] = ()) -> DataSet:
     """Read a data-set file; `datasets/README.md` describes the format.
 
     Parameters
     ----------
     path : path-like
-        TOML. Paths in it are relative to its own folder.
+        TOML. Paths in it are relative to its own folder, and may not leave it: a data set may come from elsewhere.
+        One in a folder called ``datasets`` may also use what lies beside that folder.
+    also_in : sequence of path-like
+        Further folders that it may name files in. Symbolic links are followed first, here and above.
 
     Returns
     -------
@@ -143,14 +154,23 @@ def read_dataset(path: str | os.PathLike[str]) -> DataSet:
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():
+            raise FileError(f"cannot read data set '{path}': it is no file")
         if path.stat().st_size > _LARGEST_FILE:
             raise FileError(f"'{path}' has {path.stat().st_size:,} bytes: too large for a data-set file")
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.count(".") > _MOST_DOTS:  # tomllib takes seconds for a.b.c. .., hours for a file of it
+                raise ValueError(f"line {number} has more than {_MOST_DOTS} dots")
+        content = tomllib.loads(text)
+    except FileError:
+        raise
     except OSError as error:
-        if isinstance(error, FileError):
-            raise
         raise FileError(f"cannot read data set '{path}': {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # tomllib has an error of its own, but numbers and nesting raise others
         raise FileError(f"data set '{path}' is not valid TOML: {error}") from error
 
     problems: list[str] = []
@@ -162,13 +182,15 @@ def read_dataset(path: str | os.PathLike[str]) -> DataSet:
         augmentation = _augmentation(content["augmentation"]) if "augmentation" in content else None
     except InputError as error:
         problems.append(f"augmentation: {error}")
+    own = path.resolve().parent
+    roots = [own.parent if own.name == "datasets" else own, *(Path(folder).resolve() for folder in also_in)]
     defaults, tables = content.get("defaults", {}), content.get("volume", [])
     if not isinstance(defaults, dict) or not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
         raise DataSetError(path, ["defaults must be a table [defaults], volumes tables [[volume]]"])
     entries = []
     for number, table in enumerate(tables, 1):
         try:
-            entries.append(_entry(defaults | table, path.parent))
+            entries.append(_entry(defaults | table, path.parent, roots))
         except InputError as error:
             problems.append(f"volume {table.get('name', number)}: {error}")
     seen: set[tuple[str, str]] = set()
@@ -214,7 +236,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 _CHOICES = {"split": SPLITS, "labels": ("mask", "sparse"), "intensity": ("as stored", "log")}
 
 
-def _entry(table: Mapping[str, Any], folder: Path) -> Entry:
+def _entry(table: Mapping[str, Any], folder: Path, roots: Sequence[Path]) -> Entry:
     unknown = sorted(set(table) - set(_TYPES))
     if unknown:
         raise InputError(f"unknown key '{unknown[0]}'; known: {', '.join(_TYPES)}")
@@ -228,7 +250,7 @@ def _entry(table: Mapping[str, Any], folder: Path) -> Entry:
             raise InputError(f"{key} = {value!r} must be one of: {', '.join(_CHOICES[key])}")
     values = dict(table)
     for key in ("image", "annotation"):
-        values[key] = folder / values[key].replace("{name}", values["name"])
+        values[key] = _inside(key, folder / values[key].replace("{name}", values["name"]), roots)
     if "y_crop" in values and values["y_crop"] < MINIMUM_AXIS:
         raise InputError(f"y_crop = {values['y_crop']} must be at least {MINIMUM_AXIS}")
     if "within" in values:
@@ -237,6 +259,19 @@ def _entry(table: Mapping[str, Any], folder: Path) -> Entry:
         values["spacing_um"] = _spacing(values["spacing_um"])
     assert set(values) <= {field.name for field in fields(Entry)}  # noqa: S101 - _TYPES lists the fields
     return Entry(**values)
+
+
+def _inside(key: str, path: Path, roots: Sequence[Path]) -> Path:
+    """Return a path that lies in one of the folders once links are followed; InputError for another."""
+    try:
+        found = path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{key} = '{path}' cannot be found ({error})") from error
+    if not any(found.is_relative_to(root) for root in roots):
+        raise InputError(
+            f"{key} = '{path}' lies outside the data set's folder, which is refused; --data DIR allows a further folder"
+        )
+    return path
 
 
 def _box(table: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
@@ -266,24 +301,31 @@ def _spacing(value: float | list[Any]) -> tuple[float, float, float]:
 
 def _overlaps(entries: Sequence[Entry]) -> list[str]:
     """Report voxels of one image that are in two splits."""
+    by_image: dict[Path, list[Entry]] = {}
+    for entry in entries:
+        by_image.setdefault(entry.image.resolve(), []).append(entry)
     problems = []
-    for index, entry in enumerate(entries):
-        for other in entries[:index]:
-            if entry.split == other.split or entry.image.resolve() != other.image.resolve():
-                continue
-            everywhere = ((0, 2**31),) * 3
-            apart = any(
-                a_end <= b_first or b_end <= a_first
-                for (a_first, a_end), (b_first, b_end) in zip(
-                    entry.within or everywhere, other.within or everywhere, strict=True
-                )
-            )
-            if not apart:
-                problems.append(
-                    f"volume {entry.name}: '{entry.image.name}' is in {other.split} and in {entry.split}; "
-                    "separate them with within = { z = [first, end] }, or list it once"
-                )
+    for image, uses in by_image.items():
+        if len(uses) > _MOST_USES:
+            problems.append(f"'{image.name}' is listed {len(uses):,} times, at most {_MOST_USES} are read")
+            continue
+        problems += [_overlap(entry, other) for entry, other in combinations(uses, 2) if not _apart(entry, other)]
     return problems
+
+
+def _apart(entry: Entry, other: Entry) -> bool:
+    if entry.split == other.split:
+        return True
+    everywhere = ((0, 2**31),) * 3
+    boxes = zip(entry.within or everywhere, other.within or everywhere, strict=True)
+    return any(a_end <= b_first or b_end <= a_first for (a_first, a_end), (b_first, b_end) in boxes)
+
+
+def _overlap(other: Entry, entry: Entry) -> str:
+    return (
+        f"volume {entry.name}: '{entry.image.name}' is in {other.split} and in {entry.split}; "
+        "separate them with within = { z = [first, end] }, or list it once"
+    )
 
 
 def load_split(dataset: DataSet, splits: Sequence[str] = SPLITS) -> dict[str, list[Sample]]:

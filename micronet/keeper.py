@@ -60,6 +60,7 @@ class Settings:
     iterations: int
     validate_every: int
     threads: int
+    data: tuple[str, ...] = ()
 
 
 class Keeper:

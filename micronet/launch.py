@@ -29,6 +29,9 @@ __all__ = ["add_training_options", "choose_dataset", "train"]
 def add_training_options(p: argparse.ArgumentParser) -> None:
     """Add the options of both training scripts; those that a resumed session knows itself have no default here."""
     p.add_argument("--dataset", type=Path, metavar="FILE", help="what to train on, a .toml (see datasets/README.md)")
+    p.add_argument(
+        "--data", type=Path, action="append", metavar="DIR", help="a further folder that the data set may name files in"
+    )
     p.add_argument("--recipe", choices=sorted(RECIPES), help="default: default")
     p.add_argument("--run", metavar="COMMANDS", help='carry out commands and leave, such as "123; val; finish"')
     p.add_argument("--resume", action="store_true", help="first go on with the session that was last, as it was set")
@@ -72,7 +75,7 @@ def train(network: type[MicroNet] | type[MicroRNet], arguments: argparse.Namespa
     with FolderLock(places.checkpoints, network.name):
         sweep(network.name, places)
         settings, why = _settings(arguments, network.name, places, root)
-        dataset = read_dataset(settings.dataset)
+        dataset = read_dataset(settings.dataset, settings.data)
         samples = load_split(dataset)
         computes = set_engine(arguments.engine, training=True)
         torch.manual_seed(settings.seed)
@@ -117,9 +120,11 @@ def _settings(arguments: argparse.Namespace, network: str, places: Places, root:
     chosen: dict[str, Any] = {"recipe": "default", "seed": TORCH_SEED, "iterations": 10, "validate_every": 50}
     saved: dict[str, Any] = {}
     why = ""
+    data = arguments.data or ()
     if arguments.resume:
         _, state = Run.reopen(latest_session(network, places), places)
         saved = dict(state.get("settings", {}))
+        data = data or saved.get("data", ())
         chosen |= {name: saved[name] for name in chosen if name in saved}
     chosen |= {name: getattr(arguments, name) for name in chosen if getattr(arguments, name) is not None}
     if chosen["recipe"] not in RECIPES:
@@ -133,7 +138,7 @@ def _settings(arguments: argparse.Namespace, network: str, places: Places, root:
     if dataset is None:
         dataset, reason = choose_dataset(root)
         why = f" ({reason})"
-    return Settings(str(dataset), **chosen, threads=set_threads(arguments.threads)), why
+    return Settings(str(dataset), **chosen, threads=set_threads(arguments.threads), data=tuple(map(str, data))), why
 
 
 def _recipe(settings: Settings, dataset: DataSet) -> tuple[Recipe, str]:

@@ -15,7 +15,7 @@ from types import FrameType
 from tqdm import tqdm
 
 from micronet.commands import forms, parse_command
-from micronet.errors import MicronetError
+from micronet.errors import MicronetError, printable
 from micronet.io.atomic import atomic_path
 from micronet.keeper import Wishes
 from micronet.session import Session
@@ -29,7 +29,7 @@ _LONGEST_HISTORY = 1000
 def say(text: str) -> None:
     """Print above a bar that may be there; a terminal that has gone never stops a training."""
     with contextlib.suppress(OSError, ValueError):
-        tqdm.write(text, file=sys.stdout)
+        tqdm.write(printable(text), file=sys.stdout)
         sys.stdout.flush()
 
 

@@ -43,9 +43,9 @@ class Weights:
     model: MicroNet | MicroRNet
 
     @classmethod
-    def load(cls, path: Path, device: str = "cpu") -> Weights:
-        """Read the network onto a device; FileError as `micronet.checkpoint.load_model`."""
-        return cls(path, sha256_of(path), load_model(path).to(device))
+    def load(cls, path: Path, device: str = "cpu", say: Callable[[str], None] | None = None) -> Weights:
+        """Read the network onto a device; `say` and FileError as `micronet.checkpoint.load_model`."""
+        return cls(path, sha256_of(path), load_model(path, say).to(device))
 
     def passes(self, job: Job) -> int:
         """Return how often this network looks at a volume, at most."""
@@ -308,7 +308,7 @@ def _already_done(path: Path, record_path: Path, asked: dict[str, Any]) -> Outco
         same = all(recorded[key] == asked[key] for key in ("parameters", "masks")) and all(
             recorded[key]["sha256"] == asked[key]["sha256"] for key in ("input", "weights")
         )
-    except (ValueError, KeyError, TypeError, OSError):
+    except (ValueError, KeyError, TypeError, OSError, RecursionError):
         same = False
     if not same:
         raise FileError(

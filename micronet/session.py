@@ -236,9 +236,9 @@ class Session:
             return found, f"the {version} of {run.name}, step {step:,}"
         named = weights_named(self.network, self.places)
         if version in named:
-            return load_state(named[version]), str(named[version])
+            return load_state(named[version], self._say), str(named[version])
         if version.endswith(".pt") and Path(version).is_file():
-            return load_state(version), version
+            return load_state(version, self._say), version
         known = ", ".join([*named][:12]) + (", .." if len(named) > 12 else "")
         folders = ", ".join(str(folder) for folder in self.places.weights)
         raise FileError(f"no weights {self.network}_{version}.pt in {folders}; give load V, V one of: {known or '-'}")

@@ -113,3 +113,100 @@ def test_weights_are_found_by_path_or_by_name_in_order_of_folders(tmp_path):
     assert find_weights("ur-net_b0.5_1200", folders) == second / "ur-net_b0.5_1200.pt"
     with pytest.raises(FileError, match=r"no weights 'x': .*one of: u-net_1, ur-net_b0.5_1200$"):
         find_weights("x", folders)
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        bytearray(10),
+        torch.zeros(3, device="meta"),
+        torch.eye(3).to_sparse(),
+        MicroNet(),
+    ],
+    ids=["bytes", "without data", "sparse", "network"],
+)
+def test_what_no_state_dict_needs_is_refused_by_name_before_pytorch_builds_it(tmp_path, thing):
+    torch.save({"down0.0.weight": thing}, tmp_path / "x.pt")
+    with pytest.raises(
+        FileError, match=r"x.pt' holds more than weights \(a pickle with code or foreign objects: [a-z_]"
+    ):
+        load_model(tmp_path / "x.pt")
+
+
+def _archive(path, pickled, *more):
+    """Write what `torch.save` would write around a pickle made by hand."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (("data.pkl", pickled), ("byteorder", b"little"), ("version", b"3\n"), *more):
+            archive.writestr(f"archive/{name}", content)
+    return path
+
+
+def test_a_byte_array_of_gigabytes_and_a_key_that_takes_years_are_not_built(tmp_path):
+    huge = b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R."
+    with pytest.raises(FileError, match=r"foreign objects: builtins bytearray\)"):
+        load_model(_archive(tmp_path / "huge.pt", huge))
+    # a = (), then a = (a, a) fifty times, and a dictionary with that as its key
+    levels = b"".join(b"h%c" % n * 2 + b"\x86q%c" % (n + 1) for n in range(50))
+    slow = b"\x80\x02}(K\x01\x85q\x00" + levels.replace(b"h\x00h\x00", b"h\x00", 1) + b"K\x01u."
+    with pytest.raises(FileError, match=r"foreign objects: tuples of tuples\)"):
+        load_model(_archive(tmp_path / "slow.pt", slow))
+
+
+def test_an_archive_with_two_pickles_of_one_name_is_refused(tmp_path):
+    save_state(tmp_path / "a.pt", MicroNet().state_dict())
+    with zipfile.ZipFile(tmp_path / "a.pt", "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("archive/data.pkl", b"\x80\x02}.")
+    with pytest.raises(FileError, match=r"a.pt' is not a weight file that is read: a name stands twice in it"):
+        load_model(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_tensor_of_a_billion_elements_in_a_small_file_is_refused(tmp_path, dtype):
+    """Its one element is repeated, which takes no room before somebody looks at it."""
+    state = MicroNet().state_dict() | {"up0.0.weight": torch.zeros(1, dtype=dtype).expand(1_000_000_000)}
+    torch.save(state, tmp_path / "a.pt")
+    assert (tmp_path / "a.pt").stat().st_size < 100_000
+    with pytest.raises(FileError, match=r"a.pt': 'up0.0.weight' has 1,000,000,000 elements: too large for a µ-Net"):
+        load_model(tmp_path / "a.pt")
+
+
+def test_the_format_of_pytorch_before_1_6_is_refused_and_names_the_way_out(tmp_path):
+    torch.save(MicroNet().state_dict(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    with pytest.raises(
+        FileError, match=r"old.pt' is not a weight file that is read: .* before 1.6; save it again with"
+    ):
+        load_model(tmp_path / "old.pt")
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    for value in (float("nan"), float("inf")):
+        state = MicroNet().state_dict()
+        state["up0.4.bias"] = torch.tensor([value])
+        save_state(tmp_path / "a.pt", state)
+        with pytest.raises(FileError, match=r"a.pt': weights hold values that are not finite, first in 'up0.4.bias'"):
+            load_model(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floats_are_converted_and_told(tmp_path, dtype):
+    state = MicroNet().to(dtype).state_dict()
+    torch.save(state, tmp_path / "a.pt")
+    said = []
+    model = load_model(tmp_path / "a.pt", said.append)
+    assert said == [f"'{tmp_path / 'a.pt'}' holds {str(dtype)[6:]}: converted to float32"]
+    assert all(torch.equal(model.state_dict()[key], tensor.float()) for key, tensor in state.items())
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.net."])
+def test_names_with_a_prefix_are_converted_and_told(tmp_path, prefix):
+    state = MicroRNet().state_dict()
+    torch.save({f"{prefix}{key}": tensor for key, tensor in state.items()}, tmp_path / "a.pt")
+    said = []
+    model = load_model(tmp_path / "a.pt", said.append)
+    assert said == [f"'{tmp_path / 'a.pt'}': every name begins with '{prefix}', which is left away"]
+    assert all(torch.equal(model.state_dict()[key], tensor) for key, tensor in state.items())
+    torch.save(
+        {f"{prefix}{key}": tensor for key, tensor in state.items()} | {"more": torch.zeros(1)}, tmp_path / "b.pt"
+    )
+    with pytest.raises(FileError, match=r"b.pt': neither a µ-Net nor a µr-Net"):
+        load_model(tmp_path / "b.pt")

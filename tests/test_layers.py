@@ -16,6 +16,7 @@ LAYERS = [
     {"volume", "engine", "models", "distortion", "augmentation", "resample", "intensity", "scores"},
     {
         "io",
+        "pickle_guard",
         "checkpoint",
         "preprocess",
         "report",
@@ -53,7 +54,7 @@ SIBLINGS = {
     "sweep": {"errors", "metrics"},
     "models": {"engine"},
     "augmentation": {"models"},
-    "checkpoint": {"io"},  # for io.atomic: whatever is written appears whole or not at all
+    "checkpoint": {"io", "pickle_guard"},  # for io.atomic: whatever is written appears whole or not at all
     "report": {"io"},
     "page": {"io", "report"},
     "curves": {"io"},
@@ -83,6 +84,7 @@ NO_TORCH = {
     "volume",
     "distortion",
     "io",
+    "pickle_guard",
     "preprocess",
     "report",
     "page",

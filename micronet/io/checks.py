@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -21,6 +22,7 @@ __all__ = [
     "check_axes",
     "check_dtype",
     "clean_axes",
+    "from_file",
     "native",
     "one_line",
     "reading",
@@ -70,9 +72,13 @@ class ReadOptions:
 def regular_file(path: str | os.PathLike[str]) -> Path:
     """Return `path` as a Path; FileError unless it is a file that exists and can be opened."""
     found = Path(path)
-    if found.is_dir():
+    try:
+        folder, there = found.is_dir(), found.exists()
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise FileError(f"'{found}' cannot be found ({one_line(error)})") from error
+    if folder:
         raise FileError(f"'{found}' is a folder, expected a volume file")
-    if not found.exists():
+    if not there:
         raise FileError(f"'{found}' does not exist")
     if not found.is_file():
         raise FileError(f"'{found}' is not a regular file")
@@ -105,6 +111,15 @@ def reading(path: Path) -> Iterator[None]:
 def one_line(error: BaseException | str) -> str:
     """Return what a library says of a file as one line of bounded length."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def from_file(source: Path | BinaryIO, dtype: np.dtype[Any], shape: Sequence[int], path: Path) -> NDArray[Any]:
+    """Return an array of exactly this shape from what is left of a file; FileError where that has become shorter."""
+    count = math.prod(shape)
+    found: NDArray[Any] = np.fromfile(source, dtype, count)
+    if found.size < count:
+        raise FileError(f"'{path}' was cut short while it was read: {found.size:,} of {count:,} voxels are left")
+    return found.reshape(shape)
 
 
 def native(array: NDArray[Any]) -> NDArray[Any]:

@@ -53,9 +53,9 @@ def inflate(stream: BinaryIO, encoding: str, expected: int, path: Path, *, skip:
         check_raw_size(stream, expected, path, skip)
     source = open_encoded(stream, encoding)
     try:
-        skipped = read_bytes(source, skip)
+        skipped = _count(source, skip)
         content = read_bytes(source, expected)
-        if len(skipped) < skip or len(content) < expected:
+        if skipped < skip or len(content) < expected:
             raise _wrong_size(path, expected, f"{len(content):,}")
         surplus = _count(source, _MOST_SURPLUS)
     except EOFError as error:
@@ -95,9 +95,9 @@ def read_bytes(source: IO[bytes], size: int) -> bytearray:
 
 
 def _count(source: IO[bytes], limit: int) -> int:
-    """Count the bytes that are left, up to about `limit`, without keeping them."""
+    """Count the bytes that are left, up to `limit`, without keeping them."""
     counted = 0
-    while counted < limit and (piece := source.read(_PIECE)):
+    while counted < limit and (piece := source.read(min(_PIECE, limit - counted))):
         counted += len(piece)
     return counted
 

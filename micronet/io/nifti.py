@@ -64,6 +64,11 @@ class NiftiSource:
 def read(path: Path, options: ReadOptions) -> Volume:
     """Read a 3-D NIfTI; further axes must have length 1."""
     check_axes(options, "ZYX", path)
+    with np.errstate(all="ignore"):  # numbers that are none are told in our own words
+        return _read(path, options)
+
+
+def _read(path: Path, options: ReadOptions) -> Volume:
     encoding = "gzip" if path.name.lower().endswith(".gz") else "raw"
     with path.open("rb") as stream:
         header = _parse(inflate_prefix(stream, encoding, 540, path), path)

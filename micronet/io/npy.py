@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tokenize
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,7 +12,7 @@ import numpy as np
 
 from micronet.errors import FileError
 from micronet.io.atomic import atomic_path
-from micronet.io.checks import ReadOptions, build_volume, check_dtype, one_line, unstated_axes
+from micronet.io.checks import ReadOptions, build_volume, check_dtype, from_file, one_line, unstated_axes
 from micronet.io.recording import Recording, open_flat_recording, recording_axes
 from micronet.io.stack import Stack, open_flat
 from micronet.io.units import without_spacing
@@ -20,14 +21,15 @@ from micronet.volume import Volume
 __all__ = ["open_recording", "open_stack", "read", "write"]
 
 _MAGIC = b"\x93NUMPY"
+_LONGEST_HEADER = 1 << 16
 
 
 def read(path: Path, options: ReadOptions) -> Volume:
     """Read a .npy whose axes are `options.axes`, by default (Z, Y, X)."""
     with path.open("rb") as stream:
         shape, fortran_order, dtype = _header(stream, path)
-        data = np.fromfile(stream, dtype)
-    array = data.reshape(shape, order="F" if fortran_order else "C")
+        array = from_file(stream, dtype, shape[::-1] if fortran_order else shape, path)
+    array = array.T if fortran_order else array
     array, notes = unstated_axes(array, options, path)
     return build_volume(path, array, notes=(*notes, *_no_spacing(options)))
 
@@ -67,11 +69,16 @@ def _header(stream: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dty
             shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
         else:
             # Versions 2 and 3 have longer headers, and other letters in the names of records.
+            length = int.from_bytes(stream.read(4), "little")
+            if length > _LONGEST_HEADER:
+                raise ValueError(f"it claims {length:,} bytes")
+            stream.seek(-4, os.SEEK_CUR)
             shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(stream)
-    except (ValueError, TypeError, SyntaxError, EOFError, tokenize.TokenError) as error:
+    except (ValueError, TypeError, SyntaxError, EOFError, tokenize.TokenError, RecursionError, MemoryError) as error:
+        # Python's parser calls brackets that are too deep a lack of memory; a header is 64 KiB at most.
         raise FileError(f"'{path}': its .npy header cannot be read ({one_line(error)})") from error
     check_dtype(dtype, path)
-    if any(length < 0 for length in shape):
+    if any(not 0 <= length < 1 << 40 for length in shape):
         raise FileError(f"'{path}': its .npy header claims the shape {shape}")
     expected = math.prod(shape) * dtype.itemsize
     present = path.stat().st_size - stream.tell()

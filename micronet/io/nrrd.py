@@ -70,7 +70,8 @@ _CARRIED = ("content", "measurement frame", "centerings", "labels", "thicknesses
 # Kinds of an axis that may be time; 3D Slicer calls it a list.
 _TIME_KINDS = frozenset({"time", "list", "domain", "none", "???"})
 
-_HEADER_LIMIT = 16 << 20
+_HEADER_LIMIT = 2 << 20
+_MOST_LINES, _LONGEST_SKIP = 100_000, 64 << 20
 # Level 2 of zlib: on masks and probabilities a few times faster than the default 6, files a little larger.
 _GZIP_LEVEL = 2
 _PIECE = 4 << 20
@@ -345,17 +346,29 @@ def _find_content(stream: BinaryIO, header: NrrdHeader, expected: int, path: Pat
     if name not in _ENCODINGS:
         raise FileError(f"'{header.name}': encoding '{name}' cannot be read; save it as raw, gzip or bzip2")
     encoding = _ENCODINGS[name]
-    line_skip = header.integers("line skip")[0] if "line skip" in header.fields else 0
-    byte_skip = header.integers("byte skip")[0] if "byte skip" in header.fields else 0
+    line_skip, byte_skip = (_skip(header, name) for name in ("line skip", "byte skip"))
     if line_skip < 0 or byte_skip < -1 or (byte_skip == -1 and encoding != "raw"):
         raise FileError(f"'{header.name}': line skip {line_skip}, byte skip {byte_skip} cannot be followed")
+    # What is skipped is read all the same; no header is as long.
+    if line_skip > _MOST_LINES or (encoding != "raw" and byte_skip > _LONGEST_SKIP):
+        raise FileError(f"'{header.name}': line skip {line_skip:,}, byte skip {byte_skip:,} are more than is followed")
     for _ in range(line_skip):
-        if not stream.readline():
+        line = stream.readline(_PIECE)
+        while line and not line.endswith(b"\n"):  # one without an end is not kept whole
+            line = stream.readline(_PIECE)
+        if not line:
             raise FileError(f"'{header.name}': line skip {line_skip} goes past the end of '{path}'")
     if byte_skip == -1:
         # The voxels are the last bytes of the file, whatever stands before them.
         byte_skip = max(path.stat().st_size - stream.tell() - expected, 0)
     return encoding, byte_skip
+
+
+def _skip(header: NrrdHeader, name: str) -> int:
+    stated = header.integers(name) if name in header.fields else [0]
+    if len(stated) != 1:
+        raise FileError(f"'{header.name}': '{name}: {header.fields[name]}' should be one whole number")
+    return stated[0]
 
 
 def _data_path(header_path: Path, name: str) -> Path:

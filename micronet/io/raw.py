@@ -10,7 +10,7 @@ import numpy as np
 
 from micronet.errors import FileError, InputError
 from micronet.io.atomic import atomic_path
-from micronet.io.checks import ReadOptions, build_volume, check_dtype, unstated_axes
+from micronet.io.checks import ReadOptions, build_volume, check_dtype, from_file, unstated_axes
 from micronet.io.recording import Recording, open_flat_recording, recording_axes
 from micronet.io.stack import Stack, open_flat
 from micronet.io.units import without_spacing
@@ -22,7 +22,7 @@ __all__ = ["open_recording", "open_stack", "read", "write"]
 def read(path: Path, options: ReadOptions) -> Volume:
     """Read a file that holds exactly the voxels of `shape` and `dtype`, slowest axis first."""
     shape, dtype = _layout(path, options)
-    array, notes = unstated_axes(np.fromfile(path, dtype).reshape(shape), options, path)
+    array, notes = unstated_axes(from_file(path, dtype, shape, path), options, path)
     return build_volume(path, array, notes=(*notes, *_no_spacing(options)))
 
 

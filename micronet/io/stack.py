@@ -70,7 +70,11 @@ def build_grid(path: Path, shape: tuple[int, ...], axes: str, dtype: np.dtype[An
     """Return the `Stack.grid` of an array with these axes; those beside Z, Y and X must have length 1."""
     if 0 in shape:
         raise FileError(f"'{path}' has no voxels: its shape is {shape}")
-    zeros = to_zyx(np.broadcast_to(np.zeros((), dtype.newbyteorder("=")), shape), axes, path)
+    try:
+        zeros = np.broadcast_to(np.zeros((), dtype.newbyteorder("=")), shape)
+    except ValueError:  # more than an array can hold
+        raise FileError(f"'{path}': its header claims the shape {shape}") from None
+    zeros = to_zyx(zeros, axes, path)
     try:
         return Volume(zeros, **geometry)
     except InputError as error:

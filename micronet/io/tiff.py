@@ -13,14 +13,15 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
+from lzma import LZMAError
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tifffile import TiffFile, TiffFileError, TiffFrame, TiffPage, TiffPageSeries, imwrite
+from tifffile import TiffFile, TiffFileError, TiffPageSeries, imwrite
 
 from micronet.errors import FileError, InputError
 from micronet.io.atomic import atomic_path
@@ -37,6 +38,7 @@ from micronet.io.checks import (
 from micronet.io.recording import Recording, open_flat_recording, recording_axes, recording_of
 from micronet.io.stack import FilePlanes, Stack, build_grid
 from micronet.io.tiff_ome import ome_pixels, ome_shape, ome_spacing
+from micronet.io.tiff_packed import check_chunks, check_packed
 from micronet.io.tiff_pages import check_pages
 from micronet.io.units import INCH_UM, VOXEL_UNITS, canonical_unit, without_spacing
 from micronet.volume import MICROMETRES_PER, Volume, upright
@@ -59,6 +61,7 @@ _DAMAGE = (
     TiffFileError,
     struct.error,
     zlib.error,
+    LZMAError,
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -76,53 +79,49 @@ def read(path: Path, options: ReadOptions) -> Volume:
     """Read a 3-D TIFF."""
     with _decoding(path), _opened(path) as tif:
         series, shape, axes, geometry = _layout(tif, path, options)
+        for page in series.pages:
+            check_packed(tif, page, path)
         array: NDArray[Any] = to_zyx(series.asarray().reshape(shape), axes, path)
     return build_volume(path, array, **geometry)
 
 
 def open_stack(path: Path, options: ReadOptions) -> Stack:
     """Open a 3-D TIFF to read it plane by plane."""
-    with _decoding(path):
-        tif = _opened(path)
-    try:
+    with ExitStack() as opened:
         with _decoding(path):
+            tif = opened.enter_context(_opened(path))
             series, shape, axes, geometry = _layout(tif, path, options)
             grid = build_grid(path, shape, axes, series.dtype or np.dtype("V1"), **geometry)
         order = spatial_order(axes)
         sizes = tuple(size for size, letter in zip(shape, axes, strict=True) if letter in order)
-        if series.dataoffset is None and len(series.pages) != sizes[0]:
+        if series.dataoffset is not None:  # all voxels in one piece, which is how ImageJ writes more than 4 GB
+            dtype = grid.array.dtype.newbyteorder(tif.byteorder)
+            flat = FilePlanes(path, series.dataoffset, sizes, dtype, exact=False)
+            return Stack(path, (path,), grid, order, flat, flat.close)
+        if len(series.pages) != sizes[0]:
             raise FileError(
                 f"'{path}' has {len(series.pages)} pages for {sizes[0]} planes along {order[0]}, so it cannot be "
                 "read plane by plane; save it again as a stack of slices"
             )
-    except BaseException:
-        tif.close()
-        raise
-    if series.dataoffset is not None:  # all voxels in one piece, which is how ImageJ writes more than 4 GB
-        tif.close()
-        dtype = grid.array.dtype.newbyteorder(tif.byteorder)
-        flat = FilePlanes(path, series.dataoffset, sizes, dtype, exact=False)
-        return Stack(path, (path,), grid, order, flat, flat.close)
+        opened.pop_all()
 
     def planes(first: int, stop: int) -> NDArray[Any]:
         with _decoding(path):
-            return np.stack([_page(series, number).asarray().reshape(sizes[1:]) for number in range(first, stop)])
+            return np.stack([_plane(tif, series, number, path).reshape(sizes[1:]) for number in range(first, stop)])
 
     return Stack(path, (path,), grid, order, planes, tif.close)
 
 
 def open_recording(path: Path, options: ReadOptions) -> Recording:
     """Open a TIFF with an axis of time: an ImageJ hyperstack, an OME-TIFF, or a plain one whose axes are told."""
-    with _decoding(path):
-        tif = _opened(path)
-    try:
+    with ExitStack() as opened:
         with _decoding(path):
+            tif = opened.enter_context(_opened(path))
             series, shape, axes, geometry = _layout(tif, path, options, time=True)
         dtype = np.dtype(series.dtype or "V1").newbyteorder(tif.byteorder)
         geometry["interval_s"] = _interval_s(tif, path)
         pages = shape[:-2] if axes.endswith("YX") else ()
         if series.dataoffset is not None:
-            tif.close()
             return open_flat_recording(path, shape, axes, dtype, start=series.dataoffset, exact=False, **geometry)
         if "T" not in axes[:-2] or len(series.pages) != math.prod(pages):
             raise FileError(
@@ -133,13 +132,12 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
 
         def load(number: int) -> NDArray[Any]:
             with _decoding(path):
-                planes = [_page(series, int(page)).asarray() for page in numbers[number].ravel()]
+                planes = [_plane(tif, series, int(page), path) for page in numbers[number].ravel()]
             return np.stack(planes).reshape(*numbers.shape[1:], *shape[-2:])
 
-        return recording_of(path, shape, axes, dtype, load, tif.close, **geometry)
-    except BaseException:
-        tif.close()
-        raise
+        recording = recording_of(path, shape, axes, dtype, load, tif.close, **geometry)
+        opened.pop_all()
+    return recording
 
 
 def read_image(path: Path) -> NDArray[Any]:
@@ -153,6 +151,7 @@ def read_image(path: Path) -> NDArray[Any]:
                 f"'{path}' is no single grey image: it holds {series.shape} ({series.axes}); "
                 "a folder is read as one scan, one B-scan a file"
             )
+        check_packed(tif, series.pages[0], path)
         return series.asarray()
 
 
@@ -204,11 +203,12 @@ def _opened(path: Path) -> TiffFile:
     return TiffFile(path, **_OFF)  # type: ignore[arg-type]
 
 
-def _page(series: TiffPageSeries, number: int) -> TiffPage | TiffFrame:
+def _plane(tif: TiffFile, series: TiffPageSeries, number: int, path: Path) -> NDArray[Any]:
     page = series.pages[number]
     if page is None:
         raise ValueError(f"page {number} is missing")
-    return page
+    check_packed(tif, page, path)
+    return page.asarray()
 
 
 def _layout(
@@ -262,6 +262,8 @@ def _check_size(tif: TiffFile, series: TiffPageSeries, path: Path) -> None:
     packed = first is not None and first.compression != 1
     if series.nbytes > size * (_MOST_PACKED if packed else 1):
         raise FileError(f"'{path}': its header claims {series.nbytes:,} bytes of voxels, the file holds {size:,}")
+    if packed:
+        check_chunks(tif, series, path)
     for page in series.pages:
         if page is None:
             raise FileError(f"'{path}': some of its pages are missing")

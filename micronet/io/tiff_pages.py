@@ -1,4 +1,8 @@
-"""The chain of pages of a TIFF, followed without a library: one that runs in a circle would never end there."""
+"""What a library would not survive in a TIFF, looked for without it.
+
+A chain of pages that runs in a circle would never end, pages that lie over each other would take hours, and numbers are
+ten times as large in memory as in the file.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,12 @@ __all__ = ["check_pages"]
 
 # Byte order, then 42 for a classic TIFF and 43 for one with 64-bit offsets.
 _CLASSIC, _BIG = 42, 43
+# The types whose values are numbers, with their size; others stay bytes.
+_NUMBER_BYTES = {3: 2, 4: 4, 5: 8, 6: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+# A page of 260,000 strips needs as much; no microscope cuts one into more.
+_MOST_NUMBERS = 2 << 20
+# tifffile takes 25 µs for each; no volume has as many slices.
+_MOST_PAGES = 100_000
 
 
 def check_pages(stream: BinaryIO, path: Path) -> int:
@@ -20,7 +30,8 @@ def check_pages(stream: BinaryIO, path: Path) -> int:
     Raises
     ------
     FileError
-        If the file is no TIFF, or its chain of pages leaves the file or comes back to a page it had.
+        If the file is no TIFF, its chain of pages leaves the file or comes back to a page it had, its pages lie over
+        each other, or one of them holds more numbers than a page can need.
     """
     size = path.stat().st_size
     start = stream.read(16)
@@ -34,19 +45,26 @@ def check_pages(stream: BinaryIO, path: Path) -> int:
         offset = struct.unpack(offset_form, start[8:16])[0]
     else:
         raise FileError(f"'{path}' is no TIFF that can be read: it starts with {start[:4]!r}")
+    tag_form = f"{order}HHI4x" if version == _CLASSIC else f"{order}HHQ8x"
     seen: set[int] = set()
+    tags = 0
     while offset:
         if offset in seen:
             raise FileError(f"'{path}' is damaged: its pages run in a circle after {len(seen)}")
         seen.add(offset)
         count = _number(stream, offset, count_form, size)
-        following = (
-            None
-            if count is None
-            else _number(stream, offset + struct.calcsize(count_form) + count * entry, offset_form, size)
-        )
-        if following is None:
+        first_tag = offset + struct.calcsize(count_form)
+        following = None if count is None else _number(stream, first_tag + count * entry, offset_form, size)
+        if count is None or following is None:
             raise FileError(f"'{path}' is cut short or damaged: page {len(seen)} lies beyond its end ({size:,} bytes)")
+        tags += count
+        if len(seen) > _MOST_PAGES or tags * entry > size:
+            what = "lie over each other" if tags * entry > size else "are more than are read"
+            raise FileError(f"'{path}' is damaged: {len(seen):,} of its pages {what}")
+        stream.seek(first_tag)
+        for code, kind, length in struct.iter_unpack(tag_form, stream.read(count * entry)):
+            if length * _NUMBER_BYTES.get(kind, 0) > _MOST_NUMBERS:
+                raise FileError(f"'{path}' is damaged: tag {code} of page {len(seen)} holds {length:,} numbers")
         offset = following
     if not seen:
         raise FileError(f"'{path}' is a TIFF without an image")
