@@ -120,10 +120,20 @@ class Sample:
     sd: float
 
     @classmethod
-    def of(cls, name: str, volume: Volume, mask: NDArray[np.bool_], weight: NDArray[np.bool_] | None = None) -> Sample:
-        """Return a volume that is in memory already, uncropped, as one to train on."""
-        entry = Entry(name, "train", Path(), Path())
-        return cls(entry, volume, volume.array, mask, weight, *image_statistics(volume.array))
+    def of(
+        cls,
+        name: str,
+        volume: Volume,
+        mask: NDArray[np.bool_],
+        weight: NDArray[np.bool_] | None = None,
+        y_crop: int | None = None,
+    ) -> Sample:
+        """Return a volume that is in memory already, with its uncropped mask and weight, as one to train on."""
+        entry = Entry(name, "train", Path(), Path(), y_crop=y_crop)
+        depth = slice(None, y_crop)
+        image, inside = np.ascontiguousarray(volume.array[:, depth]), np.ascontiguousarray(mask[:, depth])
+        counted = None if weight is None else np.ascontiguousarray(weight[:, depth])
+        return cls(entry, volume, image, inside, counted, *image_statistics(volume.array))
 
     def normalized(self) -> NDArray[np.float32]:
         """Return the cropped image as the networks take it, float32 (Z, Y, X)."""

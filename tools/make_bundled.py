@@ -25,7 +25,7 @@ from micronet.dataset import Sample  # noqa: E402
 from micronet.io import Segment, write_segmentation, write_volume  # noqa: E402
 from micronet.kernels.threads import physical_cores  # noqa: E402
 from micronet.models import MicroNet, MicroRNet, bootstrap, model_for_state  # noqa: E402
-from micronet.phantom import Anatomy, Optics, lumen_mask, render_oct  # noqa: E402
+from micronet.phantom import Anatomy, Optics, phantom_of_seed  # noqa: E402
 from micronet.record import sha256_of, versions, write_json  # noqa: E402
 from micronet.training import NUMPY_SEED, RECIPES, TORCH_SEED, Trainer  # noqa: E402
 from micronet.volume import Volume, upright  # noqa: E402
@@ -48,9 +48,7 @@ MICRORNET_ROUNDS, MICRORNET_PASSES = 12, 4
 
 def phantom(name: str, seed: int) -> Sample:
     """Return the phantom of a seed, ready for training."""
-    rng = np.random.default_rng(seed)
-    mask = lumen_mask(SHAPE, rng)
-    image = render_oct(mask, rng)
+    mask, image = phantom_of_seed(SHAPE, seed)
     volume = Volume(image, upright((SPACING_UM,) * 3), space="left-posterior-superior", units="um")
     return Sample.of(name, volume, mask)
 

@@ -27,12 +27,15 @@ from scipy.spatial import Voronoi
 
 from micronet.errors import InputError
 
-__all__ = ["SMALLEST_AXIS", "Anatomy", "beating", "lumen_mask"]
+__all__ = ["SMALLEST_AXIS", "SPACING_UM", "Anatomy", "beating", "lumen_mask"]
 
+#: The voxel size that all sizes are turned into, along every axis.
+SPACING_UM = 4.5
 #: Fewest voxels along an axis in which dome, plexus and heart have room.
 SMALLEST_AXIS = 64
 #: The axis lengths of a published volume after its crop, to which relative sizes refer.
 _REFERENCE_AXIS = 218.0
+_SMALLEST_HEART_UM = 34.0
 # In cycles: how long a piece of the heart tube contracts, and how much later the outflow does than the inflow. They
 # add up to less than 1, so that the whole tube is at rest when a cycle begins.
 _CONTRACTION, _DELAY = 0.55, 0.35
@@ -42,9 +45,10 @@ _Field = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Sizes of a phantom, in voxels of 4.5 µm unless a fraction of the field of view is said.
+    """Sizes of a phantom; lengths in µm, the others are fractions or counts.
 
-    The defaults bring foreground fraction and depth profile into the range of ten published annotations.
+    The defaults bring what docs/phantoms.md measures, from foreground fraction to loops, into the range of ten
+    published annotations.
 
     Parameters
     ----------
@@ -52,17 +56,17 @@ class Anatomy:
         Depth of the top of the yolk sac, as a fraction of the Y axis.
     dome_drop : float
         How much deeper the dome lies at the farther corner of the field of view, as a fraction of the Y axis.
-    dome_ripple : float
+    dome_ripple_um : float
         Standard deviation of the smooth undulation of the dome.
     plexus_begin : float
         Where along Z the plexus begins, as a fraction of the Z axis.
-    island_distance : float
+    island_distance_um : float
         Mean distance between the centres of neighbouring tissue islands: the mesh width of the plexus.
     island_jitter : float
-        How far an island strays from a hexagonal grid, as a fraction of `island_distance`.
+        How far an island strays from a hexagonal grid, as a fraction of `island_distance_um`.
     lost_edges : float
         Fraction of the vessel segments between two islands that are missing, so that islands merge.
-    capillary_radius, largest_radius : float
+    capillary_radius_um, largest_radius_um : float
         Half the depth of the thinnest segments, and the limit for the widest.
     radius_spread : float
         Relative standard deviation of the radius from segment to segment.
@@ -70,12 +74,16 @@ class Anatomy:
         A segment that feeds n others has n ** (1 / murray_exponent) times the radius (Murray 1926: 3).
     flatness : float
         Width of a plexus vessel over its depth.
-    heart_radius : float
-        Mean radius of the heart tube in a field of view of 218 voxels; scales with the smallest axis, so that
-        a small phantom shows a small heart, but never below 7.5.
+    heart_radius_um : float
+        Mean radius of the heart tube in a field of view of 981 µm; scales with the smallest axis, so that a small
+        phantom shows a small heart, but never below 34.
+    large_veins : int
+        Number of veins that run from the plexus to the inflow of the heart; may be 0.
+    vein_radius_um : float
+        Mean radius of these where they join the heart; scales as the heart does.
     deep_vessels : int
         Number of vessels in the tissue under the plexus.
-    roughness : float
+    roughness_um : float
         Standard deviation of the irregularity of every lumen's surface.
     beat_depth : float
         How much narrower the heart tube is where it is contracted, as a fraction of its radius at rest.
@@ -86,21 +94,23 @@ class Anatomy:
         How much wider the plexus is when the heart has pumped, as a fraction of the radius.
     """
 
-    dome_top: float = 0.2
-    dome_drop: float = 0.45
-    dome_ripple: float = 1.2
-    plexus_begin: float = 0.47
-    island_distance: float = 25.0
+    dome_top: float = 0.225
+    dome_drop: float = 0.54
+    dome_ripple_um: float = 5.4
+    plexus_begin: float = 0.46
+    island_distance_um: float = 129.0
     island_jitter: float = 0.3
-    lost_edges: float = 0.15
-    capillary_radius: float = 2.1
-    largest_radius: float = 5.3
+    lost_edges: float = 0.18
+    capillary_radius_um: float = 9.9
+    largest_radius_um: float = 22.5
     radius_spread: float = 0.3
     murray_exponent: float = 3.0
     flatness: float = 1.6
-    heart_radius: float = 20.0
-    deep_vessels: int = 3
-    roughness: float = 0.6
+    heart_radius_um: float = 98.0
+    large_veins: int = 2
+    vein_radius_um: float = 50.0
+    deep_vessels: int = 4
+    roughness_um: float = 2.7
     beat_depth: float = 0.35
     beat_travel: float = 0.3
     vessel_pulse: float = 0.04
@@ -147,9 +157,11 @@ def lumen_mask(
     root = _add_plexus(inside, dome, rng, sizes, phase)
     inflow = _add_heart(inside, dome, rng, sizes, phase)
     _add_vein(inside, root, inflow, rng, sizes)
+    for number in range(sizes.large_veins):
+        _add_large_vein(inside, dome, inflow, number, rng, sizes)
     for _ in range(sizes.deep_vessels):
         _add_deep_vessel(inside, dome, rng, sizes)
-    inside += sizes.roughness * _smooth_noise(shape, rng, 1.5)
+    inside += _vox(sizes.roughness_um) * _smooth_noise(shape, rng, 1.5)
     return np.asarray(inside > 0)
 
 
@@ -209,6 +221,16 @@ def _contraction(phase: float, along: _Field) -> _Field:
     return np.where(running, 0.5 - 0.5 * np.cos(2 * math.pi * since / _CONTRACTION), 0.0)
 
 
+def _vox(length_um: float) -> float:
+    """Return a length in voxels."""
+    return length_um / SPACING_UM
+
+
+def _scale(shape: tuple[int, ...]) -> float:
+    """Return how large heart and veins are, against those of a published field of view."""
+    return min(1.0, 1.25 * min(shape) / _REFERENCE_AXIS)
+
+
 def _smooth_noise(shape: tuple[int, ...], rng: np.random.Generator, sigma_vox: float) -> _Field:
     """Return low-pass noise of mean 0 and standard deviation 1."""
     noise = ndimage.gaussian_filter(rng.standard_normal(shape), sigma_vox, mode="wrap")
@@ -225,7 +247,7 @@ def _dome(shape: tuple[int, int, int], rng: np.random.Generator, sizes: Anatomy)
     farthest = max(summit_z / z, 1 - summit_z / z) ** 2 + max(summit_x / x, 1 - summit_x / x) ** 2
     drop = y * sizes.dome_drop * (0.85 + 0.3 * rng.random())
     top = y * sizes.dome_top * (0.9 + 0.2 * rng.random())
-    ripple = sizes.dome_ripple * _smooth_noise((z, x), rng, 12.0)
+    ripple = _vox(sizes.dome_ripple_um) * _smooth_noise((z, x), rng, 12.0)
     return np.asarray(top + drop * (dz**2 + dx**2) / farthest + ripple)
 
 
@@ -256,7 +278,7 @@ def _add_plexus(inside: _Field, dome: _Field, rng: np.random.Generator, sizes: A
 def _mesh(shape: tuple[int, ...], rng: np.random.Generator, sizes: Anatomy) -> tuple[_Field, NDArray[np.intp]]:
     """Return nodes (N, 2) over (Z, X) and segments (E, 2) around jittered islands: a Voronoi diagram."""
     z, x = shape
-    step = sizes.island_distance
+    step = _vox(sizes.island_distance_um)
     rows = np.arange(-2 * step, z + 2 * step, step * math.sqrt(0.75))
     columns = np.arange(-2 * step, x + 2 * step, step)
     grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
@@ -295,8 +317,8 @@ def _murray_radii(
     farther = np.where(parent[edges[:, 0]] == edges[:, 1], edges[:, 0], edges[:, 1])
     fed = np.where(in_tree, reached[farther], 1.0)
     spread = np.clip(1 + sizes.radius_spread * rng.standard_normal(len(edges)), 0.6, 1.6)
-    radii = sizes.capillary_radius * fed ** (1 / sizes.murray_exponent) * spread
-    return np.asarray(np.clip(radii, 0.7 * sizes.capillary_radius, sizes.largest_radius))
+    radii = _vox(sizes.capillary_radius_um) * fed ** (1 / sizes.murray_exponent) * spread
+    return np.asarray(np.clip(radii, 0.7 * _vox(sizes.capillary_radius_um), _vox(sizes.largest_radius_um)))
 
 
 def _bent(begin: _Field, end: _Field, bend: float) -> _Field:
@@ -358,18 +380,17 @@ def _curve(knots: _Field, spacing_vox: float) -> _Field:
 def _add_heart(inside: _Field, dome: _Field, rng: np.random.Generator, sizes: Anatomy, phase: float) -> _Field:
     """Add the looped heart tube; return its inflow end (z, y, x)."""
     shape = inside.shape
-    scale = min(shape) / _REFERENCE_AXIS * 1.25
-    radius = max(7.5, sizes.heart_radius * min(scale, 1.0) * (0.85 + 0.3 * rng.random()))
+    radius = _vox(max(_SMALLEST_HEART_UM, sizes.heart_radius_um * _scale(shape) * (0.85 + 0.3 * rng.random())))
     # Fractions of (Z, Y, X), and of the mean radius: inflow, atrium, canal, ventricle, bulb, outflow.
     plan = np.array(
         [
-            [0.62, 0.62, -0.05, 0.75],
-            [0.52, 0.60, 0.12, 1.15],
-            [0.45, 0.57, 0.32, 0.75],
-            [0.33, 0.60, 0.50, 1.25],
-            [0.18, 0.56, 0.34, 1.00],
-            [0.02, 0.50, 0.22, 0.80],
-            [-0.15, 0.46, 0.20, 0.80],
+            [0.62, 0.62, -0.05, 0.60],
+            [0.52, 0.60, 0.12, 1.10],
+            [0.45, 0.57, 0.32, 0.55],
+            [0.33, 0.60, 0.50, 1.30],
+            [0.18, 0.56, 0.34, 0.90],
+            [0.02, 0.50, 0.22, 0.60],
+            [-0.15, 0.46, 0.20, 0.55],
         ]
     )
     knots = plan * np.array([*shape, radius], dtype=float)
@@ -393,10 +414,26 @@ def _add_heart(inside: _Field, dome: _Field, rng: np.random.Generator, sizes: An
 
 def _add_vein(inside: _Field, root: _Field, inflow: _Field, rng: np.random.Generator, sizes: Anatomy) -> None:
     """Join the trunk of the plexus to the inflow of the heart."""
-    radius = sizes.largest_radius * (0.8 + 0.3 * rng.random())
+    radius = _vox(sizes.largest_radius_um) * (0.8 + 0.3 * rng.random())
     middle = 0.5 * (root + inflow) + 3.0 * rng.standard_normal(3)
     knots = np.column_stack([np.stack([root, middle, inflow]), [0.8 * radius, radius, 1.1 * radius]])
     line = _curve(knots, 1.0)
+    _stamp_tube(inside, line[:, :3], line[:, 3])
+
+
+def _add_large_vein(
+    inside: _Field, dome: _Field, inflow: _Field, number: int, rng: np.random.Generator, sizes: Anatomy
+) -> None:
+    """Add one large vein: from the inflow of the heart up to the dome, then along it into the plexus."""
+    z, x = dome.shape
+    radius = _vox(sizes.vein_radius_um * _scale(inside.shape) * (0.85 + 0.3 * rng.random()))
+    end = np.array([z * (0.8 + 0.25 * rng.random()), x * (number + 0.2 + 0.6 * rng.random()) / sizes.large_veins])
+    rise = np.array([max(inflow[0], z * sizes.plexus_begin), x * (0.06 + 0.08 * rng.random())])
+    along = np.array([0.0, 0.35, 0.7, 1.0])[:, None]
+    places = rise + along * (end - rise) + 0.03 * np.array([z, x]) * rng.standard_normal((4, 2))
+    where = np.clip(np.rint(places).astype(int), 0, np.array(dome.shape) - 1)
+    knots = np.column_stack([places[:, 0], dome[where[:, 0], where[:, 1]], places[:, 1]])
+    line = _curve(np.column_stack([np.vstack([inflow, knots]), radius * np.array([1.1, 1.0, 1.0, 0.85, 0.65])]), 1.0)
     _stamp_tube(inside, line[:, :3], line[:, 3])
 
 
@@ -405,7 +442,7 @@ def _add_deep_vessel(inside: _Field, dome: _Field, rng: np.random.Generator, siz
     z, y, x = inside.shape
     start = np.array([z * (0.55 + 0.4 * rng.random()), 0.0, x * (0.35 + 0.6 * rng.random())])
     heading = np.array([0.5 * rng.standard_normal(), 0.25 * rng.standard_normal(), 1.0])
-    radius = sizes.capillary_radius * (1.0 + rng.random())
+    radius = _vox(sizes.capillary_radius_um) * (1.0 + rng.random())
     column = dome[int(start[0]), int(start[2])]
     start[1] = column + (y - column) * (0.3 + 0.4 * rng.random())
     steps = np.arange(4)[:, None] * (0.14 * min(z, x))
