@@ -3,6 +3,7 @@
 python evaluate.py predictions/embryo.seg.nrrd --annotation embryo_true.seg.nrrd
 python evaluate.py predictions/ --annotation annotations/               # files of the same volume are put together
 python evaluate.py predictions/ --annotation annotations/ --sweep       # probabilities: precision-recall curves too
+python evaluate.py predictions/ --annotation annotations/ --report --image struct_iso/      # a page to look at
 """
 
 import argparse
@@ -11,9 +12,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from micronet.console import run, spacing_option, status_table
-from micronet.errors import FileError, MicronetError
-from micronet.evaluation import Reading, evaluate_pair, find_pairs, read_pair
+from micronet.console import inputs_from, run, spacing_option, status_table
+from micronet.errors import FileError, InputError, MicronetError
+from micronet.evaluation import Reading, evaluate_pair, find_pairs, read_pair, with_images
+from micronet.evaluation_report import EvaluationReport
 from micronet.record import make_folder
 from micronet.score_tables import summary_lines, write_evaluations
 from micronet.scores import Scoring, summarise
@@ -36,6 +38,11 @@ def main(arguments: argparse.Namespace) -> int:
     pairs, notes = find_pairs(arguments.predictions, arguments.annotations, probability=arguments.sweep)
     for note in notes:
         print(f"note: {note}")
+    if arguments.images and not arguments.report:
+        raise InputError("--image is for --report: add it, or leave the images out")
+    if arguments.images:
+        pairs = with_images(pairs, inputs_from(arguments.images, raw=False))
+    report = EvaluationReport(len(pairs), reading, scoring) if arguments.report else None
     evaluations, outcomes = [], []
     for pair in tqdm(pairs, leave=False, disable=None, unit="pair"):
         try:
@@ -44,6 +51,8 @@ def main(arguments: argparse.Namespace) -> int:
             if masks.spacing_um is None:
                 tqdm.write("  note: no spacing stated, so nothing in µm; give --spacing")
             evaluations.append(evaluate_pair(masks, pair, scoring))
+            if report is not None:
+                report.add(masks, evaluations[-1])
         except MicronetError as error:
             if arguments.debug or len(pairs) == 1:
                 raise
@@ -56,7 +65,12 @@ def main(arguments: argparse.Namespace) -> int:
     if evaluations:
         summaries = summarise([one.scores for one in evaluations], np.random.default_rng(SEED))
         make_folder(arguments.output)
+        page = arguments.output / "scores_report.html"
+        page.unlink(missing_ok=True)  # of scores that are replaced
         files = write_evaluations(arguments.output, evaluations, summaries, scoring, reading)
+        if report is not None:
+            report.write(page, summaries)
+            files.append(page)
         print("\n".join(summary_lines(evaluations, summaries)))
         print(f"wrote {arguments.output}/: {', '.join(file.name for file in files)}")
     return 2 if any(outcome.status == "failed" for outcome in outcomes) else 0
@@ -81,6 +95,10 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--prediction-segment", metavar="NAME|INDEX", help="which segment of a .seg.nrrd prediction")
     p.add_argument("--axes", metavar="ZYX", help="order of the axes, where files do not say")
     p.add_argument("--spacing", dest="spacing_um", type=spacing_option, metavar="Z,Y,X", help="voxel size in µm")
+    p.add_argument("--report", action="store_true", help="write a page too, with slices to scroll through (HTML)")
+    p.add_argument(
+        "--image", dest="images", nargs="+", type=Path, default=[], metavar="FILE", help="shown in it; or folders"
+    )
     p.add_argument("--force", action="store_true", help="replace scores that are there")
     p.add_argument("--debug", action="store_true", help="show the whole traceback when something fails")
     return p

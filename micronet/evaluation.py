@@ -14,7 +14,17 @@ from micronet.scores import Scores, Scoring, score_masks
 from micronet.sweep import Sweep, mask_above, threshold_sweep
 from micronet.volume import Volume, check_same_grid
 
-__all__ = ["Evaluation", "MaskPair", "Pair", "Reading", "evaluate_pair", "find_pairs", "read_pair", "volume_name"]
+__all__ = [
+    "Evaluation",
+    "MaskPair",
+    "Pair",
+    "Reading",
+    "evaluate_pair",
+    "find_pairs",
+    "read_pair",
+    "volume_name",
+    "with_images",
+]
 
 # What the published files, and ours, put around the name of a volume.
 _DRESS = re.compile(r"(?:annotation_|E5D_)?(?P<name>.+?)(?:_iso_full)?(?:_probability)?")
@@ -25,11 +35,12 @@ _SKEW = 1e-3
 
 @dataclass(frozen=True)
 class Pair:
-    """A prediction and the annotation of the same volume."""
+    """A prediction and the annotation of the same volume, and its image where that is to be shown."""
 
     name: str
     prediction: Path
     annotation: Path
+    image: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,8 @@ class MaskPair:
         Arrays of bool, of one shape, after any crop.
     probability : Volume or None
         Where the prediction was one: uint8 or floating-point.
+    image : Volume or None
+        Where the pair names one.
     descriptions : tuple of str
         What was read and chosen, a line for the prediction and one for the annotation.
     """
@@ -83,6 +96,7 @@ class MaskPair:
     predicted: Volume
     annotated: Volume
     probability: Volume | None
+    image: Volume | None
     descriptions: tuple[str, str]
 
     @property
@@ -160,6 +174,21 @@ def find_pairs(
     return pairs, notes
 
 
+def with_images(pairs: Sequence[Pair], images: Sequence[Path]) -> list[Pair]:
+    """Return the pairs with the images of their volumes, where there are any.
+
+    One pair and one image belong together whatever they are called; else the names of the volumes decide.
+    InputError if two images are of the same volume, or none is of any.
+    """
+    if len(pairs) == len(images) == 1:
+        return [replace(pairs[0], image=images[0])]
+    named = _by_name(images)
+    found = [replace(pair, image=named.get(pair.name)) for pair in pairs]
+    if not any(pair.image for pair in found):
+        raise InputError(f"no image is of a volume that is scored: {_listed(named)}; name them after it")
+    return found
+
+
 def _files(paths: Sequence[Path], *, probability: bool) -> list[Path]:
     files: list[Path] = []
     for path in paths:
@@ -223,11 +252,16 @@ def read_pair(pair: Pair, reading: Reading | None = None) -> MaskPair:
         predicted, description = prediction.mask, prediction.description
     check_same_grid(annotated, predicted, str(pair.annotation), str(pair.prediction))
     _check_axes(annotated, pair.annotation)
+    image = None
+    if pair.image is not None:
+        image = read_volume(pair.image, axes=reading.axes, spacing_um=reading.spacing_um)
+        check_same_grid(annotated, image, str(pair.annotation), str(pair.image))
     return MaskPair(
         pair.name,
         _cropped(predicted, reading.y_crop),
         _cropped(annotated, reading.y_crop),
         None if probability is None else _cropped(probability, reading.y_crop),
+        None if image is None else _cropped(image, reading.y_crop),
         (description, annotation.description),
     )
 

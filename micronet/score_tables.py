@@ -17,7 +17,15 @@ from micronet.scores import RESAMPLES, Scores, Scoring, Summary
 from micronet.sweep import Sweep
 from micronet.sweep_plot import write_sweep_plot
 
-__all__ = ["summary_lines", "write_evaluations", "write_scores", "write_summary", "write_sweep", "write_table"]
+__all__ = [
+    "settings_of",
+    "summary_lines",
+    "write_evaluations",
+    "write_scores",
+    "write_summary",
+    "write_sweep",
+    "write_table",
+]
 
 _SCORE_NAMES = [field.name for field in fields(Scores)]
 
@@ -34,11 +42,7 @@ def write_evaluations(
     ``scores.csv`` with a row for each pair; ``summary.csv`` where there are several; ``<volume>_sweep.csv`` and
     ``.png`` of each probability.
     """
-    settings = {
-        f"--{name.replace('_', '-')}": value for name, value in asdict(reading).items() if name != "probability"
-    }
-    if not reading.probability:
-        del settings["--threshold"]
+    settings = settings_of(reading)
     files = []
     for one in evaluations:
         if one.sweep is not None:
@@ -52,6 +56,16 @@ def write_evaluations(
     files.append(folder / "scores.csv")
     write_scores(files[-1], [(_told(one), one.scores) for one in evaluations], scoring, settings)
     return files[::-1]
+
+
+def settings_of(reading: Reading) -> dict[str, object]:
+    """Return what was chosen about the reading, by the option's name."""
+    settings: dict[str, object] = {
+        f"--{name.replace('_', '-')}": value for name, value in asdict(reading).items() if name != "probability"
+    }
+    if not reading.probability:
+        del settings["--threshold"]
+    return settings
 
 
 def _told(evaluation: Evaluation) -> dict[str, str]:

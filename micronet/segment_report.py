@@ -14,15 +14,16 @@ from micronet.page.grid import Grid
 from micronet.page.html import Html, Section, figure, note, table, write_page
 from micronet.page.plots import Line, bins, histogram, plot
 from micronet.page.shown import Movie, Shown
+from micronet.scores import DEFINITIONS
 from micronet.volume import Volume
 
 __all__ = ["SegmentReport"]
 
 # By name: where the record has it, and what it is.
 _DEFINITIONS = {
-    "Dice (F1)": ("f1", "2 TP / (2 TP + FP + FN): the overlap of both masks, 1 where they are equal"),
-    "precision": ("precision", "TP / (TP + FP): the share of what was found that is annotated"),
-    "recall": ("recall", "TP / (TP + FN): the share of what is annotated that was found"),
+    "Dice (F1)": ("f1", DEFINITIONS["dice"]),
+    "precision": ("precision", DEFINITIONS["precision"]),
+    "recall": ("recall", DEFINITIONS["recall"]),
     "true positives, TP": ("true_positives", "voxels found and annotated"),
     "false positives, FP": ("false_positives", "voxels found and not annotated"),
     "false negatives, FN": ("false_negatives", "voxels annotated and not found"),
@@ -149,7 +150,6 @@ def _scores(scores: Mapping[str, Any]) -> list[Html]:
         value = scores[key]
         rows.append((name, f"{value:,}" if isinstance(value, int) else f"{value:.4f}", definition))
     parts = [table(("score", "value", "definition"), rows)]
-    parts.append(note("Over voxels. With nothing annotated and nothing found, every score is 1."))
     outside = scores["annotated_outside_y_crop"]
     if outside:
         parts.append(note(f"{outside:,} annotated voxels lie deeper than --y-crop and are not counted."))

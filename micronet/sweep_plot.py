@@ -16,7 +16,7 @@ from micronet.io.atomic import atomic_path
 from micronet.report import ANNOTATION_COLOUR, MASK_COLOUR
 from micronet.sweep import Sweep
 
-__all__ = ["write_sweep_plot"]
+__all__ = ["sweep_figure", "write_sweep_plot"]
 
 _DPI = 160
 _DICES = (0.2, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99)
@@ -28,21 +28,22 @@ _APART = 0.06  # of the axis
 
 
 def write_sweep_plot(path: str | os.PathLike[str], sweep: Sweep, threshold: float, *, title: str = "") -> None:
-    """Write a PNG with the precision-recall curve, lines of equal Dice, the threshold in use and the best one.
+    """Write `sweep_figure` as a PNG, which appears whole or not at all; FileError if it cannot be written."""
+    figure = sweep_figure(sweep, threshold, title=title)
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a volume's name may hold any character
+        figure.savefig(temporary, format="png")
+
+
+def sweep_figure(sweep: Sweep, threshold: float, *, title: str = "") -> Figure:
+    """Draw the precision-recall curve, lines of equal Dice, the threshold in use and the best one.
 
     Parameters
     ----------
-    path : path
-        It appears whole or not at all, and replaces an older one.
     sweep : Sweep
     threshold : float
         The one in use; the nearest of the sweep is marked.
     title : str
-
-    Raises
-    ------
-    FileError
-        If the file cannot be written.
     """
     figure = Figure(figsize=(5.6, 5.4), dpi=_DPI, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
@@ -86,9 +87,7 @@ def write_sweep_plot(path: str | os.PathLike[str], sweep: Sweep, threshold: floa
         title = f"{title[: _LONGEST_TITLE // 2]}…{title[-_LONGEST_TITLE // 2 :]}"
     axes.set_title(f"{title}\n{average}" if title else average, fontsize=10, parse_math=False)
     axes.locator_params(nbins=5)
-    with atomic_path(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a volume's name may hold any character
-        figure.savefig(temporary, format="png")
+    return figure
 
 
 def _lowest(shares: list[float]) -> float:

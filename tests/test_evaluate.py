@@ -1,6 +1,9 @@
 """evaluate.py as a person runs it, on files."""
 
 import csv
+import html
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -210,6 +213,75 @@ def test_bad_input_is_told_in_one_line(folder, capsys, arguments, expected):
     assert code == 2
     assert err.startswith("error: ")
     assert expected in err
+
+
+def test_a_report_shows_both_masks_the_scores_and_the_curve(folder, capsys):
+    truth = ball(6)
+    grid = write_mask("truth.seg.nrrd", truth)
+    write_volume("found.nrrd", grid.with_array((200 * moved(truth, 1, 0, 0)).astype(np.uint8)))
+    write_volume("image.nrrd", grid.with_array((50 * truth).astype(np.uint8)))
+    options = ("--annotation", "truth.seg.nrrd", "--sweep", "--report", "--image", "image.nrrd")
+    code, out, err = call("found.nrrd", *options, capsys=capsys)
+    assert code == 0, err
+    assert "scores_report.html" in out
+    page = Path("scores/scores_report.html").read_text(encoding="utf-8")
+    _, [row] = read_table("scores/scores.csv")
+    for told in (f'<td class="number">{float(row["dice"]):.4f}</td>', "harmonic mean of cl_precision", "4.5, 4.5, 4.5"):
+        assert told in page
+    for heading in ("Scores", "Precision and recall", "Histograms", "How it was made"):
+        assert f"<h2>{heading}</h2>" in page
+    record = json.loads(html.unescape(page[page.index("<pre") :].split(">", 1)[1].split("</pre>")[0]))
+    assert [len(record["pairs"][0][role]["sha256"]) for role in ("prediction", "annotation", "image")] == [64] * 3
+    assert record["pairs"][0]["scores"]["hd95_um"] == 4.5
+    assert record["settings"] == {"--threshold": 0.5}
+
+    assert call("found.nrrd", *options[:3], "--force", capsys=capsys)[0] == 0
+    assert not Path("scores/scores_report.html").exists()  # of scores that are no longer there
+
+
+def test_a_report_of_many_volumes_shows_slices_of_the_worst_the_best_and_some_between(folder, capsys):
+    for number in range(14):
+        found = moved(ball(9), number % 3, 0, 0) if number != 7 else ball(9) & False
+        write_mask(f"p/v{number:02d}.seg.nrrd", found)
+        truth = write_mask(f"a/v{number:02d}.seg.nrrd", ball(9))
+        write_volume(f"E5D_v{number:02d}.nrrd", truth.with_array(ball(9).astype(np.uint8)))
+    code, _, err = call("p", "--annotation", "a", "--report", "--image", ".", capsys=capsys)
+    assert code == 0, err
+    page = Path("scores/scores_report.html").read_text(encoding="utf-8")
+    assert "<h2>Each volume</h2>" in page
+    assert "slices of 12 volumes, from the lowest to the highest Dice" in page
+    names = re.findall(r'"name": "(v\d\d): Dice ([\d.]+)"', page)
+    assert len(names) == 12
+    assert {"0.0000", "1.0000"} <= {dice for _, dice in names}
+    assert [name for name, _ in names] == sorted(name for name, _ in names)
+    assert page.count("data:image/jpeg") == 12 * 4
+    assert "∞" in page  # HD95 of an empty prediction
+    for number in range(14):
+        assert f'<th scope="row">v{number:02d}</th>' in page
+
+
+def test_a_report_needs_no_image_and_images_that_do_not_fit_are_told(folder, capsys):
+    write_mask("p/a.seg.nrrd", ball(6))
+    write_mask("p/b.seg.nrrd", ball(6) & False)
+    write_mask("q/a.nrrd", ball(5).astype(np.uint8))
+    write_mask("q/other.nrrd", ball(6).astype(np.uint8))
+    options = ("--annotation", "p", "--report")
+    assert call("p", *options, "-o", "plain", capsys=capsys)[0] == 0
+    assert "data:image/jpeg" not in Path("plain/scores_report.html").read_text(encoding="utf-8")
+
+    code, out, _ = call("p", *options, "--image", "q", "-o", "wrong", capsys=capsys)
+    assert code == 2
+    assert "failed  a.seg.nrrd  'q/a.nrrd': shape (Z, Y, X) (17, 17, 17) differs from 'p/a.seg.nrrd'" in out
+    for images, message in (
+        (("q/other.nrrd",), "no image is of a volume that is scored: other; name them after it"),
+        (("q/a.nrrd", "q"), "are both of volume 'a'; name one of them"),
+    ):
+        code, _, err = call("p", *options, "--image", *images, "-o", "none", capsys=capsys)
+        assert code == 2
+        assert message in err
+    code, _, err = call("p", "--annotation", "p", "--image", "q", "-o", "none", capsys=capsys)
+    assert (code, err) == (2, "error: --image is for --report: add it, or leave the images out")
+    assert not Path("none").exists()
 
 
 def test_names_are_freed_of_what_files_put_around_them():

@@ -41,7 +41,7 @@ LAYERS = [
         "evaluation",
         "segment_report",
     },
-    {"segment", "commands", "keeper", "session", "prompt", "console", "launch", "score_tables"},
+    {"segment", "commands", "keeper", "session", "prompt", "console", "launch", "score_tables", "evaluation_report"},
 ]
 SIBLINGS = {
     "kernels": {"errors"},
@@ -64,6 +64,7 @@ SIBLINGS = {
     "segment_report": {"inference"},
     "raw_scan": {"io", "raw_grid"},
     "session": {"commands", "keeper"},
+    "evaluation_report": {"score_tables"},
     "prompt": {"commands", "keeper", "session"},
     "console": {"segment"},
     "launch": {"commands", "console", "keeper", "prompt", "session"},

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from micronet.errors import FileError, InputError
-from micronet.page.grid import Grid
+from micronet.page.grid import VOXELS, Grid
 from micronet.page.html import LARGEST_PAGE, Section, figure, note, table, write_page
 from micronet.page.plots import Line, bins, histogram, plot
 from micronet.page.shown import Movie, Shown
@@ -45,12 +45,12 @@ class Page(HTMLParser):
         return json.loads(self.texts["script"][: self.texts["script"].index("\n")])
 
 
-def shown(shape=(6, 7, 8), *, frames=2, **more):
+def shown(shape=(6, 7, 8), *, frames=2, name="a", **more):
     grid = Grid(shape, (4.0, 2.0, 2.0))
     movie = Movie(grid)
     for number in range(frames):
         movie.add(np.indices(shape).sum(0) > 9 - number, f"after {number}")
-    return Shown("a", movie, **more)
+    return Shown(name, movie, **more)
 
 
 def test_a_small_volume_is_shown_as_it_is():
@@ -67,6 +67,7 @@ def test_a_large_volume_is_coarsened_to_cubes_where_its_voxels_are_finer():
     assert Grid((100, 100, 100), None, voxels=125_000).planes(0)[:3].tolist() == [1, 3, 5]
     assert Grid((1, 1, 500_000)).size == (1, 1, 1024)  # what JPEG can hold
     assert max(Grid((200, 3000, 1500)).projected) == 400
+    assert max(Grid((200, 3000, 1500), voxels=VOXELS // 8).projected) == 200
 
 
 def test_bits_hold_the_mask_and_its_projections():
@@ -92,7 +93,7 @@ def test_projections_keep_single_voxels_of_a_coarsened_volume():
     volume = np.zeros((64, 500, 900), np.uint8)
     volume[40, 333, 777] = 200
     grid = Grid(volume.shape, voxels=100_000)
-    assert [projection.shape for projection in grid.projections(volume)] == [(223, 400), (29, 400), (29, 223)]
+    assert [projection.shape for projection in grid.projections(volume)] == [(61, 109), (8, 109), (8, 61)]
     assert [int(projection.max()) for projection in grid.projections(volume)] == [200, 200, 200]
     bits = np.unpackbits(np.frombuffer(grid.bits(volume > 0), np.uint8))
     assert bits[int(np.prod(grid.size)) :].sum() == 3
@@ -175,6 +176,17 @@ def test_noise_in_image_and_masks_of_a_published_size_stays_below_the_limit(tmp_
     assert 1_000_000 < (tmp_path / "page.html").stat().st_size < LARGEST_PAGE == 3_000_000
 
 
+def test_a_dozen_volumes_of_noise_share_the_room_of_a_page(tmp_path, rng):
+    noise = rng.random((80, 80, 80), dtype=np.float32)
+    volumes = []
+    for number in range(12):
+        movie = Movie(Grid(noise.shape, voxels=VOXELS // 12))
+        movie.add(np.roll(noise, number, 1), "")
+        volumes.append(Shown(f"noise {number}", movie, noise, noise > 0.5))
+    write_page(tmp_path / "page.html", "noise", [], volumes, [], {})
+    assert (tmp_path / "page.html").stat().st_size < LARGEST_PAGE
+
+
 def test_a_volume_of_a_hundred_million_voxels_needs_little_memory(tmp_path, rng):
     import tracemalloc
 
@@ -192,7 +204,7 @@ def test_a_volume_of_a_hundred_million_voxels_needs_little_memory(tmp_path, rng)
 
 def test_a_page_is_whole_without_any_network_and_nothing_a_person_named_is_markup(tmp_path):
     path = tmp_path / "page.html"
-    volume = Shown(EVIL, shown().movie, mask_name=EVIL, annotation_name=EVIL)
+    volume = shown(name=EVIL, mask_name=EVIL, annotation_name=EVIL)
     parts = [note(EVIL), table((EVIL, EVIL), [(EVIL, EVIL)]), figure("data:image/png;base64,", EVIL)]
     write_page(path, EVIL, [EVIL], [volume], [Section(EVIL, parts)], {EVIL: EVIL}, warnings=[EVIL])
     page = Page(path)
@@ -264,5 +276,5 @@ def test_plots_are_pictures_with_the_names_of_their_lines(tmp_path):
     assert svg.startswith("<?xml")
     for comment in ("$a_{$", "here"):
         assert comment in svg  # matplotlib notes each text beside its outlines
-    for more in ({"y_log": True}, {"unit_square": True}, {"whole_x": True}):
+    for more in ({"y_log": True}, {"whole_x": True}):
         assert plot([Line("a", [0, 1], [0, 1])], "x", "y", **more).startswith("data:image/svg+xml;base64,")

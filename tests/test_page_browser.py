@@ -102,11 +102,16 @@ def _picture(browser, number):
 
 
 @pytest.fixture
-def volume(rng):
-    image = (100 + 60 * _ball(12) + rng.normal(0, 8, SHAPE)).astype(np.float32)
-    movie = Movie(Grid(SHAPE, (4.0, 2.0, 2.0)))
+def movie():
+    growing = Movie(Grid(SHAPE, (4.0, 2.0, 2.0)))
     for number, radius in enumerate((3, 6, 9, 12), 1):
-        movie.add(_ball(radius), f"after iteration {number}")
+        growing.add(_ball(radius), f"after iteration {number}")
+    return growing
+
+
+@pytest.fixture
+def volume(movie, rng):
+    image = (100 + 60 * _ball(12) + rng.normal(0, 8, SHAPE)).astype(np.float32)
     return Shown("ball", movie, image, _ball(12, shift=4))
 
 
@@ -228,8 +233,8 @@ def test_nothing_is_cut_off(open_page, volume, width):
         assert beyond == []
 
 
-def test_names_are_text_whatever_they_hold(open_page, volume):
-    evil = Shown(EVIL, volume.movie, volume.image, volume.annotation, mask_name=EVIL, annotation_name=EVIL)
+def test_names_are_text_whatever_they_hold(open_page, movie, volume):
+    evil = Shown(EVIL, movie, annotation=_ball(9), mask_name=EVIL, annotation_name=EVIL)
     browser = open_page([evil, volume], title=EVIL, sections=[Section(EVIL, [table((EVIL,), [(EVIL,)])])])
     assert browser.title == EVIL
     assert _text(browser, "mask-name") == EVIL
@@ -237,8 +242,8 @@ def test_names_are_text_whatever_they_hold(open_page, volume):
     assert len(browser.find_elements("css selector", "main img")) == 0
 
 
-def test_nothing_is_fetched_and_masks_without_an_image_are_shown(open_page, volume):
-    browser = open_page([Shown("no image", volume.movie)])
+def test_nothing_is_fetched_and_masks_without_an_image_are_shown(open_page, movie):
+    browser = open_page([Shown("no image", movie)])
     assert not browser.find_element("id", "show-annotation").is_displayed()
     assert not browser.find_element("id", "volume").is_displayed()
     fetched = browser.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from micronet.resample import decimate_planes
 
-__all__ = ["Grid", "slabs"]
+__all__ = ["VOXELS", "Grid", "slabs"]
 
+#: Most voxels that one page can show: a byte for each would be too many, but as JPEG they fit.
+VOXELS = 5_000_000
 #: Most voxels shown along an axis: JPEG counts pixels in 16 bits.
 _LONGEST = 1024
-#: Longest side of a projection, in pixels.
-_PROJECTED = 400
+#: Longest side of a projection in pixels, over the cube root of the voxels shown: 400 where these are the most.
+_PROJECTED = 400 / VOXELS ** (1 / 3)
 #: Voxels to hold at once while a volume is gone through.
 _BLOCK = 1 << 24
 
@@ -49,7 +51,7 @@ class Grid:
 
     shape: tuple[int, int, int]
     spacing_um: tuple[float, float, float] | None = None
-    voxels: int = 5_000_000
+    voxels: int = VOXELS
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -71,7 +73,7 @@ class Grid:
     @property
     def projected(self) -> tuple[int, int, int]:
         """Pixels of the projections along (Z, Y, X)."""
-        return self._cells(max(self._lengths) / _PROJECTED)
+        return self._cells(max(self._lengths) / (_PROJECTED * self.voxels ** (1 / 3)))
 
     @property
     def _lengths(self) -> tuple[float, float, float]:

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from micronet.page.grid import slabs
 
-__all__ = ["Line", "bins", "histogram", "plot"]
+__all__ = ["Line", "bins", "data_uri", "histogram", "plot"]
 
 # Okabe & Ito (2008), and a dash of its own for each: told apart in any colour vision, and in grey.
 _STYLES: tuple[tuple[str, Any], ...] = (
@@ -47,7 +47,7 @@ def plot(
     mark: tuple[float, str] | None = None,
     y_log: bool = False,
     whole_x: bool = False,
-    unit_square: bool = False,
+    whole_y: bool = False,
 ) -> str:
     """Return a plot as a data URI (SVG).
 
@@ -60,10 +60,8 @@ def plot(
         A vertical line.
     y_log : bool
         Logarithmic; else the y axis begins at 0.
-    whole_x : bool
+    whole_x, whole_y : bool
         Label whole numbers only.
-    unit_square : bool
-        Both axes show 0 to 1.
     """
     figure = Figure(figsize=(5.4, 3.6), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
@@ -81,13 +79,13 @@ def plot(
     axes.set_ylabel(y_label, parse_math=False)
     if y_log:
         axes.set_yscale("log", nonpositive="mask")
-    elif unit_square:
-        axes.set(xlim=(0, 1.01), ylim=(0, 1.01), aspect="equal")
     else:
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.12g}"))
     if whole_x:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if whole_y:
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -95,6 +93,11 @@ def plot(
         legend = figure.legend(loc="outside upper left", fontsize=9, frameon=False, ncols=2)
         for text in legend.get_texts():
             text.set_parse_math(False)
+    return data_uri(figure)
+
+
+def data_uri(figure: Figure) -> str:
+    """Return a figure as a data URI (SVG); letters are outlines, so that it looks the same everywhere."""
     stream = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a segment's name may hold any character

@@ -7,7 +7,6 @@ import io
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -82,9 +81,10 @@ class Movie:
         return base64.b64encode(b"".join(parts)).decode("ascii")
 
 
-@dataclass(frozen=True)
 class Shown:
     """One volume on a page.
+
+    What is shown of the arrays is taken when it is made; they are not kept.
 
     Parameters
     ----------
@@ -97,51 +97,60 @@ class Shown:
     annotation : ndarray of shape (Z, Y, X), bool, optional
     mask_name, annotation_name : str
         What the contours are called.
+
+    Raises
+    ------
+    InputError
+        If there is no mask, or the image or annotation has another shape.
     """
 
-    name: str
-    movie: Movie
-    image: NDArray[Any] | None = None
-    annotation: NDArray[Any] | None = None
-    mask_name: str = "segmentation"
-    annotation_name: str = "annotation"
-
-    def __post_init__(self) -> None:
-        if not len(self.movie):
+    def __init__(
+        self,
+        name: str,
+        movie: Movie,
+        image: NDArray[Any] | None = None,
+        annotation: NDArray[Any] | None = None,
+        *,
+        mask_name: str = "segmentation",
+        annotation_name: str = "annotation",
+    ) -> None:
+        if not len(movie):
             raise InputError("a report needs at least one mask")
-        for what, array in (("image", self.image), ("annotation", self.annotation)):
-            if array is not None and array.shape != self.movie.grid.shape:
-                raise InputError(f"{what} of shape {array.shape} differs from the masks: {self.movie.grid.shape}")
+        for what, array in (("image", image), ("annotation", annotation)):
+            if array is not None and array.shape != movie.grid.shape:
+                raise InputError(f"{what} of shape {array.shape} differs from the masks: {movie.grid.shape}")
+        self.name, self._movie = name, movie
+        self._names = {"maskName": mask_name, "annotationName": annotation_name}
+        grid = movie.grid
+        self._annotation = None if annotation is None else zlib.compress(grid.bits(annotation), 1)
+        self._image = None if image is None else _grey(grid.coarse(image))
+        flat = [] if image is None else grid.projections(image)
+        self._projections = [_jpeg(_grey(projection), _PROJECTION_QUALITY) for projection in flat]
 
     def encoded(self, most_bytes: int) -> dict[str, Any]:
         """Return what the page's script needs, as JSON has it, in about so many bytes.
 
         Masks come first; what they leave is for the image, whose quality is lowered until it fits.
         """
-        grid = self.movie.grid
-        projections = (
-            [] if self.image is None else [_jpeg(_grey(p), _PROJECTION_QUALITY) for p in grid.projections(self.image)]
-        )
-        left = most_bytes - sum(len(projection) for projection in projections)
-        annotation = None if self.annotation is None else grid.bits(self.annotation)
-        labels, masks = self.movie.encoded(annotation, left // 2)
-        bits = np.frombuffer(self.movie.last, np.uint8)
+        grid = self._movie.grid
+        left = most_bytes - sum(len(projection) for projection in self._projections)
+        annotation = None if self._annotation is None else zlib.decompress(self._annotation)
+        labels, masks = self._movie.encoded(annotation, left // 2)
+        bits = np.frombuffer(self._movie.last, np.uint8)
         if annotation is not None:
             bits = bits | np.frombuffer(annotation, np.uint8)
-        return {
+        return self._names | {
             "name": self.name,
             "shape": grid.shape,
             "spacing": grid.spacing_um,
             "size": grid.size,
             "projected": grid.projected,
             "start": _fullest(np.unpackbits(bits, count=math.prod(grid.size)).reshape(grid.size)),
-            "image": None if self.image is None else _atlas(grid.coarse(self.image), left - len(masks)),
-            "projections": projections,
+            "image": None if self._image is None else _atlas(self._image, left - len(masks)),
+            "projections": self._projections,
             "frames": labels,
             "annotated": annotation is not None,
             "masks": masks,
-            "maskName": self.mask_name,
-            "annotationName": self.annotation_name,
         }
 
 
@@ -161,9 +170,8 @@ def _grey(values: NDArray[Any]) -> NDArray[np.uint8]:
     return grey
 
 
-def _atlas(volume: NDArray[np.float32], most_bytes: int) -> dict[str, Any]:
+def _atlas(grey: NDArray[np.uint8], most_bytes: int) -> dict[str, Any]:
     """Return the planes of a volume side by side in one JPEG, of the best quality that fits."""
-    grey = _grey(volume)
     height, width = (-(-n // _JPEG_BLOCK) * _JPEG_BLOCK for n in grey.shape[1:])
     padded = np.pad(grey, ((0, 0), (0, height - grey.shape[1]), (0, width - grey.shape[2])), mode="edge")
     columns = max(1, min(len(grey), round(math.sqrt(len(grey) * height / width))))
