@@ -45,7 +45,7 @@ LAYERS = [
 ]
 SIBLINGS = {
     "kernels": {"errors"},
-    "phantom": {"errors"},
+    "phantom": {"errors", "kernels"},  # for kernels.threads
     "losses": {"errors"},
     "metrics": {"errors"},
     "drift": {"errors"},

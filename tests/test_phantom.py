@@ -11,7 +11,8 @@ from scipy import ndimage
 
 from micronet.errors import InputError
 from micronet.io import read_annotation, read_volume
-from micronet.phantom import Anatomy, Optics, beating, lumen_mask, render_oct
+from micronet.phantom import PRESETS, Anatomy, Optics, beating, lumen_mask, render_oct, varied
+from micronet.phantom.distance import squared_distance
 
 SHAPE = (96, 96, 96)
 
@@ -139,13 +140,14 @@ def test_image_levels_follow_the_tissues(mask, image):
     lumen = np.median(image[mask])
     wall = np.median(image[(outside > 0.5) & (outside < 2.5)])
     assert medium + 15 < lumen < wall - 15
-    assert np.mean((image == 0) | (image == 255)) < 0.001  # nothing clipped
+    assert np.mean(image == 0) < 0.001
+    assert 0 < np.mean(image == 255) < 0.1  # the brightest walls saturate
 
 
 def test_deep_layers_are_darker_under_more_tissue():
     mask = np.zeros((40, 80, 40), bool)
     mask[10:30, 20:50, 10:30] = True
-    quiet = Optics(texture=0.0)
+    quiet = Optics(body_texture=0.0, wall_texture=0.0)
     image = render_oct(mask, np.random.default_rng(1), quiet).astype(float)
     assert image[20, 44:48, 20].mean() < image[20, 24:28, 20].mean()  # down through blood
     assert image[18:22, 70:, 18:22].mean() < image[:3, 70:, :3].mean() - 5  # shadow
@@ -155,7 +157,7 @@ def test_speckle_strength_is_that_of_its_average():
     flat = np.zeros((40, 40, 40), bool)
     spread = []
     for average in (0.6, 1.2):
-        optics = Optics(texture=0.0, speckle_average_vox=average)
+        optics = Optics(body_texture=0.0, wall_texture=0.0, speckle_average_vox=average)
         grey = render_oct(flat, np.random.default_rng(2), optics)[:, :3].astype(float)
         spread.append(grey.std() * (optics.white - optics.black) / 255)
     # A Gaussian of standard deviation s averages exponential speckle to (2 sqrt(pi) s)^-1.5 of its mean.
@@ -186,7 +188,7 @@ def test_volume_of_a_seed_is_the_same_everywhere():
     mask = lumen_mask((64, 64, 64), np.random.default_rng(11))
     assert hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()[:16] == "e7ecb6c2dd80f689"
     image = render_oct(mask, np.random.default_rng(12))
-    assert hashlib.sha256(image.tobytes()).hexdigest()[:16] == "7ac6f203e205d6ad"
+    assert hashlib.sha256(image.tobytes()).hexdigest()[:16] == "2fd2dc141b02cbab"
 
 
 def test_bundled_demo_is_what_the_script_makes(root, tmp_path):
@@ -203,3 +205,45 @@ def test_bundled_demo_is_what_the_script_makes(root, tmp_path):
     made, bundled = (read_annotation(folder / files[1]) for folder in (tmp_path, root))
     assert bundled.segment.name == "full seg"
     np.testing.assert_array_equal(made.mask.array, bundled.mask.array)
+
+
+@pytest.mark.parametrize("limit", [3, 9])
+def test_squared_distance_is_scipys_up_to_the_limit(limit):
+    mask = np.random.default_rng(4).random((23, 31, 17)) > 0.997
+    expected = np.minimum(np.rint(ndimage.distance_transform_edt(~mask) ** 2), limit**2)
+    for threads in (1, 3):
+        np.testing.assert_array_equal(squared_distance(mask, limit, threads), expected)
+    assert (squared_distance(np.zeros((4, 5, 6), bool), limit) == limit**2).all()
+
+
+def test_image_is_the_same_on_any_number_of_threads(mask, image):
+    for threads in (1, 3):
+        np.testing.assert_array_equal(render_oct(mask, np.random.default_rng(8), threads=threads), image)
+
+
+def test_lengths_are_in_micrometres():
+    # The same sphere of blood, 60 µm in radius, in voxels of 4.5 and of 3 µm: its wall is equally thick in µm.
+    walls = []
+    for spacing in (4.5, 3.0):
+        centre = np.arange(-48, 49)
+        distance = spacing * np.sqrt(sum(axis**2 for axis in np.meshgrid(centre, centre, centre, indexing="ij")))
+        optics = Optics(
+            spacing_um=spacing, body_texture=0.0, wall_texture=0.0, speckle_average_vox=2.0, noise_floor=-4.0, white=5.0
+        )
+        grey = render_oct(distance < 60, np.random.default_rng(1), optics).astype(float)
+        side = grey[48, 48, 48:] > 0.5 * (grey[48, 48, 48 + int(70 / spacing)] + grey[48, 48, 48])  # along x
+        walls.append(spacing * side.sum())
+    assert walls[1] == pytest.approx(walls[0], abs=9)
+
+
+def test_preset_is_the_default_and_variation_surrounds_it():
+    assert PRESETS["oct"] == Optics()
+    rng = np.random.default_rng(1)
+    drawn = [varied(Optics(), rng) for _ in range(300)]
+    assert len(set(drawn)) == 300
+    for name in ("tube_blood", "heart_roof_um", "body_loss_per_mm"):
+        values = np.array([getattr(optics, name) for optics in drawn])
+        assert np.median(values) == pytest.approx(getattr(Optics(), name), rel=0.05)
+        assert values.std() > 0.05 * abs(getattr(Optics(), name))
+    assert {optics.spacing_um for optics in drawn} == {4.5}
+    assert varied(Optics(), rng, strength=0.0) == Optics()

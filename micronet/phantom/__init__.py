@@ -1,10 +1,12 @@
 """Phantoms: procedural yolk sacs with vessels and heart, and the OCT images that they would give."""
 
 from micronet.phantom.anatomy import Anatomy, beating, lumen_mask
-from micronet.phantom.oct import Optics, render_oct
+from micronet.phantom.oct import render_oct
+from micronet.phantom.optics import PRESETS, Optics, varied
 from micronet.phantom.seeds import mask_of_seed, phantom_of_seed, speckle_of_seed
 
 __all__ = [
+    "PRESETS",
     "Anatomy",
     "Optics",
     "beating",
@@ -13,4 +15,5 @@ __all__ = [
     "phantom_of_seed",
     "render_oct",
     "speckle_of_seed",
+    "varied",
 ]

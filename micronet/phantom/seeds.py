@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from micronet.errors import InputError
 from micronet.phantom.anatomy import Anatomy, lumen_mask
-from micronet.phantom.oct import Optics, render_oct
+from micronet.phantom.oct import render_oct
+from micronet.phantom.optics import Optics
 
 __all__ = ["mask_of_seed", "phantom_of_seed", "speckle_of_seed"]
 
