@@ -14,6 +14,7 @@ from tqdm import tqdm
 from micronet.checkpoint import find_weights
 from micronet.console import (
     add_common_options,
+    bytes_option,
     device_option,
     inputs_from,
     run,
@@ -25,6 +26,7 @@ from micronet.console import (
     telling,
 )
 from micronet.errors import InputError, MicronetError, printable
+from micronet.memory import SHARE
 from micronet.segment import Job, Outcome, Weights, check_stems, segment_file
 
 ROOT = Path(__file__).resolve().parent
@@ -96,6 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--annotation", type=Path, metavar="FILE", help="true mask to score the result against")
     p.add_argument("--report", action="store_true", help="write a page too, with slices to scroll through (HTML)")
     p.add_argument("--device", type=device_option, default="cpu", help="cpu (default) or cuda")
+    p.add_argument("--max-ram", type=bytes_option, metavar="SIZE", help=f"such as 3GB (default: {SHARE:.0%%} of free)")
     p.add_argument("--force", action="store_true", help="do again what was done, and replace it")
     add_common_options(p)
     return p

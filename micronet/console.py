@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from micronet.segment import Outcome
 
 __all__ = [
     "add_common_options",
+    "bytes_option",
     "device_option",
     "inputs_from",
     "run",
@@ -61,6 +63,19 @@ def shape_option(text: str) -> tuple[int, int, int]:
         raise argparse.ArgumentTypeError(f"'{text}': give three sizes such as 200,260,218, slowest axis first")
     slow, middle, fast = (int(part) for part in parts)
     return slow, middle, fast
+
+
+def bytes_option(text: str) -> int:
+    """Parse ``--max-ram``: a number of bytes with its unit.
+
+    >>> bytes_option("3GB"), bytes_option("1.5 GiB"), bytes_option("800m")
+    (3000000000, 1610612736, 800000000)
+    """
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt])(i?)b?\s*", text, re.IGNORECASE)
+    if not found:
+        raise argparse.ArgumentTypeError(f"'{text}': give a size with its unit, such as 3GB or 800MB")
+    power = "kmgt".index(found[2].lower()) + 1
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
 
 
 def device_option(text: str) -> str:

@@ -21,9 +21,22 @@ from torch.autograd.function import once_differentiable
 
 from micronet.errors import InputError
 
-__all__ = ["Engine", "available", "choose", "forward", "is_ready", "make_ready", "refiner", "serves"]
+__all__ = [
+    "Engine",
+    "available",
+    "choose",
+    "forward",
+    "is_ready",
+    "make_ready",
+    "pass_bytes",
+    "refiner",
+    "serves",
+    "slab_refiner",
+]
 
 Engine = Literal["auto", "numba", "torch"]
+#: ``read(z0, z1)`` returns planes z0 .. z1 - 1, float32 (z1 - z0, Y, X).
+Planes = Callable[[int, int], NDArray[np.float32]]
 
 _choice: dict[str, Engine] = {"engine": "auto"}
 
@@ -108,6 +121,27 @@ def refiner(parameters: Mapping[str, Tensor], image: NDArray[np.float32]) -> Cal
 
     arrays = {name: value.detach().numpy() for name, value in parameters.items()}
     return Refiner(arrays, image, torch.get_num_threads())
+
+
+def slab_refiner(
+    parameters: Mapping[str, Tensor], size: tuple[int, int, int], image: Planes, planes: int
+) -> Callable[[Planes | None, Callable[[int, NDArray[np.float32]], None]], None]:
+    """Return a function from a reader of the normalised mask (None for a µ-Net) and a writer, which gets the slabs.
+
+    As `micronet.kernels.slabs.SlabRefiner`: the numbers are those of `refiner` to the bit.
+    """
+    from micronet.kernels.slabs import SlabRefiner
+
+    arrays = {name: value.detach().numpy() for name, value in parameters.items()}
+    return SlabRefiner(arrays, size, image, planes, torch.get_num_threads())
+
+
+def pass_bytes(size: tuple[int, int, int], planes: int | None = None) -> int:
+    """Return about how many bytes a pass takes beside what the caller holds: whole, or in slabs of some planes."""
+    from micronet.kernels import slabs
+
+    threads = torch.get_num_threads()
+    return slabs.whole_bytes(size, threads) if planes is None else slabs.slab_bytes(size, planes, threads)
 
 
 class _Network(torch.autograd.Function):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,12 @@ from numpy.typing import NDArray
 
 from micronet import engine
 from micronet.errors import InputError
+from micronet.io.scratch import Scratch
 from micronet.models import MINIMUM_AXIS, MicroNet, MicroRNet
-from micronet.preprocess import normalize_image, normalize_mask
+from micronet.preprocess import image_statistics, normalize_image, normalize_mask, standardize
 from micronet.volume import Volume, check_same_grid
 
-__all__ = ["STABLE_CHANGE", "Iteration", "predict", "refine"]
+__all__ = ["STABLE_CHANGE", "Iteration", "predict", "predict_in_slabs", "refine", "works_in_slabs"]
 
 #: Refinement has reached a fixed point when no probability moves by more than half a step of the 8-bit output.
 STABLE_CHANGE = 0.5 / 255
@@ -91,6 +94,119 @@ def predict(
         mask does not fit; or if an option is out of range.
     """
     array = volume.array if isinstance(volume, Volume) else volume
+    depth = _checked_depth(array, model, iterations, initial_mask, y_crop)
+    image = np.ascontiguousarray(normalize_image(array)[:, :depth])
+    start = _initial_probability(volume, initial_mask)[:, :depth].astype(np.float32)
+    probability = refine(
+        image, start, model, iterations, on_iteration, until_stable=until_stable, on_probability=on_probability
+    )
+    if depth == array.shape[1]:
+        return probability
+    whole = np.zeros(array.shape, np.float32)
+    whole[:, :depth] = probability
+    return whole
+
+
+def predict_in_slabs(
+    volume: Volume | NDArray[Any],
+    model: MicroNet | MicroRNet,
+    folder: Path,
+    planes: int,
+    iterations: int = 10,
+    initial_mask: Volume | NDArray[Any] | None = None,
+    on_iteration: Callable[[Iteration], None] | None = None,
+    *,
+    y_crop: int | None = None,
+    until_stable: bool = False,
+    on_probability: Callable[[Scratch], None] | None = None,
+) -> Scratch:
+    """Return what `predict` returns, to the bit, with no float array of the volume's size in memory.
+
+    The image stays as it is and is normalised slab by slab; the probability lies in files without a name.
+
+    Parameters
+    ----------
+    volume, model, iterations, initial_mask, on_iteration, y_crop, until_stable
+        As in `predict`.
+    on_probability : callable, optional
+        As in `predict`, but it gets the whole volume's planes on disk.
+    folder : Path
+        Where there is room for 4 bytes a voxel (µ-Net), or 8 (µr-Net).
+    planes : int
+        Thickness of a slab, a positive multiple of 4.
+
+    Returns
+    -------
+    Scratch
+        The probability (Z, Y, X); to be closed by the caller.
+
+    Raises
+    ------
+    InputError
+        As `predict`; or if it is not the numba engine that computes.
+    FileError
+        If the disk is full.
+    """
+    array = volume.array if isinstance(volume, Volume) else volume
+    depth = _checked_depth(array, model, iterations, initial_mask, y_crop)
+    size = array.shape[0], depth, array.shape[2]
+    parameters = dict(model.named_parameters())
+    if not works_in_slabs(model):
+        raise InputError("only the numba engine on the CPU works in slabs")
+    mean, sd = image_statistics(array)
+    before: NDArray[Any] | Scratch = _initial_probability(volume, initial_mask)
+    passes = iterations if isinstance(model, MicroRNet) else 1
+
+    def read_image(first: int, stop: int) -> NDArray[np.float32]:
+        return standardize(array[first:stop, :depth], mean, sd)
+
+    def read_before(first: int, stop: int) -> NDArray[np.float32]:
+        return before[first:stop][:, :depth].astype(np.float32, copy=False)
+
+    def read_mask(first: int, stop: int) -> NDArray[np.float32]:
+        return normalize_mask(read_before(first, stop))
+
+    with ExitStack() as files:
+        now = files.enter_context(Scratch(folder, array.shape))
+
+        def write(first: int, found: NDArray[np.float32]) -> None:
+            change.add(read_before(first, first + len(found)), found)
+            deeper = array.shape[1] - depth
+            now.put(first, np.pad(found, ((0, 0), (0, deeper), (0, 0))) if deeper else found)
+
+        look = engine.slab_refiner(parameters, size, read_image, planes)
+        for number in range(1, passes + 1):
+            began = time.perf_counter()
+            change = _Change()
+            look(read_mask if isinstance(model, MicroRNet) else None, write)
+            iteration = change.iteration(number, time.perf_counter() - began)
+            if on_iteration is not None:
+                on_iteration(iteration)
+            if on_probability is not None:
+                on_probability(now)
+            if number == passes or (until_stable and iteration.stable):
+                break
+            spare = before if isinstance(before, Scratch) else files.enter_context(Scratch(folder, array.shape))
+            before, now = now, spare
+        files.pop_all()
+    if isinstance(before, Scratch):
+        before.close()
+    return now
+
+
+def works_in_slabs(model: MicroNet | MicroRNet) -> bool:
+    """Return whether `predict_in_slabs` can be used: the numba engine computes this model."""
+    return engine.serves(torch.empty(0), dict(model.named_parameters()))
+
+
+def _checked_depth(
+    array: NDArray[Any],
+    model: MicroNet | MicroRNet,
+    iterations: int,
+    initial_mask: Volume | NDArray[Any] | None,
+    y_crop: int | None,
+) -> int:
+    """Return how many voxels of Y are looked at; InputError where an option or an axis does not fit."""
     if array.ndim != 3:
         raise InputError(f"a volume has three axes (Z, Y, X), this array has shape {array.shape}")
     depth = array.shape[1] if y_crop is None else y_crop
@@ -105,23 +221,14 @@ def predict(
             )
     if isinstance(model, MicroNet) and initial_mask is not None:
         raise InputError("µ-Net takes no initial mask; use a µr-Net, or leave the mask out")
-
-    image = np.ascontiguousarray(normalize_image(array)[:, :depth])
-    start = _initial_probability(volume, initial_mask)[:, :depth]
-    probability = refine(
-        image, start, model, iterations, on_iteration, until_stable=until_stable, on_probability=on_probability
-    )
-    if depth == array.shape[1]:
-        return probability
-    whole = np.zeros(array.shape, np.float32)
-    whole[:, :depth] = probability
-    return whole
+    return depth
 
 
-def _initial_probability(volume: Volume | NDArray[Any], mask: Volume | NDArray[Any] | None) -> NDArray[np.float32]:
+def _initial_probability(volume: Volume | NDArray[Any], mask: Volume | NDArray[Any] | None) -> NDArray[Any]:
+    """Return a checked mask or probability as it is; without one, zeros that take no memory."""
     array = volume.array if isinstance(volume, Volume) else volume
     if mask is None:
-        return np.zeros(array.shape, np.float32)
+        return np.broadcast_to(np.float32(0), array.shape)
     if isinstance(mask, Volume) and isinstance(volume, Volume):
         check_same_grid(volume, mask, "volume", "initial mask")
     values = mask.array if isinstance(mask, Volume) else mask
@@ -129,7 +236,7 @@ def _initial_probability(volume: Volume | NDArray[Any], mask: Volume | NDArray[A
         raise InputError(f"initial mask has shape {values.shape}, the volume {array.shape}")
     if values.dtype.kind not in "buif" or not (values.min() >= 0 and values.max() <= 1):
         raise InputError(f"an initial mask holds values from 0 to 1, found {values.min()} to {values.max()}")
-    return values.astype(np.float32)
+    return values
 
 
 def refine(
@@ -163,7 +270,9 @@ def refine(
     for number in range(1, (iterations if refines else 1) + 1):
         began = time.perf_counter()
         now = look(normalize_mask(before)) if refines else look()
-        iteration = _compare(number, before, now, time.perf_counter() - began)
+        change = _Change()
+        change.add(before, now)
+        iteration = change.iteration(number, time.perf_counter() - began)
         if on_iteration is not None:
             on_iteration(iteration)
         if on_probability is not None:
@@ -194,13 +303,22 @@ def _looker(image: NDArray[np.float32], model: MicroNet | MicroRNet) -> Callable
     return look
 
 
-def _compare(number: int, before: NDArray[np.float32], now: NDArray[np.float32], seconds: float) -> Iteration:
-    largest, total, flipped, foreground = 0.0, 0.0, 0, 0
-    for old, new in zip(before, now, strict=True):  # plane by plane: no temporary of the volume's size
-        change = np.abs(new - old)
-        largest = max(largest, float(change.max()))
-        total += float(change.sum(dtype=np.float64))
-        inside = new > 0.5
-        flipped += int(np.count_nonzero(inside != (old > 0.5)))
-        foreground += int(np.count_nonzero(inside))
-    return Iteration(number, largest, total / now.size, flipped, foreground, seconds)
+class _Change:
+    """Gathers what a refinement did, plane by plane: no temporary of the volume's size."""
+
+    def __init__(self) -> None:
+        self._largest, self._total, self._flipped, self._foreground, self._voxels = 0.0, 0.0, 0, 0, 0
+
+    def add(self, before: NDArray[np.float32], now: NDArray[np.float32]) -> None:
+        for old, new in zip(before, now, strict=True):
+            change = np.abs(new - old)
+            self._largest = max(self._largest, float(change.max()))
+            self._total += float(change.sum(dtype=np.float64))
+            inside = new > 0.5
+            self._flipped += int(np.count_nonzero(inside != (old > 0.5)))
+            self._foreground += int(np.count_nonzero(inside))
+        self._voxels += now.size
+
+    def iteration(self, number: int, seconds: float) -> Iteration:
+        mean = self._total / self._voxels
+        return Iteration(number, self._largest, mean, self._flipped, self._foreground, seconds)

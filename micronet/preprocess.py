@@ -63,7 +63,9 @@ def log_intensity(image: NDArray[Any]) -> NDArray[np.float32]:
     >>> log_intensity(np.array([0.0, 1.0, np.e])).tolist()
     [0.0, 0.0, 1.0]
     """
-    logarithms: NDArray[np.float32] = np.log(np.maximum(image, 1).astype(np.float32))
+    logarithms = np.empty(image.shape, np.float32)
+    for plane, out in zip(image, logarithms, strict=True):  # no temporary of the volume's size
+        np.log(np.maximum(plane, 1).astype(np.float32), out=out)
     return logarithms
 
 

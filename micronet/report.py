@@ -119,9 +119,9 @@ def write_preview(
     spacing = (1.0, 1.0, 1.0) if spacing_um is None else spacing_um
     unit = "voxels" if spacing_um is None else "µm"
     lengths = tuple(n * step for n, step in zip(image.shape, spacing, strict=True))
-    contours = [(np.asarray(mask) != 0, MASK_COLOUR, mask_name)]
+    contours = [(_inside(mask), MASK_COLOUR, mask_name)]
     if annotation is not None:  # below the segmentation and wider, so that both show where they agree
-        contours.insert(0, (np.asarray(annotation) != 0, ANNOTATION_COLOUR, annotation_name))
+        contours.insert(0, (_inside(annotation), ANNOTATION_COLOUR, annotation_name))
 
     views = _views(lengths)
     rows, page_height = _layout(views, lengths)
@@ -158,6 +158,11 @@ def _check(
         len(spacing_um) == 3 and all(math.isfinite(step) and step > 0 for step in spacing_um)
     ):
         raise InputError(f"spacing must be three positive lengths Z,Y,X in µm, found {spacing_um}")
+
+
+def _inside(mask: NDArray[Any]) -> NDArray[np.bool_]:
+    inside: NDArray[np.bool_] = mask if mask.dtype == bool else mask != 0
+    return inside
 
 
 def _views(lengths: tuple[float, ...]) -> tuple[_View, _View, _View]:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.io import Segment, write_segmentation, write_volume
+from micronet.io import Segment, extent_of, nrrd, write_mask_planes
+from micronet.io.scratch import Scratch
 from micronet.metrics import Overlap
 from micronet.report import write_preview
 from micronet.volume import Volume
 
-__all__ = ["measure", "score_line", "scores_record", "write_result"]
+__all__ = ["above", "measure", "score_line", "scores_record", "write_result"]
 
 # A lumen that fills nearly the whole volume is a wrong normalisation or a wrong domain, not an embryo.
 _NEARLY_FULL = 0.9
@@ -24,13 +25,13 @@ def write_result(
     folder: Path,
     stem: str,
     volume: Volume,
-    probability: NDArray[np.float32],
-    threshold: float,
+    probability: NDArray[np.float32] | Scratch,
+    mask: NDArray[np.bool_],
     *,
     annotation: NDArray[np.bool_] | None = None,
     probability_name: str,
 ) -> dict[str, Path]:
-    """Write a probability as uint8 (255·p, rounded), the segmentation above the threshold, and the preview.
+    """Write a probability as uint8 (255·p, rounded), the segmentation, and the preview.
 
     Parameters
     ----------
@@ -40,10 +41,10 @@ def write_result(
         The segmentation is ``<stem>.seg.nrrd``, the preview ``<stem>_preview.png`` with the stem as its title.
     volume : Volume
         What was segmented; its grid is that of the files.
-    probability, annotation : ndarray of the volume's shape
-        float32 in [0, 1]; bool.
-    threshold : float
-        Lumen is above it.
+    probability : ndarray of the volume's shape, float32 in [0, 1]
+        Or a scratch file that holds one.
+    mask, annotation : ndarray of the volume's shape, bool
+        The mask is what `above` gives.
     probability_name : str
         Name of the probability's file.
 
@@ -57,9 +58,9 @@ def write_result(
         "segmentation": folder / f"{stem}.seg.nrrd",
         "preview": folder / f"{stem}_preview.png",
     }
-    mask = probability > threshold
-    write_volume(files["probability"], volume.with_array(np.rint(probability * 255).astype(np.uint8)))
-    write_segmentation(files["segmentation"], [(Segment(name="lumen"), mask)], volume)
+    levels = (np.rint(plane * 255).astype(np.uint8) for plane in probability)
+    nrrd.write(files["probability"], volume.with_array(np.broadcast_to(np.uint8(0), volume.shape)), levels)
+    write_mask_planes(files["segmentation"], Segment(name="lumen"), iter(mask), volume, extent_of(mask))
     write_preview(
         files["preview"],
         volume.array,
@@ -69,6 +70,14 @@ def write_result(
         title=stem,
     )
     return files
+
+
+def above(probability: NDArray[np.float32] | Scratch, threshold: float) -> NDArray[np.bool_]:
+    """Return where a probability, in memory or in a scratch file, lies above a threshold."""
+    mask = np.empty(probability.shape, bool)
+    for plane, inside in zip(probability, mask, strict=True):
+        np.greater(plane, threshold, out=inside)
+    return mask
 
 
 def measure(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,14 +18,16 @@ from numpy.typing import NDArray
 from micronet.card import card_line
 from micronet.checkpoint import load_model
 from micronet.errors import FileError, InputError
-from micronet.inference import Iteration, predict
-from micronet.io import files_of, read_annotation, read_volume, volume_stem
+from micronet.inference import Iteration, predict, predict_in_slabs
+from micronet.io import claimed_bytes, files_of, open_stack, read_annotation, read_volume, volume_stem
+from micronet.io.scratch import Scratch
+from micronet.memory import Memory, Need, plan_memory
 from micronet.metrics import overlap
 from micronet.models import MicroNet, MicroRNet
 from micronet.preprocess import log_intensity
 from micronet.raw_scan import refuse_second_log
 from micronet.record import make_folder, sha256_of, versions, write_json
-from micronet.result import measure, score_line, scores_record, write_result
+from micronet.result import above, measure, score_line, scores_record, write_result
 from micronet.segment_report import SegmentReport
 from micronet.volume import Volume, check_same_grid
 
@@ -59,7 +62,7 @@ class Job:
     `intensity` ``"log"`` takes the logarithm of linear intensities first, as a data set's key of that name does.
     `axes`, `spacing_um`, `shape` and `dtype` describe files that do not describe themselves; `segment` names
     the segment of `initial_mask` and `annotation` where these are .seg.nrrd files with several. `report` asks for
-    an HTML page too.
+    an HTML page too. `max_ram` is how many bytes of memory may be taken; no number of a result depends on it.
     """
 
     output: Path = Path("predictions")
@@ -76,6 +79,7 @@ class Job:
     initial_mask: Path | None = None
     annotation: Path | None = None
     report: bool = False
+    max_ram: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:
@@ -91,7 +95,7 @@ class Job:
     def parameters(self) -> dict[str, Any]:
         """Return what the numbers of a result depend on, as JSON has it."""
         settings = asdict(self)
-        del settings["output"], settings["report"]
+        del settings["output"], settings["report"], settings["max_ram"]
         return {key: _plain(value) for key, value in settings.items()} | {"iterations": self.passes}
 
 
@@ -164,8 +168,27 @@ def segment_file(
     Raises
     ------
     MicronetError
-        For bad input; nothing has been written then.
+        For bad input, or too little memory; nothing has been written then.
     """
+    try:
+        with ExitStack() as scratches:
+            return _segment_file(path, weights, job, say, on_iteration, force, time_point, scratches)
+    except MemoryError:
+        raise InputError(f"'{path}': memory ran out; say how much may be taken, --max-ram SIZE") from None
+    except torch.cuda.OutOfMemoryError:
+        raise InputError(f"'{path}' does not fit into the memory of the GPU; --device cpu works in slabs") from None
+
+
+def _segment_file(
+    path: Path,
+    weights: Weights,
+    job: Job,
+    say: Callable[[str], None],
+    on_iteration: Callable[[Iteration], None] | None,
+    force: bool,
+    time_point: TimePoint | None,
+    scratches: ExitStack,
+) -> Outcome:
     stem = volume_stem(path) if time_point is None else time_point.stem
     start_path = (time_point and time_point.start) or job.initial_mask
     record_path = job.output / f"{stem}.json"
@@ -186,6 +209,8 @@ def segment_file(
         if not job.report or report_path.exists():
             return outcome
         say("  report      not written before; segmented again for it")
+    memory = _plan(path, weights, job, time_point)
+    say(f"  memory      {memory.description}")
     if time_point is None:
         volume = read_volume(path, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype)
     else:
@@ -217,28 +242,47 @@ def segment_file(
         if on_iteration is not None:
             on_iteration(iteration)
 
-    def note_probability(now: NDArray[np.float32]) -> None:
+    def note_probability(now: NDArray[np.float32] | Scratch) -> None:
         if report is not None:
             report.add(now, iterations[-1])
 
+    # In slabs the probability is never in memory as a whole; its planes can be looped over and sliced in both cases.
+    probability: NDArray[np.float32] | Scratch
     try:
-        probability = predict(
-            volume,
-            weights.model,
-            job.passes,
-            start,
-            note_iteration,
-            y_crop=job.y_crop,
-            until_stable=job.until_stable,
-            on_probability=note_probability,
-        )
+        if memory.slab_planes is None:
+            probability = predict(
+                volume,
+                weights.model,
+                job.passes,
+                start,
+                note_iteration,
+                y_crop=job.y_crop,
+                until_stable=job.until_stable,
+                on_probability=note_probability,
+            )
+        else:
+            make_folder(job.output)
+            probability = scratches.enter_context(
+                predict_in_slabs(
+                    volume,
+                    weights.model,
+                    job.output,
+                    memory.slab_planes,
+                    job.passes,
+                    start,
+                    note_iteration,
+                    y_crop=job.y_crop,
+                    until_stable=job.until_stable,
+                    on_probability=note_probability,
+                )
+            )
     except InputError as error:
         raise InputError(f"'{path}': {error}") from error
     predict_seconds = time.perf_counter() - began - read_seconds
     if isinstance(weights.model, MicroRNet):
         say(f"  changes     {_changes(iterations, job)}")
 
-    mask = probability > job.threshold
+    mask = above(probability, job.threshold)
     result, warnings = measure(mask, volume, job.threshold, job.y_crop)
     um3 = "" if result["um3"] is None else f", {result['um3']:,.0f} µm³"
     say(f"  lumen       {result['voxels']:,} voxels ({100 * result['fraction']:.2f} % of what was looked at){um3}")
@@ -259,7 +303,7 @@ def segment_file(
         stem,
         volume,
         probability,
-        job.threshold,
+        mask,
         annotation=None if truth is None else truth.array,
         probability_name=f"{stem}_probability.nrrd",
     )
@@ -284,6 +328,11 @@ def segment_file(
             "predict": round(predict_seconds, 3),
             "write": round(time.perf_counter() - began - read_seconds - predict_seconds, 3),
         },
+        "memory": {
+            "slab_planes": memory.slab_planes,
+            "estimated_bytes": memory.needed,
+            "allowed_bytes": memory.allowed,
+        },
         "device": str(next(weights.model.parameters()).device),
         "threads": torch.get_num_threads(),
         "versions": versions(),
@@ -300,6 +349,29 @@ def segment_file(
 def input_record(path: Path) -> dict[str, Any]:
     """Return what a record says of an input: its path and its hash."""
     return {"path": str(path), "sha256": sha256_of(*files_of(path))}
+
+
+def _plan(path: Path, weights: Weights, job: Job, time_point: TimePoint | None) -> Memory:
+    """Decide, by the headers alone, whether the volume is segmented whole or in slabs."""
+    if time_point is None:
+        with open_stack(path, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype) as stack:
+            grid = stack.grid
+    else:
+        grid = time_point.volume
+    start = (time_point and time_point.start) or job.initial_mask
+    need = Need(
+        grid.shape,
+        grid.shape[1] if job.y_crop is None else min(max(job.y_crop, 1), grid.shape[1]),
+        grid.array.dtype,
+        logarithm=job.intensity == "log",
+        masks=tuple(
+            claimed_bytes(mask, axes=job.axes, shape=job.shape) for mask in (start, job.annotation) if mask is not None
+        ),
+    )
+    try:
+        return plan_memory(need, weights.model, job.max_ram, job.output)
+    except InputError as error:
+        raise InputError(f"'{path}': {error}") from error
 
 
 def _already_done(path: Path, record_path: Path, asked: dict[str, Any]) -> Outcome:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.inference import Iteration
+from micronet.io.scratch import Scratch
 from micronet.page.grid import Grid
 from micronet.page.html import Html, Section, figure, note, table, write_page
 from micronet.page.plots import Line, bins, histogram, plot
@@ -50,7 +51,7 @@ class SegmentReport:
         """Note the mask that refinement starts from, bool or a probability of the volume's shape."""
         self._movie.add(mask, "the mask it started from")
 
-    def add(self, probability: NDArray[np.float32], iteration: Iteration) -> None:
+    def add(self, probability: NDArray[np.float32] | Scratch, iteration: Iteration) -> None:
         """Note the probability after a pass; a small copy is kept."""
         label = f"after iteration {iteration.number}: {iteration.flipped:,} voxels crossed 0.5"
         self._movie.add(probability, label, self._threshold)
@@ -58,7 +59,7 @@ class SegmentReport:
     def write(
         self,
         path: Path,
-        probability: NDArray[np.float32],
+        probability: NDArray[np.float32] | Scratch,
         record: Mapping[str, Any],
         *,
         annotation: NDArray[np.bool_] | None = None,
@@ -70,7 +71,7 @@ class SegmentReport:
         path : Path
             The HTML file.
         probability : ndarray of the volume's shape, float32
-            The result.
+            The result, in memory or in a scratch file.
         record : mapping
             What ``<stem>.json`` holds.
         annotation : ndarray of the volume's shape, bool, optional
@@ -113,11 +114,13 @@ class SegmentReport:
             f"micronet {record['versions']['micronet']}, {record['created'][:16].replace('T', ' ')} UTC",
         ]
 
-    def _histograms(self, probability: NDArray[np.float32], annotation: NDArray[np.bool_] | None) -> list[Html]:
+    def _histograms(
+        self, probability: NDArray[np.float32] | Scratch, annotation: NDArray[np.bool_] | None
+    ) -> list[Html]:
         image = self._volume.array
         sample = image[tuple(slice(None, None, max(1, n // 128)) for n in image.shape)]
         edges = bins(sample)
-        masks: dict[str, NDArray[Any] | None] = {"all voxels": None, "segmentation": probability}
+        masks: dict[str, NDArray[Any] | Scratch | None] = {"all voxels": None, "segmentation": probability}
         if annotation is not None:
             masks["annotation"] = annotation
         lines = []

@@ -21,7 +21,7 @@ from micronet.keeper import Bar, Keeper, Scalars, Settings, Wishes, now
 from micronet.metrics import Overlap, overlap
 from micronet.models import MicroRNet, bootstrap, model_for_state
 from micronet.record import sha256_of
-from micronet.result import score_line, write_result
+from micronet.result import above, score_line, write_result
 from micronet.runfolder import Places, Run, latest_session, session_path, sessions, set_aside, weights_named
 from micronet.training import Trainer
 
@@ -318,7 +318,7 @@ class Session:
             stem,
             sample.volume,
             whole,
-            self.trainer.threshold,
+            above(whole, self.trainer.threshold),
             annotation=annotation,
             probability_name=f"{stem}.nrrd",
         )

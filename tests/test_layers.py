@@ -40,6 +40,7 @@ LAYERS = [
         "result",
         "evaluation",
         "segment_report",
+        "memory",
     },
     {"segment", "commands", "keeper", "session", "prompt", "console", "launch", "score_tables", "evaluation_report"},
 ]
@@ -60,6 +61,7 @@ SIBLINGS = {
     "curves": {"io"},
     "record": {"io"},
     "sweep_plot": {"io", "report"},
+    "memory": {"inference"},
     "training": {"dataset", "inference"},
     "segment_report": {"inference"},
     "raw_scan": {"io", "raw_grid"},

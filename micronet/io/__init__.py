@@ -1,6 +1,6 @@
 """Volumes and annotations on disk: one module for each format, chosen by the suffix of the file."""
 
-from micronet.io.annotation import Annotation, read_annotation
+from micronet.io.annotation import Annotation, claimed_bytes, read_annotation
 from micronet.io.atomic import atomic_path
 from micronet.io.formats import (
     VOLUME_SUFFIXES,
@@ -13,7 +13,14 @@ from micronet.io.formats import (
     write_volume,
 )
 from micronet.io.recording import Recording
-from micronet.io.seg_nrrd import Segment, Segmentation, read_segmentation, write_mask_planes, write_segmentation
+from micronet.io.seg_nrrd import (
+    Segment,
+    Segmentation,
+    extent_of,
+    read_segmentation,
+    write_mask_planes,
+    write_segmentation,
+)
 from micronet.io.stack import Stack
 
 __all__ = [
@@ -24,6 +31,8 @@ __all__ = [
     "Segmentation",
     "Stack",
     "atomic_path",
+    "claimed_bytes",
+    "extent_of",
     "files_of",
     "is_volume_path",
     "open_recording",

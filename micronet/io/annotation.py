@@ -14,11 +14,11 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from micronet.errors import InputError
 from micronet.io import nrrd
 from micronet.io.checks import ReadOptions, regular_file
-from micronet.io.formats import read_with, suffix_of
+from micronet.io.formats import open_stack_with, read_with, suffix_of
 from micronet.io.seg_nrrd import Segment, has_segments, read_segmentation
 from micronet.volume import Volume
 
-__all__ = ["Annotation", "read_annotation"]
+__all__ = ["Annotation", "claimed_bytes", "read_annotation"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,13 +87,33 @@ def read_annotation(
     return Annotation(mask, None, f"mask ({np.count_nonzero(mask.array):,} voxels) of '{found.name}'")
 
 
+def claimed_bytes(
+    path: str | os.PathLike[str],
+    *,
+    axes: str | None = None,
+    shape: Sequence[int] | None = None,
+    dtype: DTypeLike | None = None,
+) -> int:
+    """Return how many bytes the voxels of a mask file take, by its header; arguments and errors as `read_annotation`.
+
+    For a segmentation with layers these are all of them.
+    """
+    found = regular_file(path)
+    if suffix_of(found) in (".nrrd", ".nhdr"):
+        return nrrd.claimed_bytes(nrrd.read_header(found))
+    if dtype is None and suffix_of(found) == ".raw":
+        dtype = "uint8"
+    with open_stack_with(found, ReadOptions(axes, None, shape, dtype, yield_to_file=True)) as stack:
+        return stack.grid.array.nbytes
+
+
 def _binary(array: NDArray[Any], path: Path) -> NDArray[np.bool_]:
     """Return a mask as bool; InputError unless it holds only {0, 1} or only {0, 255}."""
     if array.dtype == bool:
         return array
     mask: NDArray[np.bool_] = array != 0
-    for foreground in (1, 255):
-        if np.array_equal(mask, array == foreground):
+    for foreground in (1, 255):  # plane by plane: no third array of the volume's size
+        if all(np.array_equal(inside, plane == foreground) for inside, plane in zip(mask, array, strict=True)):
             return mask
     values = np.unique(array)
     listed = ", ".join(f"{value:g}" for value in values[:6].tolist()) + (", .." if values.size > 6 else "")

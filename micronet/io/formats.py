@@ -23,6 +23,7 @@ __all__ = [
     "is_volume_path",
     "open_recording",
     "open_stack",
+    "open_stack_with",
     "read_volume",
     "read_with",
     "suffix_of",
@@ -30,7 +31,8 @@ __all__ = [
     "write_volume",
 ]
 
-# Each module has read(path, options) and write(path, volume); it is imported when a file of its own comes.
+# Each module has read(path, options), open_stack(path, options) and write(path, volume); it is imported when a file of
+# its own comes.
 _MODULES = {
     ".nrrd": "nrrd",
     ".nhdr": "nrrd",
@@ -173,24 +175,24 @@ def open_stack(
     Returns
     -------
     Stack
-        To be used in a ``with`` block. A NIfTI is read whole at once.
+        To be used in a ``with`` block.
 
     Raises
     ------
     FileError, InputError
         As `read_volume`. What is wrong with the voxels shows when they are read.
     """
-    options = ReadOptions(axes, spacing_um, shape, dtype, byteorder)
+    return open_stack_with(path, ReadOptions(axes, spacing_um, shape, dtype, byteorder))
+
+
+def open_stack_with(path: str | os.PathLike[str], options: ReadOptions) -> Stack:
+    """Open a volume as `open_stack` does, the options in one object."""
     if Path(path).is_dir():
         stack: Stack = import_module("micronet.io.bscans").open_stack(Path(path), options)
     else:
         found = regular_file(path)
         with reading(found):
-            if suffix_of(found) in (".nii", ".nii.gz"):
-                volume = _module(found).read(found, options)
-                stack = Stack(found, (found,), volume, "ZYX", lambda first, stop: volume.array[first:stop])
-            else:
-                stack = _module(found).open_stack(found, options)
+            stack = _module(found).open_stack(found, options)
     return stack if options.spacing_um is None else replace(stack, grid=stack.grid.with_spacing(options.spacing_um))
 
 

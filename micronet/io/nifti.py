@@ -11,7 +11,7 @@ import gzip
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
@@ -25,10 +25,11 @@ from micronet.io.atomic import atomic_path
 from micronet.io.checks import ReadOptions, build_volume, check_axes, check_dtype, one_line, voxel_bytes
 from micronet.io.inflate import inflate, inflate_prefix
 from micronet.io.recording import Recording, open_flat_recording
+from micronet.io.stack import FilePlanes, Stack, build_grid
 from micronet.io.units import without_spacing
 from micronet.volume import MICROMETRES_PER, Volume, upright
 
-__all__ = ["NiftiSource", "open_recording", "read", "write"]
+__all__ = ["NiftiSource", "open_recording", "open_stack", "read", "write"]
 
 _SPACE = "right-anterior-superior"
 _UNIT_CODES = {"voxel": 0, "m": 1, "mm": 2, "um": 3}
@@ -61,57 +62,80 @@ class NiftiSource:
     extensions: bytes
 
 
+@np.errstate(all="ignore")  # numbers that are none are told in our own words
 def read(path: Path, options: ReadOptions) -> Volume:
     """Read a 3-D NIfTI; further axes must have length 1."""
     check_axes(options, "ZYX", path)
-    with np.errstate(all="ignore"):  # numbers that are none are told in our own words
-        return _read(path, options)
-
-
-def _read(path: Path, options: ReadOptions) -> Volume:
-    encoding = "gzip" if path.name.lower().endswith(".gz") else "raw"
     with path.open("rb") as stream:
-        header = _parse(inflate_prefix(stream, encoding, 540, path), path)
-        shape = _shape(header, path)[:3]
-        dtype = _dtype(header, path)
-        offset = _offset(header, path)
-        lead = inflate_prefix(stream, encoding, offset, path)
-        content = inflate(stream, encoding, math.prod(shape) * dtype.itemsize, path, skip=offset)
-    array: NDArray[Any] = np.frombuffer(content, dtype).reshape(shape[::-1])
-    slope, intercept = _scaling(header, path)
-    if (slope, intercept) != (1.0, 0.0):
-        array = apply_read_scaling(array, slope, intercept)
-    return build_volume(path, array, **_described(header, lead, path, options))
+        lead = _read_lead(stream, path)
+        shape = _shape(lead.header, path)[2::-1]
+        content = inflate(stream, lead.encoding, math.prod(shape) * lead.dtype.itemsize, path, skip=lead.offset)
+    array = lead.scaled(np.frombuffer(content, lead.dtype).reshape(shape))
+    return build_volume(path, array, **_described(lead, path, options))
+
+
+@np.errstate(all="ignore")  # numbers that are none are told in our own words
+def open_stack(path: Path, options: ReadOptions) -> Stack:
+    """Open a 3-D NIfTI to read it plane by plane."""
+    check_axes(options, "ZYX", path)
+    with path.open("rb") as stream:
+        lead = _read_lead(stream, path)
+    shape = _shape(lead.header, path)[2::-1]
+    grid = build_grid(path, shape, "ZYX", lead.scaled(np.empty(0, lead.dtype)).dtype, **_described(lead, path, options))
+    planes = FilePlanes(path, 0, shape, lead.dtype, skip=lead.offset, encoding=lead.encoding)
+    return Stack(path, (path,), grid, "ZYX", lambda first, stop: lead.scaled(planes(first, stop)), planes.close)
 
 
 def open_recording(path: Path, options: ReadOptions) -> Recording:
     """Open a NIfTI of four axes (x, y, z, t)."""
     check_axes(options, "TZYX", path)
-    encoding = "gzip" if path.name.lower().endswith(".gz") else "raw"
     with path.open("rb") as stream:
-        header = _parse(inflate_prefix(stream, encoding, 540, path), path)
-        shape = _shape(header, path, longest=4)
-        dtype = _dtype(header, path)
-        offset = _offset(header, path)
-        lead = inflate_prefix(stream, encoding, offset, path)
-    scaling = _scaling(header, path)
+        lead = _read_lead(stream, path)
+    shape = _shape(lead.header, path, longest=4)
     recording = open_flat_recording(
         path,
         shape[::-1],
         "TZYX"[-len(shape) :],
-        dtype,
-        skip=offset,
-        encoding=encoding,
-        interval_s=_interval_s(header),
-        **_described(header, lead, path, options),
+        lead.dtype,
+        skip=lead.offset,
+        encoding=lead.encoding,
+        interval_s=_interval_s(lead.header),
+        **_described(lead, path, options),
     )
-    if scaling == (1.0, 0.0):
-        return recording
-    return replace(recording, load=lambda number: apply_read_scaling(recording.load(number), *scaling))
+    return replace(recording, load=lambda number: lead.scaled(recording.load(number)))
 
 
-def _described(header: Any, lead: bytes, path: Path, options: ReadOptions) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Lead:
+    """What stands before the voxels: the header and, up to byte `offset` of the unpacked file, its extensions."""
+
+    header: Any
+    extensions: bytes
+    encoding: str
+    offset: int
+    dtype: np.dtype[Any]
+    scaling: tuple[float, float]
+
+    def scaled(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return voxels as the numbers that they stand for."""
+        if self.scaling == (1.0, 0.0):
+            return array
+        with np.errstate(all="ignore"):
+            numbers: NDArray[Any] = apply_read_scaling(array, *self.scaling)
+        return numbers
+
+
+def _read_lead(stream: BinaryIO, path: Path) -> _Lead:
+    encoding = "gzip" if path.name.lower().endswith(".gz") else "raw"
+    header = _parse(inflate_prefix(stream, encoding, 540, path), path)
+    offset = _offset(header, path)
+    extensions = inflate_prefix(stream, encoding, offset, path)[header.template_dtype.itemsize :]
+    return _Lead(header, extensions, encoding, offset, _dtype(header, path), _scaling(header, path))
+
+
+def _described(lead: _Lead, path: Path, options: ReadOptions) -> dict[str, Any]:
     """Return the arguments of `Volume` beside the array."""
+    header = lead.header
     geometry = _geometry(header, path)
     notes = []
     if not geometry["space"]:
@@ -120,8 +144,7 @@ def _described(header: Any, lead: bytes, path: Path, options: ReadOptions) -> di
         notes.append(without_spacing("the NIfTI header"))
     elif options.spacing_um is None and _stated_unit(header) is None:
         notes.append("the NIfTI header states no length unit: mm is taken (--spacing overrides it)")
-    source = {"nifti": NiftiSource(header, lead[header.template_dtype.itemsize :])}
-    return geometry | {"header": source, "notes": tuple(notes)}
+    return geometry | {"header": {"nifti": NiftiSource(header, lead.extensions)}, "notes": tuple(notes)}
 
 
 def write(path: Path, volume: Volume) -> None:

@@ -29,6 +29,7 @@ from micronet.io.stack import FilePlanes, Stack, build_grid
 from micronet.volume import Volume
 
 __all__ = [
+    "claimed_bytes",
     "data_file",
     "open_recording",
     "open_stack",
@@ -203,6 +204,11 @@ def read_header(path: Path) -> NrrdHeader:
         return parse_header(_lines(stream, path), str(path))
 
 
+def claimed_bytes(header: NrrdHeader) -> int:
+    """Return how many bytes the voxels take by a header."""
+    return math.prod(_sizes(header)) * _dtype(header).itemsize
+
+
 def data_file(path: Path) -> Path | None:
     """Return the file that holds the voxels of a detached header, None when they are in the file itself."""
     header = read_header(path)
@@ -215,7 +221,7 @@ def read_array(path: Path) -> tuple[NrrdHeader, NDArray[Any]]:
         header = parse_header(_lines(stream, path), str(path))
         sizes = _sizes(header)
         dtype = _dtype(header)
-        expected = math.prod(sizes) * dtype.itemsize
+        expected = claimed_bytes(header)
         if "data file" in header.fields:
             data_path = _data_path(path, header.fields["data file"])
             with data_path.open("rb") as data_stream:

@@ -21,6 +21,9 @@ _BLOCK_BYTES = 64 << 20
 class Scratch:
     """A float32 volume in a nameless file; used in a ``with`` block.
 
+    The file is read and written, not mapped: a full disk is an error to tell instead of a signal that ends the
+    process, and what was looked at takes no memory afterwards. It vanishes with the process, however that ends.
+
     Parameters
     ----------
     folder : Path
@@ -31,9 +34,11 @@ class Scratch:
         The axes in that order, such as ``"YZX"``.
     """
 
-    def __init__(self, folder: Path, shape: tuple[int, ...], axes: str) -> None:
-        self._folder, self._shape, self._axes = folder, shape, axes
+    def __init__(self, folder: Path, shape: tuple[int, ...], axes: str = "ZYX") -> None:
+        self._folder, self._axes = folder, axes
+        self.shape = shape
         self._plane = math.prod(shape[1:])
+        self._next = 0
         try:
             self._file = tempfile.TemporaryFile(dir=folder)
         except OSError as error:
@@ -45,23 +50,52 @@ class Scratch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the file's room on the disk back."""
         self._file.close()
 
-    def append(self, plane: NDArray[np.float32]) -> None:
-        """Write the next plane of the slowest axis; FileError when the disk is full."""
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the planes along the slowest axis."""
+        for block in self.blocks():
+            yield from block
+
+    def __getitem__(self, planes: slice) -> NDArray[np.float32]:
+        """Return a copy of the planes ``first:stop`` of the slowest axis, which were written before."""
+        first, stop, _ = planes.indices(self.shape[0])
+        found = np.empty((max(stop - first, 0), *self.shape[1:]), np.float32)
         try:
-            self._file.write(np.ascontiguousarray(plane, np.float32).data)
+            self._file.seek(4 * self._plane * first)
+            read = self._file.readinto(found.reshape(-1).view(np.uint8).data)
+        except OSError as error:
+            raise FileError(f"cannot read an intermediate volume in '{self._folder}': {error.strerror}") from error
+        if read < found.nbytes:
+            raise FileError(f"an intermediate volume in '{self._folder}' ends before its plane {stop}")
+        return found
+
+    def put(self, first: int, planes: NDArray[np.float32]) -> None:
+        """Write planes from `first` on; FileError when the disk is full."""
+        try:
+            self._file.seek(4 * self._plane * first)
+            self._file.write(np.ascontiguousarray(planes, np.float32).data)
+            self._file.flush()  # here, where a full disk can still be told
         except OSError as error:
             raise self._error(error) from error
 
+    def append(self, plane: NDArray[np.float32]) -> None:
+        """Write the next plane of the slowest axis; FileError when the disk is full."""
+        self.put(self._next, plane[None])
+        self._next += 1
+
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Yield the volume in blocks of some planes along the slowest axis, axes as written."""
-        self._file.flush()
         at_once = max(1, _BLOCK_BYTES // (4 * self._plane))
-        for start in range(0, self._shape[0], at_once):
-            count = min(at_once, self._shape[0] - start)
-            self._file.seek(4 * self._plane * start)
-            yield np.fromfile(self._file, np.float32, count * self._plane).reshape(count, *self._shape[1:])
+        for start in range(0, self.shape[0], at_once):
+            yield self[start : start + at_once]
 
     def slices(self) -> Iterator[NDArray[np.float32]]:
         """Yield the (Y, X) slices along Z; where Z is not the slowest axis the file is read several times."""
@@ -71,8 +105,8 @@ class Scratch:
             for block in self.blocks():
                 yield from block.transpose(order)
             return
-        depth = self._shape[along]
-        at_once = max(1, _BLOCK_BYTES // (4 * self._plane * self._shape[0] // depth))
+        depth = self.shape[along]
+        at_once = max(1, _BLOCK_BYTES // (4 * self._plane * self.shape[0] // depth))
         for start in range(0, depth, at_once):
             part = tuple(slice(start, start + at_once) if axis == along else slice(None) for axis in range(3))
             gathered = np.concatenate([block[part] for block in self.blocks()])

@@ -25,7 +25,15 @@ from micronet.io.nrrd_geometry import axis_roles, geometry, geometry_fields
 from micronet.io.nrrd_header import NrrdHeader, escape, unescape
 from micronet.volume import Volume
 
-__all__ = ["Segment", "Segmentation", "has_segments", "read_segmentation", "write_mask_planes", "write_segmentation"]
+__all__ = [
+    "Segment",
+    "Segmentation",
+    "extent_of",
+    "has_segments",
+    "read_segmentation",
+    "write_mask_planes",
+    "write_segmentation",
+]
 
 #: Names that say "this is the whole segmentation", folded to lower case.
 _FULL_NAMES = frozenset({"full seg", "full mask", "full segmentation", "full seg(mentation)"})
@@ -240,7 +248,7 @@ def write_segmentation(
         placed.append((replace(segment, id=identifier, label_value=value, layer=layer, index=number), layer))
     # 3D Slicer cuts all segments of a layer to the extent of the first, so each states that of the whole
     # layer.
-    extents = [_extent(labels) for labels in layers]
+    extents = [extent_of(labels) for labels in layers]
     pairs: dict[str, str] = {}
     for segment, layer in placed:
         pairs |= _segment_pairs(replace(segment, extent=extents[layer]))
@@ -259,16 +267,28 @@ def write_segmentation(
 
 
 def write_mask_planes(
-    path: str | os.PathLike[str], segment: Segment, planes: Iterable[NDArray[np.bool_]], grid: Volume
+    path: str | os.PathLike[str],
+    segment: Segment,
+    planes: Iterable[NDArray[np.bool_]],
+    grid: Volume,
+    extent: tuple[int, ...] | None = None,
 ) -> Path:
     """Write one segment whose mask comes plane by plane along Z, as `write_segmentation` writes a whole one.
 
-    The segment's extent is stated as the whole grid, since it is not known before the last plane.
+    Without `extent`, the `extent_of` the mask, that of the whole grid is stated: the mask's is not known before the
+    last plane.
     """
     target = _named_as_segmentation(path)
     _check_segment(segment, np.broadcast_to(np.False_, grid.shape), grid, target)
     whole = tuple(bound for size in reversed(grid.shape) for bound in (0, size - 1))
-    placed = replace(segment, id=segment.id or _new_identifier(0, set()), label_value=1, layer=0, index=0, extent=whole)
+    placed = replace(
+        segment,
+        id=segment.id or _new_identifier(0, set()),
+        label_value=1,
+        layer=0,
+        index=0,
+        extent=extent or whole,
+    )
     nrrd.write_planes(
         target,
         (plane.astype(np.uint8) for plane in planes),
@@ -374,7 +394,7 @@ def _new_identifier(number: int, taken: set[str]) -> str:
     return next(name for i in range(number + 1, number + 2 + len(taken)) if (name := f"Segment_{i}") not in taken)
 
 
-def _extent(labels: NDArray[np.uint16]) -> tuple[int, ...]:
+def extent_of(labels: NDArray[Any]) -> tuple[int, ...]:
     """Return first and last labelled voxel along x, y and z; 0 to -1 where there is none."""
     extent: list[int] = []
     for axis in (2, 1, 0):

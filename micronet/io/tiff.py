@@ -98,14 +98,14 @@ def open_stack(path: Path, options: ReadOptions) -> Stack:
             dtype = grid.array.dtype.newbyteorder(tif.byteorder)
             flat = FilePlanes(path, series.dataoffset, sizes, dtype, exact=False)
             return Stack(path, (path,), grid, order, flat, flat.close)
+        opened.pop_all()
+
+    def planes(first: int, stop: int) -> NDArray[Any]:
         if len(series.pages) != sizes[0]:
             raise FileError(
                 f"'{path}' has {len(series.pages)} pages for {sizes[0]} planes along {order[0]}, so it cannot be "
                 "read plane by plane; save it again as a stack of slices"
             )
-        opened.pop_all()
-
-    def planes(first: int, stop: int) -> NDArray[Any]:
         with _decoding(path):
             return np.stack([_plane(tif, series, number, path).reshape(sizes[1:]) for number in range(first, stop)])
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from micronet.errors import InputError
 from micronet.kernels.encoder import pool_mask
-from micronet.kernels.layout import Array, new_stack
+from micronet.kernels.layout import Array, new_stack, strips
 from micronet.kernels.network import (
     Encoded,
     Network,
@@ -28,7 +28,7 @@ from micronet.kernels.network import (
 )
 from micronet.kernels.threads import Team, physical_cores
 
-__all__ = ["Planes", "SlabRefiner", "slab_bytes"]
+__all__ = ["Planes", "SlabRefiner", "slab_bytes", "whole_bytes"]
 
 #: ``read(z0, z1)`` returns planes z0 .. z1 - 1 as float32 (z1 - z0, Y, X).
 Planes = Callable[[int, int], Array]
@@ -38,12 +38,32 @@ _BEFORE = 8  # planes around a slab: 4 for up0, 2 for down0, and a multiple of 4
 
 def slab_bytes(size: Size, planes: int, threads: int) -> int:
     """Return about how many bytes a pass in slabs of `planes` takes, beside what the caller holds."""
+    window = min(planes + 2 * _BEFORE, size[0]) * (4 + 1 + 1 + 1)  # x0, image, mask, probability
+    stack = _coarse_stack_bytes(size)
+    # Either the coarse levels are at work, in up to five stacks, or a slab is, beside pooled x0 and mask and x3.
+    return max(5 * stack, 5 * stack // 2 + _plane_bytes(size) * window + threads * _rings_bytes(size))
+
+
+def whole_bytes(size: Size, threads: int) -> int:
+    """Return about how many bytes a pass of `micronet.kernels.network.Refiner` takes, its result among them."""
     depth, height, width = size
-    plane = 4 * height * (width + 32)
-    window = (planes + 2 * _BEFORE) * (4 + 1 + 1 + 1)  # x0, image, mask, probability
-    rings = threads * (3 * 4 * 4 + 3 + 3 + 1)
-    coarse = 5 * 4 * (depth // 4) * 4 * (height // 4 + 8) * (width // 4 + 32)
-    return plane * (window + rings) + coarse
+    x0 = 4 * depth * _plane_bytes(size)
+    return x0 + 5 * _coarse_stack_bytes(size) + threads * _rings_bytes(size) + 4 * depth * height * width
+
+
+def _plane_bytes(size: Size) -> int:
+    return 4 * (size[1] + 16) * (size[2] + 48)  # with its margins
+
+
+def _rings_bytes(size: Size) -> int:
+    """Return what `decode` works in, in one thread; the rings of `encode` are smaller, and gone by then."""
+    _, height, width = size
+    most = min(max(end - first for first, end in strips(height, width)) + 8, height)
+    return (3 * 4 * 4 + 3 + 1) * _plane_bytes((1, most, width))
+
+
+def _coarse_stack_bytes(size: Size) -> int:
+    return 4 * 4 * (size[0] // 4) * (size[1] // 4 + 16) * (size[2] // 4 + 48)
 
 
 class SlabRefiner:
@@ -108,6 +128,7 @@ class SlabRefiner:
                 inside = first - low, end - low
                 found, _ = decode_probability(self._network, encoded, x3, nearest, given, team, planes=inside)
                 write(first, found[inside[0] : inside[1]])
+                del encoded, given, found  # before the next ones come: two windows at once would be twice the memory
 
     def _pool(self, mask: Planes | None) -> Array | None:
         if mask is None:

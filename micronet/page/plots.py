@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
+from micronet.io.scratch import Scratch
 from micronet.page.grid import slabs
 
 __all__ = ["Line", "bins", "data_uri", "histogram", "plot"]
@@ -121,7 +122,10 @@ def bins(values: NDArray[Any], most: int = 100) -> NDArray[np.float64]:
 
 
 def histogram(
-    array: NDArray[Any], edges: NDArray[np.float64], inside: NDArray[Any] | None = None, threshold: float = 0.5
+    array: NDArray[Any] | Scratch,
+    edges: NDArray[np.float64],
+    inside: NDArray[Any] | Scratch | None = None,
+    threshold: float = 0.5,
 ) -> NDArray[np.int64]:
     """Count the voxels of a volume in each bin, only where `inside` is above the threshold; read in slabs along Z.
 
