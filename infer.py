@@ -31,6 +31,7 @@ from micronet.segment import Job, Outcome, Weights, check_stems, segment_file
 
 ROOT = Path(__file__).resolve().parent
 DEMO = ROOT / "struct_iso" / "E5D_phantom_demo.nrrd"
+RAM_HELP = f"memory to take at most, such as 3GB (default: {100 * SHARE:.0f} %% of what is free)"
 DEMO_ANNOTATION = ROOT / "annotations" / "annotation_phantom_demo_iso_full.seg.nrrd"
 
 
@@ -98,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--annotation", type=Path, metavar="FILE", help="true mask to score the result against")
     p.add_argument("--report", action="store_true", help="write a page too, with slices to scroll through (HTML)")
     p.add_argument("--device", type=device_option, default="cpu", help="cpu (default) or cuda")
-    p.add_argument("--max-ram", type=bytes_option, metavar="SIZE", help=f"such as 3GB (default: {SHARE:.0%%} of free)")
+    p.add_argument("--max-ram", type=bytes_option, metavar="SIZE", help=RAM_HELP)
     p.add_argument("--force", action="store_true", help="do again what was done, and replace it")
     add_common_options(p)
     return p
