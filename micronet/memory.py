@@ -222,8 +222,8 @@ def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(here).free
     if free < needed:
         raise FileError(
-            f"intermediate files take {_size(needed)} in '{folder}', {_size(free)} are free; raise --max-ram, or choose "
-            "another disk with -o DIR"
+            f"intermediate files take {_size(needed)} in '{folder}', {_size(free)} are free; raise --max-ram, or "
+            "choose another disk with -o DIR"
         )
 
 

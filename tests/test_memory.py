@@ -126,7 +126,6 @@ class TestEstimate:
     @pytest.mark.parametrize(
         ("network", "planes", "shape", "choice"),
         [
-            ("u-net", 0, "128x160x140", "numba"),
             ("ur-net", 0, "128x160x140", "numba"),
             ("ur-net", 16, "64x400x400", "numba"),
             ("ur-net", 0, "64x96x112", "torch"),
@@ -139,7 +138,7 @@ class TestEstimate:
             text=True,
             check=True,
         )
-        assert 0.7 < float(ran.stdout) < 1.02
+        assert 0.6 < float(ran.stdout) < 1.02
 
     def test_what_is_available_lies_between_nothing_and_all_there_is(self):
         total = int(re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) * 1024
@@ -224,7 +223,7 @@ class TestInfer:
         grid = Volume(image, upright((3, 2, 2)), np.array([1.0, 2, 3]), "left-posterior-superior", "um")
         write_volume(folder / "a.nrrd", grid)
         write_segmentation(folder / "true.seg.nrrd", [(Segment("lumen"), tube)], grid)
-        options = ["--model", network, "--iterations", 3, "--annotation", "true.seg.nrrd", "--y-crop", 81]
+        options = ["--model", network, "--iterations", 3, "--annotation", "true.seg.nrrd", "--y-crop", 81, "--report"]
         if network == "ur-net_test":
             options += ["--initial-mask", "true.seg.nrrd"]
         whole, expected = self._segment(capsys, "whole", *options)
@@ -238,7 +237,9 @@ class TestInfer:
         assert 0 < found["result"]["fraction"] < 1
         for key in ("parameters", "masks", "result", "scores", "files"):
             assert found[key] == expected[key]
-        for name in expected["files"].values():
+        for kind, name in expected["files"].items():
+            if kind == "report":  # says how long it took
+                continue
             assert (folder / "slabs" / name).read_bytes() == (folder / "whole" / name).read_bytes(), name
         strip = [[{**one, "seconds": 0} for one in record["iterations"]] for record in (found, expected)]
         assert strip[0] == strip[1]
