@@ -16,6 +16,7 @@ from micronet.console import inputs_from, run, spacing_option, status_table
 from micronet.errors import FileError, InputError, MicronetError
 from micronet.evaluation import Reading, evaluate_pair, find_pairs, read_pair, with_images
 from micronet.evaluation_report import EvaluationReport
+from micronet.lumen_files import write_vessels
 from micronet.record import make_folder
 from micronet.score_tables import summary_lines, write_evaluations
 from micronet.scores import Scoring, summarise
@@ -50,15 +51,20 @@ def main(arguments: argparse.Namespace) -> int:
             tqdm.write(f"{pair.name}: {masks.descriptions[0]} against {masks.descriptions[1]}")
             if masks.spacing_um is None:
                 tqdm.write("  note: no spacing stated, so nothing in µm; give --spacing")
-            evaluations.append(evaluate_pair(masks, pair, scoring))
+            evaluation = evaluate_pair(masks, pair, scoring)
+            if arguments.measures:
+                make_folder(arguments.output)
+                write_vessels(arguments.output, f"{pair.name}_predicted", masks.predicted)
+                write_vessels(arguments.output, f"{pair.name}_annotated", masks.annotated)
             if report is not None:
-                report.add(masks, evaluations[-1])
+                report.add(masks, evaluation)
         except MicronetError as error:
             if arguments.debug or len(pairs) == 1:
                 raise
             outcomes.append(Outcome(pair.prediction, "failed", str(error)))
         else:
-            scores = evaluations[-1].scores
+            evaluations.append(evaluation)
+            scores = evaluation.scores
             line = f"Dice {scores.dice:.4f}  clDice {scores.cl_dice:.4f}  NSD {scores.nsd:.4f}"
             outcomes.append(Outcome(pair.prediction, "done", f"{line}  HD95 {scores.hd95_um:.3g} µm"))
     print(status_table(outcomes))
@@ -85,6 +91,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("-o", "--output", type=Path, default=Path("scores"), metavar="DIR", help="default: scores")
     p.add_argument("--sweep", action="store_true", help="predictions are probabilities: score at every threshold too")
+    p.add_argument(
+        "--measures", action="store_true", help="write tables too: vessels, and their centrelines with radii"
+    )
     p.add_argument("--threshold", type=float, default=0.5, metavar="P", help="of probabilities (default: %(default)s)")
     p.add_argument(
         "--beta", type=float, default=2.0, metavar="B", help="of F-beta: recall counts B² times (%(default)s)"

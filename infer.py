@@ -26,6 +26,7 @@ from micronet.console import (
     telling,
 )
 from micronet.errors import InputError, MicronetError, printable
+from micronet.io.mesh import MESH_FORMATS
 from micronet.memory import SHARE
 from micronet.segment import Job, Outcome, Weights, check_stems, segment_file
 
@@ -98,6 +99,10 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--segment", metavar="NAME|INDEX", help="which segment of a .seg.nrrd mask to take")
     p.add_argument("--annotation", type=Path, metavar="FILE", help="true mask to score the result against")
     p.add_argument("--report", action="store_true", help="write a page too, with slices to scroll through (HTML)")
+    p.add_argument("--mesh", choices=MESH_FORMATS, help="write the surface of the lumen too, in µm")
+    p.add_argument(
+        "--measures", action="store_true", help="write tables too: vessels, and their centrelines with radii"
+    )
     p.add_argument("--device", type=device_option, default="cpu", help="cpu (default) or cuda")
     p.add_argument("--max-ram", type=bytes_option, metavar="SIZE", help=RAM_HELP)
     p.add_argument("--force", action="store_true", help="do again what was done, and replace it")

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, fields
-from datetime import UTC, datetime
 from pathlib import Path
 
 from micronet.evaluation import Evaluation, Reading
-from micronet.io.atomic import atomic_path
-from micronet.record import versions
 from micronet.scores import RESAMPLES, Scores, Scoring, Summary
 from micronet.sweep import Sweep
 from micronet.sweep_plot import write_sweep_plot
+from micronet.table import number_cell, write_table
 
 __all__ = [
     "settings_of",
@@ -24,7 +20,6 @@ __all__ = [
     "write_scores",
     "write_summary",
     "write_sweep",
-    "write_table",
 ]
 
 _SCORE_NAMES = [field.name for field in fields(Scores)]
@@ -81,11 +76,11 @@ def _told(evaluation: Evaluation) -> dict[str, str]:
 def summary_lines(evaluations: Sequence[Evaluation], summaries: Sequence[Summary]) -> list[str]:
     """Return the scores for a person: those of one pair, or the medians over several with their intervals."""
     if len(evaluations) == 1:
-        return [f"{name:<18}{_number(value)}" for name, value in evaluations[0].scores.values().items()]
+        return [f"{name:<18}{number_cell(value)}" for name, value in evaluations[0].scores.values().items()]
     lines = [f"median of {len(evaluations)} volumes [95 % bootstrap interval]"]
     for one in summaries:
-        interval = f"  [{_number(one.low)}, {_number(one.high)}]" if one.count > 1 else ""
-        lines.append(f"{one.name:<18}{_number(one.median)}{interval}")
+        interval = f"  [{number_cell(one.low)}, {number_cell(one.high)}]" if one.count > 1 else ""
+        lines.append(f"{one.name:<18}{number_cell(one.median)}{interval}")
     return lines
 
 
@@ -114,7 +109,7 @@ def write_scores(
         If the file cannot be written.
     """
     told = list(rows[0][0]) if rows else ["volume"]
-    body = [[*(about[key] for key in told), *map(_number, scores.values().values())] for about, scores in rows]
+    body = [[*(about[key] for key in told), *map(number_cell, scores.values().values())] for about, scores in rows]
     comments = [*_settings(settings), *(f"{name}: {text}" for name, text in scoring.definitions().items())]
     write_table(path, "scores of predicted masks against annotations", comments, [*told, *_SCORE_NAMES], body)
 
@@ -125,7 +120,14 @@ def write_summary(
     """Write the median and interval of each score over volumes, a row each; as `write_scores`."""
     definitions = scoring.definitions()
     body = [
-        [one.name, one.count, _number(one.median), _number(one.low), _number(one.high), definitions[one.name]]
+        [
+            one.name,
+            one.count,
+            number_cell(one.median),
+            number_cell(one.low),
+            number_cell(one.high),
+            definitions[one.name],
+        ]
         for one in summaries
     ]
     comments = [
@@ -152,7 +154,7 @@ def write_sweep(path: str | os.PathLike[str], sweep: Sweep, settings: Mapping[st
     body = [
         [
             f"{threshold:.6f}",
-            *map(_number, (counts.precision, counts.recall, counts.f_score(), counts.iou, *astuple(counts))),
+            *map(number_cell, (counts.precision, counts.recall, counts.f_score(), counts.iou, *astuple(counts))),
         ]
         for threshold, counts in zip(sweep.thresholds, sweep.counts, strict=True)
     ]
@@ -169,36 +171,5 @@ def write_sweep(path: str | os.PathLike[str], sweep: Sweep, settings: Mapping[st
     write_table(path, "threshold sweep of a probability against an annotation", comments, columns, body)
 
 
-def write_table(
-    path: str | os.PathLike[str],
-    title: str,
-    comments: Iterable[str],
-    columns: Sequence[str],
-    rows: Iterable[Sequence[object]],
-) -> None:
-    """Write a CSV: lines that begin with # (title, versions, comments), the names of the columns, the rows.
-
-    Raises
-    ------
-    FileError
-        If the file cannot be written.
-    """
-    made = ", ".join(f"{name} {number}" for name, number in versions().items())
-    header = [title, f"made {datetime.now(UTC).isoformat(timespec='seconds')} with {made}", *comments]
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        for line in header:
-            stream.write(f"# {' '.join(line.split())}\n")
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
-
-
 def _settings(settings: Mapping[str, object]) -> list[str]:
     return [f"setting {name}: {value}" for name, value in settings.items() if value is not None]
-
-
-def _number(value: float) -> str:
-    """Return a count as it is and a measure with six digits; an empty cell where there is none."""
-    if isinstance(value, int):
-        return str(value)
-    return "" if math.isnan(value) else f"{value:.6g}"

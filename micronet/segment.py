@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,9 @@ from micronet.checkpoint import load_model
 from micronet.errors import FileError, InputError
 from micronet.inference import Iteration, predict, predict_in_slabs
 from micronet.io import claimed_bytes, files_of, open_stack, read_annotation, read_volume, volume_stem
+from micronet.io.mesh import MESH_FORMATS
 from micronet.io.scratch import Scratch
+from micronet.lumen_files import surface_path, vessel_paths, write_surface, write_vessels
 from micronet.memory import Memory, Need, plan_memory
 from micronet.metrics import overlap
 from micronet.models import MicroNet, MicroRNet
@@ -62,7 +64,8 @@ class Job:
     `intensity` ``"log"`` takes the logarithm of linear intensities first, as a data set's key of that name does.
     `axes`, `spacing_um`, `shape` and `dtype` describe files that do not describe themselves; `segment` names
     the segment of `initial_mask` and `annotation` where these are .seg.nrrd files with several. `report` asks for
-    an HTML page too. `max_ram` is how many bytes of memory may be taken; no number of a result depends on it.
+    an HTML page too, `mesh` for the lumen's surface in that format, `measures` for tables of the vessels. `max_ram` is
+    how many bytes of memory may be taken; no number of a result depends on it.
     """
 
     output: Path = Path("predictions")
@@ -80,6 +83,8 @@ class Job:
     annotation: Path | None = None
     report: bool = False
     max_ram: int | None = None
+    mesh: str | None = None
+    measures: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:
@@ -92,10 +97,18 @@ class Job:
         """Refinements at most."""
         return self.iterations or (MOST_ITERATIONS if self.until_stable else 10)
 
+    def files_on_request(self, stem: str) -> dict[str, Path]:
+        """Return the files, by kind, that are written only when asked for, and are."""
+        files = {"report": self.output / f"{stem}_report.html"} if self.report else {}
+        if self.mesh is not None:
+            files["mesh"] = surface_path(self.output, stem, self.mesh)
+        return files | (vessel_paths(self.output, stem) if self.measures else {})
+
     def parameters(self) -> dict[str, Any]:
         """Return what the numbers of a result depend on, as JSON has it."""
         settings = asdict(self)
-        del settings["output"], settings["report"], settings["max_ram"]
+        for name in ("output", "report", "max_ram", "mesh", "measures"):
+            del settings[name]
         return {key: _plain(value) for key, value in settings.items()} | {"iterations": self.passes}
 
 
@@ -203,12 +216,13 @@ def _segment_file(
         },
         "parameters": job.parameters(),
     }
-    report_path = job.output / f"{stem}_report.html"
+    on_request = job.files_on_request(stem)
     if record_path.exists() and not force:
         outcome = _already_done(path, record_path, asked)
-        if not job.report or report_path.exists():
+        missing = [kind for kind, file in on_request.items() if not file.exists()]
+        if not missing:
             return outcome
-        say("  report      not written before; segmented again for it")
+        say(f"  {missing[0]:<12}not written before; segmented again for it")
     memory = _plan(path, weights, job, time_point)
     say(f"  memory      {memory.description}")
     if time_point is None:
@@ -218,6 +232,8 @@ def _segment_file(
     say(f"  volume      {_describe(volume)}")
     for note in volume.notes:
         say(f"              note: {note}")
+    if job.measures and volume.spacing_um is None:
+        raise InputError(f"'{path}' does not state its voxel size, which --measures needs: give --spacing")
     if job.intensity == "log":
         refuse_second_log(path)
         volume = volume.with_array(log_intensity(volume.array))
@@ -296,7 +312,8 @@ def _segment_file(
         say(f"  scores      {score_line(counts)}{more if scores['annotated_outside_y_crop'] else ''}")
 
     make_folder(job.output)
-    for old in (record_path, report_path):
+    everything = replace(job, report=True, measures=True).files_on_request(stem).values()
+    for old in (record_path, *everything, *(surface_path(job.output, stem, kind) for kind in MESH_FORMATS)):
         old.unlink(missing_ok=True)  # from here on the old result is no longer whole
     files = write_result(
         job.output,
@@ -308,7 +325,11 @@ def _segment_file(
         probability_name=f"{stem}_probability.nrrd",
     )
     if job.report:
-        files["report"] = report_path
+        files["report"] = on_request["report"]
+    if job.mesh is not None:
+        files |= write_surface(on_request["mesh"], volume.with_array(mask))
+    if job.measures:
+        files |= write_vessels(job.output, stem, volume.with_array(mask))
     record = asked | {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "volume": {
@@ -338,7 +359,7 @@ def _segment_file(
         "versions": versions(),
     }
     if report is not None:
-        report.write(report_path, probability, record, annotation=None if truth is None else truth.array)
+        report.write(on_request["report"], probability, record, annotation=None if truth is None else truth.array)
     write_json(record_path, record)
     names = [*(file.name for file in files.values()), record_path.name]
     say(f"  wrote       {job.output}/: {', '.join(names)}")

@@ -12,8 +12,19 @@ import micronet
 # The layers of the package, lowest first; a module imports from layers below it, and from its own as far as SIBLINGS
 # lists it.
 LAYERS = [
-    {"errors", "kernels", "phantom", "losses", "metrics", "drift", "topology", "distances", "sweep"},
-    {"volume", "engine", "models", "distortion", "augmentation", "resample", "intensity", "scores"},
+    {"errors", "kernels", "phantom", "losses", "metrics", "drift", "topology", "distances", "sweep", "centreline"},
+    {
+        "volume",
+        "engine",
+        "models",
+        "distortion",
+        "augmentation",
+        "resample",
+        "intensity",
+        "scores",
+        "surface",
+        "vessels",
+    },
     {
         "io",
         "pickle_guard",
@@ -26,6 +37,7 @@ LAYERS = [
         "raw_grid",
         "raw_scan",
         "sweep_plot",
+        "table",
         "page",
     },
     {
@@ -39,6 +51,7 @@ LAYERS = [
         "mapback",
         "result",
         "evaluation",
+        "lumen_files",
         "segment_report",
         "memory",
     },
@@ -53,7 +66,10 @@ SIBLINGS = {
     "topology": {"errors", "metrics"},
     "distances": {"errors", "metrics"},
     "sweep": {"errors", "metrics"},
+    "centreline": {"topology"},
     "models": {"engine"},
+    "surface": {"volume"},
+    "vessels": {"volume"},
     "augmentation": {"models"},
     "checkpoint": {"io", "pickle_guard"},  # for io.atomic: whatever is written appears whole or not at all
     "report": {"io"},
@@ -61,6 +77,7 @@ SIBLINGS = {
     "curves": {"io"},
     "record": {"io"},
     "sweep_plot": {"io", "report"},
+    "table": {"io", "record"},
     "memory": {"inference"},
     "training": {"dataset", "inference"},
     "segment_report": {"inference"},
@@ -80,6 +97,11 @@ NO_TORCH = {
     "topology",
     "distances",
     "sweep",
+    "lumen_files",
+    "table",
+    "vessels",
+    "centreline",
+    "surface",
     "scores",
     "sweep_plot",
     "evaluation",

@@ -192,6 +192,38 @@ def test_a_report_is_written_when_asked_and_never_outlives_its_result(embryo, we
     assert not report.exists()
 
 
+def test_a_mesh_and_measures_are_written_when_asked_and_never_outlive_their_result(embryo, weights, capsys):
+    arguments = (embryo, "--model", weights, "--iterations", 1, "--threshold", "0.01")
+    call(infer, *arguments, capsys=capsys)
+    asked = {"mesh": "embryo_lumen.stl", "vessels": "embryo_vessels.csv", "centrelines": "embryo_centrelines.csv"}
+    files = [Path("predictions") / name for name in asked.values()]
+    assert not any(file.exists() for file in files)
+
+    code, out, _ = call(infer, *arguments, "--mesh", "stl", "--measures", capsys=capsys)
+    assert code == 0
+    assert "mesh        not written before; segmented again for it" in out
+    record = read_json("predictions/embryo.json")
+    assert asked.items() <= record["files"].items()
+    assert all(file.exists() for file in files)
+    rows = [line for line in files[1].read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    assert sum(int(row.split(",")[1]) for row in rows[1:]) == record["result"]["voxels"]
+
+    _, out, _ = call(infer, *arguments, "--mesh", "stl", "--measures", capsys=capsys)
+    assert "1 skipped" in out
+
+    code, _, _ = call(infer, *arguments, "--mesh", "ply", "--force", capsys=capsys)
+    assert code == 0
+    assert not any(file.exists() for file in files)
+    assert Path("predictions/embryo_lumen.ply").exists()
+
+
+def test_measures_need_a_voxel_size(folder, weights, capsys):
+    np.save("a.npy", np.zeros((33, 34, 35), np.uint8))
+    code, _, err = call(infer, "a.npy", "--model", weights, "--measures", capsys=capsys)
+    assert code == 2
+    assert "'a.npy' does not state its voxel size, which --measures needs: give --spacing" in err
+
+
 def test_a_report_shows_the_start_the_crop_and_what_looks_wrong(embryo, weights, folder, capsys):
     start = ("--initial-mask", "embryo_true.seg.nrrd", "--annotation", "embryo_true.seg.nrrd", "--y-crop", 34)
     code, _, err = call(infer, embryo, "--model", weights, "--iterations", 1, *start, "--report", capsys=capsys)
