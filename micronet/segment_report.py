@@ -177,7 +177,7 @@ def _refinement(iterations: Sequence[Mapping[str, Any]]) -> list[Html]:
     ]
     return [
         figure(
-            plot(lines, "iteration", "voxels", whole_x=True),
+            plot(lines, "iteration", "voxels", whole_x=True, whole_y=True),
             "The network sees its own mask again in each iteration; the second line tells when it has settled.",
         ),
         table(("iteration", "above 0.5", "crossed 0.5", "largest change of p", "mean change of p"), rows),

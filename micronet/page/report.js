@@ -2,7 +2,7 @@
 "use strict";
 (async () => {
   const AXES = "zyx";
-  const LARGEST_HEIGHT = 460, SMALLEST_SIDE = 130, GAP = 24, MARGIN = 20;  // CSS pixels
+  const LARGEST_HEIGHT = 460, SMALLEST_SIDE = 130, CAPTION = 165, GAP = 24, MARGIN = 20;  // CSS pixels
   const FRAME_MS = 700;
   const $ = (id) => document.getElementById(id);
   const { volumes, colours } = JSON.parse($("data").textContent);
@@ -242,7 +242,7 @@
       const slider = element("input", "", root);
       Object.assign(slider, { type: "range", min: 0, step: 1, id: `slice-${AXES[axis]}` });
       slider.setAttribute("aria-label", `slice along ${AXES[axis]}`);
-      slider.addEventListener("input", () => { place[axis] = Number(slider.value); show(); });
+      slider.addEventListener("input", () => { place[axis] = Number(slider.value); show(false); });
       picture.slider = slider;
       const go = (event) => {
         if (event.type === "pointermove" && !(event.buttons & 1)) return;
@@ -250,7 +250,7 @@
         for (const [other, part] of [[view.right, event.offsetX / canvas.clientWidth],
                                      [view.down, event.offsetY / canvas.clientHeight]])
           place[other] = Math.min(Math.max(Math.floor(part * shown.size[other]), 0), shown.size[other] - 1);
-        show();
+        show(false);
       };
       canvas.addEventListener("pointerdown", go);
       canvas.addEventListener("pointermove", go);
@@ -280,7 +280,7 @@
       picture.view = view;
       canvas.style.width = `${Math.max(2, Math.round(width * own))}px`;
       canvas.style.height = `${Math.max(2, Math.round(height * own))}px`;
-      picture.root.style.width = `${Math.max(Math.round(width * own), SMALLEST_SIDE) + MARGIN}px`;
+      picture.root.style.width = `${Math.max(Math.round(width * own), CAPTION) + MARGIN}px`;
       picture.down.textContent = `${AXES[view.down]} ↓`;
       picture.right.textContent = `${AXES[view.right]} →`;
       const bar = roundLength(Math.max(70, .3 * width * own) / own);
@@ -289,8 +289,9 @@
     }
   }
 
-  function show() {
-    for (const picture of pictures) {
+  // Projections stay as they are while only the slices move.
+  function show(all = true) {
+    for (const picture of all ? pictures : pictures.slice(0, 3)) {
       const [where, depth] = whereIs(picture.view, picture.projection);
       picture.where.textContent = where;
       picture.depth.textContent = depth;
@@ -359,7 +360,7 @@
 
   // ---- start ------------------------------------------------------------------------------------------------------
 
-  for (const id of ["mask", "annotation", "agreement", "cross"]) $(`show-${id}`).addEventListener("change", show);
+  for (const id of ["mask", "annotation", "agreement", "cross"]) $(`show-${id}`).addEventListener("change", () => show());
   for (const swatch of document.querySelectorAll("[data-colour]")) swatch.style.background = colours[swatch.dataset.colour];
   volumes.forEach((volume, number) => $("volume").append(new Option(volume.name, number)));
   $("volume").closest("label").hidden = volumes.length < 2;
