@@ -1,6 +1,6 @@
 """Make simulated OCT volumes with their annotations, and a data set that training takes as it is.
 
-python make_phantoms.py 12                                              # into phantoms/, of published size
+python make_phantoms.py 12 --vary                                       # into phantoms/, of published size
 python make_phantoms.py 4 --shape 96,96,96 --seed 100 -o small
 python make_phantoms.py 1 --time-points 20 -o beating                   # one beat of a heart
 python make_phantoms.py --from-annotation embryo.seg.nrrd -o simulated  # an image over a mask of your own, on its grid
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from micronet.console import run, shape_option, spacing_option
 from micronet.errors import InputError
+from micronet.phantom import PRESETS
 from micronet.phantom_set import PhantomSet, make_set, over_annotations, procedural
 
 FULL_SHAPE, FULL_CROP = (217, 260, 218), 160  # as published
@@ -51,6 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=1, metavar="S", help="phantom k has the seed S + k - 1 (%(default)s)")
     p.add_argument("--shape", type=shape_option, metavar="Z,Y,X", help="voxels of 4.5 µm (default: 217,260,218)")
     p.add_argument("--y-crop", type=int, metavar="N", help="lumens and training end at this depth (Y); full size: 160")
+    p.add_argument("--vary", action="store_true", help="other optics for each seed, for training")
+    p.add_argument("--preset", choices=sorted(PRESETS), default="oct", help="the optics (default: %(default)s)")
     p.add_argument("--time-points", type=int, default=1, metavar="T", help="one heart beat in T volumes each")
     p.add_argument("--from-annotation", type=Path, nargs="+", metavar="FILE", help="images over these masks instead")
     p.add_argument("--segment", metavar="NAME|INDEX", help="which segment of a .seg.nrrd mask is the lumen")

@@ -22,7 +22,8 @@ from micronet.io import (
     write_volume,
 )
 from micronet.io.hdf5 import require_h5py, write_pairs
-from micronet.phantom import Anatomy, Optics, mask_of_seed, render_oct, speckle_of_seed
+from micronet.phantom import Anatomy, Optics, mask_of_seed, optics_of_seed, render_oct, speckle_of_seed
+from micronet.phantom.anatomy import SPACING_UM
 from micronet.raw_scan import read_record
 from micronet.record import make_folder, sha256_of, write_json
 from micronet.volume import Volume, upright
@@ -72,6 +73,10 @@ class PhantomSet:
         Voxels along (Z, Y, X) of procedural phantoms.
     y_crop : int, optional
         Depth above which procedural lumens lie, and below which nothing is trained on.
+    vary : bool
+        Draw the optics anew for every seed.
+    preset : str
+        The optics, or what they are drawn around: a key of `micronet.phantom.PRESETS`.
     time_points : int
         Of one beat of every procedural heart.
     segment, spacing_um : optional
@@ -83,6 +88,8 @@ class PhantomSet:
     output: Path = Path("phantoms")
     shape: tuple[int, int, int] = (217, 260, 218)
     y_crop: int | None = 160
+    vary: bool = False
+    preset: str = "oct"
     time_points: int = 1
     segment: str | None = None
     spacing_um: tuple[float, float, float] | None = None
@@ -213,7 +220,7 @@ def make_set(
 
 def _asked(subject: Subject, job: PhantomSet) -> dict[str, Any]:
     """Return what a phantom depends on, as JSON has it."""
-    asked: dict[str, Any] = {"seed": subject.seed, "optics": asdict(Optics())}
+    asked: dict[str, Any] = {"seed": subject.seed, "vary": job.vary, "optics": asdict(_optics(subject, job))}
     if subject.annotation is not None:
         asked["annotation"] = {"file": subject.annotation.name, "sha256": sha256_of(*files_of(subject.annotation))}
         asked |= {"segment": job.segment, "spacing_um_zyx": job.spacing_um}
@@ -252,7 +259,7 @@ def _hashes(subject: Subject, job: PhantomSet) -> dict[str, str]:
 
 def _make(subject: Subject, job: PhantomSet, say: Callable[[str], None]) -> None:
     lumens = _lumens(subject, job, say)
-    optics = Optics()
+    optics = _optics(subject, job)
     if lumens.spacing_um is not None:
         optics = replace(optics, spacing_um=lumens.spacing_um[0])
     image = render_oct(lumens.array, speckle_of_seed(subject.seed, subject.time_point), optics)
@@ -266,12 +273,16 @@ def _make(subject: Subject, job: PhantomSet, say: Callable[[str], None]) -> None
     say(f"{job.image(subject.name).name}: {subject.split}, lumen {share:.1f} % of what is looked at")
 
 
+def _optics(subject: Subject, job: PhantomSet) -> Optics:
+    return optics_of_seed(subject.seed, vary=job.vary, preset=job.preset)
+
+
 def _lumens(subject: Subject, job: PhantomSet, say: Callable[[str], None]) -> Volume:
     """Return the mask of a phantom on its grid."""
     if subject.annotation is None:
         phase = subject.time_point / job.time_points
         mask = mask_of_seed(job.shape, subject.seed, y_crop=job.y_crop, phase=phase)
-        return Volume(mask, upright((Optics().spacing_um,) * 3), space="left-posterior-superior", units="um")
+        return Volume(mask, upright((SPACING_UM,) * 3), space="left-posterior-superior", units="um")
     annotation = read_annotation(subject.annotation, segment=job.segment, spacing_um=job.spacing_um)
     say(f"{subject.annotation.name}: {annotation.description}")
     lumens = annotation.mask

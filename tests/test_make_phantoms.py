@@ -184,6 +184,23 @@ def test_mask_of_unknown_or_uncubic_voxels_is_refused(folder, capsys):
     assert code == 0, err
 
 
+def test_varied_phantoms_have_the_same_lumens_and_other_optics(folder, capsys):
+    records = {}
+    for name, flags in (("plain", ()), ("varied", ("--vary",))):
+        assert call(1, *SMALL, *flags, "-o", name, capsys=capsys)[0] == 0
+        path = folder / name / "struct_iso" / "E5D_phantom_0001.json"
+        records[name] = json.loads(path.read_text(encoding="utf-8"))["parameters"]["optics"]
+    plain, varied = (
+        load_split(read_dataset(folder / name / "phantoms.toml"))["train"][0] for name in ("plain", "varied")
+    )
+    np.testing.assert_array_equal(plain.mask, varied.mask)
+    assert (plain.image != varied.image).mean() > 0.5
+    assert sum(records["plain"][key] != records["varied"][key] for key in records["plain"]) > 10
+    code, _, err = call(1, *SMALL, "-o", "plain", "--vary", capsys=capsys)
+    assert code == 2
+    assert "tells of another phantom" in err
+
+
 def test_a_beating_heart_is_one_volume_a_time_point_in_one_split(folder, capsys):
     code, _, err = call(2, *SMALL, "--time-points", 3, capsys=capsys)
     assert code == 0, err

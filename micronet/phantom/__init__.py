@@ -3,7 +3,7 @@
 from micronet.phantom.anatomy import Anatomy, beating, lumen_mask
 from micronet.phantom.oct import render_oct
 from micronet.phantom.optics import PRESETS, Optics, varied
-from micronet.phantom.seeds import mask_of_seed, phantom_of_seed, speckle_of_seed
+from micronet.phantom.seeds import mask_of_seed, optics_of_seed, phantom_of_seed, speckle_of_seed
 
 __all__ = [
     "PRESETS",
@@ -12,6 +12,7 @@ __all__ = [
     "beating",
     "lumen_mask",
     "mask_of_seed",
+    "optics_of_seed",
     "phantom_of_seed",
     "render_oct",
     "speckle_of_seed",

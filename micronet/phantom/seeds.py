@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from micronet.errors import InputError
 from micronet.phantom.anatomy import Anatomy, lumen_mask
 from micronet.phantom.oct import render_oct
-from micronet.phantom.optics import Optics
+from micronet.phantom.optics import PRESETS, Optics, varied
 
-__all__ = ["mask_of_seed", "phantom_of_seed", "speckle_of_seed"]
+__all__ = ["mask_of_seed", "optics_of_seed", "phantom_of_seed", "speckle_of_seed"]
 
 # What a stream is for; with the seed it names one stream, so that the same lumens may get other optics or speckle.
-_SPECKLE = 1
+_SPECKLE, _OPTICS = 1, 2
 
 
 def mask_of_seed(
@@ -62,10 +62,18 @@ def speckle_of_seed(seed: int, time_point: int = 0) -> np.random.Generator:
     return np.random.default_rng([seed, _SPECKLE, time_point])
 
 
+def optics_of_seed(seed: int, *, vary: bool, preset: str = "oct") -> Optics:
+    """Return a preset of `micronet.phantom.PRESETS`, or with `vary` what the seed draws around it."""
+    optics = PRESETS[preset]
+    return varied(optics, np.random.default_rng([seed, _OPTICS])) if vary else optics
+
+
 def phantom_of_seed(
-    shape: tuple[int, int, int], seed: int, *, y_crop: int | None = None, optics: Optics | None = None
+    shape: tuple[int, int, int], seed: int, *, y_crop: int | None = None, vary: bool = False
 ) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
-    """Return lumens and image of the phantom that a seed names; parameters and errors as `mask_of_seed`.
+    """Return lumens and image of the phantom that a seed names.
+
+    Parameters and errors are those of `mask_of_seed` and `optics_of_seed`.
 
     Examples
     --------
@@ -74,4 +82,4 @@ def phantom_of_seed(
     ((64, 80, 64), dtype('uint8'), False)
     """
     mask = mask_of_seed(shape, seed, y_crop=y_crop)
-    return mask, render_oct(mask, speckle_of_seed(seed), optics)
+    return mask, render_oct(mask, speckle_of_seed(seed), optics_of_seed(seed, vary=vary))
