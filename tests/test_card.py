@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import infer
-from micronet import MicroNet, Volume, write_volume
+from micronet import MicroNet, Volume, read_volume, write_volume
 from micronet.card import Expected, Look, card_line, card_path, expected, read_card, write_card
 from micronet.checkpoint import save_state
 from micronet.console import run
@@ -157,3 +157,15 @@ def test_infer_warns_once_and_records_it(weights, tmp_path, monkeypatch, capsys)
         assert out.count("outside of what 'u-net_test.pt' was trained on") == warnings
         record = json.loads((tmp_path / "predictions" / f"{name}.json").read_text(encoding="utf-8"))
         assert sum("outside of what" in warning for warning in record["result"]["warnings"]) == warnings
+
+
+@pytest.mark.parametrize("name", ["u-net_phantom", "ur-net_phantom"])
+def test_bundled_weights_have_a_card_that_the_demo_fits(root, name):
+    path = root / "trained_models" / f"{name}.pt"
+    card = read_card(path)
+    if card is None:
+        pytest.skip("these weights were made before there were cards")
+    assert card.sha256 == sha256_of(path)
+    assert card.record["scores"]["unseen_full_size"]["f"]["volumes"] == 8
+    demo = root / "struct_iso" / "E5D_phantom_demo.nrrd"
+    assert card_line(path, card.sha256, demo, read_volume(demo)) is None

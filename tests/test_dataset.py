@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from micronet.augmentation import FLIPS
-from micronet.dataset import DataSetError, hashes, load_split, read_dataset
+from micronet.dataset import DataSetError, Sample, hashes, load_split, read_dataset
 from micronet.errors import FileError
 from micronet.io import Segment, write_segmentation, write_volume
 from micronet.preprocess import normalize_image
@@ -242,3 +242,16 @@ def test_hashes_name_every_file(lab):
     assert list(found) == ["train/a", "validation/b"]
     assert all(len(value) == 64 for pair in found.values() for value in pair.values())
     assert found["train/a"]["image"] != found["validation/b"]["image"]
+
+
+def test_sample_in_memory_is_cropped_in_depth_and_normalised_whole(rng):
+    array = rng.integers(0, 255, (32, 60, 33), dtype=np.uint8)
+    mask, weight = array > 200, array > 20
+    sample = Sample.of("mine", Volume(array), mask, weight, y_crop=40)
+    np.testing.assert_array_equal(sample.image, array[:, :40])
+    np.testing.assert_array_equal(sample.mask, mask[:, :40])
+    np.testing.assert_array_equal(sample.weight, weight[:, :40])
+    assert (sample.mean, sample.sd) == pytest.approx((array.mean(), array.std(ddof=1)))
+    whole = Sample.of("mine", Volume(array), mask)
+    assert whole.image.shape == array.shape
+    assert whole.weight is None

@@ -404,6 +404,9 @@ def test_without_input_the_demo_is_segmented_and_scored(root, folder):
     assert ran.returncode == 0, ran.stderr
     record = read_json(folder / "predictions" / "E5D_phantom_demo.json")
     assert record["scores"]["f1"] > 0.8
+    card = read_json(root / "trained_models" / "ur-net_phantom.json")
+    if "format" in card:  # else the weights were made before there were cards
+        assert record["scores"]["f1"] == pytest.approx(card["scores"]["demo_f"], abs=0.002)
     assert str(folder / "predictions") in ran.stdout
 
 

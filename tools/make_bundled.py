@@ -1,16 +1,17 @@
 """Make everything that is bundled: the phantoms with their annotations, and the weights trained on phantoms.
 
 python tools/make_bundled.py --volumes      # the phantoms of datasets/phantom.toml, the same bytes every time: seconds
-python tools/make_bundled.py                # the weights and their model cards as well: minutes
+python tools/make_bundled.py                # the weights and their model cards as well: about an hour on two cores
 
-Phantoms and published data differ: these weights show how the tool works and are a start for training on
-phantoms; for real OCT take the published weights.
+The weights learn from other phantoms than the bundled ones: many of published size and some small ones, the optics
+varied in each. Training may be interrupted: the same command goes on where it was, from what lies in --work.
 """
 
 import argparse
+import hashlib
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,20 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 
-from micronet.checkpoint import save_state  # noqa: E402
+from micronet import engine  # noqa: E402
+from micronet.card import Look, expected, write_card  # noqa: E402
+from micronet.checkpoint import load_session, save_session, save_state  # noqa: E402
 from micronet.dataset import Sample  # noqa: E402
 from micronet.io import Segment, write_segmentation, write_volume  # noqa: E402
 from micronet.kernels.threads import physical_cores  # noqa: E402
+from micronet.metrics import overlap  # noqa: E402
 from micronet.models import MicroNet, MicroRNet, bootstrap, model_for_state  # noqa: E402
 from micronet.phantom import Anatomy, Optics, phantom_of_seed  # noqa: E402
-from micronet.record import sha256_of, versions, write_json  # noqa: E402
+from micronet.record import sha256_of, versions  # noqa: E402
 from micronet.training import NUMPY_SEED, RECIPES, TORCH_SEED, Trainer  # noqa: E402
 from micronet.volume import Volume, upright  # noqa: E402
 
-SHAPE = (96, 96, 96)
+SMALL, FULL, FULL_CROP = (96, 96, 96), (217, 260, 218), 160
 SPACING_UM = 4.5
 BUNDLED = {
     "phantom_train_1": 20_002,
@@ -39,24 +43,34 @@ BUNDLED = {
     "phantom_validation": 20_005,
     "phantom_demo": 20_001,
 }
-# The bundled weights learn from other phantoms than the bundled ones.
-TRAINING_SEEDS = tuple(range(1, 13))
-VALIDATION_SEEDS = (10_001, 10_002)
+FULL_TRAINING, SMALL_TRAINING = tuple(range(1, 17)), tuple(range(101, 109))
+FULL_VALIDATION, SMALL_VALIDATION = (10_001,), (10_101,)
+#: Benchmarks score on the same phantoms.
+UNSEEN = tuple(range(30_001, 30_009))
 MICRONET_EPOCHS = 50
-MICRORNET_ROUNDS, MICRORNET_PASSES = 12, 4
+MICRORNET_ROUNDS, MICRORNET_PASSES = 10, 4
+#: Steps between two savings of an unfinished training.
+_SAVE_EVERY = 25
 
 
-def phantom(name: str, seed: int) -> Sample:
+def phantom(name: str, seed: int, shape: tuple[int, int, int], *, vary: bool) -> Sample:
     """Return the phantom of a seed, ready for training."""
-    mask, image = phantom_of_seed(SHAPE, seed)
+    y_crop = FULL_CROP if shape == FULL else None
+    mask, image = phantom_of_seed(shape, seed, y_crop=y_crop, vary=vary)
     volume = Volume(image, upright((SPACING_UM,) * 3), space="left-posterior-superior", units="um")
-    return Sample.of(name, volume, mask)
+    return Sample.of(name, volume, mask, y_crop=y_crop)
+
+
+def phantoms(full: Sequence[int], small: Sequence[int], *, vary: bool) -> list[Sample]:
+    """Return the phantoms of some seeds, of published size and small."""
+    wanted = [(seed, FULL) for seed in full] + [(seed, SMALL) for seed in small]
+    return [phantom(f"phantom {seed}", seed, shape, vary=vary) for seed, shape in wanted]
 
 
 def write_phantoms(root: Path) -> None:
     """Write the bundled phantoms under the published names."""
     for name, seed in BUNDLED.items():
-        sample = phantom(name, seed)
+        sample = phantom(name, seed, SMALL, vary=False)
         image = root / "struct_iso" / f"E5D_{name}.nrrd"
         write_volume(image, sample.volume)
         annotation = root / "annotations" / f"annotation_{name}_iso_full.seg.nrrd"
@@ -64,51 +78,114 @@ def write_phantoms(root: Path) -> None:
         print(f"{image.name}: foreground {sample.mask.mean():.1%}")
 
 
-def train(trainer: Trainer, rounds: int, passes: int) -> None:
-    """Train, tell each validation, and end with the weights that validated best."""
+def train(trainer: Trainer, rounds: int, passes: int, session: Path) -> dict[str, float]:
+    """Train, tell each validation, and end with the weights that validated best; return the time it took.
+
+    What is done is kept in a session file, from which another call goes on.
+    """
     trainer.begin(rounds, passes)
+    before = {"seconds": 0.0, "cpu_seconds": 0.0}
+    if session.exists():
+        content = load_session(session)
+        trainer.restore(content["trainer"])
+        before = content["spent"]
+    began, cpu_began = time.perf_counter(), time.process_time()
+    saved = trainer.step
+
+    def spent() -> dict[str, float]:
+        return {
+            "seconds": before["seconds"] + time.perf_counter() - began,
+            "cpu_seconds": before["cpu_seconds"] + time.process_time() - cpu_began,
+        }
+
+    def save() -> None:
+        save_session(session, {"trainer": trainer.state(), "spent": spent()})
+
+    def between_steps() -> bool:
+        nonlocal saved
+        if trainer.step >= saved + _SAVE_EVERY:
+            save()
+            saved = trainer.step
+        return False
+
     trainer.run(
         lambda _: None,
         lambda report: print(f"{trainer.model.name} step {report.step:4d} validation F {report.f:.3f}", flush=True),
+        between_steps,
     )
     trainer.validate()
+    save()
     assert trainer.best_state is not None  # noqa: S101 - there are validation volumes
     trainer.model.load_state_dict(trainer.best_state)
+    return spent()
 
 
-def write_weights(root: Path, trainer: Trainer, seconds: float, demo: Sample) -> None:
+def spread(values: Sequence[float]) -> dict[str, float | int]:
+    """Return mean and standard deviation over volumes, and how many there are."""
+    return {
+        "mean": round(float(np.mean(values)), 4),
+        "sd": round(float(np.std(values, ddof=1)), 4) if len(values) > 1 else 0.0,
+        "volumes": len(values),
+    }
+
+
+def scores(trainer: Trainer, unseen: Sequence[Sample], demo: Sample) -> dict[str, Any]:
+    """Return the scores of trained weights; a µr-Net refines ten times from a blank mask."""
+    counts = [overlap(trainer.predict(sample) > 0.5, sample.mask) for sample in unseen]
+    return {
+        "validation_f": round(trainer.best_f or 0.0, 4),
+        "unseen_full_size": {
+            "f": spread([count.f_score() for count in counts]),
+            "precision": spread([count.precision for count in counts]),
+            "recall": spread([count.recall for count in counts]),
+        },
+        "demo_f": round(trainer.score([demo])[0].f_score(), 4),
+    }
+
+
+def write_weights(
+    root: Path, trainer: Trainer, spent: dict[str, float], unseen: Sequence[Sample], demo: Sample
+) -> None:
     """Write the weights and their model card."""
     path = root / "trained_models" / f"{trainer.model.name}_phantom.pt"
     save_state(path, trainer.model.state_dict())
-    statistics = np.array([(sample.mean, sample.sd) for sample in trainer.train_samples])
-    demo_score, _ = trainer.score([demo])
-    card: dict[str, Any] = {
+    found = scores(trainer, unseen, demo)
+    more = {
         "network": trainer.model.name,
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
-        "sha256": sha256_of(path),
         "data": {
-            "what": "simulated yolk sacs, made by micronet.phantom",
-            "training_seeds": TRAINING_SEEDS,
-            "validation_seeds": VALIDATION_SEEDS,
-            "shape_zyx": SHAPE,
-            "anatomy": asdict(Anatomy()),
-            "optics": asdict(Optics()),
+            "what": "simulated yolk sacs, made by micronet.phantom; the optics of all but demo and unseen vary",
+            "training": {"full_size": FULL_TRAINING, "small": SMALL_TRAINING},
+            "validation": {"full_size": FULL_VALIDATION, "small": SMALL_VALIDATION},
+            "unseen_full_size": UNSEEN,
+            "demo": BUNDLED["phantom_demo"],
+            "full_size_zyx": FULL,
+            "full_size_y_crop": FULL_CROP,
+            "small_zyx": SMALL,
+            "anatomy": vars(Anatomy()),
+            "optics": vars(Optics()),
         },
-        "spacing_um": SPACING_UM,
-        "intensity_domain": "log uint8",
-        "image_mean": round(float(statistics[:, 0].mean()), 2),
-        "image_sd": round(float(statistics[:, 1].mean()), 2),
-        "recipe": asdict(trainer.recipe),
+        "recipe": trainer.state()["recipe"],
+        "augmentation": trainer.state()["augmentation"],
         "seeds": {"torch": TORCH_SEED, "order": NUMPY_SEED},
         "steps": trainer.step,
+        "best_step": trainer.best_step,
         "refinements": trainer.iterations if isinstance(trainer.model, MicroRNet) else 1,
-        "scores": {"validation_f": round(trainer.best_f or 0.0, 4), "demo_f": round(demo_score.f_score(), 4)},
-        "training_seconds": round(seconds),
+        "scores": found,
+        "training": {name: round(seconds) for name, seconds in spent.items()},
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
-    write_json(path.with_suffix(".json"), card)
-    print(f"{path.name}: {card['scores']}, {seconds:.0f} s")
+    write_card(
+        path,
+        sha256=sha256_of(path),
+        spacing_um=SPACING_UM,
+        intensity_domain="log",
+        dtype="uint8",
+        look=expected([Look.of(sample.volume.array) for sample in trainer.train_samples]),
+        more=more,
+    )
+    print(f"{path.name}: {found}, {spent['seconds']:.0f} s")
 
 
 def main() -> None:
@@ -116,6 +193,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--volumes", action="store_true", help="only the phantoms and their annotations")
     parser.add_argument("--root", type=Path, default=ROOT, help="where the data folders lie (default: the checkout)")
+    parser.add_argument("--work", type=Path, default=ROOT / "checkpoints" / "bundled", help="for what is unfinished")
+    parser.add_argument("--epochs", type=int, default=MICRONET_EPOCHS, help="of µ-Net (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=MICRORNET_ROUNDS, help="of µr-Net (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=physical_cores(), help="for training (default: %(default)s)")
     arguments = parser.parse_args()
     for folder in ("struct_iso", "annotations", "trained_models"):
@@ -125,16 +205,24 @@ def main() -> None:
         return
 
     torch.set_num_threads(arguments.threads)
-    training = [phantom(f"phantom {seed}", seed) for seed in TRAINING_SEEDS]
-    validation = [phantom(f"phantom {seed}", seed) for seed in VALIDATION_SEEDS]
-    demo = phantom("phantom_demo", BUNDLED["phantom_demo"])
+    if not engine.is_ready(training=True):
+        engine.make_ready(training=True, progress=lambda _: None)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    training = phantoms(FULL_TRAINING, SMALL_TRAINING, vary=True)
+    validation = phantoms(FULL_VALIDATION, SMALL_VALIDATION, vary=True)
+    unseen = phantoms(UNSEEN, (), vary=False)
+    demo = phantom("phantom_demo", BUNDLED["phantom_demo"], SMALL, vary=False)
+    # A session goes on only with the very same volumes and length of training.
+    digest = hashlib.sha256(f"{arguments.epochs} {arguments.rounds}".encode())
+    for sample in (*training, *validation):
+        digest.update(sample.image.tobytes())
     torch.manual_seed(TORCH_SEED)
     model: MicroNet | MicroRNet = MicroNet()
-    for rounds, passes in ((MICRONET_EPOCHS, 1), (MICRORNET_ROUNDS, MICRORNET_PASSES)):
-        began = time.perf_counter()
+    for rounds, passes in ((arguments.epochs, 1), (arguments.rounds, MICRORNET_PASSES)):
         trainer = Trainer(model, training, validation, RECIPES["default"])
-        train(trainer, rounds, passes)
-        write_weights(arguments.root, trainer, time.perf_counter() - began, demo)
+        session = arguments.work / f"{model.name}_{digest.hexdigest()[:12]}.session"
+        spent = train(trainer, rounds, passes, session)
+        write_weights(arguments.root, trainer, spent, unseen, demo)
         if isinstance(model, MicroNet):
             model = model_for_state(bootstrap(model.state_dict()))
 
