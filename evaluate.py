@@ -64,9 +64,7 @@ def main(arguments: argparse.Namespace) -> int:
             outcomes.append(Outcome(pair.prediction, "failed", str(error)))
         else:
             evaluations.append(evaluation)
-            scores = evaluation.scores
-            line = f"Dice {scores.dice:.4f}  clDice {scores.cl_dice:.4f}  NSD {scores.nsd:.4f}"
-            outcomes.append(Outcome(pair.prediction, "done", f"{line}  HD95 {scores.hd95_um:.3g} µm"))
+            outcomes.append(Outcome(pair.prediction, "done", evaluation.scores.headline()))
     print(status_table(outcomes))
     if evaluations:
         summaries = summarise([one.scores for one in evaluations], np.random.default_rng(SEED))

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from micronet.losses import fbeta_loss
     from micronet.models import MicroNet, MicroRNet, bootstrap
     from micronet.preprocess import normalize_image, normalize_mask
+    from micronet.scores import score_masks
+    from micronet.surface import lumen_surface
+    from micronet.vessels import measure_vessels
     from micronet.volume import Volume
 
 __version__ = "0.1.0"
@@ -26,11 +29,14 @@ __all__ = [
     "distort",
     "fbeta_loss",
     "load_model",
+    "lumen_surface",
+    "measure_vessels",
     "normalize_image",
     "normalize_mask",
     "predict",
     "read_annotation",
     "read_volume",
+    "score_masks",
     "size_map",
     "write_volume",
 ]
@@ -43,11 +49,14 @@ _HOME = {
     "distort": "distortion",
     "fbeta_loss": "losses",
     "load_model": "checkpoint",
+    "lumen_surface": "surface",
+    "measure_vessels": "vessels",
     "normalize_image": "preprocess",
     "normalize_mask": "preprocess",
     "predict": "inference",
     "read_annotation": "io",
     "read_volume": "io",
+    "score_masks": "scores",
     "size_map": "distortion",
     "write_volume": "io",
 }

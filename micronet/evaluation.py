@@ -83,7 +83,7 @@ class MaskPair:
     Parameters
     ----------
     predicted, annotated : Volume
-        Arrays of bool, of one shape, after any crop.
+        Arrays of bool, of one shape, after any crop. Where one file states no spacing, the other's word counts.
     probability : Volume or None
         Where the prediction was one: uint8 or floating-point.
     image : Volume or None
@@ -101,8 +101,8 @@ class MaskPair:
 
     @property
     def spacing_um(self) -> tuple[float, float, float] | None:
-        """Voxel size along (Z, Y, X) in µm: the annotation's, else the prediction's."""
-        return self.annotated.spacing_um or self.predicted.spacing_um
+        """Voxel size along (Z, Y, X) in µm; None when neither file states it."""
+        return self.annotated.spacing_um
 
 
 @dataclass(frozen=True)
@@ -251,6 +251,10 @@ def read_pair(pair: Pair, reading: Reading | None = None) -> MaskPair:
         )
         predicted, description = prediction.mask, prediction.description
     check_same_grid(annotated, predicted, str(pair.annotation), str(pair.prediction))
+    if predicted.spacing_um is None:
+        predicted = annotated.with_array(predicted.array)
+    elif annotated.spacing_um is None:
+        annotated = predicted.with_array(annotated.array)
     _check_axes(annotated, pair.annotation)
     image = None
     if pair.image is not None:

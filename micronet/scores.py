@@ -111,6 +111,11 @@ class Scores:
         """Return the scores by name, in the order of the table."""
         return asdict(self)
 
+    def headline(self) -> str:
+        """Return the main scores in one line."""
+        line = f"Dice {self.dice:.4f}  clDice {self.cl_dice:.4f}  NSD {self.nsd:.4f}"
+        return line if math.isnan(self.hd95_um) else f"{line}  HD95 {self.hd95_um:.3g} µm"
+
 
 def score_masks(
     predicted: NDArray[np.bool_],

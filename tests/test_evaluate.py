@@ -177,6 +177,20 @@ def test_a_file_without_spacing_gives_no_lengths_and_says_so(folder, capsys):
     assert read_table("scores/scores.csv")[1][0]["hd95_um"] == "0"
 
 
+def test_measures_of_both_masks_are_written(folder, capsys):
+    np.save("found.npy", torus(12, 3))  # states no spacing: the annotation's word counts
+    write_mask("true.seg.nrrd", torus(12, 3))
+    code, _, err = call("found.npy", "--annotation", "true.seg.nrrd", "--measures", capsys=capsys)
+    assert code == 0, err
+    for role in ("predicted", "annotated"):
+        _, [row] = read_table(f"scores/found_{role}_vessels.csv")
+        assert float(row["centreline_um"]) == pytest.approx(2 * np.pi * 12 * 4.5, rel=0.02)
+        assert len(read_table(f"scores/found_{role}_centrelines.csv")[1]) > 50
+    code, _, err = call("found.npy", "--annotation", "found.npy", "--measures", "-o", "b", capsys=capsys)
+    assert code == 2
+    assert "the voxel size is not known: give --spacing" in err
+
+
 def test_scores_are_not_replaced_unasked(folder, capsys):
     write_mask("p.seg.nrrd", ball(6))
     arguments = ("p.seg.nrrd", "--annotation", "p.seg.nrrd")
