@@ -60,8 +60,8 @@ def image_statistics(image: NDArray[Any]) -> tuple[float, float]:
 def log_intensity(image: NDArray[Any]) -> NDArray[np.float32]:
     """Return the natural logarithm of linear intensities, float32; values below 1 count as 1.
 
-    >>> log_intensity(np.array([0.0, 1.0, np.e])).tolist()
-    [0.0, 0.0, 1.0]
+    >>> log_intensity(np.array([[0.0, 1.0, np.e]])).tolist()
+    [[0.0, 0.0, 1.0]]
     """
     logarithms = np.empty(image.shape, np.float32)
     for plane, out in zip(image, logarithms, strict=True):  # no temporary of the volume's size
