@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -107,7 +108,7 @@ def centreline(
         paths = list(graph.paths())
         shortest: dict[int, tuple[float, _Path]] = {}
         for path in () if spurs else paths:
-            if path.fork is None:
+            if path.fork is None or not path.inner:
                 continue
             length = _length(graph.points(path), steps)
             reach = max(radius[tuple(graph.voxels[v])] for v in graph.forks[path.fork]) + _STUB * steps.max()
@@ -122,7 +123,8 @@ def centreline(
         points = _smoothed(graph.points(path), path.closed)
         nearest = tuple(np.rint(points).astype(np.intp).T)
         branches.append(Branch(points, radius[nearest], _length(points, steps)))
-    return Centreline(tuple(branches), len(graph.forks), graph.ends)
+    meeting = Counter(end for path in paths for end in (path.first, path.last) if end is not None)
+    return Centreline(tuple(branches), sum(count > 2 for count in meeting.values()), graph.ends)
 
 
 def _completed(
@@ -200,9 +202,14 @@ class _Graph:
                     self.forks[number].append(other)
 
     def paths(self) -> Iterator[_Path]:
-        """Return the branches, each once: from forks, from open ends, then the closed loops."""
+        """Return the branches, each once: from forks, from open ends, then the closed loops.
+
+        A knot of voxels from which nothing leads away is a branch without inner voxels.
+        """
         seen: set[int] = set()
         for number, members in enumerate(self.forks):
+            if all(other in self.fork_of for member in members for other in self.neighbours[member]):
+                yield _Path([], number, None)
             for member in members:
                 for start in self.neighbours[member]:
                     if start not in self.fork_of and start not in seen:
