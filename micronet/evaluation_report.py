@@ -18,6 +18,7 @@ from micronet.page.html import Html, Section, figure, note, table, write_page
 from micronet.page.plots import Line, bins, data_uri, histogram, plot
 from micronet.page.shown import Movie, Shown
 from micronet.record import sha256_of, versions
+from micronet.report import sampled
 from micronet.score_tables import settings_of
 from micronet.scores import RESAMPLES, Scoring, Summary
 from micronet.sweep_plot import sweep_figure
@@ -218,7 +219,7 @@ def _histograms(masks: MaskPair) -> list[Html]:
     parts = []
     if masks.image is not None:
         image = masks.image.array
-        edges = bins(image[tuple(slice(None, None, max(1, n // 128)) for n in image.shape)])
+        edges = bins(image[sampled(image.shape, 128)])
         kinds = {
             "all voxels": None,
             "found and annotated": predicted & annotated,

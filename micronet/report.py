@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from micronet.errors import InputError
 from micronet.io.atomic import atomic_path
 
-__all__ = ["ANNOTATION_COLOUR", "MASK_COLOUR", "grey_range", "write_preview"]
+__all__ = ["ANNOTATION_COLOUR", "MASK_COLOUR", "grey_range", "sampled", "write_preview"]
 
 # Colours that people with any colour vision tell apart, on grey (Okabe & Ito 2008).
 #: Contour of the segmentation.
@@ -127,7 +127,7 @@ def write_preview(
     rows, page_height = _layout(views, lengths)
     figure = Figure(figsize=(_PAGE_WIDTH, page_height), dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    slice_range = grey_range(image[_sampled(image.shape)])
+    slice_range = grey_range(image[sampled(image.shape)])
     kinds: tuple[Literal["slice", "projection"], ...] = ("slice", "projection")
     for kind, frames in zip(kinds, rows, strict=True):
         for view, frame in zip(views, frames, strict=True):
@@ -210,9 +210,9 @@ def _layout(views: tuple[_View, ...], lengths: tuple[float, ...]) -> tuple[list[
     return rows, headline + 2 * (row_height + _CAPTION + _FOOT) + _ROW_GAP + _MARGIN
 
 
-def _sampled(shape: tuple[int, ...]) -> tuple[slice, ...]:
-    """Return slices that leave at most about 64 planes along each axis: enough for percentiles."""
-    return tuple(slice(None, None, max(1, n // 64)) for n in shape)
+def sampled(shape: tuple[int, ...], most: int = 64) -> tuple[slice, ...]:
+    """Return slices that leave at most about so many planes along each axis: enough for percentiles."""
+    return tuple(slice(None, None, max(1, n // most)) for n in shape)
 
 
 def grey_range(values: NDArray[Any]) -> tuple[float, float]:

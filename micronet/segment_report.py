@@ -15,6 +15,7 @@ from micronet.page.grid import Grid
 from micronet.page.html import Html, Section, figure, note, table, write_page
 from micronet.page.plots import Line, bins, histogram, plot
 from micronet.page.shown import Movie, Shown
+from micronet.report import sampled
 from micronet.scores import DEFINITIONS
 from micronet.volume import Volume
 
@@ -118,8 +119,7 @@ class SegmentReport:
         self, probability: NDArray[np.float32] | Scratch, annotation: NDArray[np.bool_] | None
     ) -> list[Html]:
         image = self._volume.array
-        sample = image[tuple(slice(None, None, max(1, n // 128)) for n in image.shape)]
-        edges = bins(sample)
+        edges = bins(image[sampled(image.shape, 128)])
         masks: dict[str, NDArray[Any] | Scratch | None] = {"all voxels": None, "segmentation": probability}
         if annotation is not None:
             masks["annotation"] = annotation

@@ -22,13 +22,13 @@ _LONGEST = 1024
 #: Longest side of a projection in pixels, over the cube root of the voxels shown: 400 where these are the most.
 _PROJECTED = 400 / VOXELS ** (1 / 3)
 #: Voxels to hold at once while a volume is gone through.
-_BLOCK = 1 << 24
+_BLOCK = 1 << 22
 
 
 def slabs(shape: Sequence[int]) -> Iterator[slice]:
-    """Yield slices along the first axis that hold about 16 million voxels each.
+    """Yield slices along the first axis that hold about 4 million voxels each.
 
-    >>> list(slabs((5, 4096, 2048)))
+    >>> list(slabs((5, 2048, 1024)))
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
     step = max(1, _BLOCK // max(1, math.prod(shape[1:])))

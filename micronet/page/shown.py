@@ -16,7 +16,7 @@ from PIL import Image
 from micronet.errors import InputError
 from micronet.io.scratch import Scratch
 from micronet.page.grid import Grid
-from micronet.report import grey_range
+from micronet.report import grey_range, sampled
 
 __all__ = ["Movie", "Shown"]
 
@@ -165,9 +165,11 @@ def _fullest(mask: NDArray[np.uint8]) -> list[int]:
 
 
 def _grey(values: NDArray[Any]) -> NDArray[np.uint8]:
-    low, high = grey_range(values)
-    scaled = (values.astype(np.float32) - low) * (255 / (high - low))
-    grey: NDArray[np.uint8] = np.rint(np.clip(np.nan_to_num(scaled), 0, 255)).astype(np.uint8)
+    low, high = grey_range(values[sampled(values.shape, 128)])
+    grey = np.empty(values.shape, np.uint8)
+    for plane, shown in zip(values, grey, strict=True):
+        scaled = (plane.astype(np.float32) - low) * (255 / (high - low))
+        shown[...] = np.rint(np.clip(np.nan_to_num(scaled), 0, 255))
     return grey
 
 
