@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -272,3 +274,26 @@ def test_a_name_with_quotes_survives_the_data_set_file(folder, capsys):
     code, _, err = call("--from-annotation", 'an "odd" \\name ü.seg.nrrd', capsys=capsys)
     assert code == 0, err
     assert load_split(read_dataset("phantoms/phantoms.toml"))["train"][0].entry.name == 'an "odd" \\name ü'
+
+
+@pytest.mark.slow
+def test_the_chain_of_the_readme_runs_as_written_but_smaller(root, folder, engine_ready):
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    chain = re.search(r"From nothing to a segmented volume:\n\n```sh\n(.*?)```", readme, re.DOTALL)[1]
+    for full, small in (
+        ("12 --vary", "3 --vary --shape 64,64,64"),
+        ('"50;', '"1;'),
+        ("10 4;", "10 5;"),  # its first validation comes at step 50
+        ("phantom_0012", "phantom_0003"),
+        ("--y-crop 160", "--y-crop 64"),
+    ):
+        assert full in chain
+        chain = chain.replace(full, small)
+    for line in chain.splitlines():
+        python, script, *arguments = shlex.split(line)
+        assert python == "python"
+        ran = subprocess.run(
+            [sys.executable, root / script, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+        assert ran.returncode == 0, ran.stderr
+    assert (folder / "predictions" / "E5D_phantom_0003.seg.nrrd").exists()
