@@ -33,11 +33,11 @@ class Optics:
         Reflectivity of the yolk sac, and of the walls of its vessels.
     endocardium, jelly, myocardium : float
         Reflectivity of the three layers of the wall of heart and large vessels, from the lumen outwards.
-    vessel_blood, tube_blood, chamber_blood : float
-        Reflectivity of blood at the wall: in vessels, in the heart tube and large vessels, and in its chambers.
+    vessel_blood, heart_blood : float
+        Reflectivity of blood in vessels, and at the wall of heart and large vessels.
         Few cells circulate at embryonic day 9 (McGrath et al. 2003, Blood 101:1669), so blood is mid-grey.
-    tube_core_gain, chamber_core_gain : float
-        How much brighter blood is in the middle of these lumens, where the cells flow, than at the wall.
+    heart_core_gain : float
+        How much brighter blood is in the middle of heart and large vessels, where the cells flow, than at the wall.
     core_um : float
         Distance from the wall at which most (63 %) of that gain is reached.
     deep_wall_gain : float
@@ -51,8 +51,8 @@ class Optics:
         Thickness of the inner layers of the heart's wall.
     heart_roof_um, heart_floor_um : float
         Thickness of the whole wall above a lumen of the heart, and below it.
-    tube_radius_um, chamber_radius_um : float
-        A lumen in which a ball of this radius fits is heart or large vessel; is a chamber.
+    heart_radius_um : float
+        A lumen in which a ball of this radius fits is heart or large vessel.
     blood_loss_per_mm, wall_loss_per_mm, sheet_loss_per_mm, body_loss_per_mm : float
         Attenuation; fitted.
     noise_floor : float
@@ -74,38 +74,35 @@ class Optics:
     """
 
     spacing_um: float = 4.5
-    medium: float = -0.47
-    coelom: float = -1.64
+    medium: float = -0.33
+    coelom: float = -1.69
     pericardium: float = 0.38
     body: float = 0.65
     sheet: float = 2.36
-    vessel_wall: float = 3.45
-    endocardium: float = 2.58
-    jelly: float = 3.46
-    myocardium: float = 3.32
-    vessel_blood: float = 1.5
-    tube_blood: float = 1.32
-    chamber_blood: float = 1.42
-    tube_core_gain: float = 0.6
-    chamber_core_gain: float = 0.55
-    core_um: float = 28.1
-    deep_wall_gain: float = -0.18
-    sheet_um: float = 19.5
-    coelom_um: float = 36.6
-    pericardium_um: float = 93.8
-    vessel_roof_um: float = 15.0
-    vessel_floor_um: float = 26.5
-    endocardium_um: float = 4.1
-    jelly_um: float = 13.9
-    heart_roof_um: float = 43.6
-    heart_floor_um: float = 53.5
-    tube_radius_um: float = 27.0
-    chamber_radius_um: float = 58.5
-    blood_loss_per_mm: float = 1.32
-    wall_loss_per_mm: float = 1.76
+    vessel_wall: float = 3.43
+    endocardium: float = 2.4
+    jelly: float = 3.3
+    myocardium: float = 3.19
+    vessel_blood: float = 1.44
+    heart_blood: float = 1.32
+    heart_core_gain: float = 0.61
+    core_um: float = 44.1
+    deep_wall_gain: float = -0.22
+    sheet_um: float = 18.1
+    coelom_um: float = 37.0
+    pericardium_um: float = 94.0
+    vessel_roof_um: float = 15.4
+    vessel_floor_um: float = 26.6
+    endocardium_um: float = 4.4
+    jelly_um: float = 11.1
+    heart_roof_um: float = 43.4
+    heart_floor_um: float = 52.5
+    heart_radius_um: float = 36.0
+    blood_loss_per_mm: float = 1.33
+    wall_loss_per_mm: float = 1.82
     sheet_loss_per_mm: float = 1.55
-    body_loss_per_mm: float = 0.41
-    noise_floor: float = -2.04
+    body_loss_per_mm: float = 0.42
+    noise_floor: float = -2.2
     speckle_average_vox: float = 0.8
     blood_speckle: float = 0.5
     blur_vox: float = 0.37
@@ -113,7 +110,7 @@ class Optics:
     wall_texture: float = 0.1
     texture_um: float = 9.0
     black: float = -2.3
-    white: float = 3.35
+    white: float = 3.22
 
 
 #: By name: ``oct`` is the most real one known.
@@ -131,10 +128,8 @@ _SHIFTS = {
     "jelly": 0.2,
     "myocardium": 0.2,
     "vessel_blood": 0.12,
-    "tube_blood": 0.12,
-    "chamber_blood": 0.12,
-    "tube_core_gain": 0.08,
-    "chamber_core_gain": 0.08,
+    "heart_blood": 0.12,
+    "heart_core_gain": 0.08,
     "deep_wall_gain": 0.15,
     "noise_floor": 0.2,
     "black": 0.1,

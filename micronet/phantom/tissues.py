@@ -1,7 +1,7 @@
 """Where the tissues around given lumens lie, and how much light comes back from each voxel.
 
-Everything follows from the mask: distances to the nearest lumen, whether that is a vessel, the heart's tube or a
-chamber, whether the voxel lies above or below it, and the yolk sac, a smooth sheet through the topmost vessels::
+Everything follows from the mask: distances to the nearest lumen, whether that is a vessel or as wide as
+the heart, whether the voxel lies above or below it, and the yolk sac, a smooth sheet through the topmost vessels::
 
         medium
     ---------------- yolk sac   ( roof )
@@ -53,18 +53,17 @@ class Tissues:
         if optics.body_texture > 0 or optics.wall_texture > 0:
             self.texture = _coarse_noise(mask.shape, rng, optics.texture_um / spacing)
         coarse = np.ascontiguousarray(mask[::2, ::2, ::2])
-        self.tube = self._roomy(coarse, optics.tube_radius_um / spacing, threads)
-        self.chamber = self._roomy(coarse, optics.chamber_radius_um / spacing, threads)
+        self.heart = self._roomy(coarse, optics.heart_radius_um / spacing, threads)
         self.to_heart = None
-        heart = coarse & (self.tube > 0.5)
-        if heart.any():
+        core = coarse & (self.heart > 0.5)
+        if core.any():
             limit = math.ceil(o.pericardium_um / spacing / 2) + 4
-            self.to_heart = 2 * np.sqrt(squared_distance(heart, limit, threads).astype(np.float32))
+            self.to_heart = 2 * np.sqrt(squared_distance(core, limit, threads).astype(np.float32))
         away = np.sqrt(self.outside[::2, ::2, ::2].astype(np.float32))
         away = ndimage.gaussian_filter(away, 1.0, truncate=3.0)
         # How fast one gets away from the lumen by going down: 1 under it, -1 above it.
         self.facing = (np.gradient(away, axis=1) / 2).astype(np.float32) if away.shape[1] > 1 else np.zeros_like(away)
-        self.sheet = _sheet_depth(mask & (doubled(self.tube, mask.shape, 0, len(mask)) < 0.5))
+        self.sheet = _sheet_depth(mask & (doubled(self.heart, mask.shape, 0, len(mask)) < 0.5))
         self._make_tables()
 
     def _roomy(self, coarse: NDArray[np.bool_], radius_vox: float, threads: int) -> _Field:
@@ -113,9 +112,7 @@ class Tissues:
         o = self.optics
         voxels = np.float32(1 / o.spacing_um)
         mask, planes = self.mask[begin:end], slice(begin, end)
-        tube, chamber, facing = (
-            doubled(field, self.mask.shape, begin, end) for field in (self.tube, self.chamber, self.facing)
-        )
+        heart, facing = (doubled(field, self.mask.shape, begin, end) for field in (self.heart, self.facing))
         depth = np.arange(mask.shape[1], dtype=np.float32)[None, :, None] - self.sheet[planes, None]
         below = depth > 0
 
@@ -138,10 +135,10 @@ class Tissues:
         outside: NDArray[np.intp] = self.outside[planes].astype(np.intp)
         down = _step(np.float32(1.2) * facing)
         in_wall = _between(self.vessel_roof, self.vessel_floor, outside, down)
-        _mix(in_wall, tube, _between(self.heart_roof, self.heart_floor, outside, down))
+        _mix(in_wall, heart, _between(self.heart_roof, self.heart_floor, outside, down))
         wall = self.heart_wall[outside]
         wall -= o.vessel_wall
-        wall *= tube
+        wall *= heart
         wall += o.vessel_wall
         wall += o.deep_wall_gain * facing
         np.maximum(wall, level, out=wall)  # a wall that is dimmer than the yolk sac does not dim it
@@ -153,12 +150,10 @@ class Tissues:
             level += strength * doubled(self.texture, self.mask.shape, begin, end)
 
         inside: NDArray[np.intp] = self.inside[planes].astype(np.intp)
-        blood = chamber * np.float32(o.chamber_core_gain - o.tube_core_gain)
-        blood += o.tube_core_gain
-        blood *= tube
-        blood *= self.core[inside]
-        blood += tube * np.float32(o.tube_blood - o.vessel_blood)
-        blood += chamber * np.float32(o.chamber_blood - o.tube_blood)
+        blood = self.core[inside]
+        blood *= o.heart_core_gain
+        blood += o.heart_blood - o.vessel_blood
+        blood *= heart
         blood += o.vessel_blood
         np.copyto(level, blood, where=mask)
         np.copyto(loss, np.float32(o.blood_loss_per_mm), where=mask)
