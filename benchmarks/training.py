@@ -17,7 +17,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +27,7 @@ from micronet.dataset import Sample  # noqa: E402
 from micronet.kernels.threads import physical_cores  # noqa: E402
 from micronet.losses import fbeta_loss  # noqa: E402
 from micronet.models import MicroNet  # noqa: E402
-from micronet.phantom import lumen_mask, render_oct  # noqa: E402
+from micronet.phantom import phantom_of_seed  # noqa: E402
 from micronet.record import versions  # noqa: E402
 from micronet.training import RECIPES, TORCH_SEED, Trainer  # noqa: E402
 from micronet.volume import Volume  # noqa: E402
@@ -40,9 +39,8 @@ STEPS = 1600
 
 def phantom(seed: int) -> Sample:
     """Return an annotated phantom of published size."""
-    rng = np.random.default_rng(seed)
-    mask = lumen_mask(SHAPE, rng)
-    return Sample.of(f"phantom {seed}", Volume(render_oct(mask, rng)), mask)
+    mask, image = phantom_of_seed(SHAPE, seed)
+    return Sample.of(f"phantom {seed}", Volume(image), mask)
 
 
 def published_step(sample: Sample, repeats: int) -> float:
