@@ -29,7 +29,7 @@ from micronet.augmentation import Augmentation  # noqa: E402
 from micronet.dataset import Sample  # noqa: E402
 from micronet.kernels.threads import physical_cores  # noqa: E402
 from micronet.models import MicroNet, bootstrap, model_for_state  # noqa: E402
-from micronet.phantom import lumen_mask, render_oct  # noqa: E402
+from micronet.phantom import phantom_of_seed  # noqa: E402
 from micronet.record import versions, write_json  # noqa: E402
 from micronet.training import RECIPES, Recipe, Trainer  # noqa: E402
 from micronet.volume import Volume  # noqa: E402
@@ -49,6 +49,7 @@ VARIANTS: dict[str, Variant] = {
     "published": Variant(RECIPES["published"], best=False),
     "default": Variant(DEFAULT),
     "last weights": Variant(DEFAULT, best=False),
+    "published rate": Variant(replace(DEFAULT, rate_factor=1.0)),
     "without own masks": Variant(replace(DEFAULT, own_masks=0.0)),
     "without flips": Variant(replace(DEFAULT, augmentation=None)),
     "published distortion": Variant(replace(DEFAULT, distortion="published")),
@@ -76,10 +77,9 @@ class Data:
 
 
 def phantom(seed: int, size: int) -> Sample:
-    """Return an annotated phantom, size³ voxels."""
-    rng = np.random.default_rng(seed)
-    mask = lumen_mask((size, size, size), rng)
-    return Sample.of(f"phantom {seed}", Volume(render_oct(mask, rng)), mask)
+    """Return an annotated phantom, size³ voxels, with optics of its own."""
+    mask, image = phantom_of_seed((size, size, size), seed, vary=True)
+    return Sample.of(f"phantom {seed}", Volume(image), mask)
 
 
 def score(variant: Variant, data: Data, steps: int, seed: int) -> dict[str, float]:

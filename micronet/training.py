@@ -67,6 +67,8 @@ class Recipe:
         Fraction of the steps in which a µr-Net refines not a distorted mask but what it says itself after 1 to
         `own_passes` refinements from a blank or distorted mask: only its own masks show it its own errors.
     own_passes : int
+    rate_factor : float
+        Times the published learning rate.
     augmentation : Augmentation, optional
         None shows every volume whole and unchanged.
     validate_every : int
@@ -81,6 +83,7 @@ class Recipe:
     distortion: Literal["published", "default"]
     own_masks: float = 0.0
     own_passes: int = 4
+    rate_factor: float = 1.0
     augmentation: Augmentation | None = None
     validate_every: int = 50
     patience: int | None = None
@@ -88,7 +91,7 @@ class Recipe:
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "default": Recipe("default", "default", own_masks=0.5, augmentation=FLIPS, patience=20),
+    "default": Recipe("default", "default", own_masks=0.5, rate_factor=2.0, augmentation=FLIPS, patience=20),
     "published": Recipe("published", "published", published_draws=True),
 }
 
@@ -217,7 +220,7 @@ class Trainer:
     @property
     def rate(self) -> float:
         """The rate of the next step."""
-        return learning_rate(self.step) if self.fixed_rate is None else self.fixed_rate
+        return self.recipe.rate_factor * learning_rate(self.step) if self.fixed_rate is None else self.fixed_rate
 
     @property
     def stalled(self) -> bool:

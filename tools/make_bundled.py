@@ -1,7 +1,7 @@
 """Make everything that is bundled: the phantoms with their annotations, and the weights trained on phantoms.
 
 python tools/make_bundled.py --volumes      # the phantoms of datasets/phantom.toml, the same bytes every time: seconds
-python tools/make_bundled.py                # the weights and their model cards as well: about an hour on two cores
+python tools/make_bundled.py                # the weights and their model cards too: a quarter of an hour on two cores
 
 The weights learn from other phantoms than the bundled ones: many of published size and some small ones, the optics
 varied in each. Training may be interrupted: the same command goes on where it was, from what lies in --work.
@@ -47,8 +47,8 @@ FULL_TRAINING, SMALL_TRAINING = tuple(range(1, 17)), tuple(range(101, 109))
 FULL_VALIDATION, SMALL_VALIDATION = (10_001,), (10_101,)
 #: Benchmarks score on the same phantoms.
 UNSEEN = tuple(range(30_001, 30_009))
-MICRONET_EPOCHS = 50
-MICRORNET_ROUNDS, MICRORNET_PASSES = 10, 4
+MICRONET_EPOCHS = 20
+MICRORNET_ROUNDS, MICRORNET_PASSES = 5, 4
 #: Steps between two savings of an unfinished training.
 _SAVE_EVERY = 25
 
