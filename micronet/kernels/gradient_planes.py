@@ -121,18 +121,21 @@ def finish_gradient(
     y + scale * alpha; either may have no planes, and is then left out.
     """
     scale, floor = np.float32(SELU_SCALE), np.float32(SELU_SCALE * SELU_ALPHA)
-    if z // 4 < pooled.shape[0]:
-        for c in range(gradient.shape[1]):
-            for y in range(height // 4 * 4):
-                for x in range(width // 4 * 4):
-                    share = pooled[z // 4, c, TOP + y // 4, LEFT + x // 4] * np.float32(1 / 64)
-                    gradient[slot, c, TOP + y, LEFT + x] += share
-    if activated.shape[0]:
-        for c in range(gradient.shape[1]):
-            for y in range(TOP, TOP + height):
-                for x in range(LEFT, LEFT + width):
-                    value = activated[z % activated.shape[0], c, y, x]
-                    gradient[slot, c, y, x] *= scale if value > 0 else value + floor
+    share = np.zeros(width, np.float32)
+    for c in range(gradient.shape[1]):
+        for y in range(height):
+            # rows as arrays of their own, else the compiler does not see that they may be computed in vectors
+            row = gradient[slot, c, TOP + y, LEFT : LEFT + width]
+            if z // 4 < pooled.shape[0] and y < height // 4 * 4:
+                if y % 4 == 0:
+                    for x in range(width // 4 * 4):
+                        share[x] = pooled[z // 4, c, TOP + y // 4, LEFT + x // 4] * np.float32(1 / 64)
+                for x in range(width):
+                    row[x] += share[x]
+            if activated.shape[0]:
+                values = activated[z % activated.shape[0], c, TOP + y, LEFT : LEFT + width]
+                for x in range(width):
+                    row[x] *= scale if values[x] > 0 else values[x] + floor
 
 
 @jit
