@@ -4,9 +4,11 @@ python infer.py                                              # the bundled demo
 python infer.py embryo.nrrd --model ur-net_b0.5_1200         # one volume, published weights
 python infer.py scans/ -o masks --until-stable               # every volume of a folder
 python infer.py stack.npy --axes YZX --spacing 5,2,2         # a file that does not say its axes or spacing
+python infer.py beat.tif --time-lapse                        # every time point of a 4-D file, or of several files
 """
 
 import argparse
+import math
 from pathlib import Path
 
 from tqdm import tqdm
@@ -29,6 +31,7 @@ from micronet.errors import InputError, MicronetError, printable
 from micronet.io.mesh import MESH_FORMATS
 from micronet.memory import SHARE
 from micronet.segment import Job, Outcome, Weights, check_stems, segment_file
+from micronet.timelapse import Start, open_time_lapse, segment_time_lapse
 
 ROOT = Path(__file__).resolve().parent
 DEMO = ROOT / "struct_iso" / "E5D_phantom_demo.nrrd"
@@ -42,7 +45,8 @@ def main(arguments: argparse.Namespace) -> int:
     paths = [DEMO] if demo else inputs_from(arguments.inputs, raw=arguments.shape is not None)
     if demo and arguments.annotation is None:
         arguments.annotation = DEMO_ANNOTATION
-    if len(paths) > 1 and (arguments.annotation or arguments.initial_mask):
+    start = start_option(arguments)
+    if len(paths) > 1 and (arguments.annotation or (arguments.initial_mask and not arguments.time_lapse)):
         raise InputError(f"--annotation and --initial-mask go with one input, found {len(paths)}")
     check_stems(paths)
     job = Job(**{name: getattr(arguments, name) for name in Job.__dataclass_fields__})
@@ -55,6 +59,8 @@ def main(arguments: argparse.Namespace) -> int:
     )
     print(f"weights {weights.path} ({weights.model.name}); {computes}, {arguments.device}, {threads} threads")
 
+    if arguments.time_lapse:
+        return time_lapse(paths, weights, job, start, arguments)
     outcomes = []
     for number, path in enumerate(paths, 1):
         print(printable(f"[{number}/{len(paths)}] {path}"))
@@ -80,6 +86,40 @@ def main(arguments: argparse.Namespace) -> int:
     return 2 if any(outcome.status == "failed" for outcome in outcomes) else 0
 
 
+def start_option(arguments: argparse.Namespace) -> Start:
+    """Return where the time points start, and leave in --initial-mask only a file."""
+    word = str(arguments.initial_mask)
+    if word in ("previous", "blank"):
+        if not arguments.time_lapse:
+            raise InputError(f"--initial-mask {word} goes with --time-lapse; a file of that name is ./{word}")
+        arguments.initial_mask = None
+    if not arguments.time_lapse and arguments.interval is not None:
+        raise InputError("--interval goes with --time-lapse")
+    if arguments.interval is not None and not 0 < arguments.interval < math.inf:
+        raise InputError(f"--interval must be a positive number of seconds, found {arguments.interval}")
+    if arguments.time_lapse and not arguments.inputs:
+        raise InputError("--time-lapse needs an INPUT: a 4-D file, or the files of the time points in their order")
+    return "blank" if word == "blank" else "previous"
+
+
+def time_lapse(paths: list[Path], weights: Weights, job: Job, start: Start, arguments: argparse.Namespace) -> int:
+    """Segment the time points of a recording in turn."""
+    with open_time_lapse(paths, job, interval_s=arguments.interval) as lapse:
+        print(f"{len(lapse.paths)} time points, '{lapse.paths[0].name}' to '{lapse.paths[-1].name}'")
+        with tqdm(total=weights.passes(job) * len(lapse.paths), leave=False, disable=None, unit="pass") as bar:
+            outcomes = segment_time_lapse(
+                lapse,
+                weights,
+                job,
+                start=start,
+                say=bar.write,
+                on_iteration=lambda _: bar.update(),
+                force=arguments.force,
+            )
+    print(status_table(outcomes))
+    return 2 if any(outcome.status == "failed" for outcome in outcomes) else 0
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
     p = argparse.ArgumentParser(description="Segment lumens in 3-D volumes; with no INPUT, the bundled demo.")
@@ -88,7 +128,12 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--model", default="ur-net_phantom", metavar="NAME|PATH", help="weights (default: %(default)s)")
     p.add_argument("--iterations", type=int, metavar="N", help="refinements of a µr-Net (default: 10)")
     p.add_argument("--until-stable", action="store_true", help="refine until nothing changes (100 times at most)")
-    p.add_argument("--initial-mask", type=Path, metavar="FILE", help="start from this mask instead of a blank one")
+    p.add_argument(
+        "--initial-mask",
+        type=Path,
+        metavar="FILE|previous|blank",
+        help="start from this mask instead of a blank one; with --time-lapse from the last one's (default) or blank",
+    )
     p.add_argument("--threshold", type=float, default=0.5, metavar="P", help="lumen is above it (default: %(default)s)")
     p.add_argument("--y-crop", type=int, metavar="N", help="look only at the first N voxels in depth (Y)")
     p.add_argument("--intensity", choices=("as stored", "log"), default="as stored", help="log: of linear intensities")
@@ -103,6 +148,9 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--measures", action="store_true", help="write tables too: vessels, and their centrelines with radii"
     )
+    p.add_argument("--time-lapse", action="store_true", help="INPUT is a 4-D file, or the time points in their order")
+    p.add_argument("--interval", type=float, metavar="SECONDS", help="from one time point to the next")
+    p.add_argument("--label-tiff", action="store_true", help="write the mask as a TIFF for Fiji as well")
     p.add_argument("--device", type=device_option, default="cpu", help="cpu (default) or cuda")
     p.add_argument("--max-ram", type=bytes_option, metavar="SIZE", help=RAM_HELP)
     p.add_argument("--force", action="store_true", help="do again what was done, and replace it")

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from micronet import engine
 from micronet.errors import FileError, InputError, MicronetError, printable
 from micronet.io import VOLUME_SUFFIXES, is_volume_path
+from micronet.io.bscans import natural_order
 from micronet.kernels.threads import physical_cores
 from micronet.segment import Outcome
 
@@ -56,13 +57,12 @@ def spacing_option(text: str) -> tuple[float, float, float]:
     return z, y, x
 
 
-def shape_option(text: str) -> tuple[int, int, int]:
-    """Parse ``--shape``: the three sizes of a headerless file, slowest axis first."""
+def shape_option(text: str) -> tuple[int, ...]:
+    """Parse ``--shape``: the three sizes of a headerless file, slowest axis first, or four where one is time."""
     parts = text.replace("x", ",").split(",")
-    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+    if len(parts) not in (3, 4) or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise argparse.ArgumentTypeError(f"'{text}': give three sizes such as 200,260,218, slowest axis first")
-    slow, middle, fast = (int(part) for part in parts)
-    return slow, middle, fast
+    return tuple(int(part) for part in parts)
 
 
 def bytes_option(text: str) -> int:
@@ -92,9 +92,9 @@ def device_option(text: str) -> str:
 
 
 def inputs_from(paths: Sequence[Path], *, raw: bool) -> list[Path]:
-    """Return the files named, and for each folder the volumes in it, in order of name.
+    """Return the files named, and for each folder the volumes in it, in the order of the numbers in their names.
 
-    Segmentations (.seg.nrrd) and our own probabilities are no inputs, headerless files only with `raw`.
+    Segmentations (.seg.nrrd), our own probabilities and label TIFFs are no inputs, headerless files only with `raw`.
     FileError when a folder holds no volume.
     """
     files: list[Path] = []
@@ -104,9 +104,9 @@ def inputs_from(paths: Sequence[Path], *, raw: bool) -> list[Path]:
             continue
         found = [
             file
-            for file in sorted(path.iterdir())
+            for file in sorted(path.iterdir(), key=natural_order)
             if is_volume_path(file)
-            and not file.name.endswith((".seg.nrrd", "_probability.nrrd"))
+            and not file.name.endswith((".seg.nrrd", "_probability.nrrd", "_labels.tif"))
             and (raw or file.suffix != ".raw")
         ]
         if not found:

@@ -19,7 +19,7 @@ from micronet.card import card_line
 from micronet.checkpoint import load_model
 from micronet.errors import FileError, InputError
 from micronet.inference import Iteration, predict, predict_in_slabs
-from micronet.io import claimed_bytes, files_of, open_stack, read_annotation, read_volume, volume_stem
+from micronet.io import claimed_bytes, files_of, open_stack, read_annotation, read_volume, volume_stem, write_label_tiff
 from micronet.io.mesh import MESH_FORMATS
 from micronet.io.scratch import Scratch
 from micronet.lumen_files import surface_path, vessel_paths, write_surface, write_vessels
@@ -64,8 +64,9 @@ class Job:
     `intensity` ``"log"`` takes the logarithm of linear intensities first, as a data set's key of that name does.
     `axes`, `spacing_um`, `shape` and `dtype` describe files that do not describe themselves; `segment` names
     the segment of `initial_mask` and `annotation` where these are .seg.nrrd files with several. `report` asks for
-    an HTML page too, `mesh` for the lumen's surface in that format, `measures` for tables of the vessels. `max_ram` is
-    how many bytes of memory may be taken; no number of a result depends on it.
+    an HTML page too, `mesh` for the lumen's surface in that format, `measures` for tables of the vessels, `label_tiff`
+    for the mask as a TIFF that Fiji opens. `max_ram` is how many bytes of memory may be taken; no number of a result
+    depends on it.
     """
 
     output: Path = Path("predictions")
@@ -76,7 +77,7 @@ class Job:
     intensity: Literal["as stored", "log"] = "as stored"
     axes: str | None = None
     spacing_um: tuple[float, float, float] | None = None
-    shape: tuple[int, int, int] | None = None
+    shape: tuple[int, ...] | None = None
     dtype: str | None = None
     segment: str | None = None
     initial_mask: Path | None = None
@@ -85,6 +86,7 @@ class Job:
     max_ram: int | None = None
     mesh: str | None = None
     measures: bool = False
+    label_tiff: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:
@@ -102,12 +104,14 @@ class Job:
         files = {"report": self.output / f"{stem}_report.html"} if self.report else {}
         if self.mesh is not None:
             files["mesh"] = surface_path(self.output, stem, self.mesh)
+        if self.label_tiff:
+            files["labels"] = self.output / f"{stem}_labels.tif"
         return files | (vessel_paths(self.output, stem) if self.measures else {})
 
     def parameters(self) -> dict[str, Any]:
         """Return what the numbers of a result depend on, as JSON has it."""
         settings = asdict(self)
-        for name in ("output", "report", "max_ram", "mesh", "measures"):
+        for name in ("output", "report", "max_ram", "mesh", "measures", "label_tiff"):
             del settings[name]
         return {key: _plain(value) for key, value in settings.items()} | {"iterations": self.passes}
 
@@ -312,7 +316,7 @@ def _segment_file(
         say(f"  scores      {score_line(counts)}{more if scores['annotated_outside_y_crop'] else ''}")
 
     make_folder(job.output)
-    everything = replace(job, report=True, measures=True).files_on_request(stem).values()
+    everything = replace(job, report=True, measures=True, label_tiff=True).files_on_request(stem).values()
     for old in (record_path, *everything, *(surface_path(job.output, stem, kind) for kind in MESH_FORMATS)):
         old.unlink(missing_ok=True)  # from here on the old result is no longer whole
     files = write_result(
@@ -330,6 +334,8 @@ def _segment_file(
         files |= write_surface(on_request["mesh"], volume.with_array(mask))
     if job.measures:
         files |= write_vessels(job.output, stem, volume.with_array(mask))
+    if job.label_tiff:
+        files["labels"] = write_label_tiff(on_request["labels"], [mask], volume)
     record = asked | {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "volume": {

@@ -39,6 +39,7 @@ LAYERS = [
         "sweep_plot",
         "table",
         "page",
+        "time_plot",
     },
     {
         "card",
@@ -55,7 +56,19 @@ LAYERS = [
         "segment_report",
         "memory",
     },
-    {"segment", "commands", "keeper", "session", "prompt", "console", "launch", "score_tables", "evaluation_report"},
+    {
+        "segment",
+        "commands",
+        "keeper",
+        "session",
+        "prompt",
+        "console",
+        "launch",
+        "timelapse",
+        "napari_plugin",
+        "score_tables",
+        "evaluation_report",
+    },
 ]
 SIBLINGS = {
     "kernels": {"errors"},
@@ -75,6 +88,7 @@ SIBLINGS = {
     "report": {"io"},
     "page": {"io", "report"},
     "curves": {"io"},
+    "time_plot": {"io"},
     "record": {"io"},
     "sweep_plot": {"io", "report"},
     "table": {"io", "record"},
@@ -86,6 +100,7 @@ SIBLINGS = {
     "evaluation_report": {"score_tables"},
     "prompt": {"commands", "keeper", "session"},
     "console": {"segment"},
+    "timelapse": {"segment"},
     "launch": {"commands", "console", "keeper", "prompt", "session"},
 }
 NO_TORCH = {

@@ -12,6 +12,7 @@ from micronet.io.formats import (
     volume_stem,
     write_volume,
 )
+from micronet.io.label_tiff import write_label_tiff
 from micronet.io.recording import Recording
 from micronet.io.seg_nrrd import (
     Segment,
@@ -41,6 +42,7 @@ __all__ = [
     "read_segmentation",
     "read_volume",
     "volume_stem",
+    "write_label_tiff",
     "write_mask_planes",
     "write_segmentation",
     "write_volume",

@@ -43,7 +43,15 @@ from micronet.io.tiff_pages import check_pages
 from micronet.io.units import INCH_UM, VOXEL_UNITS, canonical_unit, without_spacing
 from micronet.volume import MICROMETRES_PER, Volume, upright
 
-__all__ = ["open_recording", "open_stack", "read", "read_image", "write"]
+__all__ = [
+    "imagej_resolution",
+    "imagej_unit",
+    "open_recording",
+    "open_stack",
+    "read",
+    "read_image",
+    "write",
+]
 
 _IMAGEJ_TYPES = ("uint8", "uint16", "float32")
 _OME_TYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
@@ -183,8 +191,8 @@ def write(path: Path, volume: Volume) -> None:
             for letter, length in zip("XYZ", (x, y, z), strict=True):
                 metadata |= {f"PhysicalSize{letter}": length, f"PhysicalSize{letter}Unit": unit}
         else:
-            metadata |= {"spacing": z, "unit": _UNIT_NAMES.get(volume.units, volume.units)}
-            resolution = (_voxels_per_unit(x, path), _voxels_per_unit(y, path))
+            metadata |= {"spacing": z, "unit": imagej_unit(volume.units)}
+            resolution = imagej_resolution(y, x, path)
     with atomic_path(path) as temporary:
         imwrite(
             temporary,
@@ -325,6 +333,16 @@ def _spacing(
             raise FileError(f"'{path}': unknown length unit '{name}'; give the spacing with --spacing Z,Y,X in µm")
         in_um.append(length * (INCH_UM if unit is None else MICROMETRES_PER[unit]))
     return in_um, "um", note
+
+
+def imagej_unit(unit: str) -> str:
+    """Return what ImageJ calls a unit of length."""
+    return _UNIT_NAMES.get(unit, unit)
+
+
+def imagej_resolution(y: float, x: float, path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return XResolution and YResolution of a spacing; FileError where TIFF cannot hold it."""
+    return _voxels_per_unit(x, path), _voxels_per_unit(y, path)
 
 
 def _voxels_per_unit(length: float, path: Path) -> tuple[int, int]:

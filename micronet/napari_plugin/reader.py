@@ -1,0 +1,73 @@
+"""Open volumes, recordings and segmentations in napari with their scale in µm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from micronet.errors import MicronetError
+from micronet.io import is_volume_path, open_recording, read_segmentation, read_volume, volume_stem
+from micronet.napari_plugin.layers import layer_attributes
+
+__all__ = ["get_reader"]
+
+LayerData = tuple[Any, dict[str, Any], str]
+
+_SEGMENTATIONS = (".seg.nrrd", ".seg.nhdr")
+# How the name of our own labels ends.
+_LABELS = "_labels"
+
+
+def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[LayerData]] | None:
+    """Return the function that reads a path, None where it is no volume that we read, as npe2 has it.
+
+    Several files at once are not taken: they may be one stack or many volumes.
+    """
+    paths = [path] if isinstance(path, str) else list(path)
+    if len(paths) != 1:
+        return None
+    headerless = paths[0].lower().endswith(".raw")
+    return read if _is_segmentation(paths[0]) or (is_volume_path(paths[0]) and not headerless) else None
+
+
+def read(path: str | Sequence[str]) -> list[LayerData]:
+    """Read a file into layers: an image, or a labels layer for each segment.
+
+    A file with an axis of time becomes one layer (T, Z, Y, X), all of it in memory.
+
+    Raises
+    ------
+    MicronetError
+        In one line that napari shows.
+    """
+    file = Path(path if isinstance(path, str) else path[0])
+    stem = volume_stem(file)
+    if _is_segmentation(file):
+        found = read_segmentation(file)
+        layers: list[LayerData] = []
+        for segment in found.segments:
+            attributes = layer_attributes(found.grid, segment.name or stem)
+            attributes["colormap"] = {None: "transparent", 0: "transparent", 1: segment.color}
+            layers.append((found.mask(segment).array.astype(np.uint8), attributes, "labels"))
+        return layers
+    kind = "labels" if stem.endswith(_LABELS) else "image"
+    try:
+        recording = open_recording(file)
+    except MicronetError:  # one time point, or something that read_volume tells better
+        volume = read_volume(file)
+        array = volume.array
+        attributes = layer_attributes(volume, stem)
+    else:
+        with recording:
+            array = np.stack([recording.read(number).array for number in range(recording.count)])
+            attributes = layer_attributes(recording.grid, stem, ndim=4)
+    if kind == "labels" and array.dtype.kind not in "bui":
+        kind = "image"
+    return [(array.astype(np.uint8) if array.dtype == bool else array, attributes, kind)]
+
+
+def _is_segmentation(path: str | Path) -> bool:
+    return Path(path).name.lower().endswith(_SEGMENTATIONS)

@@ -1,0 +1,86 @@
+"""The widget "Segment with µr-Net": an image layer in, a labels layer out, live after every refinement.
+
+magicgui makes the widget of the annotations, so they are types here and not text.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import napari
+import numpy as np
+from magicgui import magic_factory
+from magicgui.widgets import FunctionGui
+from napari.layers import Image, Labels
+from napari.qt.threading import thread_worker
+from napari.utils.notifications import show_info, show_warning
+
+from micronet.errors import InputError
+from micronet.napari_plugin.layers import GRID, grid_of
+from micronet.napari_plugin.segmenter import Step, default_weights, steps, warning
+
+__all__ = ["segment_widget"]
+
+
+def _segment(
+    viewer: napari.Viewer,
+    image: Image,
+    weights: Path,
+    iterations: int = 10,
+    threshold: float = 0.5,
+    start: Labels | None = None,
+    live: bool = True,
+) -> Any:
+    """Segment the lumens of an image layer into a labels layer, in the background; return the worker."""
+    if image.multiscale or image.rgb:
+        raise InputError(
+            f"layer '{image.name}' is a colour or multiscale image; µr-Net takes one channel of grey values"
+        )
+    array = np.asarray(image.data)
+    grid = grid_of(array.shape, image.as_layer_data_tuple()[1])
+    told = warning(grid, array, weights)
+    if told is not None:
+        show_warning(told)
+    name = f"{image.name} lumen"
+    beginning = None if start is None else np.asarray(start.data)
+    labels = np.zeros(array.shape, np.uint8)
+    shown: list[Labels] = []
+
+    def show(step: Step) -> None:
+        part = labels if labels.ndim == 3 else labels[step.time_point]
+        part[...] = step.mask
+        if live:
+            refresh()
+            viewer.status = f"µr-Net: refinement {step.iteration} of {step.of}, {step.voxels:,} voxels"
+
+    def refresh() -> None:
+        if not shown:
+            place = {"scale": image.scale, "translate": image.translate, "units": image.units}
+            shown.append(viewer.add_labels(labels, name=name, opacity=0.5, metadata={GRID: grid}, **place))
+        shown[0].refresh()
+
+    def done() -> None:
+        refresh()
+        show_info(f"{name}: {np.count_nonzero(labels):,} voxels")
+
+    worker = thread_worker(steps)(array, weights, iterations=iterations, threshold=threshold, start=beginning)
+    worker.yielded.connect(show)
+    worker.finished.connect(done)
+    worker.start()
+    return worker
+
+
+def _prepare(widget: FunctionGui[Any]) -> None:
+    widget.weights.value = default_weights()
+
+
+#: Makes the widget; napari calls it.
+segment_widget = magic_factory(
+    _segment,
+    widget_init=_prepare,
+    call_button="Segment",
+    weights={"filter": "weights (*.pt)", "tooltip": "of a µr-Net, or of a µ-Net, which looks once"},
+    iterations={"min": 1, "max": 100},
+    threshold={"min": 0.0, "max": 0.99, "step": 0.05},
+    start={"label": "start from", "tooltip": "labels that the first refinement starts from; none: a blank mask"},
+    live={"label": "show every refinement"},
+)

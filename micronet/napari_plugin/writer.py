@@ -1,0 +1,70 @@
+"""Save a labels layer of napari for 3D Slicer (.seg.nrrd) or Fiji (TIFF)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micronet.errors import InputError
+from micronet.io import Segment, write_label_tiff, write_segmentation
+from micronet.napari_plugin.layers import grid_of
+
+__all__ = ["write_labels_tiff", "write_seg_nrrd"]
+
+_MOST_SEGMENTS = 255
+
+
+def write_seg_nrrd(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
+    """Write a labels layer (Z, Y, X) as a segmentation, a segment for each label; return the path written.
+
+    It lies on the grid of the file that the layer came from, or was made on, position and direction included.
+
+    Raises
+    ------
+    MicronetError
+        If the layer is not three-dimensional, empty, or holds more labels than are handled.
+    """
+    array = _labels(data)
+    if array.ndim != 3:
+        raise InputError(f"a segmentation has the axes Z, Y, X, this layer has {array.ndim}; save it as .tif")
+    values = np.unique(array)
+    values = values[values != 0]
+    if not 0 < values.size <= _MOST_SEGMENTS:
+        raise InputError(f"a segmentation holds 1 to {_MOST_SEGMENTS} labels, this layer has {values.size}")
+    name = str(attributes.get("name") or "lumen")
+    names = [name] if values.size == 1 else [f"{name} {value}" for value in values]
+    segments = [(Segment(name=one), array == value) for one, value in zip(names, values, strict=True)]
+    return [str(write_segmentation(path, segments, grid_of(array.shape, attributes)))]
+
+
+def write_labels_tiff(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
+    """Write a labels layer (Z, Y, X) or (T, Z, Y, X) as a TIFF that Fiji opens with its spacing; return the path.
+
+    Raises
+    ------
+    MicronetError
+        If the layer has other axes, or a label above 65535.
+    """
+    array = _labels(data)
+    if array.ndim not in (3, 4):
+        raise InputError(f"a label TIFF has the axes Z, Y, X, and T before them, this layer has {array.ndim} axes")
+    largest = int(array.max(initial=0))
+    if largest > np.iinfo(np.uint16).max:
+        raise InputError(f"a label TIFF holds labels up to 65535, this layer has {largest}")
+    dtype = np.uint8 if largest <= np.iinfo(np.uint8).max else np.uint16
+
+    def volumes() -> Iterator[NDArray[Any]]:
+        yield from array if array.ndim == 4 else array[None]
+
+    count = len(array) if array.ndim == 4 else None
+    return [str(write_label_tiff(path, volumes(), grid_of(array.shape, attributes), count=count, dtype=dtype))]
+
+
+def _labels(data: Any) -> NDArray[Any]:
+    array = np.asarray(data)
+    if array.dtype.kind not in "bui" or (array.size and int(array.min()) < 0):
+        raise InputError(f"labels are whole numbers from 0 on, this layer holds {array.dtype}")
+    return array

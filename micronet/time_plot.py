@@ -1,0 +1,97 @@
+"""The plot of a time-lapse: lumen volume, overlap and drift over time."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from micronet.io.atomic import atomic_path
+
+__all__ = ["write_time_plot"]
+
+_DPI = 160
+# Okabe & Ito 2008: people with any colour vision tell them apart; markers differ as well.
+_BLACK, _BLUE, _ORANGE, _GREEN = "#000000", "#0072B2", "#E69F00", "#009E73"
+_UNITS = ((1e9, "µL"), (1e6, "nL"), (1e3, "pL"), (1.0, "µm³"))
+
+
+def write_time_plot(
+    path: str | os.PathLike[str],
+    times: Sequence[float],
+    volumes: Sequence[float],
+    overlaps: Sequence[float],
+    drifts: Sequence[tuple[float, float, float]],
+    *,
+    in_um: bool,
+    in_seconds: bool,
+    title: str = "",
+) -> None:
+    """Write a PNG with three curves over time; NaN where a time point has no value.
+
+    Parameters
+    ----------
+    path : path
+        It appears whole or not at all, and replaces an older one.
+    times : sequence of float
+        Seconds or numbers of the time points.
+    volumes : sequence of float
+        Lumen volume in µm³, or in voxels.
+    overlaps : sequence of float
+        Dice with the mask of the time point before, 0 to 1.
+    drifts : sequence of (Z, Y, X)
+        How far the picture has moved since the time point before, in µm or voxels.
+    in_um, in_seconds : bool
+        Which of the units they are.
+    title : str
+
+    Raises
+    ------
+    FileError
+        If the file cannot be written.
+    """
+    largest = max((volume for volume in volumes if math.isfinite(volume)), default=0.0)
+    per_unit, unit = next(((size, name) for size, name in _UNITS if largest >= size), _UNITS[-1])
+    if not in_um:
+        per_unit, unit = 1.0, "voxels"
+    figure = Figure(figsize=(7.5, 6.5), dpi=_DPI, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    panels: tuple[Axes, Axes, Axes] = figure.subplots(3, 1, sharex=True, height_ratios=(2, 1, 1))
+    volume, overlap, drift = panels
+    _draw(volume, times, [value / per_unit for value in volumes], _BLACK, "o")
+    volume.set_ylabel(f"lumen volume ({unit})")
+    volume.set_ylim(bottom=0)
+    _draw(overlap, times, overlaps, _BLACK, "o")
+    overlap.set_ylabel("overlap with the\nmask before (Dice)")
+    overlap.set_ylim(0, 1.02)
+    for axis, (name, colour, marker) in enumerate((("z", _BLUE, "s"), ("y", _ORANGE, "^"), ("x", _GREEN, "D"))):
+        _draw(drift, times, [step[axis] for step in drifts], colour, marker, name)
+    drift.set_ylabel(f"drift since the\none before ({'µm' if in_um else 'voxels'})")
+    low, high = drift.get_ylim()
+    least = 1.0 if in_um else 0.25  # noise of a still volume does not fill the panel
+    drift.set_ylim(min(low, -least), max(high, least))
+    drift.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, title="along")
+    drift.set_xlabel("time (s)" if in_seconds else "time point")
+    if not in_seconds:
+        drift.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for one in panels:
+        one.grid(color="0.9")
+        one.set_axisbelow(True)
+        one.spines[["top", "right"]].set_visible(False)
+    figure.align_ylabels()
+    figure.suptitle(title, parse_math=False, fontsize=11, weight="bold")
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a file's name may hold any character
+        figure.savefig(temporary, format="png")
+
+
+def _draw(
+    axes: Axes, times: Sequence[float], values: Sequence[float], colour: str, marker: str, name: str | None = None
+) -> None:
+    axes.plot(times, values, color=colour, marker=marker, markersize=3.5, linewidth=1.3, label=name)

@@ -1,0 +1,288 @@
+"""Segment a recording time point by time point: each may start from the mask of the last; a table and a plot."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micronet.drift import centroid, image_drift
+from micronet.errors import InputError, MicronetError
+from micronet.inference import Iteration
+from micronet.io import atomic_path, open_recording, read_annotation, read_volume, volume_stem, write_label_tiff
+from micronet.metrics import overlap
+from micronet.models import MicroRNet
+from micronet.segment import Job, Outcome, TimePoint, Weights, check_stems, input_record, segment_file
+from micronet.time_plot import write_time_plot
+from micronet.volume import Volume, check_same_grid
+
+__all__ = ["FIRST_ITERATIONS", "Start", "TimeLapse", "open_time_lapse", "segment_time_lapse"]
+
+Start = Literal["previous", "blank"]
+
+#: Refinements at least where a time point begins from a blank mask and the next ones start from what it finds.
+FIRST_ITERATIONS = 10
+
+_AXES = "zyx"
+
+
+@dataclass(frozen=True, eq=False)
+class TimeLapse:
+    """The time points of a 4-D file, or of several files.
+
+    Parameters
+    ----------
+    stem : str
+        Begins the names of the table and the plot.
+    paths, stems : sequence
+        Of each time point: the file, and how the names of its results begin.
+    interval_s : float or None
+        Seconds from one time point to the next, where they are known.
+    read : callable
+        ``read(number)`` gives the volume of a time point, counted from 0.
+    source : callable
+        ``source(number)`` gives what a record says of the input.
+    """
+
+    stem: str
+    paths: Sequence[Path]
+    stems: Sequence[str]
+    interval_s: float | None
+    read: Callable[[int], Volume]
+    source: Callable[[int], dict[str, Any]]
+
+
+@dataclass
+class _Row:
+    """What the table says of a time point; None where there is nothing to say."""
+
+    number: int
+    name: str
+    status: str = "failed"
+    start: str = ""
+    iterations: int | None = None
+    voxels: int | None = None
+    um3: float | None = None
+    compared_with: int | None = None
+    dice: float | None = None
+    drift: tuple[float, float, float] | None = None
+    mask_shift: tuple[float, float, float] | None = None
+
+
+@contextmanager
+def open_time_lapse(inputs: Sequence[Path], job: Job, *, interval_s: float | None = None) -> Iterator[TimeLapse]:
+    """Open one 4-D file, or several 3-D files in their order.
+
+    Parameters
+    ----------
+    inputs : sequence of Path
+        At least one file.
+    job : Job
+        Says how the files are read.
+    interval_s : float, optional
+        Stands above what the file states.
+
+    Raises
+    ------
+    MicronetError
+        If a single file has no axis of time, or two files would write the same names.
+    """
+    if len(inputs) > 1:
+        check_stems(inputs)
+        stems = [volume_stem(path) for path in inputs]
+        common = re.sub(r"[\W_]*[tT]?\d*$", "", stems[0]) or stems[0]  # beat_t0, beat_t1, .. are beat
+
+        def read(number: int) -> Volume:
+            return read_volume(
+                inputs[number], axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype
+            )
+
+        yield TimeLapse(common, list(inputs), stems, interval_s, read, lambda number: input_record(inputs[number]))
+        return
+    path = inputs[0]
+    stem = volume_stem(path)
+    with open_recording(path, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype) as recording:
+        digits = max(3, len(str(recording.count - 1)))
+        stems = [f"{stem}_t{number:0{digits}d}" for number in range(recording.count)]
+        whole = input_record(path)
+        yield TimeLapse(
+            stem,
+            [path] * recording.count,
+            stems,
+            recording.interval_s if interval_s is None else interval_s,
+            recording.read,
+            lambda number: whole | {"time_point": number},
+        )
+
+
+def segment_time_lapse(
+    lapse: TimeLapse,
+    weights: Weights,
+    job: Job,
+    *,
+    start: Start = "previous",
+    say: Callable[[str], None],
+    on_iteration: Callable[[Iteration], None] | None = None,
+    force: bool = False,
+) -> list[Outcome]:
+    """Segment every time point, and write the table ``<stem>_timelapse.csv`` and its plot beside the results.
+
+    A time point that starts from the last one's mask starts from the 8-bit probability that was written, so that a
+    run that goes on where another stopped finds the same to the bit. One that fails is left out: the next is
+    compared with, and starts from, the last that did not.
+
+    Parameters
+    ----------
+    lapse : TimeLapse
+        What to segment.
+    weights : Weights
+        The network; a µ-Net looks once and starts from nothing.
+    job : Job
+        The settings. Its `initial_mask` is where the first time point starts; the first refines at least
+        `FIRST_ITERATIONS` times when it starts from a blank mask and the next from its.
+    start : {"previous", "blank"}
+        Where the other time points start.
+    say, on_iteration, force
+        As `segment_file` takes them.
+
+    Returns
+    -------
+    list of Outcome
+        One a time point.
+
+    Raises
+    ------
+    MicronetError
+        If the table or the plot cannot be written, or the labels (`Job.label_tiff`).
+    """
+    if job.annotation is not None:
+        raise InputError("--annotation is one mask: score the time points afterwards, one by one")
+    refines = isinstance(weights.model, MicroRNet)
+    rows: list[_Row] = []
+    outcomes: list[Outcome] = []
+    last: tuple[int, Volume, NDArray[np.bool_]] | None = None
+    for number, (path, stem) in enumerate(zip(lapse.paths, lapse.stems, strict=True)):
+        say(f"time point {number} of {len(lapse.paths)}: {stem}")
+        row = _Row(number, stem)
+        rows.append(row)
+        try:
+            volume = lapse.read(number)
+            if last is not None:
+                check_same_grid(last[1], volume, lapse.stems[last[0]], stem)
+            begin, mine = _settings(job, lapse, start if refines else "blank", None if last is None else last[0])
+            outcome = segment_file(
+                path,
+                weights,
+                mine,
+                say=say,
+                on_iteration=on_iteration,
+                force=force,
+                time_point=TimePoint(stem, volume, lapse.source(number), begin),
+            )
+            mask = read_annotation(job.output / f"{stem}.seg.nrrd").mask.array
+        except MicronetError as error:
+            say(f"  FAILED      {error}")
+            outcomes.append(Outcome(Path(stem), "failed", str(error)))
+            continue
+        if refines:
+            row.start = "mask of a file" if mine.initial_mask else "blank" if begin is None else begin.name
+            row.iterations = mine.passes
+        row.status = outcome.status
+        row.voxels = int(np.count_nonzero(mask))
+        row.um3 = None if volume.voxel_um3 is None else row.voxels * volume.voxel_um3
+        if last is not None:
+            _compare(row, last, volume, mask)
+            say(f"  since {last[0]:<6}{_told(row, volume)}")
+        last = number, volume, mask
+        outcomes.append(replace(outcome, path=Path(stem)))
+    if last is not None:
+        _write_summary(lapse, job, rows, last[1], say)
+    return outcomes
+
+
+def _settings(job: Job, lapse: TimeLapse, start: Start, last: int | None) -> tuple[Path | None, Job]:
+    """Return the probability that a time point starts from, and its settings."""
+    mine = replace(job, label_tiff=False)  # there is one of all time points in the end
+    if last is None:
+        if start == "previous" and job.initial_mask is None and not job.until_stable:
+            mine = replace(mine, iterations=max(job.passes, FIRST_ITERATIONS))
+        return None, mine
+    mine = replace(mine, initial_mask=None)
+    return (job.output / f"{lapse.stems[last]}_probability.nrrd" if start == "previous" else None), mine
+
+
+def _compare(row: _Row, last: tuple[int, Volume, NDArray[np.bool_]], volume: Volume, mask: NDArray[np.bool_]) -> None:
+    row.compared_with, before, mask_before = last
+    row.dice = overlap(mask, mask_before).f_score()
+    spacing = volume.spacing_um or (1.0, 1.0, 1.0)
+    z, y, x = (step * length for step, length in zip(image_drift(before.array, volume.array), spacing, strict=True))
+    row.drift = z, y, x
+    here, there = centroid(mask), centroid(mask_before)
+    if here is not None and there is not None:
+        z, y, x = ((to - since) * length for to, since, length in zip(here, there, spacing, strict=True))
+        row.mask_shift = z, y, x
+
+
+def _told(row: _Row, volume: Volume) -> str:
+    unit = "voxels" if volume.spacing_um is None else "µm"
+
+    def along(steps: tuple[float, float, float] | None) -> str:
+        return "unknown" if steps is None else ", ".join(f"{step:+.1f}" for step in steps) + f" {unit}"
+
+    return (
+        f"overlap of the masks {row.dice:.3f} (Dice); drift (Z, Y, X) of the picture {along(row.drift)}, "
+        f"of the mask's centroid {along(row.mask_shift)}"
+    )
+
+
+def _write_summary(lapse: TimeLapse, job: Job, rows: list[_Row], grid: Volume, say: Callable[[str], None]) -> None:
+    table = job.output / f"{lapse.stem}_timelapse.csv"
+    plot = job.output / f"{lapse.stem}_timelapse.png"
+    in_um = grid.spacing_um is not None
+    _write_table(table, rows, lapse.interval_s, "um" if in_um else "voxels")
+    write_time_plot(
+        plot,
+        [row.number * (lapse.interval_s or 1.0) for row in rows],
+        [_number(row.um3 if in_um else row.voxels) for row in rows],
+        [_number(row.dice) for row in rows],
+        [row.drift or (math.nan,) * 3 for row in rows],
+        in_um=in_um,
+        in_seconds=lapse.interval_s is not None,
+        title=lapse.stem,
+    )
+    files = [table, plot]
+    if job.label_tiff:
+        found = [row for row in rows if row.voxels is not None]
+        masks = (read_annotation(job.output / f"{row.name}.seg.nrrd").mask.array for row in found)
+        labels = job.output / f"{lapse.stem}_labels.tif"
+        files.append(write_label_tiff(labels, masks, grid, count=len(found), interval_s=lapse.interval_s))
+    say(f"wrote {job.output}/: {', '.join(file.name for file in files)}")
+
+
+def _write_table(path: Path, rows: list[_Row], interval_s: float | None, unit: str) -> None:
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(
+            ["time_point", "time_s", "name", "status", "start", "iterations", "lumen_voxels", "lumen_um3"]
+            + ["compared_with", "mask_overlap_dice"]
+            + [f"image_drift_{axis}_{unit}" for axis in _AXES]
+            + [f"mask_shift_{axis}_{unit}" for axis in _AXES]
+        )
+        for row in rows:
+            seconds = None if interval_s is None else round(row.number * interval_s, 9)
+            values = [row.um3, row.dice, *(row.drift or (None,) * 3), *(row.mask_shift or (None,) * 3)]
+            um3, dice, *steps = (None if value is None else round(value, 4) for value in values)
+            settings = (row.name, row.status, row.start, row.iterations)
+            writer.writerow([row.number, seconds, *settings, row.voxels, um3, row.compared_with, dice, *steps])
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
