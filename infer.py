@@ -105,14 +105,14 @@ def start_option(arguments: argparse.Namespace) -> Start:
 def time_lapse(paths: list[Path], weights: Weights, job: Job, start: Start, arguments: argparse.Namespace) -> int:
     """Segment the time points of a recording in turn."""
     with open_time_lapse(paths, job, interval_s=arguments.interval) as lapse:
-        print(f"{len(lapse.paths)} time points, '{lapse.paths[0].name}' to '{lapse.paths[-1].name}'")
+        print(printable(f"{len(lapse.paths)} time points, '{lapse.paths[0].name}' to '{lapse.paths[-1].name}'"))
         with tqdm(total=weights.passes(job) * len(lapse.paths), leave=False, disable=None, unit="pass") as bar:
             outcomes = segment_time_lapse(
                 lapse,
                 weights,
                 job,
                 start=start,
-                say=bar.write,
+                say=telling(bar),
                 on_iteration=lambda _: bar.update(),
                 force=arguments.force,
             )

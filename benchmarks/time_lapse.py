@@ -28,7 +28,7 @@ from micronet.metrics import overlap  # noqa: E402
 from micronet.models import MicroNet, MicroRNet  # noqa: E402
 from micronet.phantom import beating, render_oct  # noqa: E402
 from micronet.preprocess import normalize_image  # noqa: E402
-from micronet.record import versions, write_json  # noqa: E402
+from micronet.record import sha256_of, versions, write_json  # noqa: E402
 from micronet.timelapse import FIRST_ITERATIONS  # noqa: E402
 
 STARTS = ("blank", "previous")
@@ -46,13 +46,14 @@ def sequence(seed: int, size: int, time_points: int, drift: int) -> list[tuple[N
 
 def scores(
     points: list[tuple[NDArray[np.float32], NDArray[np.bool_]]],
+    first: NDArray[np.float32],
     model: MicroNet | MicroRNet,
     start: str,
     iterations: int,
 ) -> list[float]:
-    """Return F of each time point but the first."""
-    blank = np.zeros_like(points[0][0])
-    last = refine(points[0][0], blank, model, FIRST_ITERATIONS)
+    """Return F of each time point but the first, whose probability is given."""
+    blank = np.zeros_like(first)
+    last = first
     found = []
     for image, mask in points[1:]:
         last = refine(image, last if start == "previous" else blank, model, iterations)
@@ -77,11 +78,13 @@ def main() -> None:
     results: dict[str, list[list[float]]] = {}
     for seed in range(500, 500 + arguments.seeds):
         points = sequence(seed, arguments.size, arguments.time_points, arguments.drift)
+        first = refine(points[0][0], np.zeros_like(points[0][0]), model, FIRST_ITERATIONS)
         for iterations in arguments.iterations:
             for start in STARTS:
-                results.setdefault(f"{start} {iterations}", []).append(scores(points, model, start, iterations))
+                results.setdefault(f"{start} {iterations}", []).append(scores(points, first, model, start, iterations))
         print(f"embryo {seed} done", flush=True)
 
+    print(f"\n{arguments.model.name}, sha256 {sha256_of(arguments.model)[:12]}")
     print(
         "\n| iterations | from blank: mean F | worst | from the last: mean F | worst | time points where it is higher |"
     )
@@ -96,7 +99,13 @@ def main() -> None:
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(
         arguments.output,
-        {"model": arguments.model.name, "settings": settings, "f": results, "versions": versions()},
+        {
+            "model": arguments.model.name,
+            "sha256": sha256_of(arguments.model),
+            "settings": settings,
+            "f": results,
+            "versions": versions(),
+        },
     )
 
 

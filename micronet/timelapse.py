@@ -170,7 +170,7 @@ def segment_time_lapse(
     outcomes: list[Outcome] = []
     last: tuple[int, Volume, NDArray[np.bool_]] | None = None
     for number, (path, stem) in enumerate(zip(lapse.paths, lapse.stems, strict=True)):
-        say(f"time point {number} of {len(lapse.paths)}: {stem}")
+        say(f"[{number + 1}/{len(lapse.paths)}] {stem}")
         row = _Row(number, stem)
         rows.append(row)
         try:
@@ -200,7 +200,7 @@ def segment_time_lapse(
         row.um3 = None if volume.voxel_um3 is None else row.voxels * volume.voxel_um3
         if last is not None:
             _compare(row, last, volume, mask)
-            say(f"  since {last[0]:<6}{_told(row, volume)}")
+            say(f"  moved       since {lapse.stems[last[0]]}: {_told(row, volume)}")
         last = number, volume, mask
         outcomes.append(replace(outcome, path=Path(stem)))
     if last is not None:

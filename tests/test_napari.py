@@ -1,5 +1,6 @@
-"""The napari plugin without napari: its manifest, reader, writer, and the computing part of its widget."""
+"""The napari plugin: its manifest, reader, writer, the computing part of its widget, and the widget where napari is."""
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -256,3 +257,72 @@ def test_bundled_weights_are_found_and_an_odd_image_is_told(volume):
     told = warning(volume, volume.array, weights)
     assert told is None or "outside of what" in told
     assert warning(volume, volume.array[0], weights) is None
+
+
+# In a process of its own: Qt stays out of the other tests. A viewer without a window needs neither screen nor OpenGL.
+WIDGET = """
+import sys, time
+from pathlib import Path
+from napari._qt.qt_event_loop import get_qapp
+from napari.components import ViewerModel
+from napari.utils.notifications import notification_manager
+from micronet.napari_plugin.reader import read
+from micronet.napari_plugin.widget import segment_widget
+from micronet.napari_plugin.writer import write_seg_nrrd
+
+image, weights = map(Path, sys.argv[1:])
+app = get_qapp()
+viewer = ViewerModel()
+[(array, attributes, _)] = read(str(image))
+layer = viewer.add_image(array, **attributes)
+widget = segment_widget()
+assert widget.weights.value.name == "ur-net_phantom.pt" and widget.live.value and widget.iterations.value == 10
+errors, shown = [], []
+sys.excepthook = lambda kind, error, trace: errors.append(str(error))  # where napari hangs its notifications
+viewer.events.status.connect(lambda event: shown.append((viewer.status, int(viewer.layers[-1].data.sum()))))
+
+def wait(over):
+    until = time.monotonic() + 60
+    while not over() and time.monotonic() < until:
+        app.processEvents()
+        time.sleep(0.01)
+    assert over(), (errors, shown)
+
+widget(viewer=viewer, image=layer, weights=Path("missing.pt"))
+wait(lambda: errors)
+assert errors == ["no weight file 'missing.pt'"] and len(viewer.layers) == 1
+told = len(notification_manager.records)
+widget(viewer=viewer, image=layer, weights=weights, iterations=2)
+wait(lambda: len(notification_manager.records) > told)
+assert shown == [(f"µr-Net: refinement {k} of 2, {voxels:,} voxels", voxels) for k, (_, voxels) in enumerate(shown, 1)]
+assert len(shown) == 2
+labels = viewer.layers[-1]
+assert labels.name == f"{layer.name} lumen" and (labels.scale == layer.scale).all() and labels.units == layer.units
+write_seg_nrrd("found.seg.nrrd", *labels.as_layer_data_tuple()[:2])
+widget(viewer=viewer, image=layer, weights=weights, iterations=1, start=labels, live=False)
+wait(lambda: len(viewer.layers) == 3)
+assert len(shown) == 2
+print("whole")
+"""
+
+
+@pytest.mark.skipif(find_spec("napari") is None, reason="napari is not installed (pip install '.[napari]')")
+@pytest.mark.usefixtures("engine_ready")
+def test_widget_shows_every_refinement_and_its_labels_can_be_saved(tmp_path, root, volume):
+    image = write_volume(tmp_path / "embryo.nrrd", volume)
+    torch.manual_seed(11)
+    weights = tmp_path / "ur-net_test.pt"
+    save_state(weights, MicroRNet().state_dict())
+    homes = dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"), str(tmp_path / "home"))
+    found = subprocess.run(
+        [sys.executable, "-c", WIDGET, str(image), str(weights)],
+        cwd=tmp_path,
+        env=os.environ | homes | {"QT_QPA_PLATFORM": "offscreen", "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "whole" in found.stdout, found.stdout + found.stderr
+    saved = read_annotation(tmp_path / "found.seg.nrrd").mask
+    np.testing.assert_array_equal(saved.array, predict(volume.array, load_model(weights), 2) > 0.5)
+    np.testing.assert_array_equal(saved.origin, volume.origin)

@@ -91,7 +91,7 @@ def write_label_tiff(
             written += 1
             if written > number:
                 break
-            yield from mask.astype(dtype)
+            yield from (plane.astype(dtype) for plane in mask)  # a mask may be a file as large as memory
         if written != number:
             raise InputError(f"expected {number} masks, found {written if written < number else 'more'}")
 

@@ -58,13 +58,13 @@ def _segment(
             shown.append(viewer.add_labels(labels, name=name, opacity=0.5, metadata={GRID: grid}, **place))
         shown[0].refresh()
 
-    def done() -> None:
+    def done(_: object) -> None:
         refresh()
         show_info(f"{name}: {np.count_nonzero(labels):,} voxels")
 
     worker = thread_worker(steps)(array, weights, iterations=iterations, threshold=threshold, start=beginning)
     worker.yielded.connect(show)
-    worker.finished.connect(done)
+    worker.returned.connect(done)  # after an error, which napari shows, there is nothing to tell
     worker.start()
     return worker
 
