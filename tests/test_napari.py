@@ -193,7 +193,7 @@ def test_saved_label_tiffs_open_with_their_spacing(tmp_path, mask):
         (write_seg_nrrd, np.zeros((3, 4, 5), np.uint8), "holds 1 to 255 labels, this layer has 0"),
         (write_seg_nrrd, np.zeros((3, 4, 5)), "labels are whole numbers from 0 on, this layer holds float64"),
         (write_labels_tiff, np.zeros((4, 5), np.uint8), "and T before them, this layer has 2 axes"),
-        (write_labels_tiff, np.full((3, 4, 5), 70000), "labels up to 65535, this layer has 70000"),
+        (write_labels_tiff, np.full((3, 4, 5), 70000), "labels up to 65535, not 70000"),
         (write_labels_tiff, np.full((3, 4, 5), -1), "labels are whole numbers from 0 on"),
     ],
 )

@@ -18,8 +18,6 @@ from micronet.volume import Volume
 
 __all__ = ["write_label_tiff"]
 
-# Label 1 and any other in an orange that stands out on grey to every eye (Okabe & Ito 2008), 0 black.
-_COLOUR = (0xE6, 0x9F, 0x00)
 # ImageJ addresses voxels with 32 bits.
 _LARGEST = (1 << 32) - (1 << 20)
 
@@ -31,9 +29,12 @@ def write_label_tiff(
     *,
     count: int | None = None,
     interval_s: float | None = None,
-    dtype: type[np.uint8 | np.uint16] = np.uint8,
+    largest: int = 1,
 ) -> Path:
     """Write masks as an ImageJ TIFF: 0 outside, 1 in the lumen; or labels as they are.
+
+    ImageJ shows 0 black and the largest label white. There is no colour table: that makes another type of
+    image in ImageJ, "8-bit color", which not every plugin takes.
 
     TIFF holds the spacing, but neither the origin nor turned axes: these are left out, voxels stay where they are in
     the array.
@@ -50,8 +51,8 @@ def write_label_tiff(
         Number of time points; without it there is one mask, and no axis of time.
     interval_s : float, optional
         Seconds from one time point to the next.
-    dtype : numpy.uint8 or numpy.uint16
-        What holds every label.
+    largest : int
+        No label is above it. Up to 255 they take a byte each, up to 65535 two.
 
     Returns
     -------
@@ -61,17 +62,19 @@ def write_label_tiff(
     Raises
     ------
     InputError
-        If a mask has another shape or labels that the type does not hold, or there are fewer or more than `count`.
+        If a mask has another shape or a label outside of 0 to `largest`, `largest` is above 65535, or there are fewer or
+        more masks than `count`.
     FileError
         If the file cannot be written, or is larger than ImageJ can open.
     """
     target = Path(path)
     number = 1 if count is None else count
-    if number * volume.array.size * np.dtype(dtype).itemsize > _LARGEST:
+    if largest > np.iinfo(np.uint16).max:
+        raise InputError(f"a label TIFF holds labels up to {np.iinfo(np.uint16).max}, not {largest}")
+    dtype = np.dtype(np.uint8 if largest <= np.iinfo(np.uint8).max else np.uint16)
+    if number * volume.array.size * dtype.itemsize > _LARGEST:
         raise FileError(f"cannot write '{target}': ImageJ opens no TIFF above 4 GB; the .seg.nrrd holds the same masks")
-    lut = np.zeros((3, 256), np.uint8)
-    lut[:, 1:] = np.array(_COLOUR, np.uint8)[:, None]
-    metadata: dict[str, Any] = {"axes": "ZYX" if count is None else "TZYX", "LUTs": [lut], "min": 0.0, "max": 255.0}
+    metadata: dict[str, Any] = {"axes": "ZYX" if count is None else "TZYX", "min": 0.0, "max": float(largest)}
     resolution = None
     if volume.spacing_um is not None:
         z, y, x = volume.spacing_um
@@ -86,8 +89,8 @@ def write_label_tiff(
         for mask in masks:
             if mask.shape != volume.shape or mask.dtype.kind not in "bui":
                 raise InputError(f"labels of shape {mask.shape}, {mask.dtype}, do not fit the grid {volume.shape}")
-            if mask.size and not 0 <= int(mask.min()) <= int(mask.max()) <= np.iinfo(dtype).max:
-                raise InputError(f"labels from {mask.min()} to {mask.max()} do not fit into {np.dtype(dtype).name}")
+            if mask.size and not 0 <= int(mask.min()) <= int(mask.max()) <= largest:
+                raise InputError(f"labels from {mask.min()} to {mask.max()} are not from 0 to {largest}")
             written += 1
             if written > number:
                 break

@@ -51,16 +51,12 @@ def write_labels_tiff(path: str, data: Any, attributes: dict[str, Any]) -> list[
     array = _labels(data)
     if array.ndim not in (3, 4):
         raise InputError(f"a label TIFF has the axes Z, Y, X, and T before them, this layer has {array.ndim} axes")
-    largest = int(array.max(initial=0))
-    if largest > np.iinfo(np.uint16).max:
-        raise InputError(f"a label TIFF holds labels up to 65535, this layer has {largest}")
-    dtype = np.uint8 if largest <= np.iinfo(np.uint8).max else np.uint16
-
     def volumes() -> Iterator[NDArray[Any]]:
         yield from array if array.ndim == 4 else array[None]
 
     count = len(array) if array.ndim == 4 else None
-    return [str(write_label_tiff(path, volumes(), grid_of(array.shape, attributes), count=count, dtype=dtype))]
+    largest = int(array.max(initial=1))
+    return [str(write_label_tiff(path, volumes(), grid_of(array.shape, attributes), count=count, largest=largest))]
 
 
 def _labels(data: Any) -> NDArray[Any]:
