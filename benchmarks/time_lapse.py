@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/time_lapse.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    model = load_model(arguments.model)
+    model, sha256 = load_model(arguments.model), sha256_of(arguments.model)
     results: dict[str, list[list[float]]] = {}
     for seed in range(500, 500 + arguments.seeds):
         points = sequence(seed, arguments.size, arguments.time_points, arguments.drift)
@@ -84,7 +84,7 @@ def main() -> None:
                 results.setdefault(f"{start} {iterations}", []).append(scores(points, first, model, start, iterations))
         print(f"embryo {seed} done", flush=True)
 
-    print(f"\n{arguments.model.name}, sha256 {sha256_of(arguments.model)[:12]}")
+    print(f"\n{arguments.model.name}, sha256 {sha256[:12]}")
     print(
         "\n| iterations | from blank: mean F | worst | from the last: mean F | worst | time points where it is higher |"
     )
@@ -101,7 +101,7 @@ def main() -> None:
         arguments.output,
         {
             "model": arguments.model.name,
-            "sha256": sha256_of(arguments.model),
+            "sha256": sha256,
             "settings": settings,
             "f": results,
             "versions": versions(),

@@ -107,18 +107,18 @@ def test_every_time_point_of_a_file_starts_from_the_last(folder, movie, capsys):
 
 
 def test_blank_start_gives_what_each_volume_alone_gives(folder, movie, capsys):
-    for t in range(3):
+    for t in range(2):
         write_volume(f"scan_{t * 4}.nrrd", Volume(movie[t], upright(SPACING), units="um"))
-    code, _, _ = call("scan_0.nrrd", "-o", "alone", "--iterations", 1, capsys=capsys)
+    code, _, _ = call("scan_4.nrrd", "-o", "alone", "--iterations", 1, capsys=capsys)
     assert code == 0
-    files = ["scan_0.nrrd", "scan_4.nrrd", "scan_8.nrrd"]
+    files = ["scan_0.nrrd", "scan_4.nrrd"]
     code, _, _ = call(*files, "--time-lapse", "--initial-mask", "blank", "--iterations", 1, capsys=capsys)
     assert code == 0
     rows = table("predictions/scan_timelapse.csv")
-    assert [row["start"] for row in rows] == ["blank"] * 3
-    assert [row["iterations"] for row in rows] == ["1"] * 3
-    assert [row["time_s"] for row in rows] == [""] * 3
-    for name in ("scan_0_probability.nrrd", "scan_0.seg.nrrd"):
+    assert [row["start"] for row in rows] == ["blank"] * 2
+    assert [row["iterations"] for row in rows] == ["1"] * 2
+    assert [row["time_s"] for row in rows] == [""] * 2
+    for name in ("scan_4_probability.nrrd", "scan_4.seg.nrrd"):
         assert (folder / "alone" / name).read_bytes() == (folder / "predictions" / name).read_bytes()
 
 
@@ -163,24 +163,24 @@ def test_bad_time_point_is_left_out_and_the_next_compared_with_the_last_good_one
 
 
 def test_first_time_point_starts_from_a_given_mask(folder, movie, capsys):
-    write_tiff("beat.tif", movie)
+    write_tiff("beat.tif", movie[:2])
     mask = np.zeros(movie.shape[1:], np.uint8)
     mask[:, 12:24, 18:30] = 255
     np.save("rough.npy", mask)
     code, _, _ = call("beat.tif", "--time-lapse", "--initial-mask", "rough.npy", "--iterations", 1, capsys=capsys)
     assert code == 0
     rows = table("predictions/beat_timelapse.csv")
-    assert [row["start"] for row in rows] == ["mask of a file", *(f"beat_t00{t}_probability.nrrd" for t in (0, 1))]
-    assert [row["iterations"] for row in rows] == ["1"] * 3
+    assert [row["start"] for row in rows] == ["mask of a file", "beat_t000_probability.nrrd"]
+    assert [row["iterations"] for row in rows] == ["1"] * 2
 
 
 def test_micronet_looks_once_and_starts_from_nothing(folder, movie, capsys):
     save_state(folder / "checkpoints" / "ur-net_test.pt", MicroNet().state_dict())
-    np.save("movie.npy", movie)
+    np.save("movie.npy", movie[:2])
     code, _, _ = call("movie.npy", "--axes", "TZYX", "--time-lapse", capsys=capsys)
     assert code == 0
     rows = table("predictions/movie_timelapse.csv")
-    assert [(row["start"], row["iterations"]) for row in rows] == [("", "")] * 3
+    assert [(row["start"], row["iterations"]) for row in rows] == [("", "")] * 2
 
 
 def test_volumes_of_other_shapes_are_no_time_points_of_one_recording(folder, movie, capsys):

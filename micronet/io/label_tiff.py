@@ -62,8 +62,8 @@ def write_label_tiff(
     Raises
     ------
     InputError
-        If a mask has another shape or a label outside of 0 to `largest`, `largest` is above 65535, or there are fewer or
-        more masks than `count`.
+        If a mask has another shape or a label outside of 0 to `largest`, `largest` is above 65535, or there are
+        fewer or more masks than `count`.
     FileError
         If the file cannot be written, or is larger than ImageJ can open.
     """

@@ -51,6 +51,7 @@ def write_labels_tiff(path: str, data: Any, attributes: dict[str, Any]) -> list[
     array = _labels(data)
     if array.ndim not in (3, 4):
         raise InputError(f"a label TIFF has the axes Z, Y, X, and T before them, this layer has {array.ndim} axes")
+
     def volumes() -> Iterator[NDArray[Any]]:
         yield from array if array.ndim == 4 else array[None]
 
