@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import infer
-from micronet import MicroNet, Volume, read_volume, write_volume
+from micronet import MicroNet, Volume, engine, read_volume, write_volume
 from micronet.card import Expected, Look, card_line, card_path, expected, read_card, write_card
 from micronet.checkpoint import save_state
 from micronet.console import run
@@ -157,6 +157,7 @@ def test_infer_warns_once_and_records_it(weights, tmp_path, monkeypatch, capsys)
         assert out.count("outside of what 'u-net_test.pt' was trained on") == warnings
         record = json.loads((tmp_path / "predictions" / f"{name}.json").read_text(encoding="utf-8"))
         assert sum("outside of what" in warning for warning in record["result"]["warnings"]) == warnings
+    engine.choose("auto")
 
 
 @pytest.mark.parametrize("name", ["u-net_phantom", "ur-net_phantom"])
