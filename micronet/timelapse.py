@@ -262,7 +262,7 @@ def _write_summary(lapse: TimeLapse, job: Job, rows: list[_Row], grid: Volume, s
     if job.label_tiff:
         found = [row for row in rows if row.voxels is not None]
         masks = (read_annotation(job.output / f"{row.name}.seg.nrrd").mask.array for row in found)
-        labels = job.output / f"{lapse.stem}_labels.tif"
+        labels = job.output / f"{lapse.stem}_timelapse_labels.tif"
         files.append(write_label_tiff(labels, masks, grid, count=len(found), interval_s=lapse.interval_s))
     say(f"wrote {job.output}/: {', '.join(file.name for file in files)}")
 

@@ -101,6 +101,7 @@ SIBLINGS = {
     "prompt": {"commands", "keeper", "session"},
     "console": {"segment"},
     "timelapse": {"segment"},
+    "napari_plugin": {"timelapse"},
     "launch": {"commands", "console", "keeper", "prompt", "session"},
 }
 NO_TORCH = {

@@ -225,9 +225,9 @@ class TestSteps:
         model = load_model(weights)
         movie = np.stack([volume.array, volume.array[::-1]])
         found = list(steps(movie, weights, iterations=1))
-        first = predict(movie[0], model, 1)
-        np.testing.assert_array_equal(found[1].mask, predict(movie[1], model, 1, first) > 0.5)
-        assert [step.time_point for step in found] == [0, 1]
+        first = predict(movie[0], model, 10)
+        np.testing.assert_array_equal(found[-1].mask, predict(movie[1], model, 1, first) > 0.5)
+        assert [(step.time_point, step.of) for step in found] == [(0, 10)] * 10 + [(1, 1)]
 
     def test_labels_are_a_start(self, weights, volume, mask):
         model = load_model(weights)

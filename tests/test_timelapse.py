@@ -97,7 +97,7 @@ def test_every_time_point_of_a_file_starts_from_the_last(folder, movie, capsys):
 
     with Image.open("predictions/beat_timelapse.png") as plot:
         assert min(plot.size) > 800
-    with tifffile.TiffFile("predictions/beat_labels.tif") as tif:
+    with tifffile.TiffFile("predictions/beat_timelapse_labels.tif") as tif:
         assert tif.series[0].axes == "TZYX"
         assert tif.imagej_metadata["finterval"] == 0.5
         np.testing.assert_array_equal(tif.asarray(), np.stack(masks))

@@ -17,6 +17,7 @@ from micronet.errors import InputError
 from micronet.inference import predict
 from micronet.models import MicroNet, MicroRNet
 from micronet.record import sha256_of
+from micronet.timelapse import FIRST_ITERATIONS
 from micronet.volume import Volume
 
 __all__ = ["Step", "default_weights", "steps", "trained_folder", "warning"]
@@ -62,7 +63,7 @@ def steps(
     weights : Path
         Of a µr-Net, or of a µ-Net, which looks once.
     iterations : int
-        Refinements of a time point.
+        Refinements of a time point; `FIRST_ITERATIONS` at least of the first of several that starts from nothing.
     threshold : float
         Lumen is above it, in [0, 1).
     start : ndarray of shape (Z, Y, X), optional
@@ -87,11 +88,14 @@ def steps(
         if isinstance(model, MicroNet):
             raise InputError("µ-Net looks once and starts from nothing; choose a µr-Net or no start")
         probability = (start != 0).astype(np.float32)
-    count = iterations if isinstance(model, MicroRNet) else 1
+    refines = isinstance(model, MicroRNet)
     for time_point, volume in enumerate(array if array.ndim == 4 else array[None]):
+        count = iterations if refines else 1
+        if refines and array.ndim == 4 and probability is None:  # the others start from what is found here
+            count = max(iterations, FIRST_ITERATIONS)
         for iteration in range(1, count + 1):
             # One refinement at a time, from the soft result of the last: what predict does in one go.
-            before = probability if isinstance(model, MicroRNet) else None
+            before = probability if refines else None
             probability = predict(np.asarray(volume), model, 1, before)
             mask = probability > threshold
             yield Step(time_point, iteration, count, mask, int(np.count_nonzero(mask)))
