@@ -186,6 +186,7 @@ class Session:
             self._say(f"going on with '{keeper.training['command']}': {keeper.steps_left:,} steps left")
             self._train()
         else:
+            self._plot()  # it may have been killed just before it drew this
             self._say("its last command was done; the next one goes on from there")
 
     # --- weights ---
