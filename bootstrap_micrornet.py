@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from micronet.checkpoint import load_state, save_state
-from micronet.console import run
+from micronet.console import run, tell
 from micronet.errors import FileError
 from micronet.models import bootstrap
 
@@ -22,7 +22,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Read, bootstrap, write, say so."""
     source = arguments.input or (PUBLISHED if PUBLISHED.is_file() else BUNDLED)
     target = arguments.output
-    state = load_state(source, say=print)
+    state = load_state(source, say=tell)
     try:
         result = bootstrap(state)
     except ValueError as error:
@@ -30,8 +30,8 @@ def main(arguments: argparse.Namespace) -> int:
     if target.exists() and not arguments.force:
         raise FileError(f"'{target}' exists; --force replaces it, or name another output")
     save_state(target, result)
-    print(f"read   {source}  (µ-Net, {sum(t.numel() for t in state.values()):,} parameters)")
-    print(f"wrote  {target}  (µr-Net, {sum(t.numel() for t in result.values()):,} parameters; ignores its mask)")
+    tell(f"read   {source}  (µ-Net, {sum(t.numel() for t in state.values()):,} parameters)")
+    tell(f"wrote  {target}  (µr-Net, {sum(t.numel() for t in result.values()):,} parameters; ignores its mask)")
     return 0
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from micronet.console import inputs_from, run, spacing_option, status_table
+from micronet.console import inputs_from, run, spacing_option, status_table, tell
 from micronet.errors import FileError, InputError, MicronetError
 from micronet.evaluation import Reading, evaluate_pair, find_pairs, read_pair, with_images
 from micronet.evaluation_report import EvaluationReport
+from micronet.io.atomic import remove_old
 from micronet.lumen_files import write_vessels
 from micronet.record import make_folder
 from micronet.score_tables import summary_lines, write_evaluations
@@ -38,7 +39,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise FileError(f"'{table}' exists; --force replaces it, -o DIR writes elsewhere")
     pairs, notes = find_pairs(arguments.predictions, arguments.annotations, probability=arguments.sweep)
     for note in notes:
-        print(f"note: {note}")
+        tell(f"note: {note}")
     if arguments.images and not arguments.report:
         raise InputError("--image is for --report: add it, or leave the images out")
     if arguments.images:
@@ -48,9 +49,9 @@ def main(arguments: argparse.Namespace) -> int:
     for pair in tqdm(pairs, leave=False, disable=None, unit="pair"):
         try:
             masks = read_pair(pair, reading)
-            tqdm.write(f"{pair.name}: {masks.descriptions[0]} against {masks.descriptions[1]}")
+            tell(f"{pair.name}: {masks.descriptions[0]} against {masks.descriptions[1]}")
             if masks.spacing_um is None:
-                tqdm.write("  note: no spacing stated, so nothing in µm; give --spacing")
+                tell("  note: no spacing stated, so nothing in µm; give --spacing")
             evaluation = evaluate_pair(masks, pair, scoring)
             if arguments.measures:
                 make_folder(arguments.output)
@@ -65,18 +66,18 @@ def main(arguments: argparse.Namespace) -> int:
         else:
             evaluations.append(evaluation)
             outcomes.append(Outcome(pair.prediction, "done", evaluation.scores.headline()))
-    print(status_table(outcomes))
+    tell(status_table(outcomes))
     if evaluations:
         summaries = summarise([one.scores for one in evaluations], np.random.default_rng(SEED))
         make_folder(arguments.output)
         page = arguments.output / "scores_report.html"
-        page.unlink(missing_ok=True)  # of scores that are replaced
+        remove_old(page)  # of scores that are replaced
         files = write_evaluations(arguments.output, evaluations, summaries, scoring, reading)
         if report is not None:
             report.write(page, summaries)
             files.append(page)
-        print("\n".join(summary_lines(evaluations, summaries)))
-        print(f"wrote {arguments.output}/: {', '.join(file.name for file in files)}")
+        tell("\n".join(summary_lines(evaluations, summaries)))
+        tell(f"wrote {arguments.output}/: {', '.join(file.name for file in files)}")
     return 2 if any(outcome.status == "failed" for outcome in outcomes) else 0
 
 

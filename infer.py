@@ -25,9 +25,9 @@ from micronet.console import (
     shape_option,
     spacing_option,
     status_table,
-    telling,
+    tell,
 )
-from micronet.errors import InputError, MicronetError, printable
+from micronet.errors import InputError, MicronetError
 from micronet.io.mesh import MESH_FORMATS
 from micronet.memory import SHARE
 from micronet.segment import Job, Outcome, Weights, check_stems, segment_file
@@ -55,22 +55,22 @@ def main(arguments: argparse.Namespace) -> int:
     weights = Weights.load(
         find_weights(arguments.model, [Path("checkpoints"), Path("trained_models"), ROOT / "trained_models"]),
         arguments.device,
-        say=print,
+        say=tell,
     )
-    print(f"weights {weights.path} ({weights.model.name}); {computes}, {arguments.device}, {threads} threads")
+    tell(f"weights {weights.path} ({weights.model.name}); {computes}, {arguments.device}, {threads} threads")
 
     if arguments.time_lapse:
         return time_lapse(paths, weights, job, start, arguments)
     outcomes = []
     for number, path in enumerate(paths, 1):
-        print(printable(f"[{number}/{len(paths)}] {path}"))
+        tell(f"[{number}/{len(paths)}] {path}")
         with tqdm(total=weights.passes(job), leave=False, disable=None, unit="pass") as bar:
             try:
                 outcome = segment_file(
                     path,
                     weights,
                     job,
-                    say=telling(bar),
+                    say=tell,
                     on_iteration=lambda _, bar=bar: bar.update(),
                     force=arguments.force or demo,
                 )
@@ -79,10 +79,10 @@ def main(arguments: argparse.Namespace) -> int:
                     raise
                 outcome = Outcome(path, "failed", str(error))
         outcomes.append(outcome)
-    print(status_table(outcomes))
+    tell(status_table(outcomes))
     if demo:
-        print(f"The files are in {job.output.resolve()}: drag the volume and the .seg.nrrd into 3D Slicer,")
-        print("or open the preview. Your own volume: python infer.py FILE (python infer.py --help shows more).")
+        tell(f"The files are in {job.output.resolve()}: drag the volume and the .seg.nrrd into 3D Slicer,")
+        tell("or open the preview. Your own volume: python infer.py FILE (python infer.py --help shows more).")
     return 2 if any(outcome.status == "failed" for outcome in outcomes) else 0
 
 
@@ -105,18 +105,18 @@ def start_option(arguments: argparse.Namespace) -> Start:
 def time_lapse(paths: list[Path], weights: Weights, job: Job, start: Start, arguments: argparse.Namespace) -> int:
     """Segment the time points of a recording in turn."""
     with open_time_lapse(paths, job, interval_s=arguments.interval) as lapse:
-        print(printable(f"{len(lapse.paths)} time points, '{lapse.paths[0].name}' to '{lapse.paths[-1].name}'"))
+        tell(f"{len(lapse.paths)} time points, '{lapse.paths[0].name}' to '{lapse.paths[-1].name}'")
         with tqdm(total=weights.passes(job) * len(lapse.paths), leave=False, disable=None, unit="pass") as bar:
             outcomes = segment_time_lapse(
                 lapse,
                 weights,
                 job,
                 start=start,
-                say=telling(bar),
+                say=tell,
                 on_iteration=lambda _: bar.update(),
                 force=arguments.force,
             )
-    print(status_table(outcomes))
+    tell(status_table(outcomes))
     return 2 if any(outcome.status == "failed" for outcome in outcomes) else 0
 
 

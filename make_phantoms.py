@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from micronet.console import run, shape_option, spacing_option
+from micronet.console import run, shape_option, spacing_option, tell
 from micronet.errors import InputError
 from micronet.phantom import PRESETS
 from micronet.phantom_set import PhantomSet, make_set, over_annotations, procedural
@@ -38,9 +38,9 @@ def main(arguments: argparse.Namespace) -> int:
         subjects = procedural(arguments.count, arguments.seed, time_points=arguments.time_points, **splits)
     job = PhantomSet(**{name: getattr(arguments, name) for name in PhantomSet.__dataclass_fields__})
     with tqdm(total=len(subjects), leave=False, disable=None, unit="phantom") as bar:
-        made, found = make_set(subjects, job, say=bar.write, on_phantom=bar.update, force=arguments.force)
+        made, found = make_set(subjects, job, say=tell, on_phantom=bar.update, force=arguments.force)
     there = f", {found} there already (--force repeats them)" if found else ""
-    print(f"{made} made{there}. Train on them: python train_micronet.py --dataset {job.dataset}")
+    tell(f"{made} made{there}. Train on them: python train_micronet.py --dataset {job.dataset}")
     return 0
 
 

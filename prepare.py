@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from micronet.console import run, shape_option, spacing_option, status_table, telling
-from micronet.errors import InputError, MicronetError, printable
+from micronet.console import run, shape_option, spacing_option, status_table, tell
+from micronet.errors import InputError, MicronetError
 from micronet.intensity import AVERAGES, DOMAINS
 from micronet.mapback import find_record, map_back, scan_of
 from micronet.prepare import Preparation, prepare_file
@@ -31,7 +31,7 @@ def main(arguments: argparse.Namespace) -> int:
     scan = RawScan(**{name: getattr(arguments, name) for name in RawScan.__dataclass_fields__})
     outcomes = []
     for number, path in enumerate(arguments.inputs, 1):
-        print(printable(f"[{number}/{len(arguments.inputs)}] {path}"))
+        tell(f"[{number}/{len(arguments.inputs)}] {path}")
         with tqdm(leave=False, disable=None, unit="plane") as bar:
 
             def progress(done: int, total: int, bar: tqdm = bar) -> None:
@@ -40,13 +40,13 @@ def main(arguments: argparse.Namespace) -> int:
 
             job = _back if arguments.back_to else _prepare
             try:
-                outcome = Outcome(path, *job(path, scan, arguments, say=telling(bar), on_planes=progress))
+                outcome = Outcome(path, *job(path, scan, arguments, say=tell, on_planes=progress))
             except MicronetError as error:
                 if arguments.debug or len(arguments.inputs) == 1:
                     raise
                 outcome = Outcome(path, "failed", str(error))
         outcomes.append(outcome)
-    print(status_table(outcomes))
+    tell(status_table(outcomes))
     return 2 if any(outcome.status == "failed" for outcome in outcomes) else 0
 
 

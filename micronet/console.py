@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import re
+import signal
 import sys
+import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from types import FrameType
+from typing import NoReturn
 
 import torch
 from tqdm import tqdm
@@ -33,7 +37,7 @@ __all__ = [
     "shape_option",
     "spacing_option",
     "status_table",
-    "telling",
+    "tell",
 ]
 
 
@@ -118,14 +122,19 @@ def inputs_from(paths: Sequence[Path], *, raw: bool) -> list[Path]:
 def status_table(outcomes: Sequence[Outcome]) -> str:
     """Return one line per input: status, file, what came of it; then the count of each status."""
     width = max(len(outcome.path.name) for outcome in outcomes)
-    lines = [printable(f"{outcome.status:<8}{outcome.path.name:<{width}}  {outcome.message}") for outcome in outcomes]
+    lines = [f"{outcome.status:<8}{outcome.path.name:<{width}}  {outcome.message}" for outcome in outcomes]
     counts = Counter(outcome.status for outcome in outcomes)
-    return "\n".join([*lines, ", ".join(f"{number} {status}" for status, number in counts.items())])
+    return "\n".join(
+        [
+            *(line.replace("\n", "\\n") for line in lines),
+            ", ".join(f"{number} {status}" for status, number in counts.items()),
+        ]
+    )
 
 
-def telling(bar: tqdm[Any]) -> Callable[[str], None]:
-    """Return what prints text above a bar; nothing in it steers the terminal."""
-    return lambda text: bar.write(printable(text))
+def tell(text: str) -> None:
+    """Print text, above a bar where there is one; nothing in it steers the terminal."""
+    tqdm.write(printable(text))
 
 
 def set_threads(threads: int | None) -> int:
@@ -175,19 +184,20 @@ def run(
 ) -> NoReturn:
     """Parse the command line, do the work and leave with its exit code.
 
-    0 success; 2 bad input, told in one line; 1 a fault of ours; 130 interrupted. With ``--debug`` errors keep
-    their traceback.
+    0 success; 2 bad input, told in one line; 1 a fault of ours; 130 interrupted; 128 and the number of the
+    signal that ended it. With ``--debug`` errors keep their traceback.
     """
-    _prepare_output()
-    arguments = parser.parse_args(argv)
+    _prepare_streams()
+    arguments = _parse(parser, argv)
     try:
-        code = main(arguments)
-        sys.stdout.flush()
+        with _orderly_end():
+            code = main(arguments)
     except KeyboardInterrupt:
         code = _fail("interrupted", 130)
     except BrokenPipeError:  # the reader of our output has gone (`| head`): nothing left to say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except _Ended as ended:
+        code = 128 + ended.number
     except MicronetError as error:
         if arguments.debug:
             raise
@@ -196,22 +206,75 @@ def run(
         if arguments.debug:
             raise
         code = _fail(f"internal error ({type(error).__name__}: {error}); --debug shows where", 1)
-    sys.exit(code)
+    sys.exit(_end_output(code))
 
 
-def _prepare_output() -> None:
-    """Make standard output and error take any text at any time.
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; what a shell has put into it for ``*`` cannot steer the terminal."""
+    with io.StringIO() as complaint:
+        try:
+            with contextlib.redirect_stderr(complaint):
+                return parser.parse_args(argv)
+        finally:
+            sys.stderr.write(printable(complaint.getvalue()))
+
+
+class _Ended(BaseException):
+    """A signal asks us to end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+@contextlib.contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the work as an error would, so that no half-written file stays behind."""
+
+    def leave(number: int, _: FrameType | None) -> NoReturn:
+        for other in taken:  # a terminal that closes may send more than one
+            signal.signal(other, signal.SIG_IGN)
+        raise _Ended(number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # Only the main thread may, and what whoever started us wants ignored (nohup: SIGHUP) stays ignored.
+    here = threading.current_thread() is threading.main_thread()
+    taken = [number for number in numbers if here and signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _prepare_streams() -> None:
+    """Make standard output and error take any text at any time, and standard input end where there is none.
 
     A process that is started with one of them closed has None instead; and the name of a file need not be text.
     """
-    for name in ("stdout", "stderr"):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # stays open to the end
-        elif isinstance(stream, io.TextIOWrapper):
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # stays open to the end
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(line: str, code: int) -> int:
-    sys.stderr.write(f"{line}\n")
+    with contextlib.suppress(OSError):  # nobody may be there to read it
+        sys.stderr.write(f"{printable(line)}\n")
+    return code
+
+
+def _end_output(code: int) -> int:
+    """Write what output is still held back; return the exit code, not 0 when that fails."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # The interpreter tries again when it ends, and complains in its own words.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            _fail(f"error: cannot write to standard output: {error.strerror}", 2)
+        code = code or 1
     return code

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from micronet.errors import FileError, InputError
 from micronet.intensity import DOMAINS, Average, Domain, above_floor, finish, noise_floor, range_of, to_bytes
 from micronet.io import Stack, nrrd
+from micronet.io.atomic import remove_old
 from micronet.io.scratch import Scratch
 from micronet.raw_grid import AXES, structural_grid
 from micronet.raw_scan import MADE_BY, RawScan, geometry_record, read_record, scan_name, stated_domain
@@ -156,7 +157,7 @@ def prepare_file(
                 raise InputError(f"'{path}': {error}") from error
             unit = "grey values of the scan" if domain == "log" else "ln(intensity / noise floor)"
             say(f"  grey values 0 is {low:.4g}, 255 is {high:.4g} in {unit}")
-            record_path.unlink(missing_ok=True)  # from here on the old result is no longer whole
+            remove_old(record_path)  # from here on the old result is no longer whole
             nrrd.write(target, grid, (to_bytes(plane, low, high) for plane in scratch.slices()))
         record = asked | {
             "made_by": MADE_BY,

@@ -50,7 +50,7 @@ class TerminalBar:
         """Advance by one and show a text."""
         with contextlib.suppress(OSError, ValueError):
             self._bar.ncols = _bar_width()
-            self._bar.set_description_str(text, refresh=False)
+            self._bar.set_description_str(printable(text), refresh=False)
             self._bar.update()
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from micronet.checkpoint import load_model
 from micronet.errors import FileError, InputError
 from micronet.inference import Iteration, predict, predict_in_slabs
 from micronet.io import claimed_bytes, files_of, open_stack, read_annotation, read_volume, volume_stem, write_label_tiff
+from micronet.io.atomic import remove_old
 from micronet.io.mesh import MESH_FORMATS
 from micronet.io.scratch import Scratch
 from micronet.lumen_files import surface_path, vessel_paths, write_surface, write_vessels
@@ -318,7 +319,7 @@ def _segment_file(
     make_folder(job.output)
     everything = replace(job, report=True, measures=True, label_tiff=True).files_on_request(stem).values()
     for old in (record_path, *everything, *(surface_path(job.output, stem, kind) for kind in MESH_FORMATS)):
-        old.unlink(missing_ok=True)  # from here on the old result is no longer whole
+        remove_old(old)  # from here on the old result is no longer whole
     files = write_result(
         job.output,
         stem,

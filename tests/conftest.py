@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from disks import read_only, small_disk  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import resource
+import time
 from dataclasses import replace
 
 import nrrd
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from disks import fill
 from tiny_training import SHAPE, Y_CROP, write_dataset
 
 from micronet import MicroNet, MicroRNet, load_model
@@ -536,3 +539,72 @@ def test_a_disk_that_fills_up_during_training_stops_it_between_two_steps(desk, t
     d.type("resume")
     assert d.trainer.step == 8
     assert [int(row["step"]) for row in rows(tmp_path)] == list(range(8))
+
+
+def test_weights_are_not_lost_on_a_disk_that_is_really_full(desk, tmp_path, small_disk):
+    folder = small_disk(tmp_path / "checkpoints", "600k")
+    d = desk()
+    d.type("2")
+    kept = {path: path.read_bytes() for path in folder.iterdir()}
+    ballast = fill(folder, left=20_000)
+    with pytest.raises(FileError, match=r"cannot write '.*checkpoints/.*': No space left on device"):
+        d.type("4")
+    assert {path: path.read_bytes() for path in folder.iterdir() if path != ballast} == kept
+    ballast.unlink()
+    d.type("resume")
+    assert d.trainer.step == 12
+
+
+def test_a_log_on_a_disk_that_is_really_full_stops_training_between_two_steps(desk, tmp_path, small_disk):
+    folder = small_disk(tmp_path / "logs", "400k")
+
+    class FillDisk(Wishes):
+        questions = 0
+
+        @property
+        def stop(self):
+            self.questions += 1
+            if self.questions == 3:
+                fill(folder)
+            return False
+
+    d = desk(wishes=FillDisk(), validate_every=1000)
+    with pytest.raises(FileError, match=r"u-net.csv': No space left .*make room, then resume goes on"):
+        d.type("40")  # what is left of the log's last page still takes some lines
+    stopped = d.trainer.step
+    (folder / "ballast").unlink()
+    d.type("lr 0", "resume")
+    assert stopped < 80
+    assert d.trainer.step == 80
+    assert [int(row["step"]) for row in rows(tmp_path)] == list(range(80))
+
+
+def test_predictions_on_a_disk_that_is_really_full_are_told_and_done_again(desk, tmp_path, small_disk):
+    folder = small_disk(tmp_path / "predictions", "400k")
+    d = desk()
+    ballast = fill(folder, left=5000)
+    with pytest.raises(FileError, match=r"cannot write '.*predictions/.*': No space left on device"):
+        d.type("val")
+    assert not [path for path in folder.iterdir() if ".tmp." in path.name]
+    ballast.unlink()
+    assert "wrote" in d.type("val")
+
+
+@pytest.mark.parametrize(("place", "command"), [("checkpoints", "1"), ("logs", "1"), ("predictions", "val")])
+def test_a_read_only_folder_is_told_in_one_line_and_nothing_is_left_in_it(desk, tmp_path, read_only, place, command):
+    read_only(tmp_path / place)
+    d = desk()
+    with pytest.raises(FileError, match=rf"cannot write '.*{place}/.*': Read-only file system"):
+        d.type(command)
+    assert list((tmp_path / place).iterdir()) == []
+
+
+def test_a_clock_that_has_gone_back_does_not_make_an_older_session_the_latest(desk, tmp_path):
+    desk().type("1")
+    tomorrow = time.time() + 86400
+    for path in (tmp_path / "checkpoints").iterdir():  # written before the clock was set right
+        os.utime(path, (tomorrow, tomorrow))
+    desk().type("2")
+    third = desk()
+    assert third.session.runs() == ["u-net", "u-net-2"]
+    assert "resumed u-net-2 at step 4" in third.type("resume")

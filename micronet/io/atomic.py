@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from micronet.errors import FileError
 
-__all__ = ["atomic_path"]
+__all__ = ["atomic_path", "remove_old"]
 
 
 @contextmanager
@@ -49,4 +50,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         raise FileError(f"cannot write '{target}': {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a read-only disk there is none, and saying so would hide the error
+            temporary.unlink(missing_ok=True)
+
+
+def remove_old(path: Path) -> None:
+    """Remove a result that is about to be replaced, if it is there; FileError when that is not possible."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot replace '{path}': {error.strerror}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 from collections.abc import Iterator
@@ -54,7 +55,8 @@ class Scratch:
 
     def close(self) -> None:
         """Give the file's room on the disk back."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what is still to be written has no room, and nobody wants it
+            self._file.close()
 
     def __len__(self) -> int:
         return self.shape[0]
