@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -112,7 +113,9 @@ def _read(path: Path, kind: str, what: str, largest: int) -> Any:
         raise FileError(f"'{path}' has {path.stat().st_size:,} bytes: too large for {what}")
     try:
         check_archive(path, kind, what, largest)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on its way to refuse a file PyTorch may warn of what it itself does
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileError:
         raise
     except Exception as error:  # torch raises a dozen kinds for broken files; none of them may reach a person

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,15 @@ __all__ = ["find_record", "map_back", "scan_of"]
 
 # A record's geometry agrees with a file's up to what text and float32 headers lose.
 _AGREES = 1e-5
+# What JSON has for each part of a raw scan; a record may come from elsewhere.
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "axes": (str,),
+    "spacing_um": (int, float),
+    "shape": (int,),
+    "dtype": (str,),
+    "depth_axis": (str,),
+    "refractive_index": (int, float),
+}
 
 
 def find_record(mask_path: Path, raw_path: Path, folders: list[Path]) -> Path | None:
@@ -55,8 +64,18 @@ def scan_of(record_path: Path, said: RawScan) -> RawScan:
     for field in fields(RawScan):
         mine, recorded = getattr(said, field.name), settings.get(field.name)
         if mine == getattr(default, field.name) and recorded is not None:
-            known[field.name] = tuple(recorded) if isinstance(recorded, list) else recorded
+            several = field.name in ("spacing_um", "shape")
+            parts = recorded if several and isinstance(recorded, list) else [recorded]
+            if len(parts) != (3 if several else 1) or not all(_is(part, _KINDS[field.name]) for part in parts):
+                raise FileError(f"'{record_path}': its scan has {field.name} {recorded!r}, which nothing can have")
+            known[field.name] = tuple(parts) if several else recorded
     return replace(said, **known)
+
+
+def _is(value: Any, kinds: tuple[type, ...]) -> bool:
+    if isinstance(value, int | float):
+        return isinstance(value, kinds) and not isinstance(value, bool) and abs(value) < 1e30
+    return isinstance(value, kinds)
 
 
 def map_back(
@@ -157,7 +176,7 @@ def _check_record(record_path: Path, raw_path: Path, grid: Volume) -> None:
     for key in ("shape_zyx", "directions_zyx", "origin"):
         try:
             apart = np.abs(np.array(told.get(key), float) - np.array(here[key], float)).max()
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             apart = np.inf
         if not apart <= _AGREES * max(1.0, float(np.abs(here[key]).max())):
             raise InputError(

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import pickletools
 import zipfile
 
 import pytest
@@ -210,3 +211,20 @@ def test_names_with_a_prefix_are_converted_and_told(tmp_path, prefix):
     )
     with pytest.raises(FileError, match=r"b.pt': neither a µ-Net nor a µr-Net"):
         load_model(tmp_path / "b.pt")
+
+
+def test_a_tensor_that_is_called_is_refused_without_a_warning_of_pytorch(tmp_path, capfd):
+    save_state(tmp_path / "a.pt", MicroNet().state_dict())
+    with zipfile.ZipFile(tmp_path / "a.pt") as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    pickled = next(name for name in entries if name.endswith("data.pkl"))
+    calls = [at for opcode, _, at in pickletools.genops(entries[pickled]) if opcode.name == "REDUCE"]
+    first_tensor = calls[2] + 1  # after the state dict itself and the hooks of the first tensor
+    entries[pickled] = entries[pickled][:first_tensor] + b")R" + entries[pickled][first_tensor:]
+    with zipfile.ZipFile(tmp_path / "b.pt", "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    with pytest.raises(FileError, match=r"b.pt' is not a weight file that PyTorch can read") as refused:
+        load_state(tmp_path / "b.pt")
+    assert "unrecognized function tensor" in str(refused.value.__cause__)
+    assert capfd.readouterr() == ("", "")

@@ -2,9 +2,11 @@
 
 import bz2
 import gzip
+import json
 import lzma
 import os
 import struct
+import sys
 import tracemalloc
 import zlib
 
@@ -12,12 +14,20 @@ import numpy as np
 import psutil
 import pytest
 import tifffile
+from PIL import Image
 
+import infer
+import prepare
+import train_micronet
+from micronet.console import run
 from micronet.dataset import DataSetError, load_split, read_dataset
 from micronet.errors import FileError, InputError
 from micronet.io import Segment, files_of, open_stack, read_annotation, read_volume, write_segmentation, write_volume
+from micronet.mapback import map_back, scan_of
+from micronet.prepare import Preparation, prepare_file
+from micronet.raw_scan import RawScan
 from micronet.record import write_json
-from micronet.volume import Volume
+from micronet.volume import Volume, upright
 
 HEADER = "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 5 4 3\n"
 
@@ -229,6 +239,131 @@ class TestTiff:
     def test_damaged_lzma(self, tmp_path):
         path = tiff(tmp_path / "a.tif", [tags(8, 64, 34925)] * 2, b"\xfd7zXZ\0" + bytes(200))
         both_ways(path)
+
+
+class TestPng:
+    def test_a_chunk_that_claims_gigabytes_takes_no_room(self, tmp_path):
+        path = tmp_path / "a.png"
+        Image.fromarray(np.random.default_rng(1).integers(0, 255, (33, 34), np.uint8)).save(path)
+        sound, errors = path.read_bytes(), []
+        at = sound.index(b"IDAT") - 4
+
+        def read():
+            with open_stack(tmp_path) as stack:
+                stack.read(0, 1)
+
+        read()
+        for claimed in (200_000_000, 2**31 - 1, 2**32 - 1):
+            path.write_bytes(sound[:at] + struct.pack(">I", claimed) + sound[at + 4 :])
+
+            def refused():
+                try:
+                    read()
+                except FileError as error:
+                    errors.append(str(error))
+
+            assert most_memory(refused) < 8 << 20
+        assert all("a.png' is damaged" in error for error in errors)
+
+
+class TestOutside:
+    """No file that somebody sent makes anything open a file that the person did not name."""
+
+    def data_set(self, folder, image):
+        path = folder / "a.toml"
+        volume = f'name = "a"\nsplit = "train"\nimage = "{image}"\nannotation = "own.nrrd"'
+        path.write_text(f"[[volume]]\n{volume}\n", encoding="utf-8")
+        return path
+
+    @pytest.mark.parametrize("name", ["{secret}", "../secret.raw", "own/../../secret.raw", "link.raw", "/etc/passwd"])
+    @pytest.mark.parametrize("script", [infer, prepare, train_micronet])
+    def test_scripts_neither_open_nor_show_it(self, tmp_path, script, name, capsys):
+        secret, folder = tmp_path / "secret.raw", tmp_path / "sent"
+        secret.write_bytes(b"NRRD0004 of nobody else\n" + bytes(36))
+        (folder / "own").mkdir(parents=True)
+        (folder / "own.nrrd").touch()
+        (folder / "link.raw").symlink_to(secret)
+        named = name.format(secret=secret)
+        places = ["--checkpoints", tmp_path / "c", "--logs", tmp_path / "l", "--run", "1"]
+        arguments = {
+            infer: lambda: [nrrd(folder / "a.nhdr", f"encoding: raw\ndata file: {named}"), "-o", tmp_path / "o"],
+            prepare: lambda: [nrrd(folder / "a.nhdr", f"encoding: raw\ndata file: {named}"), "--domain", "log"],
+            train_micronet: lambda: ["--dataset", self.data_set(folder, named), *places],
+        }[script]()
+        _OPENED.append("from here on")
+        with pytest.raises(SystemExit, match="2"):
+            run(script.build_parser(), script.main, [str(argument) for argument in arguments])
+        opened = [os.path.realpath(folder / os.fsdecode(file)) for file in _OPENED]
+        _OPENED.clear()
+        out, err = capsys.readouterr()
+        assert "lies outside" in err
+        assert "nobody else" not in out + err
+        assert "root:" not in out + err
+        assert {str(folder / "a.nhdr"), str(folder / "a.toml")} & set(opened)
+        assert not {str(secret), os.path.realpath("/etc/passwd")} & set(opened)
+
+
+_OPENED = []
+
+
+def _note_opened(event, arguments):
+    if event == "open" and _OPENED and isinstance(arguments[0], str | bytes | os.PathLike):
+        _OPENED.append(os.fspath(arguments[0]))
+
+
+sys.addaudithook(_note_opened)  # it cannot be removed: it does nothing unless the list has begun
+
+
+class TestRecords:
+    """The JSON that prepare.py wrote beside a scan may come from elsewhere too."""
+
+    @pytest.fixture
+    def record(self, tmp_path, rng):
+        volume = Volume(rng.integers(0, 255, (32, 33, 34), np.uint8), upright((4.5, 4.5, 4.5)), units="um")
+        write_volume(tmp_path / "scan.nrrd", volume)
+        write_segmentation(tmp_path / "mask.seg.nrrd", [(Segment("full seg"), volume.array > 99)], volume)
+        prepare_file(tmp_path / "scan.nrrd", Preparation(RawScan(), "log", output=tmp_path / "p"), say=lambda _: None)
+        return tmp_path / "p" / "scan.json"
+
+    def back(self, record):
+        scan, mask = record.parents[1] / "scan.nrrd", record.parents[1] / "mask.seg.nrrd"
+        map_back(mask, scan, scan_of(record, RawScan()), record.parent, say=lambda _: None, record_path=record)
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("axes", 7),
+            ("axes", ["Z"]),
+            ("dtype", {}),
+            ("depth_axis", ["Y"]),
+            ("refractive_index", "x"),
+            ("refractive_index", True),
+            ("refractive_index", 10**400),
+            ("spacing_um", [1, 2]),
+            ("spacing_um", 4.5),
+            ("spacing_um", [1, None, 2]),
+            ("shape", [1.5, 2, 3]),
+            ("shape", "32"),
+        ],
+    )
+    def test_what_no_scan_can_have_is_told(self, record, key, value):
+        found = json.loads(record.read_text(encoding="utf-8"))
+        found["parameters"]["scan"][key] = value
+        record.write_text(json.dumps(found), encoding="utf-8")
+        with pytest.raises(FileError, match=rf"scan.json': its scan has {key} .*, which nothing can have"):
+            self.back(record)
+
+    @pytest.mark.parametrize("value", [10**400, None, [[1, 2], [3]], "x", [1, 2, 3, 4], {}])
+    @pytest.mark.parametrize("key", ["shape_zyx", "directions_zyx", "origin"])
+    def test_where_no_scan_can_lie_is_told(self, record, key, value):
+        found = json.loads(record.read_text(encoding="utf-8"))
+        found["raw"][key] = value
+        record.write_text(json.dumps(found), encoding="utf-8")
+        with pytest.raises(InputError, match=rf"is not the scan that '.*scan.json' tells of: its {key} is"):
+            self.back(record)
+
+    def test_it_is_sound_as_it_was_written(self, record):
+        self.back(record)
 
 
 class TestDataSets:

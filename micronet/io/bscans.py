@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -94,7 +96,7 @@ def _image(path: Path) -> NDArray[Any]:
             array = tiff.read_image(found)
             return array.astype(array.dtype.newbyteorder("="), copy=False)
         try:
-            with Image.open(found, formats=("PNG",)) as image:
+            with _Bounded(found) as stream, Image.open(stream, formats=("PNG",)) as image:
                 if image.mode not in _GREY:
                     raise FileError(f"'{found}' is a colour image ({image.mode}); convert it to grey values")
                 array = np.asarray(image).astype(_GREY[image.mode], copy=False)
@@ -104,6 +106,14 @@ def _image(path: Path) -> NDArray[Any]:
             raise FileError(f"'{found}' is damaged or no PNG that can be read ({one_line(error)})") from error
     check_dtype(array.dtype, found)
     return array
+
+
+class _Bounded(io.FileIO):
+    """A file of which no more is read than it holds: Pillow makes room for as much as a chunk of a PNG claims."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(0, os.fstat(self.fileno()).st_size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left)) or b""
 
 
 def _gap(files: tuple[Path, ...]) -> list[str]:

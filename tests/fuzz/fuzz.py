@@ -74,6 +74,9 @@ def supervise(arguments, folder):
             print(f"the child does not start: {ended.stderr.decode()[-2000:]}")
             return 1
         reached = json.loads(progress.read_text())
+        if reached["number"] < following:
+            print(f"the child does not go on at {following}: {ended.stderr.decode()[-2000:]}")
+            return 1
         if ended.returncode == 0:
             following = arguments.inputs
         else:

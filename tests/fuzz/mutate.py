@@ -1,5 +1,7 @@
 """Changes to the bytes of a file that readers are likely to trip over."""
 
+import copy
+import json
 import re
 
 import numpy as np
@@ -15,6 +17,11 @@ WORDS = (
     "µm".encode(), "٣".encode(), b"../../../etc/passwd", b"/etc/passwd", b"/dev/zero", b"%s%n%d", b"LIST", b'"', b"'",
     b"\\", b":=", b": ", b"#", b"(1,0,0)", b"()", b"list", b"<!DOCTYPE a [<!ENTITY b 'c'>]>", b"true", b"{}",
 )  # fmt: skip
+JSON_VALUES = (
+    *(None, True, False, 0, -1, 1, 0.5, 1e308, 10**400, 2**63, float("nan"), float("inf"), "", "x", "Z", "ZYX", ">u2"),
+    *("O", "\x1b[2J", "../../../etc/passwd", "A" * 5000, "\ud800", [], {}, [[]], [1, 2, 3], [0, 0, 0], [1, "a", None]),
+    *([[1, 0, 0], [0, 1, 0], [0, 0, 1]], [1] * 1000, {"a": {"b": []}}),
+)
 _NUMBER = re.compile(rb"-?\d+(?:\.\d+)?(?:[eE]-?\d+)?")
 _WORD = re.compile(rb"[A-Za-z_]+|[^\sA-Za-z_]+")
 
@@ -32,6 +39,21 @@ def mutate(content: bytes, rng: np.random.Generator, *, text: int = 0) -> bytes:
             changed = _BINARY[int(rng.integers(len(_BINARY)))](changed, rng)
         changed = changed or bytearray(b"x")
     return bytes(changed)
+
+
+def mutate_json(content: bytes, rng: np.random.Generator) -> bytes:
+    """Return JSON in which one to four values have become something else that JSON can hold."""
+    tree = [json.loads(content)]
+    for _ in range(int(rng.integers(1, 5))):
+        holder: dict | list = tree
+        while True:
+            keys = list(holder) if isinstance(holder, dict) else range(len(holder))
+            key = keys[int(rng.integers(len(keys)))]
+            if not (isinstance(holder[key], dict | list) and holder[key]) or rng.random() < 0.1:
+                break
+            holder = holder[key]
+        holder[key] = copy.deepcopy(JSON_VALUES[int(rng.integers(len(JSON_VALUES)))])
+    return json.dumps(tree[0]).encode()
 
 
 def _at(content, rng):

@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 
+from micronet import Volume
+from micronet.card import card_line, read_card
 from micronet.checkpoint import load_model, load_state
 from micronet.dataset import load_split, read_dataset
 from micronet.errors import MicronetError
@@ -18,8 +20,9 @@ from micronet.io import (
     write_segmentation,
     write_volume,
 )
+from micronet.mapback import find_record, map_back, scan_of
 from micronet.models import bootstrap
-from micronet.raw_scan import read_record, stated_domain
+from micronet.raw_scan import RawScan, read_record, stated_domain
 from micronet.runfolder import Places, Run
 from micronet.segment import Job, Weights, segment_file
 
@@ -119,6 +122,24 @@ def read_json(path, options):
         json.dumps(run.read_manifest())
 
 
+def read_model_card(path, options):
+    """Read a model card, and hold an image against it."""
+    weights = path.with_suffix(".pt")
+    image = Volume(np.arange(1000, dtype=np.uint8).reshape(10, 10, 10))
+    card_line(weights, "0" * 64, path.with_name("a.nrrd"), image)
+    card = read_card(weights)
+    if card is not None:
+        card_line(weights, card.sha256, path.with_name("a.nrrd"), image.with_spacing((4.5, 4.5, 4.5)))
+
+
+def read_sidecar(path, options):
+    """Map a mask back to a scan by the record of how the scan was prepared."""
+    mask, raw = path.with_name("image.seg.nrrd"), path.with_name("image.nrrd")
+    find_record(mask, raw, [path.parent])
+    map_back(mask, raw, scan_of(path, RawScan()), path.parent, say=lambda _: None, record_path=path)
+    return 16 << 20
+
+
 READERS = {
     "volume": read_everything,
     "recording": read_recording,
@@ -129,4 +150,6 @@ READERS = {
     "dataset": read_data,
     "picture": read_pictures,
     "json": read_json,
+    "card": read_model_card,
+    "sidecar": read_sidecar,
 }

@@ -13,12 +13,15 @@ import nibabel
 import numpy as np
 import tifffile
 import torch
-from mutate import mutate
+from mutate import mutate, mutate_json
 from PIL import Image
 
 from micronet import MicroNet, MicroRNet, Volume, write_volume
+from micronet.card import Expected, Look, write_card
 from micronet.checkpoint import save_session, save_state
 from micronet.io import Segment, write_segmentation
+from micronet.prepare import Preparation, prepare_file
+from micronet.raw_scan import RawScan
 from micronet.volume import upright
 
 SHAPE = (32, 33, 34)
@@ -58,6 +61,7 @@ def make_seeds(folder: Path, shared: Path | None) -> list[Seed]:
         *_weights(folder),
         *_datasets(folder, volume, mask),
         *_pictures(folder, array),
+        *_records(folder),
         Seed(
             "json",
             "scan.json",
@@ -216,6 +220,21 @@ spacing_um = 4.5
     yield Seed("dataset", "lab.toml", text, len(text), beside=beside, unpacked=4 * mask.size)
 
 
+def _records(folder):
+    """Write what lies beside weights and beside a scan; of the scan that data sets have."""
+    looks = {name: Expected(1.0, 0.5, 1.5) for name in Look.__dataclass_fields__}
+    about = {"sha256": "0" * 64, "spacing_um": 4.5, "intensity_domain": "log", "dtype": "uint8"}
+    path = write_card(folder / "card.pt", **about, look=looks, more={"seeds": [1, 2]})
+    yield _seed("card", path, text=path.stat().st_size)
+    prepared = folder / "prepared"
+    prepare_file(
+        folder / "image.nrrd", Preparation(RawScan(depth_axis="Z"), "log", output=prepared), say=lambda _: None
+    )
+    beside = {name: (folder / name).read_bytes() for name in ("image.nrrd", "image.seg.nrrd")}
+    path = prepared / "image.json"
+    yield _seed("sidecar", path, text=path.stat().st_size, beside=beside)
+
+
 def _pictures(folder, array):
     for name, picture in (("grey.png", array[0]), ("deep.png", array[0].astype(np.uint16) * 200)):
         Image.fromarray(picture).save(folder / name)
@@ -237,6 +256,8 @@ def _real(shared):
 
 def spoil(seed: Seed, rng: np.random.Generator) -> bytes:
     """Return the content of a seed with changes, most often inside its packing where it has one."""
+    if seed.name.endswith(".json") and rng.random() < 0.6:
+        return mutate_json(seed.content, rng)
     if not seed.packing or rng.random() < 0.3:
         return mutate(seed.content, rng, text=seed.text)
     if seed.packing == "gzip":
