@@ -75,6 +75,7 @@ def test_reader_gives_the_scale_in_um_and_keeps_the_grid(tmp_path, volume, suffi
     assert attributes["name"] == "embryo"
     assert attributes["scale"] == pytest.approx((6.0, 4.5, 3.0))
     assert attributes["units"] == ("um", "um", "um")
+    assert attributes["axis_labels"] == ("z", "y", "x")
     grid = grid_of(array.shape, attributes)
     np.testing.assert_allclose(grid.in_space(volume.space).origin, volume.origin)
 
@@ -114,6 +115,7 @@ def test_reader_gives_a_recording_as_one_layer_with_time_first(tmp_path, volume)
     np.testing.assert_array_equal(array, movie)
     assert attributes["scale"] == pytest.approx((1.0, 6.0, 4.5, 3.0))
     assert attributes["units"] == ("pixel", "um", "um", "um")
+    assert attributes["axis_labels"] == ("t", "z", "y", "x")
 
 
 def test_reader_opens_our_label_tiff_as_labels(tmp_path, volume, mask):

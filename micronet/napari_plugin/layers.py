@@ -27,6 +27,7 @@ def layer_attributes(grid: Volume, name: str, *, ndim: int = 3) -> dict[str, Any
     shows no planes of it. Axes before Z count pixels: napari wants one unit an axis in all layers.
     """
     attributes: dict[str, Any] = {"name": name, "metadata": {GRID: replace(grid, array=_shape_only(grid.shape))}}
+    attributes["axis_labels"] = ("t", "z", "y", "x")[-ndim:]
     if grid.spacing_um is not None:
         attributes["scale"] = (1.0,) * (ndim - 3) + grid.spacing_um
         attributes["units"] = ("pixel",) * (ndim - 3) + ("um",) * 3

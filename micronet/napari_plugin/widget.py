@@ -54,7 +54,8 @@ def _segment(
 
     def refresh() -> None:
         if not shown:
-            place = {"scale": image.scale, "translate": image.translate, "units": image.units}
+            keys = ("scale", "translate", "units", "axis_labels")
+            place = {key: getattr(image, key) for key in keys}
             shown.append(viewer.add_labels(labels, name=name, opacity=0.5, metadata={GRID: grid}, **place))
         shown[0].refresh()
 
