@@ -19,6 +19,7 @@ from micronet.console import (
     bytes_option,
     device_option,
     inputs_from,
+    reason,
     run,
     set_engine,
     set_threads,
@@ -27,7 +28,7 @@ from micronet.console import (
     status_table,
     tell,
 )
-from micronet.errors import InputError, MicronetError
+from micronet.errors import InputError
 from micronet.io.mesh import MESH_FORMATS
 from micronet.memory import SHARE
 from micronet.segment import Job, Outcome, Weights, check_stems, segment_file
@@ -74,10 +75,10 @@ def main(arguments: argparse.Namespace) -> int:
                     on_iteration=lambda _, bar=bar: bar.update(),
                     force=arguments.force or demo,
                 )
-            except MicronetError as error:
+            except Exception as error:  # a fault of ours, too, must not cost the other volumes
                 if arguments.debug or len(paths) == 1:
                     raise
-                outcome = Outcome(path, "failed", str(error))
+                outcome = Outcome(path, "failed", reason(error))
         outcomes.append(outcome)
     tell(status_table(outcomes))
     if demo:

@@ -31,6 +31,7 @@ __all__ = [
     "bytes_option",
     "device_option",
     "inputs_from",
+    "reason",
     "run",
     "set_engine",
     "set_threads",
@@ -205,8 +206,15 @@ def run(
     except Exception as error:
         if arguments.debug:
             raise
-        code = _fail(f"internal error ({type(error).__name__}: {error}); --debug shows where", 1)
+        code = _fail(reason(error), 1)
     sys.exit(_end_output(code))
+
+
+def reason(error: Exception) -> str:
+    """Return the line that says what went wrong; what is not a `MicronetError` is a fault of ours."""
+    if isinstance(error, MicronetError):
+        return str(error)
+    return f"internal error ({type(error).__name__}: {error}); --debug shows where"
 
 
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
