@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from scipy.sparse import csr_array
 
 from micronet.errors import InputError
@@ -68,7 +67,10 @@ def antialias_sigma(ratio: float) -> float:
 
     # One term of the response is at least half of it and at most all of it.
     low, high = (math.log(share / _LEAK) / nyquist**2 for share in (0.99, 2.01))
-    return math.sqrt(brentq(excess, low, high) / 2) / math.pi
+    for _ in range(60):  # halved until nothing is left; scipy.optimize would take a third of a second to import
+        middle = (low + high) / 2
+        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
+    return math.sqrt(low / 2) / math.pi
 
 
 def decimate(

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -17,6 +18,11 @@ for _number, _usual in (
 ):
     if _number is not None and signal.getsignal(_number) == signal.SIG_IGN:
         signal.signal(_number, _usual)
+
+
+# Tests that run side by side (pytest -n) share the cores already. Set before PyTorch is loaded; children inherit it.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
