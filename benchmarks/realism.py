@@ -25,6 +25,8 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,6 +41,7 @@ from micronet.metrics import overlap  # noqa: E402
 from micronet.models import MicroNet, MicroRNet  # noqa: E402
 from micronet.phantom import Optics, mask_of_seed, render_oct  # noqa: E402
 from micronet.record import versions, write_json  # noqa: E402
+from micronet.report import ANNOTATION_COLOUR, MASK_COLOUR  # noqa: E402
 
 WEIGHTS = {"u": "u-net_1600.pt", "ur": "ur-net_b0.5_1200.pt"}
 OCT = Optics()
@@ -74,6 +77,9 @@ ABLATION: dict[str, Optics] = {
 
 #: Seeds of the procedural phantoms in the figure that may be published.
 PROCEDURAL = (1, 2)
+SPACING_UM = 4.5
+# Of the figures: inches, and the length of the scale bar.
+_FIGURE_WIDTH, _BAR_UM = 10.0, 200
 
 _Mask = NDArray[np.bool_]
 _Networks = Mapping[str, MicroNet | MicroRNet]
@@ -136,22 +142,35 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 
 def write_figure(path: Path, shown: Mapping[str, Any]) -> None:
-    """Write slices of every volume: alone, with the annotation (green), and with what each network found (red)."""
-    figure = Figure(figsize=(16, 3.2 * len(shown)), dpi=70, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(shown), 6, squeeze=False)
-    for line, (name, (image, mask, found)) in zip(axes, shown.items(), strict=True):
+    """Write two slices of every volume: the image alone, and with the annotation and what each network found."""
+    lines = []
+    for name, (image, mask, found) in shown.items():
         z = int(np.argsort(mask.sum(axis=(1, 2)))[int(0.8 * len(mask))])  # a slice with much lumen, not the fullest
         y = int(mask.sum(axis=(0, 2)).argmax())
-        for start, what, take in ((0, f"z = {z}", (z,)), (3, f"y = {y}", (slice(None), y))):
-            for offset, (title, contour) in enumerate({"": None, "µ-Net": found["u"], "µr-Net": found["ur"]}.items()):
-                pane = line[start + offset]
-                pane.imshow(image[take], cmap="gray", vmin=0, vmax=255)
-                for outline, colour in ((mask, "lime"), (contour, "red")):
-                    if contour is not None and outline[take].any():
-                        pane.contour(outline[take], [0.5], colors=colour, linewidths=0.8)
-                pane.set_title(f"{name} {what} {title}", fontsize=9)
-                pane.axis("off")
+        for what, take in ((f"z {z}", (z,)), (f"y {y}", (slice(None), y))):
+            planes = [None, *((mask[take], found[network][take]) for network in WEIGHTS)]
+            lines.append((f"{name}, {what}", image[take], planes))
+    heights = [len(plane) / plane.shape[1] + 0.11 for _, plane, _ in lines]  # of a picture, in widths, and its title
+    figure = Figure(figsize=(_FIGURE_WIDTH, _FIGURE_WIDTH / 3 * sum(heights) + 0.3), dpi=85, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(lines), 3, squeeze=False, gridspec_kw={"height_ratios": heights})
+    for line, (name, plane, pictures) in zip(axes, lines, strict=True):
+        for pane, title, masks in zip(line, (name, "µ-Net", "µr-Net"), pictures, strict=True):
+            pane.imshow(plane, cmap="gray", vmin=0, vmax=255)
+            for outline, colour in zip(masks or (), (ANNOTATION_COLOUR, MASK_COLOUR), strict=False):
+                if outline.any():
+                    pane.contour(outline, [0.5], colors=colour, linewidths=1.2)
+            pane.set_title(title, fontsize=10, loc="left")
+            pane.axis("off")
+        end, low = plane.shape[1] - 6, len(plane) - 7
+        start = end - _BAR_UM / SPACING_UM
+        edge = [withStroke(linewidth=4, foreground="black")]  # read on white walls too
+        line[0].plot([start, end], [low, low], color="white", lw=2.5, solid_capstyle="butt", path_effects=edge)
+        text = {"color": "white", "fontsize": 9, "ha": "center", "va": "bottom", "path_effects": edge}
+        line[0].text((start + end) / 2, low - 4, f"{_BAR_UM} µm", **text)
+    meaning = {"annotation": ANNOTATION_COLOUR, "found by the published network": MASK_COLOUR}
+    handles = [Line2D([], [], color=colour, linewidth=2, label=label) for label, colour in meaning.items()]
+    figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False, fontsize=10)
     figure.savefig(path)
 
 
