@@ -236,6 +236,20 @@ class TestTiff:
         both_ways(path)
         assert not [found for found in psutil.Process().open_files() if found.path.endswith("a.tif")]
 
+    @pytest.mark.parametrize(("kind", "packed"), [(12, struct.pack("<d", 6.8e-208)), (9, struct.pack("<i", -8))])
+    @pytest.mark.parametrize("tag", ["StripOffsets", "StripByteCounts"])
+    def test_voxels_that_begin_at_no_byte_there_is(self, tmp_path, kind, packed, tag):
+        path = tmp_path / "a.tif"
+        tifffile.imwrite(path, np.zeros((6, 20, 21), np.uint8), imagej=True)
+        with tifffile.TiffFile(path) as tif:
+            at = tif.pages.first.tags[tag].offset
+        content = bytearray(path.read_bytes())
+        value = packed if len(packed) == 4 else struct.pack("<I", len(content))
+        content[at + 2 : at + 12] = struct.pack("<HI", kind, 1) + value
+        path.write_bytes(content + packed)
+        for error in both_ways(path):
+            assert "no voxels can begin at byte" in error
+
     def test_damaged_lzma(self, tmp_path):
         path = tiff(tmp_path / "a.tif", [tags(8, 64, 34925)] * 2, b"\xfd7zXZ\0" + bytes(200))
         both_ways(path)

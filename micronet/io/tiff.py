@@ -276,6 +276,8 @@ def _check_size(tif: TiffFile, series: TiffPageSeries, path: Path) -> None:
         if page is None:
             raise FileError(f"'{path}': some of its pages are missing")
         for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+            if not (isinstance(offset, int) and isinstance(count, int)) or min(offset, count) < 0:
+                raise FileError(f"'{path}' is damaged: no voxels can begin at byte {offset} and take {count} bytes")
             if offset + count > size:
                 raise FileError(
                     f"'{path}' is cut short: voxels go on to byte {offset + count:,}, the file holds {size:,}"
