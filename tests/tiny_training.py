@@ -59,13 +59,13 @@ def start(script, *arguments, cwd, **how):
     )
 
 
-def finish(process, typed="", timeout=120):
+def finish(process, typed="", timeout=240):
     """Give a process its standard input; return (exit code, standard output, standard error)."""
     out, err = process.communicate(typed, timeout)
     return process.returncode, out, err
 
 
-def wait_for(process, condition, seconds=60):
+def wait_for(process, condition, seconds=240):
     """Wait until a condition holds while a process runs."""
     end = time.monotonic() + seconds
     while not condition():
