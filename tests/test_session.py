@@ -376,7 +376,7 @@ def test_a_split_without_volumes_is_told(tmp_path):
 
 def test_a_stalled_training_ends_early_and_names_the_way_to_the_best_weights(desk):
     d = desk(changes={"patience": 2})
-    said = d.type("lr 0", "threshold 0.999", "40")  # nothing is ever found, so no validation is better than the first
+    said = d.type("lr 1e-12", "threshold 0.999", "40")  # nothing is learned, so no validation is better than the first
     assert d.trainer.step == 12
     assert "stopped early, 68 steps before the end: no better validation in the last 2; load best takes" in said
     assert d.trainer.plan.done

@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tifffile import imwrite
 
 from micronet.errors import FileError, InputError
 from micronet.io.atomic import atomic_path
-from micronet.io.tiff import imagej_resolution, imagej_unit
 from micronet.volume import Volume
 
 __all__ = ["write_label_tiff"]
@@ -67,6 +65,10 @@ def write_label_tiff(
     FileError
         If the file cannot be written, or is larger than ImageJ can open.
     """
+    from tifffile import imwrite  # only those who write labels wait for it
+
+    from micronet.io.tiff import imagej_resolution, imagej_unit
+
     target = Path(path)
     number = 1 if count is None else count
     if largest > np.iinfo(np.uint16).max:
