@@ -208,17 +208,14 @@ def _segment_file(
     scratches: ExitStack,
 ) -> Outcome:
     stem = volume_stem(path) if time_point is None else time_point.stem
-    start_path = (time_point and time_point.start) or job.initial_mask
+    roles = {"initial_mask": (time_point and time_point.start) or job.initial_mask, "annotation": job.annotation}
+    masks = {role: mask for role, mask in roles.items() if mask is not None}
     record_path = job.output / f"{stem}.json"
     began = time.perf_counter()
     asked = {
         "input": input_record(path) if time_point is None else time_point.source,
         "weights": {"path": str(weights.path), "sha256": weights.sha256, "network": weights.model.name},
-        "masks": {
-            role: {"path": str(mask), "sha256": sha256_of(*files_of(mask))}
-            for role, mask in (("initial_mask", start_path), ("annotation", job.annotation))
-            if mask is not None
-        },
+        "masks": {role: {"path": str(mask), "sha256": sha256_of(*files_of(mask))} for role, mask in masks.items()},
         "parameters": job.parameters(),
     }
     on_request = job.files_on_request(stem)
@@ -228,7 +225,7 @@ def _segment_file(
         if not missing:
             return outcome
         say(f"  {missing[0]:<12}not written before; segmented again for it")
-    memory = _plan(path, weights, job, time_point)
+    memory = _plan(path, weights, job, time_point, tuple(masks.values()))
     say(f"  memory      {memory.description}")
     if time_point is None:
         volume = read_volume(path, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype)
@@ -269,34 +266,21 @@ def _segment_file(
 
     # In slabs the probability is never in memory as a whole; its planes can be looped over and sliced in both cases.
     probability: NDArray[np.float32] | Scratch
+    how: dict[str, Any] = {
+        "iterations": job.passes,
+        "initial_mask": start,
+        "on_iteration": note_iteration,
+        "y_crop": job.y_crop,
+        "until_stable": job.until_stable,
+        "on_probability": note_probability,
+    }
     try:
         if memory.slab_planes is None:
-            probability = predict(
-                volume,
-                weights.model,
-                job.passes,
-                start,
-                note_iteration,
-                y_crop=job.y_crop,
-                until_stable=job.until_stable,
-                on_probability=note_probability,
-            )
+            probability = predict(volume, weights.model, **how)
         else:
             make_folder(job.output)
-            probability = scratches.enter_context(
-                predict_in_slabs(
-                    volume,
-                    weights.model,
-                    job.output,
-                    memory.slab_planes,
-                    job.passes,
-                    start,
-                    note_iteration,
-                    y_crop=job.y_crop,
-                    until_stable=job.until_stable,
-                    on_probability=note_probability,
-                )
-            )
+            in_slabs = predict_in_slabs(volume, weights.model, folder=job.output, planes=memory.slab_planes, **how)
+            probability = scratches.enter_context(in_slabs)
     except InputError as error:
         raise InputError(f"'{path}': {error}") from error
     predict_seconds = time.perf_counter() - began - read_seconds
@@ -379,22 +363,19 @@ def input_record(path: Path) -> dict[str, Any]:
     return {"path": str(path), "sha256": sha256_of(*files_of(path))}
 
 
-def _plan(path: Path, weights: Weights, job: Job, time_point: TimePoint | None) -> Memory:
+def _plan(path: Path, weights: Weights, job: Job, time_point: TimePoint | None, masks: tuple[Path, ...]) -> Memory:
     """Decide, by the headers alone, whether the volume is segmented whole or in slabs."""
     if time_point is None:
         with open_stack(path, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype) as stack:
             grid = stack.grid
     else:
         grid = time_point.volume
-    start = (time_point and time_point.start) or job.initial_mask
     need = Need(
         grid.shape,
         grid.shape[1] if job.y_crop is None else min(max(job.y_crop, 1), grid.shape[1]),
         grid.array.dtype,
         logarithm=job.intensity == "log",
-        masks=tuple(
-            claimed_bytes(mask, axes=job.axes, shape=job.shape) for mask in (start, job.annotation) if mask is not None
-        ),
+        masks=tuple(claimed_bytes(mask, axes=job.axes, shape=job.shape) for mask in masks),
     )
     try:
         return plan_memory(need, weights.model, job.max_ram, job.output)
