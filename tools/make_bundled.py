@@ -1,7 +1,7 @@
 """Make everything that is bundled: the phantoms with their annotations, and the weights trained on phantoms.
 
 python tools/make_bundled.py --volumes      # the phantoms of datasets/phantom.toml, the same bytes every time: seconds
-python tools/make_bundled.py                # the weights and their model cards too: a quarter of an hour on two cores
+python tools/make_bundled.py                # the weights and their model cards too: about half an hour on two cores
 
 The weights learn from other phantoms than the bundled ones: many of published size and some small ones, the optics
 varied in each. Training may be interrupted: the same command goes on where it was, from what lies in --work.
