@@ -4,15 +4,16 @@ import csv
 import html
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from running import call_for_last_line
 from shapes import ball, moved, torus
 
 import evaluate
-from micronet.console import run
 from micronet.evaluation import volume_name
 from micronet.io import Segment, write_segmentation, write_volume
 from micronet.volume import Volume, upright
@@ -27,12 +28,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def call(*arguments, capsys):
-    """Run evaluate.py in this process; return (exit code, standard output, last line of standard error)."""
-    with pytest.raises(SystemExit) as left:
-        run(evaluate.build_parser(), evaluate.main, [str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    return left.value.code, out, err.splitlines()[-1] if err else ""
+call = partial(call_for_last_line, evaluate)
 
 
 def read_table(path):

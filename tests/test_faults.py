@@ -14,6 +14,7 @@ import pytest
 import tifffile
 import torch
 from disks import fill
+from running import exit_code
 
 import evaluate
 import infer
@@ -21,7 +22,6 @@ import make_phantoms
 import prepare
 from micronet import MicroRNet, Volume, read_volume, write_volume
 from micronet.checkpoint import save_state
-from micronet.console import run
 from micronet.errors import FileError
 from micronet.io import Segment, open_recording, open_stack, read_segmentation, write_segmentation
 from micronet.volume import upright
@@ -56,9 +56,7 @@ COMMANDS = {
 def call(name, *more):
     """Run a script in this process; return its exit code."""
     script, arguments = COMMANDS[name]
-    with pytest.raises(SystemExit) as left:
-        run(script.build_parser(), script.main, [*arguments.split(), *more])
-    return left.value.code
+    return exit_code(script, *arguments.split(), *more)
 
 
 def all_files(folder):

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import trimesh
+from running import exit_code
 from torch import no_grad
 
 import evaluate
@@ -13,7 +14,6 @@ import infer
 import prepare
 from micronet import MicroNet, Volume, read_annotation, read_volume, write_volume
 from micronet.checkpoint import save_state
-from micronet.console import run
 from micronet.io import Segment, write_segmentation
 from micronet.raw_grid import true_grid
 
@@ -27,9 +27,7 @@ MARKED = np.array([16.3, 47.6, 27.2])
 
 
 def call(script, *arguments):
-    with pytest.raises(SystemExit) as left:
-        run(script.build_parser(), script.main, [str(argument) for argument in arguments])
-    assert left.value.code == 0
+    assert exit_code(script, *arguments) == 0
 
 
 def bright_is_lumen():

@@ -7,16 +7,17 @@ import shlex
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import h5py
 import numpy as np
 import pytest
+import running
 import SimpleITK as sitk
 import slicerio
 
 import make_phantoms
 from micronet import Volume, read_annotation, read_volume
-from micronet.console import run
 from micronet.dataset import load_split, read_dataset
 from micronet.errors import InputError
 from micronet.io import Segment, write_segmentation
@@ -34,12 +35,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def call(*arguments, capsys):
-    """Run the script in this process; return (exit code, standard output, standard error)."""
-    with pytest.raises(SystemExit) as left:
-        run(make_phantoms.build_parser(), make_phantoms.main, [str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    return left.value.code, out, err
+call = partial(running.call, make_phantoms)
 
 
 def annotated(path, shape=(40, 50, 60), directions=DIRECTIONS, units="um", segment="full seg"):

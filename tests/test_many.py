@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from running import call, read_json
 
 import infer
 from micronet import MicroNet, MicroRNet, Volume, predict, read_volume, write_volume
@@ -24,7 +25,6 @@ from tests.faults.many_files import (
     write_scans,
     write_weights,
 )
-from tests.test_scripts import call, read_json
 
 pytestmark = pytest.mark.usefixtures("engine_ready")
 

@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from running import call, read_json
 
 import infer
 from micronet import MicroNet, MicroRNet, Volume, engine, predict, read_volume, write_volume
@@ -19,7 +20,6 @@ from micronet.io import Segment, claimed_bytes, open_stack, write_segmentation
 from micronet.io.scratch import Scratch
 from micronet.memory import Need, available_memory, plan_memory
 from micronet.volume import upright
-from tests.test_scripts import call, read_json
 
 pytestmark = pytest.mark.usefixtures("engine_ready")
 

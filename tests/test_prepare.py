@@ -1,20 +1,20 @@
 """prepare.py: from a raw scan to a structural volume, and masks back, as a person runs it."""
 
-import json
 import math
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
+from running import call_for_last_line, read_json
 from skimage.transform import resize
 
 import prepare
-from micronet.console import run
 from micronet.errors import InputError
 from micronet.intensity import above_floor, finish, noise_floor, range_of, to_bytes
 from micronet.io import Segment, read_annotation, read_volume, write_segmentation, write_volume
@@ -35,16 +35,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def call(*arguments, capsys):
-    """Run prepare.py in this process; return (exit code, standard output, last line of standard error)."""
-    with pytest.raises(SystemExit) as left:
-        run(prepare.build_parser(), prepare.main, [str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    return left.value.code, out, err.splitlines()[-1] if err else ""
-
-
-def read_json(path):
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+call = partial(call_for_last_line, prepare)
 
 
 def speckle(rng, shape, dtype=np.float32):

@@ -1,6 +1,5 @@
 """infer.py and bootstrap_micrornet.py as a person runs them."""
 
-import json
 import os
 import pickle
 import re
@@ -17,12 +16,12 @@ import SimpleITK as sitk
 import slicerio
 import tifffile
 import torch
+from running import call, read_json
 
 import bootstrap_micrornet
 import infer
 from micronet import MicroNet, MicroRNet, Volume, load_model, predict, read_volume, write_volume
 from micronet.checkpoint import save_state
-from micronet.console import run
 from micronet.io import Segment, write_segmentation
 
 pytestmark = pytest.mark.usefixtures("engine_ready")
@@ -57,18 +56,6 @@ def embryo(folder, rng):
     write_volume(folder / "embryo.nrrd", volume)
     write_segmentation(folder / "embryo_true.seg.nrrd", [(Segment(name="full seg"), tube)], volume)
     return folder / "embryo.nrrd"
-
-
-def read_json(path):
-    return json.loads(Path(path).read_text(encoding="utf-8"))
-
-
-def call(script, *arguments, capsys):
-    """Run a script in this process; return (exit code, standard output, standard error)."""
-    with pytest.raises(SystemExit) as left:
-        run(script.build_parser(), script.main, [str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    return left.value.code, out, err
 
 
 def test_one_volume_gives_probability_segmentation_preview_and_record(embryo, weights, capsys):

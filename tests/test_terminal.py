@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from running import exit_code as call
 from tiny_training import write_dataset
 
 import bootstrap_micrornet
@@ -46,13 +47,6 @@ def folder(tmp_path, monkeypatch):
         torch.save(state, tmp_path / f"{network.name}{HOSTILE}.pt")
         save_state(tmp_path / f"{network.name}.pt", network().state_dict())
     return tmp_path
-
-
-def call(script, *arguments):
-    """Run a script in this process; return its exit code."""
-    with pytest.raises(SystemExit) as left:
-        run(script.build_parser(), script.main, [str(argument) for argument in arguments])
-    return left.value.code
 
 
 def data_set(folder):

@@ -7,6 +7,7 @@ import re
 import nibabel
 import numpy as np
 import pytest
+import running
 import tifffile
 import torch
 from PIL import Image
@@ -15,7 +16,6 @@ from scipy import ndimage
 import infer
 from micronet import MicroNet, MicroRNet, Volume, load_model, predict, read_annotation, read_volume, write_volume
 from micronet.checkpoint import save_state
-from micronet.console import run
 from micronet.volume import upright
 
 pytestmark = pytest.mark.usefixtures("engine_ready")
@@ -43,10 +43,7 @@ def movie(rng):
 
 
 def call(*arguments, capsys):
-    with pytest.raises(SystemExit) as left:
-        run(infer.build_parser(), infer.main, [*map(str, arguments), "--model", "ur-net_test"])
-    out, err = capsys.readouterr()
-    return left.value.code, out, err
+    return running.call(infer, *arguments, "--model", "ur-net_test", capsys=capsys)
 
 
 def table(path):
