@@ -25,6 +25,7 @@ __all__ = [
     "Engine",
     "available",
     "choose",
+    "forget_memory",
     "forward",
     "is_ready",
     "make_ready",
@@ -70,6 +71,13 @@ def make_ready(training: bool, progress: Callable[[float], None]) -> None:
     from micronet.kernels.warm import warm_up
 
     warm_up(training, progress)
+
+
+def forget_memory() -> None:
+    """Give back the memory that training steps leave to each other; for when there is no next one soon."""
+    from micronet.kernels.kept import forget
+
+    forget()
 
 
 def serves(x: Tensor, parameters: Mapping[str, Tensor]) -> bool:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from micronet import engine
 from micronet.augmentation import FLIPS, Augmentation, View
 from micronet.dataset import Sample
 from micronet.distortion import distort, sample_distortion, size_map
@@ -245,17 +246,20 @@ class Trainer:
 
         In a validation it is asked after every refinement; a validation that it ends is done again by the later `run`.
         """
-        while not self.plan.done and not should_stop():
-            if not self.plan.order:
-                self._begin_pass()
-            if self.validation_samples and (self.step + 1) % self.recipe.validate_every == 0:
-                try:
-                    report = self.validate(should_stop)
-                except _StoppedError:
-                    return
-                on_validation(report)
-            on_step(self._take_step(self.plan.order[0]))
-            self.plan.order.pop(0)
+        try:
+            while not self.plan.done and not should_stop():
+                if not self.plan.order:
+                    self._begin_pass()
+                if self.validation_samples and (self.step + 1) % self.recipe.validate_every == 0:
+                    try:
+                        report = self.validate(should_stop)
+                    except _StoppedError:
+                        return
+                    on_validation(report)
+                on_step(self._take_step(self.plan.order[0]))
+                self.plan.order.pop(0)
+        finally:
+            engine.forget_memory()
 
     def _begin_pass(self) -> None:
         if self.plan.passes_left == 0:

@@ -21,7 +21,7 @@ from micronet.kernels.coarse import finish_stack, gradient_stack
 from micronet.kernels.gradient_decoder import decode_gradient, largest, upsampled_gradient
 from micronet.kernels.gradient_encoder import encode_gradient
 from micronet.kernels.gradient_planes import Totals, new_sums, new_totals
-from micronet.kernels.layout import Array, new_stack
+from micronet.kernels.layout import Array, kept_stack, new_stack
 from micronet.kernels.microkernels import kernel_addresses
 from micronet.kernels.network import (
     Activations,
@@ -76,7 +76,7 @@ def forward_saving(
     mask = check_mask(network, mask, (image.shape[0], image.shape[1], image.shape[2]))
     threads = threads or physical_cores()
     with Team(threads) as team:
-        encoded = encode_image(network, image, team)
+        encoded = encode_image(network, image, team, keep=True)
         pooled_mask = None if mask is None else pool_whole_mask(mask, team)
         activations = run_coarse_levels(network, encoded.size, encoded.pooled, pooled_mask, team)
         x3, nearest = activations.stacks["up1.4"], activations.nearest[0]
@@ -155,7 +155,7 @@ class _Backward:
 
     def through_up0(self, given: Array) -> Array:
         depth, height, width = self.saved.encoded.size
-        result = new_stack(depth, 4, height, width)
+        result = kept_stack(depth, 4, height, width)
         names = ("up0.1", "up0.3", "up0.4")
         backs = tuple(self.layers[name].back[0] for name in names)
 

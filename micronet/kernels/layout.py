@@ -18,14 +18,17 @@ is finite and never reaches a voxel. Reflection along z is not stored: it is a c
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from micronet.kernels.jit import LANES, jit
+from micronet.kernels.kept import aligned_zeros, lend
 from micronet.kernels.microkernels import BAND
 from micronet.kernels.threads import split
 
-__all__ = ["LEFT", "TOP", "Array", "address", "bands", "new_stack", "reflect", "strips", "vectors"]
+__all__ = ["LEFT", "TOP", "Array", "address", "bands", "kept_stack", "new_stack", "reflect", "strips", "vectors"]
 
 Array = NDArray[np.float32]
 
@@ -37,13 +40,31 @@ TOP = 2
 _STRIP = 44_000
 
 
-def new_stack(slots: int, channels: int, height: int, width: int) -> Array:
-    """Return zeros (slots, channels, rows, pitch) for planes of `height` rows and `width` columns."""
+def _stack_shape(slots: int, channels: int, height: int, width: int) -> tuple[int, int, int, int]:
     rows = TOP + bands(height + 2) * BAND + 1
     pitch = LEFT + vectors(width + 2) * LANES
     if pitch // LANES % 2 == 0:
         pitch += LANES  # odd, else rows below each other compete for the same few places of the first cache
-    return np.zeros((slots, channels, rows, pitch), np.float32)
+    return slots, channels, rows, pitch
+
+
+def new_stack(slots: int, channels: int, height: int, width: int) -> Array:
+    """Return zeros (slots, channels, rows, pitch) for planes of `height` rows and `width` columns."""
+    shape = _stack_shape(slots, channels, height, width)
+    return aligned_zeros(math.prod(shape)).reshape(shape)
+
+
+def kept_stack(slots: int, channels: int, height: int, width: int) -> Array:
+    """`new_stack` in memory that is kept for the next one; zeros around the planes and their border, not in them."""
+    shape = _stack_shape(slots, channels, height, width)
+    numbers, zeros = lend(math.prod(shape))
+    stack = numbers[: math.prod(shape)].reshape(shape)
+    if not zeros:
+        stack[:, :, : TOP - 1] = 0
+        stack[:, :, TOP + height + 1 :] = 0
+        stack[..., : LEFT - 1] = 0
+        stack[..., LEFT + width + 1 :] = 0
+    return stack
 
 
 def strips(height: int, width: int) -> list[tuple[int, int]]:

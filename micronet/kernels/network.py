@@ -21,7 +21,7 @@ from micronet.errors import InputError
 from micronet.kernels.coarse import convolve_stack, pool_stack, upsample_stack
 from micronet.kernels.decoder import AROUND, decode
 from micronet.kernels.encoder import encode, pool_mask
-from micronet.kernels.layout import Array, new_stack, strips
+from micronet.kernels.layout import Array, kept_stack, new_stack, strips
 from micronet.kernels.microkernels import LINEAR, SELU, kernel_addresses
 from micronet.kernels.threads import Team, physical_cores, split
 from micronet.kernels.weights import Packed, pack
@@ -118,10 +118,10 @@ def _highest(rows: list[tuple[int, int]]) -> int:
     return max(end - first for first, end in rows)
 
 
-def encode_image(network: Network, image: Array, team: Team) -> Encoded:
-    """Run down0 and pool its result."""
+def encode_image(network: Network, image: Array, team: Team, keep: bool = False) -> Encoded:
+    """Run down0 and pool its result; `keep` says that backward follows, and that there will be a next step."""
     size = image.shape
-    x0 = new_stack(size[0], 4, size[1], size[2])
+    x0 = (kept_stack if keep else new_stack)(size[0], 4, size[1], size[2])
     pooled = new_stack(size[0] // 4, 4, size[1] // 4, size[2] // 4)
     a, b = network.layers["down0.0"], network.layers["down0.1"]
     weights, biases = (a.taps, b.taps), (a.bias, b.bias)
@@ -236,8 +236,8 @@ def decode_probability(
     most = min(_highest(rows) + 2 * AROUND, height)
 
     def part(z0: int, z1: int) -> Part:
-        slots = z1 - z0 + 6 if keep else 3
-        results = tuple(new_stack(slots, 4, most, width) for _ in range(3))
+        slots, new = (z1 - z0 + 6, kept_stack) if keep else (3, new_stack)
+        results = tuple(new(slots, 4, most, width) for _ in range(3))
         rings = (new_stack(3, 1, most, width), new_stack(3, 4, most, width), *results, new_stack(1, 1, most, width))
         kernels = kernel_addresses()[:2]
         for y0, y1 in rows:
