@@ -24,6 +24,7 @@ from micronet.losses import fbeta_loss
 from micronet.metrics import Overlap, overlap
 from micronet.models import MicroNet, MicroRNet
 from micronet.preprocess import normalize_mask, standardize
+from micronet.soap import Soap
 
 __all__ = [
     "NUMPY_SEED",
@@ -68,6 +69,7 @@ class Recipe:
         Fraction of the steps in which a µr-Net refines not a distorted mask but what it says itself after 1 to
         `own_passes` refinements from a blank or distorted mask: only its own masks show it its own errors.
     own_passes : int
+    optimizer : {"adam", "soap"}
     rate_factor : float
         Times the published learning rate.
     augmentation : Augmentation, optional
@@ -84,6 +86,7 @@ class Recipe:
     distortion: Literal["published", "default"]
     own_masks: float = 0.0
     own_passes: int = 4
+    optimizer: Literal["adam", "soap"] = "adam"
     rate_factor: float = 1.0
     augmentation: Augmentation | None = None
     validate_every: int = 50
@@ -92,7 +95,9 @@ class Recipe:
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "default": Recipe("default", "default", own_masks=0.5, rate_factor=2.0, augmentation=FLIPS, patience=20),
+    "default": Recipe(
+        "default", "default", own_masks=0.5, optimizer="soap", rate_factor=8.0, augmentation=FLIPS, patience=20
+    ),
     "published": Recipe("published", "published", published_draws=True),
 }
 
@@ -205,7 +210,7 @@ class Trainer:
         self.best_f: float | None = None
         self.best_step: int | None = None
         self.best_state: dict[str, torch.Tensor] | None = None
-        self.optimizer = torch.optim.Adam(model.parameters())
+        self.optimizer = self._new_optimizer()
         self._refines = isinstance(model, MicroRNet)
         self._legacy = np.random.RandomState(seed)
         self._legacy_at_round = self._legacy.get_state(legacy=True)
@@ -213,6 +218,10 @@ class Trainer:
         self._masks: list[NDArray[Any]] | None = None
         self._next_masks: Future[list[NDArray[Any]]] | None = None
         self._background = ThreadPoolExecutor(max_workers=1)
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        kind = Soap if self.recipe.optimizer == "soap" else torch.optim.Adam
+        return kind(self.model.parameters(), lr=learning_rate(0))
 
     @property
     def _augmentation(self) -> dict[str, Any] | None:
@@ -436,6 +445,7 @@ class Trainer:
             "network": self.model.name,
             "recipe": self.recipe.name,
             "augmentation": self._augmentation,
+            "optimizer kind": self.recipe.optimizer,
             "seed": self.seed,
             "volumes": [sample.entry.name for sample in self.train_samples],
             "model": dict(self.model.state_dict()),
@@ -451,7 +461,7 @@ class Trainer:
         """Go back to a `state`; InputError when it is of another network, recipe, seed or other volumes."""
         volumes = [sample.entry.name for sample in self.train_samples]
         here: dict[str, Any] = {"network": self.model.name, "recipe": self.recipe.name, "seed": self.seed}
-        here |= {"volumes": volumes, "augmentation": self._augmentation}
+        here |= {"volumes": volumes, "augmentation": self._augmentation, "optimizer kind": self.recipe.optimizer}
         for name, value in here.items():
             if state[name] != value:
                 raise InputError(f"the saved session has {name} {state[name]}, this one {value}")
@@ -468,7 +478,7 @@ class Trainer:
     def start_afresh(self, state: Mapping[str, Tensor]) -> None:
         """Take bare weights: optimiser, schedule and best validation start anew."""
         self.model.load_state_dict(state)
-        self.optimizer = torch.optim.Adam(self.model.parameters())
+        self.optimizer = self._new_optimizer()
         self.step = 0
         self.plan = Plan()
         self.best_f, self.best_step, self.best_state = None, None, None

@@ -12,7 +12,19 @@ import micronet
 # The layers of the package, lowest first; a module imports from layers below it, and from its own as far as SIBLINGS
 # lists it.
 LAYERS = [
-    {"errors", "kernels", "phantom", "losses", "metrics", "drift", "topology", "distances", "sweep", "centreline"},
+    {
+        "errors",
+        "kernels",
+        "phantom",
+        "losses",
+        "soap",
+        "metrics",
+        "drift",
+        "topology",
+        "distances",
+        "sweep",
+        "centreline",
+    },
     {
         "volume",
         "engine",
@@ -74,6 +86,7 @@ SIBLINGS = {
     "kernels": {"errors"},
     "phantom": {"errors", "kernels"},  # for kernels.threads
     "losses": {"errors"},
+    "soap": {"errors"},
     "metrics": {"errors"},
     "drift": {"errors"},
     "topology": {"errors", "metrics"},

@@ -150,7 +150,7 @@ def test_the_log_has_a_line_for_each_step_and_each_validation(desk, tmp_path):
         ("step", 4), ("step", 5), ("step", 6), ("validation", 7), ("step", 7),
     ]  # fmt: skip
     assert {row["volume"] for row in found if row["kind"] == "step"} == {"train_0", "train_1"}
-    assert float(found[0]["learning_rate"]) == 2e-4
+    assert float(found[0]["learning_rate"]) == 8e-4
     assert {row["beta_squared"] for row in found} == {"0.5"}
     assert found[3]["best"] == "1"
     for row in found:
@@ -189,7 +189,7 @@ def test_nothing_is_written_before_there_is_something_to_keep(desk, tmp_path):
     d.session.close()
     assert list(tmp_path.iterdir()) == []
     assert (d.trainer.fixed_rate, d.trainer.beta_squared, d.trainer.threshold) == (0.001, 2.0, 0.4)
-    assert d.type("lr 0") == "learning rate 0.0002 (schedule)"
+    assert d.type("lr 0") == "learning rate 0.0008 (schedule)"
     assert d.trainer.fixed_rate is None
 
 
@@ -469,7 +469,7 @@ def test_log_plot_help_and_status_answer(desk, tmp_path):
     assert d.type("help 5").startswith("N  train N epochs")
     assert len(d.type("help").splitlines()) == 16
     said = d.type("status")
-    for part in ("step 4", "rate 0.0002", "β² 1", "threshold 0.5", "best validation: F 0.", "1 test"):
+    for part in ("step 4", "rate 0.00083", "β² 1", "threshold 0.5", "best validation: F 0.", "1 test"):
         assert part in said
 
 
@@ -542,7 +542,7 @@ def test_a_disk_that_fills_up_during_training_stops_it_between_two_steps(desk, t
 
 
 def test_weights_are_not_lost_on_a_disk_that_is_really_full(desk, tmp_path, small_disk):
-    folder = small_disk(tmp_path / "checkpoints", "600k")
+    folder = small_disk(tmp_path / "checkpoints", "6m")
     d = desk()
     d.type("2")
     kept = {path: path.read_bytes() for path in folder.iterdir()}
