@@ -463,8 +463,8 @@ class Trainer:
         here: dict[str, Any] = {"network": self.model.name, "recipe": self.recipe.name, "seed": self.seed}
         here |= {"volumes": volumes, "augmentation": self._augmentation, "optimizer kind": self.recipe.optimizer}
         for name, value in here.items():
-            if state[name] != value:
-                raise InputError(f"the saved session has {name} {state[name]}, this one {value}")
+            if state.get(name) != value:
+                raise InputError(f"the saved session has {name} {state.get(name)}, this one {value}")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best_state = state["best_state"]

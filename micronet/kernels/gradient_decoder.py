@@ -36,7 +36,7 @@ _FLATTEST = np.float32(1e-30)
 def largest(probability: Array, given: Array, z0: int, z1: int) -> tuple[float, float]:
     """Return the largest size of `given`, and of `given` times the sigmoid's slope, in planes z0 .. z1 - 1."""
     _, height, width = probability.shape
-    outer = inner = np.float32(0)
+    outer, inner = np.float32(0), np.float64(0)
     for z in range(z0, z1):
         for y in range(height):
             for x in range(width):
@@ -44,8 +44,8 @@ def largest(probability: Array, given: Array, z0: int, z1: int) -> tuple[float, 
                 slope = p * (np.float32(1) - p)
                 size = abs(given[z, y, x])
                 outer = max(outer, size)
-                if slope >= _FLATTEST:
-                    inner = max(inner, size * slope)
+                if slope >= _FLATTEST:  # in double precision: the compiler multiplies before it compares
+                    inner = max(inner, np.float64(size) * np.float64(slope))
     return float(outer), float(inner)
 
 
@@ -98,7 +98,8 @@ def decode_gradient(
                     p = probability[z, y, x]
                     slope = p * (np.float32(1) - p)
                     steep = slope >= scale[1]
-                    last[z % 3, 0, TOP + y, LEFT + x] = given[z, y, x] * slope * scale[0] if steep else np.float32(0)
+                    # in this order no product is subnormal: scale[0] brings what is given near 1
+                    last[z % 3, 0, TOP + y, LEFT + x] = given[z, y, x] * scale[0] * slope if steep else np.float32(0)
         here = z - 1
         if max(z0 - 2, 0) <= here < min(z1 + 2, depth):
             start(taps)
