@@ -96,12 +96,13 @@ class View:
         steps = tuple(slice(None, None, -1) if mirror else slice(None) for mirror in self.mirrored)
         return np.ascontiguousarray(part[steps])
 
-    def tone(self, seen: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return a part already in place, standardised, with the contrast, brightness and speckle of this view."""
-        toned = seen * np.float32(self.gain)  # a new array: the original stays as it is
-        toned += np.float32(self.offset)
+    def tone(self, seen: NDArray[np.float32]) -> None:
+        """Give a part already in place, standardised, the contrast, brightness and speckle of this view; in place."""
+        if self.gain != 1:
+            seen *= np.float32(self.gain)
+        if self.offset != 0:
+            seen += np.float32(self.offset)
         if self.speckle > 0:
             noise = np.random.default_rng(self.noise_seed).standard_normal(seen.shape, np.float32)
             noise *= np.float32(self.speckle)
-            toned += noise
-        return toned
+            seen += noise

@@ -28,6 +28,7 @@ __all__ = [
     "forget_memory",
     "forward",
     "is_ready",
+    "kept_array",
     "make_ready",
     "pass_bytes",
     "refiner",
@@ -71,6 +72,13 @@ def make_ready(training: bool, progress: Callable[[float], None]) -> None:
     from micronet.kernels.warm import warm_up
 
     warm_up(training, progress)
+
+
+def kept_array(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return an array for a training step, of any content, in memory that steps leave to each other."""
+    from micronet.kernels.kept import kept_array as lend
+
+    return lend(shape)
 
 
 def forget_memory() -> None:

@@ -1,10 +1,24 @@
 """The soft F-beta loss."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from micronet.errors import InputError
+from micronet.kernels.kept import kept_array
+from micronet.kernels.threads import Team, split
 
 __all__ = ["fbeta_loss"]
+
+#: Voxels that are worked on at a time: what they need stays in a core's second cache.
+_PIECE = 1 << 16
 
 
 def fbeta_loss(probability: Tensor, target: Tensor, beta_squared: float = 1.0, weight: Tensor | None = None) -> Tensor:
@@ -48,14 +62,85 @@ def fbeta_loss(probability: Tensor, target: Tensor, beta_squared: float = 1.0, w
         raise InputError(f"probability, target and weight differ in shape: {shapes}")
     if not beta_squared > 0:
         raise InputError(f"beta squared must be positive, found {beta_squared}")
+    given = [tensor for tensor in (probability, target, weight) if tensor is not None]
+    if (
+        all(type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu" for tensor in given)
+        and probability.dtype == torch.float32
+        and not any(tensor.requires_grad for tensor in given[1:])
+        and not torch.compiler.is_compiling()
+    ):
+        loss: Tensor = _FbetaLoss.apply(probability, target, weight, beta_squared)  # type: ignore[no-untyped-call]
+        return loss
+    return _formula(probability, target, beta_squared, weight)
+
+
+def _formula(probability: Tensor, target: Tensor, beta_squared: float, weight: Tensor | None) -> Tensor:
+    """Return the loss as PyTorch computes and differentiates it, on any device."""
     truth = target.to(probability.dtype)
+    true_positives, whole = probability * truth, truth
     if weight is not None:
-        probability = probability * weight
-        true_positives = (probability * truth).sum()
-        denominator = beta_squared * (truth * weight).sum() + probability.sum()
-    else:
-        true_positives = (probability * truth).sum()
-        denominator = beta_squared * truth.sum() + probability.sum()
+        probability, true_positives, whole = probability * weight, true_positives * weight, truth * weight
+    denominator = beta_squared * whole.sum() + probability.sum()
     empty = denominator == 0
-    score = (1 + beta_squared) * true_positives / denominator.masked_fill(empty, 1.0)
+    score = (1 + beta_squared) * true_positives.sum() / denominator.masked_fill(empty, 1.0)
     return 1 - score.masked_fill(empty, 1.0)
+
+
+class _FbetaLoss(torch.autograd.Function):
+    """`_formula` for float32 on the CPU: once through memory for the loss, once for its gradient.
+
+    PyTorch writes and reads several arrays of the volume's size. Sums of pieces are added up in float64.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, probability: Tensor, target: Tensor, weight: Tensor | None, beta_squared: float) -> Tensor:
+        tensors = [probability, target, *([] if weight is None else [weight])]
+
+        def sums(pieces: Iterator[list[NDArray[np.float32]]]) -> NDArray[np.float64]:
+            total = np.zeros(3)
+            for chances, truth, *counted in pieces:
+                for amount in counted:
+                    chances = chances * amount
+                product = np.dot(chances, truth)
+                for amount in counted:
+                    truth *= amount
+                total += product, chances.sum(), truth.sum()
+            return total
+
+        true_positives, found, whole = sum(_in_parts([tensor.detach() for tensor in tensors], sums))
+        denominator = beta_squared * whole + found
+        ctx.save_for_backward(*tensors)
+        ctx.factors = (1 + beta_squared, true_positives, denominator)
+        score = (1 + beta_squared) * true_positives / denominator if denominator != 0 else 1.0
+        return probability.new_tensor(1 - score)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        probability, *others = ctx.saved_tensors
+        result = torch.from_numpy(kept_array(tuple(probability.shape)))
+        factor, true_positives, denominator = ctx.factors
+        scale = float(gradient) * factor / denominator if denominator != 0 else 0.0
+        elsewhere = scale * true_positives / denominator if denominator != 0 else 0.0
+
+        def slopes(pieces: Iterator[list[NDArray[np.float32]]]) -> None:
+            for slope, truth, *counted in pieces:
+                np.multiply(truth, np.float32(-scale), out=slope)
+                slope += np.float32(elsewhere)
+                for amount in counted:
+                    slope *= amount
+
+        _in_parts([result, *others], slopes)
+        return result, None, None, None
+
+
+def _in_parts(tensors: list[Tensor], job: Callable[[Iterator[list[NDArray[np.float32]]]], Any]) -> list[Any]:
+    """Return what `job` makes of each thread's part: of pieces of the flattened tensors, the first one's a view."""
+    first, *others = (tensor.numpy().reshape(-1) for tensor in tensors)
+
+    def part(begin: int, end: int) -> Any:
+        places = (slice(at, min(at + _PIECE, end)) for at in range(begin, end, _PIECE))
+        return job([first[place], *(other[place].astype(np.float32) for other in others)] for place in places)
+
+    with Team(torch.get_num_threads()) as team:
+        return team.run(part, split(first.size, team.threads, _PIECE))

@@ -69,13 +69,17 @@ def log_intensity(image: NDArray[Any]) -> NDArray[np.float32]:
     return logarithms
 
 
-def standardize(image: NDArray[Any], mean: float, sd: float) -> NDArray[np.float32]:
-    """Return ``(image - mean) / sd`` as float32, without a copy of the volume in float64."""
-    if image.dtype == np.uint8:  # the usual case: 256 values to look up
-        return np.take(((np.arange(256) - mean) / sd).astype(np.float32), image)
-    result = np.empty(image.shape, np.float32)
-    for plane, out in zip(image, result, strict=True):
-        out[...] = (plane - np.float64(mean)) / sd
+def standardize(
+    image: NDArray[Any], mean: float, sd: float, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Return ``(image - mean) / sd`` as float32, in `out` if given, without a copy of the volume in float64."""
+    result = np.empty(image.shape, np.float32) if out is None else out
+    table = ((np.arange(256) - mean) / sd).astype(np.float32)
+    for plane, found in zip(image, result, strict=True):
+        if image.dtype == np.uint8:  # the usual case: 256 values to look up
+            np.take(table, plane, out=found, mode="clip")
+        else:
+            found[...] = (plane - np.float64(mean)) / sd
     return result
 
 

@@ -327,8 +327,10 @@ class Trainer:
         """Return network input, target and weight, each (1, C, D, H, W), of one volume for the present step."""
         sample = self.train_samples[index]
         view = self._view(sample)
-        image = view.tone(standardize(view.place(sample.image), sample.mean, sample.sd))
-        channels = [image]
+        truth = view.place(sample.mask)
+        x = engine.kept_array((1, 2 if self._refines else 1, *truth.shape))
+        image = standardize(view.place(sample.image), sample.mean, sample.sd, out=x[0, 0])
+        view.tone(image)
         if self._refines:
             mask = view.place(self._round_masks()[index])
             start = mask.astype(np.float32)
@@ -339,12 +341,11 @@ class Trainer:
                 if rng.random() < 0.5:
                     start = np.zeros_like(start)
                 start = refine(image, start, self.model, int(rng.integers(1, self.recipe.own_passes + 1)))
-            channels.append(normalize_mask(start))
-        x = torch.from_numpy(np.stack(channels))[None]
-        target = torch.from_numpy(view.place(sample.mask))[None, None]
+            x[0, 1] = normalize_mask(start)
+        target = torch.from_numpy(truth)[None, None]
         if sample.weight is None:
-            return x, target, None
-        return x, target, torch.from_numpy(view.place(sample.weight).astype(np.float32))[None, None]
+            return torch.from_numpy(x), target, None
+        return torch.from_numpy(x), target, torch.from_numpy(view.place(sample.weight).astype(np.float32))[None, None]
 
     def _view(self, sample: Sample) -> View:
         if self.recipe.augmentation is None:

@@ -108,4 +108,4 @@ def test_what_a_step_left_changes_no_number_of_the_next(network):
             buffer[:] = np.nan
         for found, number in zip(step(shape), expected, strict=True):
             np.testing.assert_array_equal(found, number)
-    assert len(kept._returned) + len(kept._kept) == 8  # x0, a gradient and three results of either thread
+    assert len(kept._returned) + len(kept._kept) == 9  # probability, x0, a gradient and three results of either thread

@@ -85,7 +85,7 @@ LAYERS = [
 SIBLINGS = {
     "kernels": {"errors"},
     "phantom": {"errors", "kernels"},  # for kernels.threads
-    "losses": {"errors"},
+    "losses": {"errors", "kernels"},  # for kernels.kept and kernels.threads
     "soap": {"errors"},
     "metrics": {"errors"},
     "drift": {"errors"},

@@ -59,6 +59,24 @@ def test_gradient_is_that_of_float64_finite_differences(rng):
     assert torch.autograd.gradcheck(lambda q: fbeta_loss(q, t, 0.5, w), (p,))
 
 
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.float32])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("beta_squared", [0.5, 1.0, 2.0])
+def test_float32_gives_the_loss_and_the_gradient_of_float64(rng, kind, weighted, beta_squared):
+    shape = (2, 1, 33, 47, 61)  # more than one chunk, and not a whole number of them
+    exact = torch.tensor(rng.random(shape), requires_grad=True)
+    chances = exact.detach().float().transpose(2, 4).contiguous().transpose(2, 4).requires_grad_()  # strides differ
+    target = torch.tensor(rng.random(shape) > 0.9).to(kind)
+    weight = torch.tensor(rng.random(shape)) if weighted else None
+    expected = fbeta_loss(exact, target, beta_squared, weight)
+    loss = fbeta_loss(chances, target, beta_squared, None if weight is None else weight.float())
+    (3 * expected).backward()
+    (3 * loss).backward()
+
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-7)
+    assert torch.allclose(chances.grad.double(), exact.grad, rtol=1e-6, atol=0)
+
+
 def test_loss_refuses_shapes_that_differ_and_a_beta_that_is_not_positive():
     with pytest.raises(InputError, match=r"differ in shape: \[\(7,\), \(6,\)\]"):
         fbeta_loss(PREDICTED, TARGET[:6])

@@ -6,6 +6,7 @@ asks. There are never more buffers than were in use at the same time.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["aligned_zeros", "forget", "lend"]
+__all__ = ["aligned_zeros", "forget", "kept_array", "lend"]
 
 #: Bytes of a cache line: a vector that starts within one is read and written in two parts.
 _LINE = 64
@@ -54,6 +55,12 @@ def lend(length: int) -> tuple[NDArray[np.float32], bool]:
         if _kept:  # too small, and in its place there is now a larger one
             _kept.pop()
     return np.asarray(_Lent(aligned_zeros(length))), True
+
+
+def kept_array(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return an array of this shape and any content, in memory that is kept for the next one."""
+    length = math.prod(shape)
+    return lend(length)[0][:length].reshape(shape)
 
 
 def forget() -> None:

@@ -21,6 +21,7 @@ from micronet.errors import InputError
 from micronet.kernels.coarse import convolve_stack, pool_stack, upsample_stack
 from micronet.kernels.decoder import AROUND, decode
 from micronet.kernels.encoder import encode, pool_mask
+from micronet.kernels.kept import kept_array
 from micronet.kernels.layout import Array, kept_stack, new_stack, strips
 from micronet.kernels.microkernels import LINEAR, SELU, kernel_addresses
 from micronet.kernels.threads import Team, physical_cores, split
@@ -227,7 +228,7 @@ def decode_probability(
     """
     depth, height, width = size = encoded.size
     first, end = planes or (0, depth)
-    probability = np.empty(size, np.float32)
+    probability = kept_array(size) if keep else np.empty(size, np.float32)
     layers = [network.layers[name] for name in _UP0]
     weights, biases = tuple(layer.taps for layer in layers), tuple(layer.bias for layer in layers)
     given = np.empty((0, height, width), np.float32) if mask is None else mask
