@@ -40,9 +40,10 @@ from micronet.kernels.threads import physical_cores  # noqa: E402
 from micronet.metrics import overlap  # noqa: E402
 from micronet.models import MicroNet, MicroRNet, bootstrap, model_for_state  # noqa: E402
 from micronet.phantom import Optics, render_oct, speckle_of_seed  # noqa: E402
+from micronet.recipe import NUMPY_SEED, RECIPES, TORCH_SEED  # noqa: E402
 from micronet.record import versions, write_json  # noqa: E402
 from micronet.topology import cl_dice, skeleton  # noqa: E402
-from micronet.training import NUMPY_SEED, RECIPES, TORCH_SEED, Trainer  # noqa: E402
+from micronet.training import Trainer  # noqa: E402
 
 PUBLISHED = {"published µ-Net": "u-net_1600.pt", "published µr-Net": "ur-net_b0.5_1200.pt"}
 LEARNED = ("µr-Net", "µ-Net", "MONAI U-Net")
@@ -78,7 +79,7 @@ class Bench:
         for folder in ("networks", "scores"):
             (work / folder).mkdir(parents=True, exist_ok=True)
         made_by = work / "plan.json"
-        asked = json.loads(json.dumps(vars(plan)))
+        asked = json.loads(json.dumps({**vars(plan), "finish": vars(make_bundled.FINISH)}))
         if made_by.exists() and json.loads(made_by.read_text(encoding="utf-8")) != asked:
             raise SystemExit(f"'{work}' holds networks of another plan ({made_by}); take another folder")
         write_json(made_by, asked)
@@ -98,10 +99,14 @@ class Bench:
             torch.manual_seed(TORCH_SEED + seed)
             start = model_for_state(bootstrap(self.ours(seed, refines=False).state_dict())) if refines else MicroNet()
             trainer = Trainer(start, *self.training(), RECIPES["default"], NUMPY_SEED + seed)
-            rounds = (self.plan.rounds, make_bundled.MICRORNET_PASSES) if refines else (self.plan.epochs, 1)
+            stages = (
+                make_bundled.micrornet_stages(self.plan.rounds)
+                if refines
+                else make_bundled.micronet_stages(self.plan.epochs)
+            )
             print(f"training {name}", flush=True)
-            spent = make_bundled.train(trainer, *rounds, path.with_suffix(".session"))
-            write_json(path.with_suffix(".json"), {**spent, "steps": trainer.step, "best_validation_f": trainer.best_f})
+            spent = make_bundled.train(trainer, stages, path.with_suffix(".session"))
+            write_json(path.with_suffix(".json"), {**spent, "steps": trainer.step})
             save_state(path, trainer.model.state_dict())
         return model_for_state(load_state(path)).eval()
 

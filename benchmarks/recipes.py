@@ -30,8 +30,9 @@ from micronet.dataset import Sample  # noqa: E402
 from micronet.kernels.threads import physical_cores  # noqa: E402
 from micronet.models import MicroNet, bootstrap, model_for_state  # noqa: E402
 from micronet.phantom import phantom_of_seed  # noqa: E402
+from micronet.recipe import RECIPES, Recipe  # noqa: E402
 from micronet.record import versions, write_json  # noqa: E402
-from micronet.training import RECIPES, Recipe, Trainer  # noqa: E402
+from micronet.training import Trainer  # noqa: E402
 from micronet.volume import Volume  # noqa: E402
 
 DEFAULT = RECIPES["default"]

@@ -28,8 +28,9 @@ from micronet.kernels.threads import physical_cores  # noqa: E402
 from micronet.losses import fbeta_loss  # noqa: E402
 from micronet.models import MicroNet  # noqa: E402
 from micronet.phantom import phantom_of_seed  # noqa: E402
+from micronet.recipe import RECIPES, TORCH_SEED  # noqa: E402
 from micronet.record import versions  # noqa: E402
-from micronet.training import RECIPES, TORCH_SEED, Trainer  # noqa: E402
+from micronet.training import Trainer  # noqa: E402
 from micronet.volume import Volume  # noqa: E402
 
 SHAPE = (217, 160, 218)

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from micronet.dataset import DataSet, hashes
 from micronet.errors import FileError, InputError, MicronetError
+from micronet.recipe import Plan
 from micronet.record import versions
 from micronet.runfolder import LogRow, Places, Run
-from micronet.training import Plan, StepReport, Trainer, ValidationReport
+from micronet.training import StepReport, Trainer, ValidationReport
 
 __all__ = ["Bar", "Keeper", "Scalars", "Settings", "Wishes", "now"]
 

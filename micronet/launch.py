@@ -19,9 +19,10 @@ from micronet.keeper import Scalars, Settings
 from micronet.lock import FolderLock
 from micronet.models import MicroNet, MicroRNet
 from micronet.prompt import Interrupts, TerminalBar, converse, line_editing, say, show_file
+from micronet.recipe import NUMPY_SEED, RECIPES, TORCH_SEED, Recipe
 from micronet.runfolder import Places, Run, latest_session, sweep
 from micronet.session import Session
-from micronet.training import NUMPY_SEED, RECIPES, TORCH_SEED, Recipe, Trainer
+from micronet.training import Trainer
 
 __all__ = ["add_training_options", "choose_dataset", "train"]
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from micronet import engine
-from micronet.augmentation import FLIPS, Augmentation, View
+from micronet.augmentation import View
 from micronet.dataset import Sample
 from micronet.distortion import distort, sample_distortion, size_map
 from micronet.errors import InputError
@@ -24,82 +23,14 @@ from micronet.losses import fbeta_loss
 from micronet.metrics import Overlap, overlap
 from micronet.models import MicroNet, MicroRNet
 from micronet.preprocess import normalize_mask, standardize
+from micronet.recipe import NUMPY_SEED, RECIPES, Plan, Recipe, learning_rate
 from micronet.soap import Soap
 
-__all__ = [
-    "NUMPY_SEED",
-    "RECIPES",
-    "TORCH_SEED",
-    "Plan",
-    "Recipe",
-    "StepReport",
-    "Trainer",
-    "ValidationReport",
-    "learning_rate",
-]
-
-#: The published seeds.
-TORCH_SEED = 43283
-NUMPY_SEED = TORCH_SEED + 34921
+__all__ = ["StepReport", "Trainer", "ValidationReport"]
 
 # What a stream of random numbers is for; with the seed and a counter it names one stream, so that a resumed run
 # needs no generator's state, only the counters.
 _ORDER, _DISTORTION, _VIEW, _OWN_MASK = range(4)
-
-
-def learning_rate(step: int) -> float:
-    """Return the published rate after `step` completed steps.
-
-    >>> [round(learning_rate(step), 7) for step in (0, 50, 100, 200)]
-    [0.0001, 0.0006585, 0.0019257, 0.0001]
-    """
-    return 1e-4 + 2e-3 * (1 - abs(math.cos(2 * math.pi * step / 400))) / math.sqrt(1 + step / 500)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a run does beyond the published loss, optimiser and schedule.
-
-    Parameters
-    ----------
-    name : str
-    distortion : {"published", "default"}
-        Variant of `micronet.distort` that makes the masks a µr-Net is trained to refine.
-    own_masks : float
-        Fraction of the steps in which a µr-Net refines not a distorted mask but what it says itself after 1 to
-        `own_passes` refinements from a blank or distorted mask: only its own masks show it its own errors.
-    own_passes : int
-    optimizer : {"adam", "soap"}
-    rate_factor : float
-        Times the published learning rate.
-    augmentation : Augmentation, optional
-        None shows every volume whole and unchanged.
-    validate_every : int
-        Steps between validations.
-    patience : int, optional
-        Validations without a better one after which the run counts as stalled.
-    published_draws : bool
-        Draw order and distortions from one sequential legacy generator, as published.
-    """
-
-    name: str
-    distortion: Literal["published", "default"]
-    own_masks: float = 0.0
-    own_passes: int = 4
-    optimizer: Literal["adam", "soap"] = "adam"
-    rate_factor: float = 1.0
-    augmentation: Augmentation | None = None
-    validate_every: int = 50
-    patience: int | None = None
-    published_draws: bool = False
-
-
-RECIPES: Mapping[str, Recipe] = {
-    "default": Recipe(
-        "default", "default", own_masks=0.5, optimizer="soap", rate_factor=8.0, augmentation=FLIPS, patience=20
-    ),
-    "published": Recipe("published", "published", published_draws=True),
-}
 
 
 class _StoppedError(Exception):
@@ -132,28 +63,6 @@ class ValidationReport:
     loss: float
     best: bool
     seconds: float
-
-
-@dataclass
-class Plan:
-    """What is left of a command: `rounds` times (distort every mask, then `passes` over the volumes).
-
-    `passes_left` are those of the present round not begun; `order` is what is left of the present pass.
-    """
-
-    rounds: int = 0
-    passes: int = 1
-    passes_left: int = 0
-    order: list[int] = field(default_factory=list)
-
-    def steps_left(self, volumes: int) -> int:
-        """Return the number of steps until the command is done."""
-        return len(self.order) + volumes * (self.passes_left + self.rounds * self.passes)
-
-    @property
-    def done(self) -> bool:
-        """Whether nothing is left."""
-        return not (self.order or self.passes_left or self.rounds)
 
 
 class Trainer:

@@ -12,7 +12,8 @@ from micronet.checkpoint import load_state
 from micronet.dataset import Entry, Sample
 from micronet.models import model_for_state
 from micronet.preprocess import image_statistics
-from micronet.training import RECIPES, TORCH_SEED, Trainer, learning_rate
+from micronet.recipe import RECIPES, TORCH_SEED, learning_rate
+from micronet.training import Trainer
 
 FORWARD = ["forward_109x75x103.npz", "forward_64x96x112.npz"]
 ONE_VOXEL_IN = 20_000

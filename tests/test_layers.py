@@ -42,6 +42,7 @@ LAYERS = [
         "pickle_guard",
         "checkpoint",
         "preprocess",
+        "recipe",
         "report",
         "curves",
         "record",

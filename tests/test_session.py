@@ -22,9 +22,10 @@ from micronet.dataset import load_split, read_dataset
 from micronet.errors import FileError, InputError
 from micronet.keeper import Settings, Wishes
 from micronet.models import bootstrap
+from micronet.recipe import RECIPES
 from micronet.runfolder import Places
 from micronet.session import Session
-from micronet.training import RECIPES, Trainer
+from micronet.training import Trainer
 
 
 @pytest.fixture(scope="module")

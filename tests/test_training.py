@@ -9,7 +9,8 @@ import torch
 from micronet.dataset import Sample
 from micronet.errors import InputError
 from micronet.models import MicroNet, MicroRNet
-from micronet.training import RECIPES, Plan, Trainer, learning_rate
+from micronet.recipe import RECIPES, Plan, learning_rate
+from micronet.training import Trainer
 from micronet.volume import Volume
 
 SHAPE = (32, 33, 34)

@@ -12,6 +12,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ from micronet.kernels.threads import physical_cores  # noqa: E402
 from micronet.metrics import overlap  # noqa: E402
 from micronet.models import MicroNet, MicroRNet, bootstrap, model_for_state  # noqa: E402
 from micronet.phantom import Anatomy, Optics, phantom_of_seed  # noqa: E402
+from micronet.recipe import NUMPY_SEED, RECIPES, TORCH_SEED  # noqa: E402
 from micronet.record import sha256_of, versions  # noqa: E402
-from micronet.training import NUMPY_SEED, RECIPES, TORCH_SEED, Trainer  # noqa: E402
+from micronet.training import Trainer, ValidationReport  # noqa: E402
 from micronet.volume import Volume, upright  # noqa: E402
 
 SMALL, FULL, FULL_CROP = (96, 96, 96), (217, 260, 218), 160
@@ -50,9 +52,33 @@ UNSEEN = tuple(range(30_001, 30_009))
 #: Of the three that benchmarks/accuracy.py trains (0, 1, 2), the one whose µr-Net validates best.
 SEED = 2
 MICRONET_EPOCHS = 8
-MICRORNET_ROUNDS, MICRORNET_PASSES = 2, 4
+MICRORNET_ROUNDS = 2
 #: Steps between two savings of an unfinished training.
 _SAVE_EVERY = 25
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is typed at the prompt: ``rp``, ``lr`` (None follows the schedule), then `rounds` and `passes`."""
+
+    rounds: int
+    passes: int = 1
+    beta_squared: float = 1.0
+    rate: float | None = None
+
+
+#: How a µr-Net ends: a small rate and a loss for precision rid its masks of specks (docs/training.md).
+FINISH = Stage(1, 4, beta_squared=0.25, rate=2e-4)
+
+
+def micronet_stages(epochs: int) -> list[Stage]:
+    """Return how a µ-Net is trained."""
+    return [Stage(epochs)]
+
+
+def micrornet_stages(rounds: int) -> list[Stage]:
+    """Return how a µr-Net is trained that begins as a trained µ-Net."""
+    return [Stage(rounds, 4), FINISH]
 
 
 def phantom(name: str, seed: int, shape: tuple[int, int, int], *, vary: bool) -> Sample:
@@ -80,17 +106,16 @@ def write_phantoms(root: Path) -> None:
         print(f"{image.name}: foreground {sample.mask.mean():.1%}")
 
 
-def train(trainer: Trainer, rounds: int, passes: int, session: Path) -> dict[str, float]:
-    """Train, tell each validation, and end with the weights that validated best; return the time it took.
+def train(trainer: Trainer, stages: Sequence[Stage], session: Path) -> dict[str, float]:
+    """Train, tell each validation, and return the time it took.
 
     What is done is kept in a session file, from which another call goes on.
     """
-    trainer.begin(rounds, passes)
-    before = {"seconds": 0.0, "cpu_seconds": 0.0}
+    begun, before = 0, {"seconds": 0.0, "cpu_seconds": 0.0}
     if session.exists():
         content = load_session(session)
         trainer.restore(content["trainer"])
-        before = content["spent"]
+        begun, before = content["stages_begun"], content["spent"]
     began, cpu_began = time.perf_counter(), time.process_time()
     saved = trainer.step
 
@@ -101,7 +126,7 @@ def train(trainer: Trainer, rounds: int, passes: int, session: Path) -> dict[str
         }
 
     def save() -> None:
-        save_session(session, {"trainer": trainer.state(), "spent": spent()})
+        save_session(session, {"trainer": trainer.state(), "stages_begun": begun, "spent": spent()})
 
     def between_steps() -> bool:
         nonlocal saved
@@ -110,15 +135,19 @@ def train(trainer: Trainer, rounds: int, passes: int, session: Path) -> dict[str
             saved = trainer.step
         return False
 
-    trainer.run(
-        lambda _: None,
-        lambda report: print(f"{trainer.model.name} step {report.step:4d} validation F {report.f:.3f}", flush=True),
-        between_steps,
-    )
-    trainer.validate()
+    def tell(report: ValidationReport) -> None:
+        print(f"{trainer.model.name} step {report.step:4d} validation F {report.f:.3f}", flush=True)
+
+    while True:
+        trainer.run(lambda _: None, tell, between_steps)
+        if begun == len(stages):
+            break
+        stage = stages[begun]
+        begun += 1
+        trainer.beta_squared, trainer.fixed_rate = stage.beta_squared, stage.rate
+        trainer.begin(stage.rounds, stage.passes)
+    tell(trainer.validate())
     save()
-    assert trainer.best_state is not None  # noqa: S101 - there are validation volumes
-    trainer.model.load_state_dict(trainer.best_state)
     return spent()
 
 
@@ -135,7 +164,7 @@ def scores(trainer: Trainer, unseen: Sequence[Sample], demo: Sample) -> dict[str
     """Return the scores of trained weights; a µr-Net refines ten times from a blank mask."""
     counts = [overlap(trainer.predict(sample) > 0.5, sample.mask) for sample in unseen]
     return {
-        "validation_f": round(trainer.best_f or 0.0, 4),
+        "validation_f": round(trainer.score(trainer.validation_samples)[0].f_score(), 4),
         "unseen_full_size": {
             "f": spread([count.f_score() for count in counts]),
             "precision": spread([count.precision for count in counts]),
@@ -146,7 +175,12 @@ def scores(trainer: Trainer, unseen: Sequence[Sample], demo: Sample) -> dict[str
 
 
 def write_weights(
-    root: Path, trainer: Trainer, spent: dict[str, float], unseen: Sequence[Sample], demo: Sample
+    root: Path,
+    trainer: Trainer,
+    stages: Sequence[Stage],
+    spent: dict[str, float],
+    unseen: Sequence[Sample],
+    demo: Sample,
 ) -> None:
     """Write the weights and their model card."""
     path = root / "trained_models" / f"{trainer.model.name}_phantom.pt"
@@ -172,7 +206,7 @@ def write_weights(
         "augmentation": trainer.state()["augmentation"],
         "seeds": {"torch": TORCH_SEED + SEED, "order": NUMPY_SEED + SEED},
         "steps": trainer.step,
-        "best_step": trainer.best_step,
+        "stages": [vars(stage) for stage in stages],
         "refinements": trainer.iterations if isinstance(trainer.model, MicroRNet) else 1,
         "scores": found,
         "training": {name: round(seconds) for name, seconds in spent.items()},
@@ -215,17 +249,18 @@ def main() -> None:
     validation = phantoms(FULL_VALIDATION, SMALL_VALIDATION, vary=True)
     unseen = phantoms(UNSEEN, (), vary=False)
     demo = phantom("phantom_demo", BUNDLED["phantom_demo"], SMALL, vary=False)
-    # A session goes on only with the very same volumes and length of training.
-    digest = hashlib.sha256(f"{arguments.epochs} {arguments.rounds} {SEED}".encode())
+    plan = [micronet_stages(arguments.epochs), micrornet_stages(arguments.rounds)]
+    # A session goes on only with the very same volumes and training.
+    digest = hashlib.sha256(f"{plan} {SEED}".encode())
     for sample in (*training, *validation):
         digest.update(sample.image.tobytes())
     torch.manual_seed(TORCH_SEED + SEED)
     model: MicroNet | MicroRNet = MicroNet()
-    for rounds, passes in ((arguments.epochs, 1), (arguments.rounds, MICRORNET_PASSES)):
+    for stages in plan:
         trainer = Trainer(model, training, validation, RECIPES["default"], NUMPY_SEED + SEED)
         session = arguments.work / f"{model.name}_{digest.hexdigest()[:12]}.session"
-        spent = train(trainer, rounds, passes, session)
-        write_weights(arguments.root, trainer, spent, unseen, demo)
+        spent = train(trainer, stages, session)
+        write_weights(arguments.root, trainer, stages, spent, unseen, demo)
         if isinstance(model, MicroNet):
             model = model_for_state(bootstrap(model.state_dict()))
 

@@ -36,17 +36,21 @@ _FLATTEST = np.float32(1e-30)
 def largest(probability: Array, given: Array, z0: int, z1: int) -> tuple[float, float]:
     """Return the largest size of `given`, and of `given` times the sigmoid's slope, in planes z0 .. z1 - 1."""
     _, height, width = probability.shape
-    outer, inner = np.float32(0), np.float64(0)
+    outer, inner = (
+        np.zeros(width, np.float32),
+        np.zeros(width, np.float64),
+    )  # column by column: so it is done in vectors
     for z in range(z0, z1):
         for y in range(height):
             for x in range(width):
                 p = probability[z, y, x]
                 slope = p * (np.float32(1) - p)
                 size = abs(given[z, y, x])
-                outer = max(outer, size)
-                if slope >= _FLATTEST:  # in double precision: the compiler multiplies before it compares
-                    inner = max(inner, np.float64(size) * np.float64(slope))
-    return float(outer), float(inner)
+                outer[x] = size if size > outer[x] else outer[x]
+                # in double precision: the compiler multiplies before it compares
+                product = np.float64(size) * np.float64(slope) if slope >= _FLATTEST else 0.0
+                inner[x] = product if product > inner[x] else inner[x]
+    return float(outer.max()), float(inner.max())
 
 
 @jit
@@ -91,15 +95,16 @@ def decode_gradient(
     last, third, second = rings
     taps = new_taps()
     nothing = result[:0]
+    factor, flattest = scale[0], scale[1]
     for z in range(max(z0 - 3, 0), z1 + 3):
         if z < min(z1 + 3, depth):
             for y in range(height):
+                row = last[z % 3, 0, TOP + y, LEFT : LEFT + width]
                 for x in range(width):
                     p = probability[z, y, x]
                     slope = p * (np.float32(1) - p)
-                    steep = slope >= scale[1]
-                    # in this order no product is subnormal: scale[0] brings what is given near 1
-                    last[z % 3, 0, TOP + y, LEFT + x] = given[z, y, x] * scale[0] * slope if steep else np.float32(0)
+                    # in this order no product is subnormal: the factor brings what is given near 1
+                    row[x] = given[z, y, x] * factor * slope if slope >= flattest else np.float32(0)
         here = z - 1
         if max(z0 - 2, 0) <= here < min(z1 + 2, depth):
             start(taps)

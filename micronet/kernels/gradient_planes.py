@@ -141,10 +141,18 @@ def finish_gradient(
 @jit
 def sum_shown(gradient: Array, slot: int, target: Array, z: int, ys: NDArray[np.int64], xs: NDArray[np.int64]) -> None:
     """Adjoint of `upsample`: add every voxel (y, x) of a plane to voxel (ys[y], xs[x]) of `target`."""
+    width = xs.shape[0]
+    line = np.zeros(width, np.float32)
     for c in range(gradient.shape[1]):
         for y in range(ys.shape[0]):
-            for x in range(xs.shape[0]):
-                target[z, c, TOP + ys[y], LEFT + xs[x]] += gradient[slot, c, TOP + y, LEFT + x]
+            row = gradient[slot, c, TOP + y, LEFT : LEFT + width]
+            for x in range(width):
+                line[x] += row[x]
+            if y + 1 == ys.shape[0] or ys[y + 1] != ys[y]:
+                shown = target[z, c, TOP + ys[y]]
+                for x in range(width):
+                    shown[LEFT + xs[x]] += line[x]
+                    line[x] = 0
 
 
 @jit
@@ -199,11 +207,12 @@ def add_total(sums: Sums, totals: Totals, gradient: Array, slot: int, height: in
         for i in range(sums.shape[1]):
             for k in range(9):
                 for c in range(4):
+                    lanes = sums[m, i, k // 3, k % 3, c]
                     total = 0.0
                     for lane in range(LANES):
-                        total += sums[m, i, k // 3, k % 3, c, lane]
-                        sums[m, i, k // 3, k % 3, c, lane] = 0
+                        total += lanes[lane]
                     totals[m, i, k // 3, k % 3, c] += total
+                    lanes[:] = 0
     line = np.zeros(width, np.float32)
     for c in range(gradient.shape[1]):
         for y in range(height):

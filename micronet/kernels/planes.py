@@ -202,8 +202,16 @@ def upsample(
     source: Array, slot: int, target: Array, target_slot: int, ys: NDArray[np.int64], xs: NDArray[np.int64]
 ) -> None:
     """Show voxel (ys[y], xs[x]) of every channel of a plane at (y, x), with border."""
+    width = xs.shape[0]
     for c in range(target.shape[1]):
         for y in range(ys.shape[0]):
-            for x in range(xs.shape[0]):
-                target[target_slot, c, TOP + y, LEFT + x] = source[slot, c, TOP + ys[y], LEFT + xs[x]]
-    reflect_border(target, target_slot, ys.shape[0], xs.shape[0])
+            row = target[target_slot, c, TOP + y, LEFT : LEFT + width]
+            if y > 0 and ys[y] == ys[y - 1]:  # a copy is six times as fast as looking up
+                above = target[target_slot, c, TOP + y - 1, LEFT : LEFT + width]
+                for x in range(width):
+                    row[x] = above[x]
+            else:
+                shown = source[slot, c, TOP + ys[y]]
+                for x in range(width):
+                    row[x] = shown[LEFT + xs[x]]
+    reflect_border(target, target_slot, ys.shape[0], width)

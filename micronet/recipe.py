@@ -1,0 +1,93 @@
+"""What a training run does: the published seeds and learning rate, the recipes, and the plan of a command."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from micronet.augmentation import FLIPS, Augmentation
+
+__all__ = ["NUMPY_SEED", "RECIPES", "TORCH_SEED", "Plan", "Recipe", "learning_rate"]
+
+#: The published seeds.
+TORCH_SEED = 43283
+NUMPY_SEED = TORCH_SEED + 34921
+
+
+def learning_rate(step: int) -> float:
+    """Return the published rate after `step` completed steps.
+
+    >>> [round(learning_rate(step), 7) for step in (0, 50, 100, 200)]
+    [0.0001, 0.0006585, 0.0019257, 0.0001]
+    """
+    return 1e-4 + 2e-3 * (1 - abs(math.cos(2 * math.pi * step / 400))) / math.sqrt(1 + step / 500)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run does beyond the published loss, optimiser and schedule.
+
+    Parameters
+    ----------
+    name : str
+    distortion : {"published", "default"}
+        Variant of `micronet.distort` that makes the masks a µr-Net is trained to refine.
+    own_masks : float
+        Fraction of the steps in which a µr-Net refines not a distorted mask but what it says itself after 1 to
+        `own_passes` refinements from a blank or distorted mask: only its own masks show it its own errors.
+    own_passes : int
+    optimizer : {"adam", "soap"}
+    rate_factor : float
+        Times the published learning rate.
+    augmentation : Augmentation, optional
+        None shows every volume whole and unchanged.
+    validate_every : int
+        Steps between validations.
+    patience : int, optional
+        Validations without a better one after which the run counts as stalled.
+    published_draws : bool
+        Draw order and distortions from one sequential legacy generator, as published.
+    """
+
+    name: str
+    distortion: Literal["published", "default"]
+    own_masks: float = 0.0
+    own_passes: int = 4
+    optimizer: Literal["adam", "soap"] = "adam"
+    rate_factor: float = 1.0
+    augmentation: Augmentation | None = None
+    validate_every: int = 50
+    patience: int | None = None
+    published_draws: bool = False
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "default": Recipe(
+        "default", "default", own_masks=0.5, optimizer="soap", rate_factor=8.0, augmentation=FLIPS, patience=20
+    ),
+    "published": Recipe("published", "published", published_draws=True),
+}
+
+
+@dataclass
+class Plan:
+    """What is left of a command: `rounds` times (distort every mask, then `passes` over the volumes).
+
+    `passes_left` are those of the present round not begun; `order` is what is left of the present pass.
+    """
+
+    rounds: int = 0
+    passes: int = 1
+    passes_left: int = 0
+    order: list[int] = field(default_factory=list)
+
+    def steps_left(self, volumes: int) -> int:
+        """Return the number of steps until the command is done."""
+        return len(self.order) + volumes * (self.passes_left + self.rounds * self.passes)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left."""
+        return not (self.order or self.passes_left or self.rounds)
