@@ -101,14 +101,14 @@ class _FbetaLoss(torch.autograd.Function):
             for chances, truth, *counted in pieces:
                 for amount in counted:
                     chances = chances * amount
-                product = np.dot(chances, truth)
+                found = chances * truth
                 for amount in counted:
                     truth *= amount
-                total += product, chances.sum(), truth.sum()
+                total += found.sum(), chances.sum(), truth.sum()
             return total
 
-        true_positives, found, whole = sum(_in_parts([tensor.detach() for tensor in tensors], sums))
-        denominator = beta_squared * whole + found
+        true_positives, predicted, whole = sum(_in_parts([tensor.detach() for tensor in tensors], sums))
+        denominator = beta_squared * whole + predicted
         ctx.save_for_backward(*tensors)
         ctx.factors = (1 + beta_squared, true_positives, denominator)
         score = (1 + beta_squared) * true_positives / denominator if denominator != 0 else 1.0

@@ -36,10 +36,8 @@ _FLATTEST = np.float32(1e-30)
 def largest(probability: Array, given: Array, z0: int, z1: int) -> tuple[float, float]:
     """Return the largest size of `given`, and of `given` times the sigmoid's slope, in planes z0 .. z1 - 1."""
     _, height, width = probability.shape
-    outer, inner = (
-        np.zeros(width, np.float32),
-        np.zeros(width, np.float64),
-    )  # column by column: so it is done in vectors
+    # the largest of each column: so the compiler can do it in vectors
+    outer, inner = np.zeros(width, np.float32), np.zeros(width, np.float64)
     for z in range(z0, z1):
         for y in range(height):
             for x in range(width):
