@@ -105,8 +105,8 @@ class Bench:
                 else make_bundled.micronet_stages(self.plan.epochs)
             )
             print(f"training {name}", flush=True)
-            spent = make_bundled.train(trainer, stages, path.with_suffix(".session"))
-            write_json(path.with_suffix(".json"), {**spent, "steps": trainer.step})
+            spent, validation_f = make_bundled.train(trainer, stages, path.with_suffix(".session"))
+            write_json(path.with_suffix(".json"), {**spent, "steps": trainer.step, "validation_f": validation_f})
             save_state(path, trainer.model.state_dict())
         return model_for_state(load_state(path)).eval()
 

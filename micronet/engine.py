@@ -76,9 +76,9 @@ def make_ready(training: bool, progress: Callable[[float], None]) -> None:
 
 def kept_array(shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Return an array for a training step, of any content, in memory that steps leave to each other."""
-    from micronet.kernels.kept import kept_array as lend
+    from micronet.kernels import kept
 
-    return lend(shape)
+    return kept.kept_array(shape)
 
 
 def forget_memory() -> None:

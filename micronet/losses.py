@@ -109,24 +109,22 @@ class _FbetaLoss(torch.autograd.Function):
 
         true_positives, predicted, whole = sum(_in_parts([tensor.detach() for tensor in tensors], sums))
         denominator = beta_squared * whole + predicted
+        share = (1 + beta_squared) / (denominator or 1.0)
         ctx.save_for_backward(*tensors)
-        ctx.factors = (1 + beta_squared, true_positives, denominator)
-        score = (1 + beta_squared) * true_positives / denominator if denominator != 0 else 1.0
-        return probability.new_tensor(1 - score)
+        ctx.slopes = share, share * true_positives / (denominator or 1.0)
+        return probability.new_tensor(1 - share * true_positives if denominator != 0 else 0.0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         probability, *others = ctx.saved_tensors
         result = torch.from_numpy(kept_array(tuple(probability.shape)))
-        factor, true_positives, denominator = ctx.factors
-        scale = float(gradient) * factor / denominator if denominator != 0 else 0.0
-        elsewhere = scale * true_positives / denominator if denominator != 0 else 0.0
+        lumen, anywhere = (np.float32(float(gradient) * slope) for slope in ctx.slopes)
 
         def slopes(pieces: Iterator[list[NDArray[np.float32]]]) -> None:
             for slope, truth, *counted in pieces:
-                np.multiply(truth, np.float32(-scale), out=slope)
-                slope += np.float32(elsewhere)
+                np.multiply(truth, -lumen, out=slope)
+                slope += anywhere
                 for amount in counted:
                     slope *= amount
 

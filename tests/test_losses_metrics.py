@@ -63,7 +63,7 @@ def test_gradient_is_that_of_float64_finite_differences(rng):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("beta_squared", [0.5, 1.0, 2.0])
 def test_float32_gives_the_loss_and_the_gradient_of_float64(rng, kind, weighted, beta_squared):
-    shape = (2, 1, 33, 47, 61)  # more than one chunk, and not a whole number of them
+    shape = (2, 1, 33, 47, 61)  # more than one piece, and not a whole number of them
     exact = torch.tensor(rng.random(shape), requires_grad=True)
     chances = exact.detach().float().transpose(2, 4).contiguous().transpose(2, 4).requires_grad_()  # strides differ
     target = torch.tensor(rng.random(shape) > 0.9).to(kind)

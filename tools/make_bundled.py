@@ -1,7 +1,7 @@
 """Make everything that is bundled: the phantoms with their annotations, and the weights trained on phantoms.
 
 python tools/make_bundled.py --volumes      # the phantoms of datasets/phantom.toml, the same bytes every time: seconds
-python tools/make_bundled.py                # the weights and their model cards too: about ten minutes on two cores
+python tools/make_bundled.py                # the weights and their model cards too: about 15 minutes on two cores
 
 The weights learn from other phantoms than the bundled ones: many of published size and some small ones, the optics
 varied in each. Training may be interrupted: the same command goes on where it was, from what lies in --work.
@@ -106,8 +106,8 @@ def write_phantoms(root: Path) -> None:
         print(f"{image.name}: foreground {sample.mask.mean():.1%}")
 
 
-def train(trainer: Trainer, stages: Sequence[Stage], session: Path) -> dict[str, float]:
-    """Train, tell each validation, and return the time it took.
+def train(trainer: Trainer, stages: Sequence[Stage], session: Path) -> tuple[dict[str, float], float]:
+    """Train, tell each validation, and return the time it took and the F of the last validation.
 
     What is done is kept in a session file, from which another call goes on.
     """
@@ -146,9 +146,10 @@ def train(trainer: Trainer, stages: Sequence[Stage], session: Path) -> dict[str,
         begun += 1
         trainer.beta_squared, trainer.fixed_rate = stage.beta_squared, stage.rate
         trainer.begin(stage.rounds, stage.passes)
-    tell(trainer.validate())
+    last = trainer.validate()
+    tell(last)
     save()
-    return spent()
+    return spent(), last.f
 
 
 def spread(values: Sequence[float]) -> dict[str, float | int]:
@@ -160,11 +161,11 @@ def spread(values: Sequence[float]) -> dict[str, float | int]:
     }
 
 
-def scores(trainer: Trainer, unseen: Sequence[Sample], demo: Sample) -> dict[str, Any]:
+def scores(trainer: Trainer, validation_f: float, unseen: Sequence[Sample], demo: Sample) -> dict[str, Any]:
     """Return the scores of trained weights; a µr-Net refines ten times from a blank mask."""
     counts = [overlap(trainer.predict(sample) > 0.5, sample.mask) for sample in unseen]
     return {
-        "validation_f": round(trainer.score(trainer.validation_samples)[0].f_score(), 4),
+        "validation_f": round(validation_f, 4),
         "unseen_full_size": {
             "f": spread([count.f_score() for count in counts]),
             "precision": spread([count.precision for count in counts]),
@@ -179,13 +180,14 @@ def write_weights(
     trainer: Trainer,
     stages: Sequence[Stage],
     spent: dict[str, float],
+    validation_f: float,
     unseen: Sequence[Sample],
     demo: Sample,
 ) -> None:
     """Write the weights and their model card."""
     path = root / "trained_models" / f"{trainer.model.name}_phantom.pt"
     save_state(path, trainer.model.state_dict())
-    found = scores(trainer, unseen, demo)
+    found = scores(trainer, validation_f, unseen, demo)
     more = {
         "network": trainer.model.name,
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
@@ -259,8 +261,8 @@ def main() -> None:
     for stages in plan:
         trainer = Trainer(model, training, validation, RECIPES["default"], NUMPY_SEED + SEED)
         session = arguments.work / f"{model.name}_{digest.hexdigest()[:12]}.session"
-        spent = train(trainer, stages, session)
-        write_weights(arguments.root, trainer, stages, spent, unseen, demo)
+        spent, validation_f = train(trainer, stages, session)
+        write_weights(arguments.root, trainer, stages, spent, validation_f, unseen, demo)
         if isinstance(model, MicroNet):
             model = model_for_state(bootstrap(model.state_dict()))
 
