@@ -75,6 +75,28 @@ def test_planes_start_where_a_cache_line_does(new):
     assert stack.strides[2] % 64 == 0 or stack.shape[3] % 16
 
 
+def test_a_layout_is_remembered_until_somebody_else_used_the_memory():
+    array, _ = kept.lend(1000, (40, 50))
+    del array
+    array, clean = kept.lend(900, (40, 50))
+    assert clean
+    del array
+    array, clean = kept.lend(900, (50, 40))
+    assert not clean
+    del array
+    array, clean = kept.lend(1000)
+    assert not clean
+    del array
+    assert not kept.lend(900, (50, 40))[1]
+
+
+def test_of_equal_buffers_the_one_of_the_same_layout_is_lent():
+    first, second = kept.lend(1000, (1, 2))[0], kept.lend(1000, (3, 4))[0]
+    places = address(first), address(second)
+    del first, second
+    assert address(kept.lend(1000, (3, 4))[0]) == places[1]
+
+
 def test_a_kept_stack_is_zeros_around_its_planes():
     stack = kept_stack(3, 4, 40, 50)
     stack[:] = np.nan
@@ -88,24 +110,30 @@ def test_a_kept_stack_is_zeros_around_its_planes():
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_what_a_step_left_changes_no_number_of_the_next(network):
-    """Not even NaNs, in every place of the memory, and with volumes of other sizes in between."""
+    """Not even NaNs: in every place of the memory, or left by a step of the same size or of others."""
     model = model_with_biases(network)
     parameters = arrays_of(model)
 
-    def step(shape):
+    def step(shape, factor=1):
         image, mask, _ = inputs(model, shape, np.random.default_rng(3))
-        probability, saved = forward_saving(parameters, image, mask, 2)
+        probability, saved = forward_saving(parameters, image * np.float32(factor), mask, 2)
         return [probability, *backward(saved, probability - 0.5).values()]
 
+    def assert_as_alone(shape):
+        for found, number in zip(step(shape), alone[shape], strict=True):
+            np.testing.assert_array_equal(found, number)
+
     shapes = [(37, 45, 51), (64, 33, 40), (37, 45, 51), (32, 32, 70)]
-    alone = []
+    alone = {}
     for shape in shapes:
         kept.forget()
-        alone.append(step(shape))
-    for shape, expected in zip(shapes, alone, strict=True):
+        alone[shape] = step(shape)
+    for shape in shapes:
         kept.lend(0)
-        for buffer in kept._kept:
+        for place, (buffer, _) in enumerate(kept._kept):
             buffer[:] = np.nan
-        for found, number in zip(step(shape), expected, strict=True):
-            np.testing.assert_array_equal(found, number)
+            kept._kept[place] = buffer, None
+        assert_as_alone(shape)
+        assert np.isnan(step(shape, np.nan)[0]).any()
+        assert_as_alone(shape)
     assert len(kept._returned) + len(kept._kept) == 9  # probability, x0, a gradient and three results of either thread

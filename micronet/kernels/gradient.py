@@ -76,7 +76,7 @@ def forward_saving(
     mask = check_mask(network, mask, (image.shape[0], image.shape[1], image.shape[2]))
     threads = threads or physical_cores()
     with Team(threads) as team:
-        encoded = encode_image(network, image, team, keep=True)
+        encoded = encode_image(network, image, team)
         pooled_mask = None if mask is None else pool_whole_mask(mask, team)
         activations = run_coarse_levels(network, encoded.size, encoded.pooled, pooled_mask, team)
         x3, nearest = activations.stacks["up1.4"], activations.nearest[0]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from micronet.kernels.jit import LANES, jit
 from micronet.kernels.layout import LEFT, TOP, Array, address, bands, reflect, vectors
 from micronet.kernels.microkernels import BLOCK, LINEAR
-from micronet.kernels.planes import Taps, start
+from micronet.kernels.planes import Taps, convolve_at, start
 from micronet.kernels.simd import SELU_ALPHA, SELU_SCALE, call_c
 
 __all__ = [
@@ -78,19 +78,16 @@ def add_adjoint_taps(taps: Taps, stack: Array, z: int, depth: int, back: Array) 
 def convolve_adjoint(kernel: int, taps: Taps, stack: Array, slot: int, height: int, width: int, zeros: Array) -> None:
     """Write the gradient that the listed planes give into `slot`, border folded; `zeros` is the bias."""
     row = 4 * stack.shape[3]
-    call_c(
+    convolve_at(
         kernel,
-        (
-            taps.ctypes.data,
-            taps[-1, 0],
-            address(stack, slot) - row - 4,
-            row * stack.shape[2],
-            row,
-            bands(height + 2),
-            vectors(width + 2),
-            zeros.ctypes.data,
-            LINEAR,
-        ),
+        taps,
+        address(stack, slot) - row - 4,
+        row * stack.shape[2],
+        row,
+        bands(height + 2),
+        vectors(width + 2),
+        zeros,
+        LINEAR,
     )
     last, right = TOP + height, LEFT + width
     for c in range(stack.shape[1]):

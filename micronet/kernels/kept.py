@@ -19,10 +19,13 @@ __all__ = ["aligned_zeros", "forget", "kept_array", "lend"]
 #: Bytes of a cache line: a vector that starts within one is read and written in two parts.
 _LINE = 64
 
+#: What a buffer was last used for; None says that anything may lie in it.
+Layout = tuple[int, ...] | None
+
 _lock = threading.Lock()
-_kept: list[NDArray[np.float32]] = []
+_kept: list[tuple[NDArray[np.float32], Layout]] = []
 # Arrays may go at any moment, in any thread: they append here, which needs no lock, and `lend` sorts them in.
-_returned: deque[NDArray[np.float32]] = deque()
+_returned: deque[tuple[NDArray[np.float32], Layout]] = deque()
 
 
 def aligned_zeros(length: int) -> NDArray[np.float32]:
@@ -35,26 +38,27 @@ def aligned_zeros(length: int) -> NDArray[np.float32]:
 class _Lent:
     """What the arrays in a buffer hold on to."""
 
-    def __init__(self, buffer: NDArray[np.float32]) -> None:
-        self._buffer, self._returned = buffer, _returned
+    def __init__(self, buffer: NDArray[np.float32], layout: Layout) -> None:
+        self._buffer, self._layout, self._returned = buffer, layout, _returned
         self.__array_interface__: dict[str, Any] = buffer.__array_interface__
 
     def __del__(self) -> None:
-        self._returned.append(self._buffer)
+        self._returned.append((self._buffer, self._layout))
 
 
-def lend(length: int) -> tuple[NDArray[np.float32], bool]:
-    """Return an array of at least `length` numbers, and whether they are all zeros, not what somebody left there."""
+def lend(length: int, layout: Layout = None) -> tuple[NDArray[np.float32], bool]:
+    """Return an array of at least `length` numbers, and whether it is all zeros or was last used in this layout."""
     with _lock:
         while _returned:
             _kept.append(_returned.popleft())
-        _kept.sort(key=len)
-        fitting = [place for place, buffer in enumerate(_kept) if len(buffer) >= length]
+        _kept.sort(key=lambda kept: (len(kept[0]), kept[1] != layout))
+        fitting = [place for place, (buffer, _) in enumerate(_kept) if len(buffer) >= length]
         if fitting:
-            return np.asarray(_Lent(_kept.pop(fitting[0]))), False
+            buffer, before = _kept.pop(fitting[0])
+            return np.asarray(_Lent(buffer, layout)), layout is not None and before == layout
         if _kept:  # too small, and in its place there is now a larger one
             _kept.pop()
-    return np.asarray(_Lent(aligned_zeros(length))), True
+    return np.asarray(_Lent(aligned_zeros(length), layout)), True
 
 
 def kept_array(shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -45,6 +45,8 @@ def _stack_shape(slots: int, channels: int, height: int, width: int) -> tuple[in
     pitch = LEFT + vectors(width + 2) * LANES
     if pitch // LANES % 2 == 0:
         pitch += LANES  # odd, else rows below each other compete for the same few places of the first cache
+    while rows * pitch * 4 // 64 % 16 == 0:
+        rows += 1  # so do planes: the cache has 64 places, each for one line of 64 bytes out of 64
     return slots, channels, rows, pitch
 
 
@@ -55,16 +57,20 @@ def new_stack(slots: int, channels: int, height: int, width: int) -> Array:
 
 
 def kept_stack(slots: int, channels: int, height: int, width: int) -> Array:
-    """`new_stack` in memory that is kept for the next one; zeros around the planes and their border, not in them."""
+    """`new_stack` in memory that is kept for the next one; zeros around planes, their border and scratch, not in them.
+
+    Where planes of this size lay before, nothing else was written to, and all of it will be again.
+    """
     shape = _stack_shape(slots, channels, height, width)
-    numbers, zeros = lend(math.prod(shape))
-    stack = numbers[: math.prod(shape)].reshape(shape)
-    if not zeros:
-        stack[:, :, : TOP - 1] = 0
-        stack[:, :, TOP + height + 1 :] = 0
-        stack[..., : LEFT - 1] = 0
-        stack[..., LEFT + width + 1 :] = 0
-    return stack
+    *_, rows, pitch = shape
+    numbers, clean = lend(math.prod(shape), (height, width))
+    if not clean:
+        planes = numbers[: len(numbers) // (rows * pitch) * rows * pitch].reshape(-1, rows, pitch)
+        planes[:, : TOP - 1] = 0
+        planes[:, TOP + height + 1 :] = 0
+        planes[..., : LEFT - 1] = 0
+        planes[..., LEFT + width + 1 :] = 0
+    return numbers[: math.prod(shape)].reshape(shape)
 
 
 def strips(height: int, width: int) -> list[tuple[int, int]]:

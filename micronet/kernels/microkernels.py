@@ -28,9 +28,9 @@ BLOCK = 36
 #: Activations. Typed, as numba compiles a function anew for each plain number that is written into a call.
 LINEAR, SELU, SIGMOID = (cast(int, np.int64(kind)) for kind in range(3))
 
-_STRIP = 6  # rows of a correlation between two changes of taps: their gradients stay in the first cache
+_STRIP = 4  # rows of a correlation between two changes of taps: their gradients stay in the first cache
 _VECTOR_BYTES = LANES * FLOAT_BYTES
-_AHEAD = max(2 * _VECTOR_BYTES, 128)  # bytes that the next reads of a row lie ahead; measured best at two vectors
+_AHEAD = 128  # bytes that the next reads of a row lie ahead, measured best
 
 
 def _convolution(outputs: int) -> Any:
@@ -44,9 +44,18 @@ def _convolution(outputs: int) -> Any:
         sums = [[[s.variable() for _ in range(chains)] for _ in range(outputs)] for _ in range(BAND)]
         with s.loop(bands) as band, s.loop(vectors) as vector:
             here = s.plus(s.times(s.times(band, pitch), BAND), s.times(vector, _VECTOR_BYTES))
+            with builder.if_else(builder.icmp_signed("!=", bias, s.integer(0))) as (anew, further):
+                with anew:
+                    for row in sums:
+                        for c, parts in enumerate(row):
+                            builder.store(s.broadcast(s.plus(bias, c * FLOAT_BYTES)), parts[0])
+                with further:
+                    for r, row in enumerate(sums):
+                        for c, parts in enumerate(row):
+                            at = s.plus(s.plus(target, here), s.plus(s.times(pitch, r), s.times(channel, c)))
+                            builder.store(s.load(at), parts[0])
             for row in sums:
-                for c, parts in enumerate(row):
-                    builder.store(s.broadcast(s.plus(bias, c * FLOAT_BYTES)), parts[0])
+                for parts in row:
                     for part in parts[1:]:
                         builder.store(s.constant(0.0), part)
             with s.loop(count) as tap:
@@ -159,9 +168,10 @@ def kernel_addresses() -> tuple[int, int, int]:
 
     ``convolve_to_4(taps, count, target, channel, pitch, bands, vectors, bias, activation)``
         Sum over taps t, dy and dx of ``weight_t[dx, dy, c] * plane_t[y + dy - 1, x + dx - 1]``, plus ``bias[c]``,
-        then the activation (`LINEAR` or `SELU`), stored at ``target + c * channel`` for c in 0..3. `taps` is a
-        table of `count` pairs (address of the plane one row above the first output row, address of a block of
-        weights); `bands` times `BAND` rows of `vectors` times `LANES` columns are computed.
+        then the activation (`LINEAR` or `SELU`), stored at ``target + c * channel`` for c in 0..3. Where the
+        address `bias` is 0, the sum goes on from what is stored there. `taps` is a table of `count` pairs (address
+        of the plane one row above the first output row, address of a block of weights); `bands` times `BAND` rows
+        of `vectors` times `LANES` columns are computed.
     ``convolve_to_1(...)``
         The same for output c = 0 alone (`LINEAR` or `SIGMOID`); blocks of weights keep their four columns.
     ``correlate_with_4(taps, pairs, gradient, channel, pitch, height, vectors)``

@@ -119,10 +119,10 @@ def _highest(rows: list[tuple[int, int]]) -> int:
     return max(end - first for first, end in rows)
 
 
-def encode_image(network: Network, image: Array, team: Team, keep: bool = False) -> Encoded:
-    """Run down0 and pool its result; `keep` says that backward follows, and that there will be a next step."""
+def encode_image(network: Network, image: Array, team: Team) -> Encoded:
+    """Run down0 and pool its result."""
     size = image.shape
-    x0 = (kept_stack if keep else new_stack)(size[0], 4, size[1], size[2])
+    x0 = kept_stack(size[0], 4, size[1], size[2])
     pooled = new_stack(size[0] // 4, 4, size[1] // 4, size[2] // 4)
     a, b = network.layers["down0.0"], network.layers["down0.1"]
     weights, biases = (a.taps, b.taps), (a.bias, b.bias)
@@ -228,7 +228,7 @@ def decode_probability(
     """
     depth, height, width = size = encoded.size
     first, end = planes or (0, depth)
-    probability = kept_array(size) if keep else np.empty(size, np.float32)
+    probability = kept_array(size)
     layers = [network.layers[name] for name in _UP0]
     weights, biases = tuple(layer.taps for layer in layers), tuple(layer.bias for layer in layers)
     given = np.empty((0, height, width), np.float32) if mask is None else mask

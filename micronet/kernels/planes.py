@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from micronet.kernels.jit import jit
 from micronet.kernels.layout import LEFT, TOP, Array, address, bands, reflect, vectors
-from micronet.kernels.microkernels import BLOCK
+from micronet.kernels.microkernels import BLOCK, LINEAR
 from micronet.kernels.simd import call_c
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "add_taps",
     "add_upsampled_taps",
     "convolve",
+    "convolve_at",
     "convolve_rows",
     "copy_plane",
     "copy_strip",
@@ -39,6 +40,8 @@ __all__ = [
 #: Table of plane and weight addresses, as microkernels.py reads it. The last row holds how many are listed and the
 #: next input channel of the weights.
 Taps = NDArray[np.int64]
+
+_PLANES = 10  # most planes that one call of a micro-kernel reads
 
 _TOP_ROW = cast(int, np.int64(0))  # typed, see microkernels.py: a plain 0 would compile its reader once more
 
@@ -122,20 +125,43 @@ def convolve_rows(
 ) -> None:
     """Write the convolution of the listed planes into `rows` rows of `slot` from `first` on; no border."""
     row = 4 * stack.shape[3]
-    call_c(
+    convolve_at(
         kernel,
-        (
-            taps.ctypes.data,
-            taps[-1, 0],
-            address(stack, slot) + first * row,
-            row * stack.shape[2],
-            row,
-            bands(rows),
-            vectors(width),
-            bias.ctypes.data,
-            activation,
-        ),
+        taps,
+        address(stack, slot) + first * row,
+        row * stack.shape[2],
+        row,
+        bands(rows),
+        vectors(width),
+        bias,
+        activation,
     )
+
+
+@jit
+def convolve_at(
+    kernel: int,
+    taps: Taps,
+    target: int,
+    channel: int,
+    pitch: int,
+    bands: int,
+    vectors: int,
+    bias: Array,
+    activation: int,
+) -> None:
+    """Call the micro-kernel, all listed planes in turn: the rows of many planes would not fit the first cache.
+
+    Lengths and addresses are in bytes and as microkernels.py describes them.
+    """
+    count = taps[-1, 0]
+    calls = max((count + _PLANES - 1) // _PLANES, 1)
+    for call in range(calls):
+        first, end = count * call // calls, count * (call + 1) // calls
+        start = int(np.int64(bias.ctypes.data)) if call == 0 else 0
+        curve = activation if call == calls - 1 else LINEAR
+        given = taps.ctypes.data + taps.strides[0] * first
+        call_c(kernel, (given, end - first, target, channel, pitch, bands, vectors, start, curve))
 
 
 @jit
