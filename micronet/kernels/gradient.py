@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from micronet.kernels.coarse import finish_stack, gradient_stack
 from micronet.kernels.gradient_decoder import decode_gradient, largest, upsampled_gradient
 from micronet.kernels.gradient_encoder import encode_gradient
-from micronet.kernels.gradient_planes import Totals, new_sums, new_totals
+from micronet.kernels.gradient_planes import new_sums, new_totals
 from micronet.kernels.layout import Array, kept_stack, new_stack
 from micronet.kernels.microkernels import kernel_addresses
 from micronet.kernels.network import (
@@ -111,7 +111,8 @@ class _Backward:
         self.layers, self.stacks = saved.network.layers, saved.activations.stacks
         self.kernels = kernel_addresses()
         self.zeros = np.zeros(4, np.float32)
-        self.totals: dict[str, Totals] = {}
+        #: Of each layer, (z taps or sets, inputs, dy, dx, outputs) and the bias's, as in `Totals`, lanes added up.
+        self.totals: dict[str, NDArray[np.float64]] = {}
         self.scale = np.ones(2, np.float32)
 
     def run(self, given: Array) -> dict[str, Array]:
@@ -137,12 +138,6 @@ class _Backward:
             self.scale[0] = 2.0 ** min(-math.frexp(inner)[1], 100)
             self.scale[1] = max(1e-30, 1e-20 * inner / outer)
 
-    def add(self, name: str, parts: list[Totals]) -> None:
-        """Add up the totals of all parts."""
-        total = self.totals[name] = parts[0]
-        for part in parts[1:]:
-            total += part
-
     def sums_and_totals(self, names: tuple[str, ...]) -> tuple[Any, Any]:
         inputs = [self.layers[name].taps.shape[1] for name in names]
         return tuple(new_sums(3, i) for i in inputs), tuple(new_totals(3, i) for i in inputs)
@@ -151,7 +146,7 @@ class _Backward:
         """Run ``job(z0, z1) -> totals of each name`` and add up."""
         results = self.team.run(job, parts)
         for k, name in enumerate(names):
-            self.add(name, [result[k] for result in results])
+            self.totals[name] = np.sum([result[k].sum(axis=-1) for result in results], axis=0)
 
     def through_up0(self, given: Array) -> Array:
         depth, height, width = self.saved.encoded.size
@@ -171,7 +166,7 @@ class _Backward:
 
         self.collect(names, part, self.saved.up0)
         flipped = self.totals["up0.4"][:3, 0, ::-1, ::-1, :].transpose(0, 3, 1, 2)  # (dz, input, dy, dx)
-        whole = new_totals(3, 4)
+        whole = np.zeros((4, 4, 3, 3, 4))
         whole[:3, ..., 0] = flipped
         whole[3, 0, 0, 0] = self.totals["up0.4"][3, 0, 0, 0]
         self.totals["up0.4"] = whole
@@ -185,7 +180,7 @@ class _Backward:
         nearest = self.saved.activations.nearest[level]
 
         def part(z0: int, z1: int) -> Any:
-            rings = tuple(new_stack(1, 4, size[1], size[2]) for _ in range(2))
+            rings = tuple(new_stack(1, 4, size[1], size[2]) for _ in range(3))
             sums, totals = new_sums(_SETS, 4), new_totals(_SETS, 4)
             upsampled_gradient(
                 self.kernels, z0, z1, given, nearest, source, back, target, rings, sums, totals, self.zeros

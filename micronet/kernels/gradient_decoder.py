@@ -14,6 +14,7 @@ from micronet.kernels.gradient_planes import (
     Totals,
     add_adjoint_taps,
     add_correlation_taps,
+    add_plane,
     add_shown_correlation_taps,
     add_total,
     convolve_adjoint,
@@ -30,6 +31,8 @@ __all__ = ["decode_gradient", "largest", "upsampled_gradient"]
 
 #: A sigmoid's slope below this counts as 0: with it, products are subnormal and hold no digits.
 _FLATTEST = np.float32(1e-30)
+
+_ALL = 0b111  # all three z taps
 
 
 @jit
@@ -189,29 +192,54 @@ def upsampled_gradient(
         Stacks of the inputs before upsampling, and of their gradient; the target is zeros.
     back : ndarray
         Flipped weights that lead to these inputs.
-    rings : two ndarray
+    rings : three ndarray
         Planes to work in, (1, 4) each.
     sums, totals
         By set of z taps (weights.py).
     """
     coarse, ys, xs = nearest
     depth, height, width = coarse.shape[0], ys.shape[0], xs.shape[0]
-    shown, back_shown = rings
+    shown, back_shown, inner = rings
     listed, taps = new_taps(), new_taps()
     for here in range(z0, z1):
         slot = here % 1
         upsample(source, here, shown, slot, ys, xs)
         start(listed)
+        within = 0
         for z in range(depth):
             members = 0
             for dz in range(3):
                 if coarse[reflect(z + dz - 1, depth)] == here:
                     members |= 1 << dz
-            if members:
-                list_adjoint_plane(listed, gradient, z, back, members)
-                start(taps)
-                add_shown_correlation_taps(taps, shown, slot, sums, members)
-                correlate(kernels[2], taps, address(gradient, z), gradient, height, width, sums)
+            if members == _ALL:  # planes with the same taps are one, their sum
+                add_plane(gradient, z, inner, height, width, within == 0)
+                within += 1
+            elif members:
+                _see(kernels[2], taps, listed, gradient, z, members, shown, slot, back, sums, height, width)
+        if within:
+            _see(kernels[2], taps, listed, inner, slot, _ALL, shown, slot, back, sums, height, width)
         add_total(sums, totals, shown, slot, 0 * height, width)
         convolve_adjoint(kernels[0], listed, back_shown, slot, height, width, zeros)
         sum_shown(back_shown, slot, target, here, ys, xs)
+
+
+@jit
+def _see(
+    kernel: int,
+    taps: Taps,
+    listed: Taps,
+    gradient: Array,
+    z: int,
+    members: int,
+    shown: Array,
+    slot: int,
+    back: Array,
+    sums: Sums,
+    height: int,
+    width: int,
+) -> None:
+    """List a gradient plane for the adjoint, and correlate it with the upsampled plane it saw through `members`."""
+    list_adjoint_plane(listed, gradient, z, back, members)
+    start(taps)
+    add_shown_correlation_taps(taps, shown, slot, sums, members)
+    correlate(kernel, taps, address(gradient, z), gradient, height, width, sums)

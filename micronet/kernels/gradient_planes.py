@@ -21,6 +21,7 @@ __all__ = [
     "Totals",
     "add_adjoint_taps",
     "add_correlation_taps",
+    "add_plane",
     "add_shown_correlation_taps",
     "add_total",
     "convolve_adjoint",
@@ -34,7 +35,7 @@ __all__ = [
 
 #: Running sums of one plane, float32 (z taps or sets of them, inputs, dy, dx, outputs, lanes); the last is a spare.
 Sums = NDArray[np.float32]
-#: Sums over planes, float64 (z taps or sets, inputs, dy, dx, outputs); the last z tap holds the bias's.
+#: Sums over planes, float64, in the shape of `Sums`; the spare holds the bias's, [-1, 0, 0, 0, output, 0].
 Totals = NDArray[np.float64]
 
 
@@ -45,7 +46,7 @@ def new_sums(members: int, inputs: int) -> Sums:
 
 def new_totals(members: int, inputs: int) -> Totals:
     """Return totals for `members` z taps or sets of z taps."""
-    return np.zeros((members + 1, inputs, 3, 3, 4))
+    return np.zeros((members + 1, inputs, 3, 3, 4, LANES))
 
 
 @jit
@@ -92,12 +93,12 @@ def convolve_adjoint(kernel: int, taps: Taps, stack: Array, slot: int, height: i
     last, right = TOP + height, LEFT + width
     for c in range(stack.shape[1]):
         for y in range(TOP - 1, last + 1):
-            stack[slot, c, y, LEFT + 1] += stack[slot, c, y, LEFT - 1]
-            stack[slot, c, y, right - 2] += stack[slot, c, y, right]
-            for x in range(LEFT):
-                stack[slot, c, y, x] = 0
-            for x in range(right, stack.shape[3]):
-                stack[slot, c, y, x] = 0
+            line = stack[slot, c, y]
+            line[LEFT + 1] += line[LEFT - 1]
+            line[right - 2] += line[right]
+            line[LEFT - 1] = 0
+            for x in range(right, line.shape[0]):
+                line[x] = 0
         for x in range(LEFT, right):
             stack[slot, c, TOP + 1, x] += stack[slot, c, TOP - 1, x]
             stack[slot, c, last - 2, x] += stack[slot, c, last, x]
@@ -133,6 +134,19 @@ def finish_gradient(
                 values = activated[z % activated.shape[0], c, TOP + y, LEFT : LEFT + width]
                 for x in range(width):
                     row[x] *= scale if values[x] > 0 else values[x] + floor
+
+
+@jit
+def add_plane(gradient: Array, slot: int, target: Array, height: int, width: int, anew: bool) -> None:
+    """Add the voxels of a plane to plane 0 of `target`, or put them there."""
+    for c in range(gradient.shape[1]):
+        for y in range(TOP, TOP + height):
+            row = gradient[slot, c, y, LEFT : LEFT + width]
+            total = target[0, c, y, LEFT : LEFT + width]
+            if anew:
+                total[:] = 0
+            for x in range(width):
+                total[x] += row[x]
 
 
 @jit
@@ -200,21 +214,22 @@ def correlate(kernel: int, taps: Taps, gradient: int, stack: Array, height: int,
 @jit
 def add_total(sums: Sums, totals: Totals, gradient: Array, slot: int, height: int, width: int) -> None:
     """Add the sums of a plane, and the sum of its gradient (of the bias), to the totals; zero the sums."""
-    for m in range(sums.shape[0] - 1):
-        for i in range(sums.shape[1]):
-            for k in range(9):
-                for c in range(4):
-                    lanes = sums[m, i, k // 3, k % 3, c]
-                    total = 0.0
-                    for lane in range(LANES):
-                        total += lanes[lane]
-                    totals[m, i, k // 3, k % 3, c] += total
-                    lanes[:] = 0
+    running, total = sums.reshape(sums.size), totals.reshape(totals.size)
+    for k in range(sums[:-1].size):
+        total[k] += running[k]
+        running[k] = 0
     line = np.zeros(width, np.float32)
     for c in range(gradient.shape[1]):
-        for y in range(height):
+        for y in range(TOP, TOP + height - 3, 4):  # four rows at a time: the line is read and written less often
+            first = gradient[slot, c, y, LEFT : LEFT + width]
+            second = gradient[slot, c, y + 1, LEFT : LEFT + width]
+            third = gradient[slot, c, y + 2, LEFT : LEFT + width]
+            fourth = gradient[slot, c, y + 3, LEFT : LEFT + width]
             for x in range(width):
-                line[x] += gradient[slot, c, TOP + y, LEFT + x]
+                line[x] += (first[x] + second[x]) + (third[x] + fourth[x])
+        for y in range(TOP + height // 4 * 4, TOP + height):
+            for x in range(width):
+                line[x] += gradient[slot, c, y, LEFT + x]
         for x in range(width):
-            totals[-1, 0, 0, 0, c] += line[x]
+            totals[-1, 0, 0, 0, c, 0] += line[x]
             line[x] = 0

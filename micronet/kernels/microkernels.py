@@ -120,7 +120,7 @@ def _correlation(builder: Any, arguments: Any) -> None:
             given = [s.load(s.plus(at, s.times(channel, c))) for c in range(4)]
             for k in range(2):
                 at = s.plus(planes[k], here)
-                s.prefetch(s.plus(at, _AHEAD))
+                s.prefetch(s.plus(at, pitch))  # the next row
                 for dx in range(3):
                     seen = s.load(s.plus(at, (dx - 1) * FLOAT_BYTES))
                     for c in range(4):
