@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from micronet import engine
 from micronet.card import card_line
 from micronet.checkpoint import load_model
 from micronet.errors import FileError, InputError
@@ -284,6 +285,7 @@ def _segment_file(
     except InputError as error:
         raise InputError(f"'{path}': {error}") from error
     predict_seconds = time.perf_counter() - began - read_seconds
+    engine.forget_memory()  # what follows needs some itself
     if isinstance(weights.model, MicroRNet):
         say(f"  changes     {_changes(iterations, job)}")
 

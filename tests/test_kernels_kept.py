@@ -46,7 +46,7 @@ def test_memory_is_not_lent_while_a_view_of_a_view_of_it_is_held():
 
 
 def test_the_smallest_that_fits_is_lent():
-    large, small = kept.lend(5000)[0], kept.lend(1000)[0]
+    large, small = kept.lend(3000)[0], kept.lend(1000)[0]
     places = address(small), address(large)
     del large, small
     first, second = kept.lend(800)[0], kept.lend(800)[0]
@@ -59,6 +59,26 @@ def test_what_is_too_small_makes_way():
     larger = kept.lend(2000)
     assert larger[1]
     assert kept.lend(500)[1]  # nothing else was kept
+
+
+def test_a_little_is_not_put_where_much_fits():
+    large = kept.lend(9000)[0]
+    place = address(large)
+    small = kept.lend(10)[0]
+    del large
+    assert kept.lend(1000)[1]
+    assert address(kept.lend(9000)[0]) == place
+    del small
+
+
+def test_of_buffers_much_too_large_the_one_that_lay_idle_longest_makes_way():
+    first, second = kept.lend(9000)[0], kept.lend(9000)[0]
+    places = address(first), address(second)
+    del first
+    del second
+    small = kept.lend(10)[0]  # two at most, as before
+    assert [address(buffer) for buffer, _ in kept._kept] == [places[1]]
+    del small
 
 
 def test_what_is_forgotten_is_gone():
@@ -136,4 +156,16 @@ def test_what_a_step_left_changes_no_number_of_the_next(network):
         assert_as_alone(shape)
         assert np.isnan(step(shape, np.nan)[0]).any()
         assert_as_alone(shape)
-    assert len(kept._returned) + len(kept._kept) == 9  # probability, x0, a gradient and three results of either thread
+
+
+def test_steps_take_no_more_memory_than_the_first():
+    model = model_with_biases(NETWORKS[0])
+    image, mask, _ = inputs(model, (37, 45, 51), np.random.default_rng(3))
+    held = []
+    for _ in range(6):
+        probability, saved = forward_saving(arrays_of(model), image, mask, 1)
+        backward(saved, probability - 0.5)
+        del probability, saved
+        held.append(sorted(len(buffer) for buffer, _ in [*kept._kept, *kept._returned]))
+    assert {len(lengths) for lengths in held} == {len(held[0])}
+    assert max(sum(lengths) for lengths in held) < 1.1 * sum(held[0])  # one may lie where a larger one has lain

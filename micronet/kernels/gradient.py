@@ -220,7 +220,7 @@ class _Backward:
 
     def back(self, name: str, given: Array, sources: tuple[str, ...], size: Size) -> Array:
         """Return the gradient of the inputs of layer `name`, and take in its weights' gradients."""
-        target = new_stack(size[0], 4, size[1], size[2])
+        target = kept_stack(size[0], 4, size[1], size[2])
         layer = self.layers[name]
         first = self.stacks[sources[0]]
         second = self.stacks[sources[1]] if len(sources) > 1 else first[:0]

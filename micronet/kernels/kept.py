@@ -1,7 +1,8 @@
 """Memory that one training step leaves to the next: the system need not fill hundreds of megabytes with zeros anew.
 
 A buffer is lent until the last array that lies in it is gone, whoever holds it; then it is kept for the next one who
-asks. There are never more buffers than were in use at the same time.
+asks, if it is not much too large for it. There are never more buffers than were in use at the same time: for a new one
+the largest that was too small makes way, or the one that lay idle longest.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ __all__ = ["aligned_zeros", "forget", "kept_array", "lend"]
 #: Bytes of a cache line: a vector that starts within one is read and written in two parts.
 _LINE = 64
 
+_ROOM = 4  # how many times as long as asked for a buffer may be
+
 #: What a buffer was last used for; None says that anything may lie in it.
 Layout = tuple[int, ...] | None
 
 _lock = threading.Lock()
-_kept: list[tuple[NDArray[np.float32], Layout]] = []
+_kept: list[tuple[NDArray[np.float32], Layout]] = []  # the one that came back last is the last
+_lent = [0, 0]  # how many are lent, and the most that ever were
 # Arrays may go at any moment, in any thread: they append here, which needs no lock, and `lend` sorts them in.
 _returned: deque[tuple[NDArray[np.float32], Layout]] = deque()
 
@@ -51,13 +55,22 @@ def lend(length: int, layout: Layout = None) -> tuple[NDArray[np.float32], bool]
     with _lock:
         while _returned:
             _kept.append(_returned.popleft())
-        _kept.sort(key=lambda kept: (len(kept[0]), kept[1] != layout))
-        fitting = [place for place, (buffer, _) in enumerate(_kept) if len(buffer) >= length]
+            _lent[0] -= 1
+        _lent[0] += 1
+        fitting = [
+            (len(buffer), before != layout, place)
+            for place, (buffer, before) in enumerate(_kept)
+            if length <= len(buffer) <= _ROOM * length
+        ]
         if fitting:
-            buffer, before = _kept.pop(fitting[0])
+            buffer, before = _kept.pop(min(fitting)[2])
             return np.asarray(_Lent(buffer, layout)), layout is not None and before == layout
-        if _kept:  # too small, and in its place there is now a larger one
-            _kept.pop()
+        _lent[1] = max(_lent)
+        smaller = [(len(buffer), place) for place, (buffer, _) in enumerate(_kept) if len(buffer) < length]
+        if smaller:
+            del _kept[max(smaller)[1]]
+        elif _lent[0] + len(_kept) > _lent[1]:
+            del _kept[0]
     return np.asarray(_Lent(aligned_zeros(length), layout)), True
 
 
@@ -70,5 +83,7 @@ def kept_array(shape: tuple[int, ...]) -> NDArray[np.float32]:
 def forget() -> None:
     """Give what nobody uses back to the system."""
     with _lock:
+        _lent[0] -= len(_returned)
+        _lent[1] = _lent[0]
         _returned.clear()
         _kept.clear()

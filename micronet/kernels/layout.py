@@ -57,9 +57,10 @@ def new_stack(slots: int, channels: int, height: int, width: int) -> Array:
 
 
 def kept_stack(slots: int, channels: int, height: int, width: int) -> Array:
-    """`new_stack` in memory that is kept for the next one; zeros around planes, their border and scratch, not in them.
+    """`new_stack` for results of convolutions, in memory that is kept for the next one.
 
-    Where planes of this size lay before, nothing else was written to, and all of it will be again.
+    Zeros around planes, their border and scratch, not in them. Where planes of this size lay before, nothing else was
+    written to, and a convolution will write all of it again.
     """
     shape = _stack_shape(slots, channels, height, width)
     *_, rows, pitch = shape

@@ -132,7 +132,7 @@ def encode_image(network: Network, image: Array, team: Team) -> Encoded:
     most = min(_highest(rows) + 4, size[1])
 
     def part(z0: int, z1: int) -> None:
-        rings = new_stack(3, 1, most, size[2]), new_stack(3, 4, most, size[2])
+        rings = new_stack(3, 1, most, size[2]), kept_stack(3, 4, most, size[2])
         for y0, y1 in rows:
             encode(to_4, image, z0, z1, y0, y1, weights, biases, rings, x0, pooled)
 
@@ -170,7 +170,7 @@ def run_coarse_levels(
 
     def convolve(name: str, source: str, activation: int, size: Size, second: str | None = None) -> None:
         layer = network.layers[name]
-        stacks[name] = target = new_stack(size[0], 4, size[1], size[2])
+        stacks[name] = target = kept_stack(size[0], 4, size[1], size[2])
         team.run(
             lambda z0, z1: convolve_stack(
                 to_4,
@@ -237,8 +237,7 @@ def decode_probability(
     most = min(_highest(rows) + 2 * AROUND, height)
 
     def part(z0: int, z1: int) -> Part:
-        slots, new = (z1 - z0 + 6, kept_stack) if keep else (3, new_stack)
-        results = tuple(new(slots, 4, most, width) for _ in range(3))
+        results = tuple(kept_stack(z1 - z0 + 6 if keep else 3, 4, most, width) for _ in range(3))
         rings = (new_stack(3, 1, most, width), new_stack(3, 4, most, width), *results, new_stack(1, 1, most, width))
         kernels = kernel_addresses()[:2]
         for y0, y1 in rows:

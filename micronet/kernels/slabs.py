@@ -17,6 +17,7 @@ import numpy as np
 
 from micronet.errors import InputError
 from micronet.kernels.encoder import pool_mask
+from micronet.kernels.kept import forget
 from micronet.kernels.layout import Array, new_stack, strips
 from micronet.kernels.network import (
     Encoded,
@@ -98,6 +99,7 @@ class SlabRefiner:
                 pooled = self._encode(low, high, team).pooled
                 here = slice(first // 4, end // 4)
                 self._pooled[here] = pooled[(first - low) // 4 : (first - low) // 4 + here.stop - here.start]
+                forget()
 
     def _slabs(self) -> Iterator[tuple[int, int, int, int]]:
         """Yield first and end plane of each slab, and of what has to be read for it."""
@@ -121,6 +123,7 @@ class SlabRefiner:
         with Team(self._threads) as team:
             coarse = run_coarse_levels(self._network, self._size, self._pooled, self._pool(mask), team, keep=False)
             x3, (zs, ys, xs) = coarse.stacks["up1.4"], coarse.nearest[0]
+            forget()
             for first, end, low, high in self._slabs():
                 encoded = self._encode(low, high, team)
                 given = None if mask is None else np.ascontiguousarray(mask(low, high), dtype=np.float32)
@@ -129,6 +132,7 @@ class SlabRefiner:
                 found, _ = decode_probability(self._network, encoded, x3, nearest, given, team, planes=inside)
                 write(first, found[inside[0] : inside[1]])
                 del encoded, given, found  # before the next ones come: two windows at once would be twice the memory
+                forget()
 
     def _pool(self, mask: Planes | None) -> Array | None:
         if mask is None:
