@@ -42,22 +42,22 @@ def _convolution(outputs: int) -> Any:
         # one output: a sum for each dx, else five chains of additions could not keep two adders busy
         chains = 1 if outputs > 1 else 3
         sums = [[[s.variable() for _ in range(chains)] for _ in range(outputs)] for _ in range(BAND)]
+
+        def place(here: Any, r: int, c: int) -> Any:
+            return s.plus(s.plus(target, here), s.plus(s.times(pitch, r), s.times(channel, c)))
+
         with s.loop(bands) as band, s.loop(vectors) as vector:
             here = s.plus(s.times(s.times(band, pitch), BAND), s.times(vector, _VECTOR_BYTES))
-            with builder.if_else(builder.icmp_signed("!=", bias, s.integer(0))) as (anew, further):
-                with anew:
-                    for row in sums:
-                        for c, parts in enumerate(row):
-                            builder.store(s.broadcast(s.plus(bias, c * FLOAT_BYTES)), parts[0])
-                with further:
-                    for r, row in enumerate(sums):
-                        for c, parts in enumerate(row):
-                            at = s.plus(s.plus(target, here), s.plus(s.times(pitch, r), s.times(channel, c)))
-                            builder.store(s.load(at), parts[0])
             for row in sums:
                 for parts in row:
-                    for part in parts[1:]:
+                    for part in parts:
                         builder.store(s.constant(0.0), part)
+            next_column = s.plus(
+                here, FLOAT_BYTES
+            )  # where gradients are written, vectors start one before a cache line
+            for r in range(BAND):
+                for c in range(outputs):
+                    s.prefetch(place(next_column, r, c))
             with s.loop(count) as tap:
                 entry = s.plus(taps, s.times(tap, 16))
                 plane = s.plus(s.load_integer(entry), here)
@@ -77,18 +77,28 @@ def _convolution(outputs: int) -> Any:
                                 total = sums[r][c][dx % chains]
                                 builder.store(s.multiply_add(rows[r + dy], weight, builder.load(total)), total)
             for row in sums:
-                for parts in row:
-                    for part in parts[1:]:
-                        builder.store(builder.fadd(builder.load(parts[0]), builder.load(part)), parts[0])
+                for total, *others in row:
+                    for other in others:
+                        builder.store(builder.fadd(builder.load(total), builder.load(other)), total)
+            # what went before comes last: two shorter sums round less than a long one
+            with builder.if_else(builder.icmp_signed("!=", bias, s.integer(0))) as (anew, further):
+                with anew:
+                    for row in sums:
+                        for c, (total, *_) in enumerate(row):
+                            start = s.broadcast(s.plus(bias, c * FLOAT_BYTES))
+                            builder.store(builder.fadd(builder.load(total), start), total)
+                with further:
+                    for r, row in enumerate(sums):
+                        for c, (total, *_) in enumerate(row):
+                            builder.store(builder.fadd(builder.load(total), s.load(place(here, r, c))), total)
             with s.when(activation):
+                curve = s.selu if outputs > 1 else s.sigmoid
                 for row in sums:
-                    for parts in row:
-                        curve = s.selu if outputs > 1 else s.sigmoid
-                        builder.store(curve(builder.load(parts[0])), parts[0])
+                    for total, *_ in row:
+                        builder.store(curve(builder.load(total)), total)
             for r, row in enumerate(sums):
-                for c, parts in enumerate(row):
-                    at = s.plus(s.plus(target, here), s.plus(s.times(pitch, r), s.times(channel, c)))
-                    s.store(builder.load(parts[0]), at)
+                for c, (total, *_) in enumerate(row):
+                    s.store(builder.load(total), place(here, r, c))
 
     return emit
 
