@@ -152,16 +152,20 @@ def convolve_at(
 ) -> None:
     """Call the micro-kernel, all listed planes in turn: the rows of many planes would not fit the first cache.
 
-    Lengths and addresses are in bytes and as microkernels.py describes them.
+    Beside fours of planes, the three of a mask come alone: where their weights are 0, as in a µr-Net that was just
+    bootstrapped, the sums are the µ-Net's to the bit. Lengths and addresses are in bytes and as microkernels.py says.
     """
     count = taps[-1, 0]
-    calls = max((count + _PLANES - 1) // _PLANES, 1)
-    for call in range(calls):
-        first, end = count * call // calls, count * (call + 1) // calls
-        start = int(np.int64(bias.ctypes.data)) if call == 0 else 0
-        curve = activation if call == calls - 1 else LINEAR
+    alone = count % 4 if count > _PLANES else 0
+    calls = max((count - alone + _PLANES - 1) // _PLANES, 1)
+    first = 0
+    for call in range(-1 if alone else 0, calls):
+        end = alone + (count - alone) * (call + 1) // calls
+        begin = int(np.int64(bias.ctypes.data)) if first == 0 else 0
+        curve = activation if end == count else LINEAR
         given = taps.ctypes.data + taps.strides[0] * first
-        call_c(kernel, (given, end - first, target, channel, pitch, bands, vectors, start, curve))
+        call_c(kernel, (given, end - first, target, channel, pitch, bands, vectors, begin, curve))
+        first = end
 
 
 @jit
