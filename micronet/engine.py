@@ -75,14 +75,14 @@ def make_ready(training: bool, progress: Callable[[float], None]) -> None:
 
 
 def kept_array(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return an array for a training step, of any content, in memory that steps leave to each other."""
+    """Return an array of any content in memory that passes and training steps leave to each other."""
     from micronet.kernels import kept
 
     return kept.kept_array(shape)
 
 
 def forget_memory() -> None:
-    """Give back the memory that training steps leave to each other; for when there is no next one soon."""
+    """Give back the memory that passes and training steps leave to each other; for when there is no next one soon."""
     from micronet.kernels.kept import forget
 
     forget()

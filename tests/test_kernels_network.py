@@ -20,7 +20,7 @@ from micronet.kernels.layout import strips
 from micronet.kernels.microkernels import BAND
 from micronet.kernels.network import Refiner, forward, nearest_indices
 from micronet.kernels.threads import Team, split
-from micronet.models import MicroNet, MicroRNet
+from micronet.models import MicroNet, MicroRNet, bootstrap, model_for_state
 
 SHAPES = [
     (32, 32, 32),
@@ -147,6 +147,17 @@ def test_probability_equals_float64(network, shape, rng):
     with torch.no_grad():
         expected = double(model)(stacked(image, mask).double())[0, 0].numpy()
     np.testing.assert_allclose(forward(arrays_of(model), image, mask), expected, rtol=0, atol=3e-6)
+
+
+def test_a_bootstrapped_refiner_gives_the_u_nets_numbers_to_the_bit(rng):
+    """Planes with weights of 0 are summed up in calls of their own: they do not change how the others are rounded."""
+    model = model_with_biases(MicroNet)
+    refiner = model_for_state(bootstrap(model.state_dict()))
+    image, mask, _ = inputs(refiner, (37, 45, 51), rng)
+
+    found = forward(arrays_of(refiner), image, mask)
+
+    np.testing.assert_array_equal(found, forward(arrays_of(model), image))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -1,4 +1,4 @@
-"""Memory that one training step leaves to the next: the system need not fill hundreds of megabytes with zeros anew.
+"""Memory that a pass or training step leaves to the next: the system need not fill hundreds of megabytes with zeros.
 
 A buffer is lent until the last array that lies in it is gone, whoever holds it; then it is kept for the next one who
 asks, if it is not much too large for it. There are never more buffers than were in use at the same time: for a new one
