@@ -82,11 +82,9 @@ def prepare(method, task, shape):
 
         parameters = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
         refiner = Refiner(parameters, x[0, 0].numpy(), torch.get_num_threads())
-        mask = np.full(shape, -0.05, np.float32)
+        mask = np.zeros(shape, np.float32)
         for _ in range(REFINEMENTS):
-            probability = refiner(mask)
-            np.multiply(probability, np.float32(4.588314677), out=mask)
-            mask -= np.float32(0.05)
+            mask = refiner(mask, (4.588314677, 0.05))
 
     jobs = {"forward": forward, "training step": training_step, "ten refinements": refine}
     if method == "ours":

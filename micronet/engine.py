@@ -129,9 +129,10 @@ def _batch(found: list[NDArray[np.float32]]) -> Tensor:
 
 
 def refiner(parameters: Mapping[str, Tensor], image: NDArray[np.float32]) -> Callable[..., NDArray[np.float32]]:
-    """Return a function from a normalised mask (none for a µ-Net) to the probability, all (Z, Y, X) float32.
+    """Return a function from a mask (none for a µ-Net) to the probability, all (Z, Y, X) float32.
 
-    What depends on the image alone is computed here, once. No gradients. The thread count is PyTorch's.
+    Its second argument, (scale, offset), normalises the mask: ``scale * mask - offset``. What depends on the image
+    alone is computed here, once. No gradients. The thread count is PyTorch's.
     """
     from micronet.kernels.network import Refiner
 

@@ -17,7 +17,7 @@ from micronet import engine
 from micronet.errors import InputError
 from micronet.io.scratch import Scratch
 from micronet.models import MINIMUM_AXIS, MicroNet, MicroRNet
-from micronet.preprocess import image_statistics, normalize_image, normalize_mask, standardize
+from micronet.preprocess import MASK_OFFSET, MASK_SCALE, image_statistics, normalize_image, normalize_mask, standardize
 from micronet.volume import Volume, check_same_grid
 
 __all__ = ["STABLE_CHANGE", "Iteration", "predict", "predict_in_slabs", "refine", "works_in_slabs"]
@@ -269,7 +269,7 @@ def refine(
     before = start
     for number in range(1, (iterations if refines else 1) + 1):
         began = time.perf_counter()
-        now = look(normalize_mask(before)) if refines else look()
+        now = look(before) if refines else look()
         change = _Change()
         change.add(before, now)
         iteration = change.iteration(number, time.perf_counter() - began)
@@ -284,10 +284,11 @@ def refine(
 
 
 def _looker(image: NDArray[np.float32], model: MicroNet | MicroRNet) -> Callable[..., NDArray[np.float32]]:
-    """Return a function from a normalised mask (none for a µ-Net) to the probability."""
+    """Return a function from a mask (none for a µ-Net) to the probability."""
     parameters = dict(model.named_parameters())
     if engine.serves(torch.from_numpy(image), parameters):
-        return engine.refiner(parameters, image)
+        refiner = engine.refiner(parameters, image)
+        return lambda mask=None: refiner(mask, (MASK_SCALE, MASK_OFFSET))
     # One input tensor for all passes: the image in channel 0, the mask of the moment in channel 1.
     first = next(iter(parameters.values()))
     x = torch.empty((1, 1 + model.mask_channels, *image.shape), dtype=first.dtype, device=first.device)
@@ -295,7 +296,7 @@ def _looker(image: NDArray[np.float32], model: MicroNet | MicroRNet) -> Callable
 
     def look(mask: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         if mask is not None:
-            x[0, 1] = torch.from_numpy(mask)
+            x[0, 1] = torch.from_numpy(normalize_mask(mask))
         with torch.inference_mode():
             probability: NDArray[np.float32] = model(x)[0, 0].float().cpu().numpy()
         return probability

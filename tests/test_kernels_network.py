@@ -21,6 +21,7 @@ from micronet.kernels.microkernels import BAND
 from micronet.kernels.network import Refiner, forward, nearest_indices
 from micronet.kernels.threads import Team, split
 from micronet.models import MicroNet, MicroRNet, bootstrap, model_for_state
+from micronet.preprocess import normalize_mask
 
 SHAPES = [
     (32, 32, 32),
@@ -158,6 +159,17 @@ def test_a_bootstrapped_refiner_gives_the_u_nets_numbers_to_the_bit(rng):
     found = forward(arrays_of(refiner), image, mask)
 
     np.testing.assert_array_equal(found, forward(arrays_of(model), image))
+
+
+def test_a_mask_is_normalised_as_it_is_read(rng):
+    model = model_with_biases(MicroRNet)
+    image, _, _ = inputs(model, (37, 45, 51), rng)
+    refiner = Refiner(arrays_of(model), image)
+    probability = rng.random(image.shape, dtype=np.float32)
+
+    found = refiner(probability, (4.588314677411236, 0.05))
+
+    np.testing.assert_array_equal(found, refiner(normalize_mask(probability)))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

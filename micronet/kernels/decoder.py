@@ -14,12 +14,14 @@ from micronet.kernels.jit import jit
 from micronet.kernels.layout import LEFT, TOP, Array
 from micronet.kernels.microkernels import LINEAR, SELU, SIGMOID
 from micronet.kernels.planes import (
+    Line,
     add_strip_taps,
     add_taps,
     add_upsampled_taps,
     convolve,
     copy_strip,
     new_taps,
+    rescale,
     start,
     upsample,
 )
@@ -36,6 +38,7 @@ def decode(
     x0: Array,
     x3: Array,
     mask: Array,
+    line: Line,
     z0: int,
     z1: int,
     y0: int,
@@ -58,7 +61,7 @@ def decode(
     x0, x3 : ndarray
         Stacks of Z x 4 and Z // 4 x 4 planes.
     mask : ndarray of shape (Z, Y, X), or (0, Y, X)
-        Normalised mask of µr-Net.
+        Mask of µr-Net, normalised by `line`.
     nearest : three arrays of int64
         Which plane, row and column of x3 is shown at z, y, x.
     weights, biases : four arrays each
@@ -86,6 +89,7 @@ def decode(
                 while copied < min(z + 1, depth - 1):
                     copied += 1
                     copy_strip(mask, copied, top, rows, masks)
+                    rescale(masks, copied % masks.shape[0], rows, width, line)
                 add_taps(taps, masks, z, depth, weights[0])
             add_strip_taps(taps, x0, z, depth, top, weights[0])
             while upsampled < coarse[min(z + 1, depth - 1)]:

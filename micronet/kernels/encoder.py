@@ -9,6 +9,7 @@ from micronet.kernels.jit import jit
 from micronet.kernels.layout import Array
 from micronet.kernels.microkernels import LINEAR, SELU
 from micronet.kernels.planes import (
+    Line,
     add_strip_taps,
     add_taps,
     convolve,
@@ -19,6 +20,7 @@ from micronet.kernels.planes import (
     pool_plane,
     pool_strip,
     reflect_border,
+    rescale,
     start,
 )
 
@@ -85,9 +87,10 @@ def encode(
 
 
 @jit
-def pool_mask(mask: Array, z0: int, z1: int, ring: Array, target: Array) -> None:
+def pool_mask(mask: Array, z0: int, z1: int, ring: Array, target: Array, line: Line) -> None:
     """Average the mask over 4x4x4 voxels into `target`, coarse planes z0 .. z1 - 1; `ring` is (1, 1) planes."""
     _, height, width = mask.shape
     for z in range(4 * z0, 4 * z1):
         copy_plane(mask, z, ring)
+        rescale(ring, z % 1, height, width, line)
         pool_plane(ring, z, target, height, width)

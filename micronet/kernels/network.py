@@ -24,6 +24,7 @@ from micronet.kernels.encoder import encode, pool_mask
 from micronet.kernels.kept import kept_array
 from micronet.kernels.layout import Array, kept_stack, new_stack, strips
 from micronet.kernels.microkernels import LINEAR, SELU, kernel_addresses
+from micronet.kernels.planes import Line
 from micronet.kernels.threads import Team, physical_cores, split
 from micronet.kernels.weights import Packed, pack
 
@@ -34,6 +35,7 @@ Nearest = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 #: Planes z0 .. z1 - 1 that one thread did, and its results of up0.0, up0.1 and up0.3 (plane z in slot z % slots).
 Part = tuple[int, int, tuple[Array, Array, Array]]
 
+AS_IT_IS: Line = (1.0, 0.0)  # a mask that is normalised
 _MINIMUM_AXIS = 32
 _UP0 = ("up0.0", "up0.1", "up0.3", "up0.4")
 
@@ -140,12 +142,13 @@ def encode_image(network: Network, image: Array, team: Team) -> Encoded:
     return Encoded((size[0], size[1], size[2]), image, x0, pooled)
 
 
-def pool_whole_mask(mask: Array, team: Team) -> Array:
+def pool_whole_mask(mask: Array, team: Team, line: Line = AS_IT_IS) -> Array:
     """Return the mask averaged over 4x4x4 voxels, as a stack."""
     depth, height, width = mask.shape
     pooled = new_stack(depth // 4, 1, height // 4, width // 4)
     team.run(
-        lambda z0, z1: pool_mask(mask, z0, z1, new_stack(1, 1, height, width), pooled), split(depth // 4, team.threads)
+        lambda z0, z1: pool_mask(mask, z0, z1, new_stack(1, 1, height, width), pooled, line),
+        split(depth // 4, team.threads),
     )
     return pooled
 
@@ -221,10 +224,11 @@ def decode_probability(
     team: Team,
     keep: bool = False,
     planes: tuple[int, int] | None = None,
+    line: Line = AS_IT_IS,
 ) -> tuple[Array, list[Part]]:
     """Run up0; return the probability and the parts, whose results hold every plane if they are to be kept.
 
-    With `planes`, (first, end), only these planes of the probability are computed.
+    The mask is read as `line` says. With `planes`, (first, end), only these planes of the probability are computed.
     """
     depth, height, width = size = encoded.size
     first, end = planes or (0, depth)
@@ -241,7 +245,7 @@ def decode_probability(
         rings = (new_stack(3, 1, most, width), new_stack(3, 4, most, width), *results, new_stack(1, 1, most, width))
         kernels = kernel_addresses()[:2]
         for y0, y1 in rows:
-            decode(kernels, encoded.x0, x3, given, z0, z1, y0, y1, nearest, weights, biases, rings, probability)
+            decode(kernels, encoded.x0, x3, given, line, z0, z1, y0, y1, nearest, weights, biases, rings, probability)
         return z0, z1, (results[0], results[1], results[2])
 
     return probability, team.run(part, [(first + a, first + b) for a, b in split(end - first, team.threads)])
@@ -274,14 +278,17 @@ class Refiner:
         with Team(self._threads) as team:
             self._encoded = encode_image(self._network, checked(image, "image"), team)
 
-    def __call__(self, mask: Array | None = None) -> Array:
-        """Return the probability (Z, Y, X) for a normalised mask (µr-Net) or for none (µ-Net)."""
+    def __call__(self, mask: Array | None = None, line: Line = AS_IT_IS) -> Array:
+        """Return the probability (Z, Y, X) for a mask (µr-Net) or for none (µ-Net).
+
+        The network sees ``line[0] * mask - line[1]``; by default, the mask is expected to be normalised.
+        """
         given = check_mask(self._network, mask, self._encoded.size)
         with Team(self._threads) as team:
-            encoded, pooled_mask = self._encoded, None if given is None else pool_whole_mask(given, team)
+            encoded, pooled_mask = self._encoded, None if given is None else pool_whole_mask(given, team, line)
             coarse = run_coarse_levels(self._network, encoded.size, encoded.pooled, pooled_mask, team, keep=False)
             x3, nearest = coarse.stacks["up1.4"], coarse.nearest[0]
-            return decode_probability(self._network, encoded, x3, nearest, given, team)[0]
+            return decode_probability(self._network, encoded, x3, nearest, given, team, line=line)[0]
 
 
 def forward(

@@ -20,6 +20,7 @@ from micronet.kernels.microkernels import BLOCK, LINEAR
 from micronet.kernels.simd import call_c
 
 __all__ = [
+    "Line",
     "Taps",
     "add_strip_taps",
     "add_taps",
@@ -33,6 +34,7 @@ __all__ = [
     "pool_plane",
     "pool_strip",
     "reflect_border",
+    "rescale",
     "start",
     "upsample",
 ]
@@ -40,6 +42,9 @@ __all__ = [
 #: Table of plane and weight addresses, as microkernels.py reads it. The last row holds how many are listed and the
 #: next input channel of the weights.
 Taps = NDArray[np.int64]
+
+#: How a mask is read: (scale, offset) stands for ``scale * v - offset``.
+Line = tuple[float, float]
 
 _PLANES = 10  # most planes that one call of a micro-kernel reads
 
@@ -183,6 +188,16 @@ def copy_strip(volume: Array, z: int, first: int, rows: int, stack: Array) -> No
         for x in range(width):
             stack[slot, 0, TOP + y, LEFT + x] = volume[z, first + y, x]
     reflect_border(stack, slot, rows, width)
+
+
+@jit
+def rescale(stack: Array, slot: int, height: int, width: int, line: Line) -> None:
+    """Replace every v of channel 0 and its border by ``line[0] * v - line[1]``, in float32."""
+    scale, offset = np.float32(line[0]), np.float32(line[1])
+    for y in range(TOP - 1, TOP + height + 1):
+        row = stack[slot, 0, y, LEFT - 1 : LEFT + width + 1]
+        for x in range(width + 2):
+            row[x] = row[x] * scale - offset
 
 
 @jit

@@ -20,6 +20,7 @@ from micronet.kernels.encoder import pool_mask
 from micronet.kernels.kept import forget
 from micronet.kernels.layout import Array, new_stack, strips
 from micronet.kernels.network import (
+    AS_IT_IS,
     Encoded,
     Network,
     Size,
@@ -143,6 +144,6 @@ class SlabRefiner:
         for first, end, _, _ in self._slabs():
             part = np.ascontiguousarray(mask(first, end), dtype=np.float32)
             slab = new_stack((end - first) // 4, 1, height // 4, width // 4)
-            pool_mask(part, 0, len(slab), ring, slab)
+            pool_mask(part, 0, len(slab), ring, slab, AS_IT_IS)
             pooled[first // 4 : first // 4 + len(slab)] = slab
         return pooled
