@@ -28,6 +28,7 @@ from micronet import distort, engine, size_map  # noqa: E402
 from micronet.distortion import EditSettings  # noqa: E402
 from micronet.losses import fbeta_loss  # noqa: E402
 from micronet.models import MicroNet, MicroRNet  # noqa: E402
+from micronet.preprocess import MASK_OFFSET, MASK_SCALE  # noqa: E402
 
 SHAPE = (217, 150, 218)
 REFINEMENTS = 10
@@ -73,9 +74,9 @@ def prepare(method, task, shape):
 
     def refine():
         with torch.inference_mode():
-            x[0, 1] = -0.05
+            x[0, 1] = -MASK_OFFSET
             for _ in range(REFINEMENTS):
-                x[0, 1] = model(x)[0, 0] * 4.588314677 - 0.05
+                x[0, 1] = model(x)[0, 0] * MASK_SCALE - MASK_OFFSET
 
     def refine_ours():
         from micronet.kernels.network import Refiner
@@ -84,7 +85,7 @@ def prepare(method, task, shape):
         refiner = Refiner(parameters, x[0, 0].numpy(), torch.get_num_threads())
         mask = np.zeros(shape, np.float32)
         for _ in range(REFINEMENTS):
-            mask = refiner(mask, (4.588314677, 0.05))
+            mask = refiner(mask, (MASK_SCALE, MASK_OFFSET))
 
     jobs = {"forward": forward, "training step": training_step, "ten refinements": refine}
     if method == "ours":
@@ -113,9 +114,9 @@ def prepare_openvino(network, x, task):
         if task == "forward":
             compiled(array)
             return
-        array[0, 1] = -0.05
+        array[0, 1] = -MASK_OFFSET
         for _ in range(REFINEMENTS):
-            array[0, 1] = compiled(array)[0][0, 0] * 4.588314677 - 0.05
+            array[0, 1] = compiled(array)[0][0, 0] * MASK_SCALE - MASK_OFFSET
 
     return job
 

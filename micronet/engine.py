@@ -142,10 +142,11 @@ def refiner(parameters: Mapping[str, Tensor], image: NDArray[np.float32]) -> Cal
 
 def slab_refiner(
     parameters: Mapping[str, Tensor], size: tuple[int, int, int], image: Planes, planes: int
-) -> Callable[[Planes | None, Callable[[int, NDArray[np.float32]], None]], None]:
-    """Return a function from a reader of the normalised mask (None for a µ-Net) and a writer, which gets the slabs.
+) -> Callable[..., None]:
+    """Return a function from a reader of the mask (None for a µ-Net) and a writer, which gets the slabs.
 
-    As `micronet.kernels.slabs.SlabRefiner`: the numbers are those of `refiner` to the bit.
+    Its third argument normalises the mask, as the second of `refiner`. As `micronet.kernels.slabs.SlabRefiner`: the
+    numbers are those of `refiner` to the bit.
     """
     from micronet.kernels.slabs import SlabRefiner
 

@@ -22,6 +22,9 @@ from micronet.volume import Volume, check_same_grid
 
 __all__ = ["STABLE_CHANGE", "Iteration", "predict", "predict_in_slabs", "refine", "works_in_slabs"]
 
+#: What the engine is told so that it does to a mask what `normalize_mask` does.
+_MASK = (MASK_SCALE, MASK_OFFSET)
+
 #: Refinement has reached a fixed point when no probability moves by more than half a step of the 8-bit output.
 STABLE_CHANGE = 0.5 / 255
 
@@ -163,9 +166,6 @@ def predict_in_slabs(
     def read_before(first: int, stop: int) -> NDArray[np.float32]:
         return before[first:stop][:, :depth].astype(np.float32, copy=False)
 
-    def read_mask(first: int, stop: int) -> NDArray[np.float32]:
-        return normalize_mask(read_before(first, stop))
-
     with ExitStack() as files:
         now = files.enter_context(Scratch(folder, array.shape))
 
@@ -178,7 +178,7 @@ def predict_in_slabs(
         for number in range(1, passes + 1):
             began = time.perf_counter()
             change = _Change()
-            look(read_mask if isinstance(model, MicroRNet) else None, write)
+            look(read_before if isinstance(model, MicroRNet) else None, write, _MASK)
             iteration = change.iteration(number, time.perf_counter() - began)
             if on_iteration is not None:
                 on_iteration(iteration)
@@ -288,7 +288,7 @@ def _looker(image: NDArray[np.float32], model: MicroNet | MicroRNet) -> Callable
     parameters = dict(model.named_parameters())
     if engine.serves(torch.from_numpy(image), parameters):
         refiner = engine.refiner(parameters, image)
-        return lambda mask=None: refiner(mask, (MASK_SCALE, MASK_OFFSET))
+        return lambda mask=None: refiner(mask, _MASK)
     # One input tensor for all passes: the image in channel 0, the mask of the moment in channel 1.
     first = next(iter(parameters.values()))
     x = torch.empty((1, 1 + model.mask_channels, *image.shape), dtype=first.dtype, device=first.device)

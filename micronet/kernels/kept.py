@@ -50,12 +50,16 @@ class _Lent:
         self._returned.append((self._buffer, self._layout))
 
 
+def _take_back() -> None:
+    while _returned:
+        _kept.append(_returned.popleft())
+        _lent[0] -= 1
+
+
 def lend(length: int, layout: Layout = None) -> tuple[NDArray[np.float32], bool]:
     """Return an array of at least `length` numbers, and whether it is all zeros or was last used in this layout."""
     with _lock:
-        while _returned:
-            _kept.append(_returned.popleft())
-            _lent[0] -= 1
+        _take_back()
         _lent[0] += 1
         fitting = [
             (len(buffer), before != layout, place)
@@ -83,7 +87,6 @@ def kept_array(shape: tuple[int, ...]) -> NDArray[np.float32]:
 def forget() -> None:
     """Give what nobody uses back to the system."""
     with _lock:
-        _lent[0] -= len(_returned)
+        _take_back()
         _lent[1] = _lent[0]
-        _returned.clear()
         _kept.clear()

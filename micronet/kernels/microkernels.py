@@ -52,9 +52,8 @@ def _convolution(outputs: int) -> Any:
                 for parts in row:
                     for part in parts:
                         builder.store(s.constant(0.0), part)
-            next_column = s.plus(
-                here, FLOAT_BYTES
-            )  # where gradients are written, vectors start one before a cache line
+            # where gradients are written, vectors start one column before a cache line
+            next_column = s.plus(here, FLOAT_BYTES)
             for r in range(BAND):
                 for c in range(outputs):
                     s.prefetch(place(next_column, r, c))

@@ -134,7 +134,7 @@ def encode_image(network: Network, image: Array, team: Team) -> Encoded:
     most = min(_highest(rows) + 4, size[1])
 
     def part(z0: int, z1: int) -> None:
-        rings = new_stack(3, 1, most, size[2]), kept_stack(3, 4, most, size[2])
+        rings = new_stack(3, 1, most, size[2]), new_stack(3, 4, most, size[2])
         for y0, y1 in rows:
             encode(to_4, image, z0, z1, y0, y1, weights, biases, rings, x0, pooled)
 

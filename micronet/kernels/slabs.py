@@ -28,6 +28,7 @@ from micronet.kernels.network import (
     encode_image,
     run_coarse_levels,
 )
+from micronet.kernels.planes import Line
 from micronet.kernels.threads import Team, physical_cores
 
 __all__ = ["Planes", "SlabRefiner", "slab_bytes", "whole_bytes"]
@@ -112,8 +113,8 @@ class SlabRefiner:
     def _encode(self, low: int, high: int, team: Team) -> Encoded:
         return encode_image(self._network, np.ascontiguousarray(self._image(low, high), dtype=np.float32), team)
 
-    def __call__(self, mask: Planes | None, write: Callable[[int, Array], None]) -> None:
-        """Compute the probability for a normalised mask (µr-Net) or for none (µ-Net).
+    def __call__(self, mask: Planes | None, write: Callable[[int, Array], None], line: Line = AS_IT_IS) -> None:
+        """Compute the probability for a mask (µr-Net), read as `line` says, or for none (µ-Net).
 
         ``write(z0, probability)`` is called for one slab after the other; `mask` is read as far as a slab's
         surroundings, so `write` must not change what `mask` still reads.
@@ -122,7 +123,9 @@ class SlabRefiner:
             kind = ("u-net", "ur-net")[self._network.mask_channels]
             raise InputError(f"a {kind} takes {self._network.mask_channels} mask(s), {int(mask is not None)} given")
         with Team(self._threads) as team:
-            coarse = run_coarse_levels(self._network, self._size, self._pooled, self._pool(mask), team, keep=False)
+            coarse = run_coarse_levels(
+                self._network, self._size, self._pooled, self._pool(mask, line), team, keep=False
+            )
             x3, (zs, ys, xs) = coarse.stacks["up1.4"], coarse.nearest[0]
             forget()
             for first, end, low, high in self._slabs():
@@ -130,12 +133,14 @@ class SlabRefiner:
                 given = None if mask is None else np.ascontiguousarray(mask(low, high), dtype=np.float32)
                 nearest = zs[low:high], ys, xs
                 inside = first - low, end - low
-                found, _ = decode_probability(self._network, encoded, x3, nearest, given, team, planes=inside)
+                found, _ = decode_probability(
+                    self._network, encoded, x3, nearest, given, team, planes=inside, line=line
+                )
                 write(first, found[inside[0] : inside[1]])
                 del encoded, given, found  # before the next ones come: two windows at once would be twice the memory
                 forget()
 
-    def _pool(self, mask: Planes | None) -> Array | None:
+    def _pool(self, mask: Planes | None, line: Line) -> Array | None:
         if mask is None:
             return None
         depth, height, width = self._size
@@ -144,6 +149,6 @@ class SlabRefiner:
         for first, end, _, _ in self._slabs():
             part = np.ascontiguousarray(mask(first, end), dtype=np.float32)
             slab = new_stack((end - first) // 4, 1, height // 4, width // 4)
-            pool_mask(part, 0, len(slab), ring, slab, AS_IT_IS)
+            pool_mask(part, 0, len(slab), ring, slab, line)
             pooled[first // 4 : first // 4 + len(slab)] = slab
         return pooled
