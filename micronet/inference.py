@@ -314,7 +314,7 @@ class _Change:
         for old, new in zip(before, now, strict=True):
             change = np.abs(new - old)
             self._largest = max(self._largest, float(change.max()))
-            self._total += float(change.sum(dtype=np.float64))
+            self._total += float(change.sum())  # pairwise, in float32: within 1e-6 of a plane, at half the time
             inside = new > 0.5
             self._flipped += int(np.count_nonzero(inside != (old > 0.5)))
             self._foreground += int(np.count_nonzero(inside))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from micronet.io.mesh import write_mesh
-from micronet.surface import lumen_surface
 from micronet.table import number_cell, write_table
-from micronet.vessels import Vessel, measure_vessels
 from micronet.volume import MICROMETRES_PER, Volume
+
+if TYPE_CHECKING:
+    from micronet.vessels import Vessel
 
 __all__ = ["surface_path", "vessel_paths", "write_surface", "write_vessels"]
 
@@ -55,6 +57,8 @@ def write_surface(path: Path, mask: Volume) -> dict[str, Path]:
     dict of str to Path
         ``{"mesh": path}``, or nothing.
     """
+    from micronet.surface import lumen_surface  # scikit-image is slow to import, and few ask for a surface
+
     return {"mesh": write_mesh(path, lumen_surface(mask))} if mask.array.any() else {}
 
 
@@ -68,6 +72,8 @@ def write_vessels(folder: Path, stem: str, mask: Volume) -> dict[str, Path]:
     dict of str to Path
         As `vessel_paths`.
     """
+    from micronet.vessels import measure_vessels  # as above
+
     files = vessel_paths(folder, stem)
     vessels = measure_vessels(mask)
     comments = [f"{name}: {text}" for name, text in _VESSEL_COLUMNS.items()]

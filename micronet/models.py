@@ -108,7 +108,7 @@ class MicroRNet(_TinyUNet):
 
 
 def _shapes(network: type[_TinyUNet]) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):  # no memory, and no draw from the caller's random numbers
+    with torch.random.fork_rng(devices=[]):  # drawing for tensors without memory (meta) would import torch.compile, 2 s
         return {key: tuple(tensor.shape) for key, tensor in network().state_dict().items()}
 
 

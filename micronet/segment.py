@@ -32,7 +32,6 @@ from micronet.preprocess import log_intensity
 from micronet.raw_scan import refuse_second_log
 from micronet.record import make_folder, sha256_of, versions, write_json
 from micronet.result import above, measure, score_line, scores_record, write_result
-from micronet.segment_report import SegmentReport
 from micronet.volume import Volume, check_same_grid
 
 __all__ = ["Job", "Outcome", "TimePoint", "Weights", "check_stems", "input_record", "segment_file"]
@@ -251,9 +250,13 @@ def _segment_file(
     truth = _read_mask(job.annotation, job, volume, path, "annotation", say)
     read_seconds = time.perf_counter() - began
 
-    report = SegmentReport(volume, job.threshold) if job.report else None
-    if report is not None and start is not None:
-        report.start(start.array)
+    report = None
+    if job.report:
+        from micronet.segment_report import SegmentReport  # imports what takes 0.3 s, and few ask for it
+
+        report = SegmentReport(volume, job.threshold)
+        if start is not None:
+            report.start(start.array)
     iterations: list[Iteration] = []
 
     def note_iteration(iteration: Iteration) -> None:

@@ -1,6 +1,9 @@
 """The networks: parameters, initialisation, shapes, bootstrap."""
 
+import subprocess
+import sys
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,6 +83,19 @@ def test_state_decides_the_network_and_leaves_the_random_stream_alone():
     assert [type(model) for model in models] == [MicroNet, MicroRNet]
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(models[1].state_dict()[key], tensor) for key, tensor in states[1].items())
+
+
+def test_segmentation_imports_no_compiler_and_nothing_that_few_ask_for():
+    code = (
+        "import sys, infer, torch; from micronet.models import MicroNet, model_for_state; "
+        "model_for_state(MicroNet().state_dict()); print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
+    )
+
+    assert "micronet.segment" in done.stdout.split()
+    assert not {"torch._dynamo", "skimage", "scipy.ndimage"} & set(done.stdout.split())
 
 
 def test_a_state_of_neither_network_says_what_is_wrong():

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from micronet.errors import FileError
 from micronet.io.atomic import atomic_path
-from micronet.surface import Mesh
+
+if TYPE_CHECKING:
+    from micronet.surface import Mesh
 
 __all__ = ["MESH_FORMATS", "write_mesh"]
 
