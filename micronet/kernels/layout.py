@@ -18,6 +18,7 @@ is finite and never reaches a voxel. Reflection along z is not stored: it is a c
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -40,14 +41,27 @@ TOP = 2
 _STRIP = 44_000
 
 
-def _stack_shape(slots: int, channels: int, height: int, width: int) -> tuple[int, int, int, int]:
+def _crowding(rows: int, pitch: int) -> int:
+    """Return how unevenly a convolution's input lies in the first cache: the sum of squares over the cache's places.
+
+    The cache has 64 places, each for one line of 64 bytes out of 64. At one moment a convolution holds four lines of
+    `BAND` + 2 rows of about twelve planes.
+    """
+    lines = np.arange(12)[:, None, None] * rows * pitch * 4 // 64 + np.arange(BAND + 2)[:, None] * pitch * 4 // 64
+    return int((np.bincount((lines + np.arange(4)).ravel() % 64, minlength=64) ** 2).sum())
+
+
+@functools.cache
+def _rows_and_pitch(height: int, width: int) -> tuple[int, int]:
     rows = TOP + bands(height + 2) * BAND + 1
     pitch = LEFT + vectors(width + 2) * LANES
     if pitch // LANES % 2 == 0:
         pitch += LANES  # odd, else rows below each other compete for the same few places of the first cache
-    while rows * pitch * 4 // 64 % 16 == 0:
-        rows += 1  # so do planes: the cache has 64 places, each for one line of 64 bytes out of 64
-    return slots, channels, rows, pitch
+    return min(range(rows, rows + 8), key=lambda longer: _crowding(longer, pitch)), pitch
+
+
+def _stack_shape(slots: int, channels: int, height: int, width: int) -> tuple[int, int, int, int]:
+    return slots, channels, *_rows_and_pitch(height, width)
 
 
 def new_stack(slots: int, channels: int, height: int, width: int) -> Array:
