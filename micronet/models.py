@@ -107,13 +107,8 @@ class MicroRNet(_TinyUNet):
     mask_channels = 1
 
 
-def _shapes(network: type[_TinyUNet]) -> dict[str, tuple[int, ...]]:
-    with torch.random.fork_rng(devices=[]):  # drawing for tensors without memory (meta) would import torch.compile, 2 s
-        return {key: tuple(tensor.shape) for key, tensor in network().state_dict().items()}
-
-
-def _misfits(state: Mapping[str, Tensor], network: type[_TinyUNet]) -> dict[str, list[str]]:
-    expected = _shapes(network)
+def _misfits(state: Mapping[str, Tensor], model: _TinyUNet) -> dict[str, list[str]]:
+    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     return {
         "missing": [key for key in expected if key not in state],
         "extra": [key for key in state if key not in expected],
@@ -148,19 +143,20 @@ def model_for_state(state: Mapping[str, Tensor]) -> MicroNet | MicroRNet:
         If the tensors fit neither network (it says which are missing, extra or misshaped against the nearer one)
         or hold values that are not finite.
     """
-    candidates: list[type[MicroNet] | type[MicroRNet]] = [MicroNet, MicroRNet]
-    misfits = {network: _misfits(state, network) for network in candidates}
-    nearer = min(candidates, key=lambda network: sum(map(len, misfits[network].values())))
+    # Building draws initial weights; leave the caller's stream alone. (On the meta device, which has no memory, a draw
+    # imports PyTorch's compiler, 2 s.)
+    with torch.random.fork_rng(devices=[]):
+        candidates: list[MicroNet | MicroRNet] = [MicroNet(), MicroRNet()]
+    misfits = {model: _misfits(state, model) for model in candidates}
+    nearer = min(candidates, key=lambda model: sum(map(len, misfits[model].values())))
     if any(misfits[nearer].values()):
         problems = [f"{kind}: {_listed(names)}" for kind, names in misfits[nearer].items() if names]
         raise InputError(f"neither a µ-Net nor a µr-Net; against {nearer.name}: {'; '.join(problems)}")
     for key, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"weights hold values that are not finite, first in '{key}'")
-    with torch.random.fork_rng(devices=[]):  # building draws initial weights; leave the caller's stream alone
-        model = nearer()
-    model.load_state_dict(state)
-    return model
+    nearer.load_state_dict(state)
+    return nearer
 
 
 def bootstrap(state: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
