@@ -10,18 +10,17 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from micronet.console import inputs_from, run, spacing_option, status_table, tell
-from micronet.errors import FileError, InputError, MicronetError
-from micronet.evaluation import Reading, evaluate_pair, find_pairs, read_pair, with_images
+from micronet.batch import run_batch
+from micronet.console import inputs_from, run, spacing_option, tell
+from micronet.errors import FileError, InputError
+from micronet.evaluation import Pair, Reading, evaluate_pair, find_pairs, read_pair, with_images
 from micronet.evaluation_report import EvaluationReport
-from micronet.io.atomic import remove_old
 from micronet.lumen_files import write_vessels
+from micronet.outcome import Outcome
 from micronet.record import make_folder
-from micronet.score_tables import summary_lines, write_evaluations
+from micronet.score_tables import ScoreTables, summary_lines
 from micronet.scores import Scoring, summarise
-from micronet.segment import Outcome
 
 # Of the bootstrap: the same volumes always give the same intervals.
 SEED = 20261121
@@ -45,40 +44,33 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.images:
         pairs = with_images(pairs, inputs_from(arguments.images, raw=False))
     report = EvaluationReport(len(pairs), reading, scoring) if arguments.report else None
-    evaluations, outcomes = [], []
-    for pair in tqdm(pairs, leave=False, disable=None, unit="pair"):
-        try:
-            masks = read_pair(pair, reading)
-            tell(f"{pair.name}: {masks.descriptions[0]} against {masks.descriptions[1]}")
-            if masks.spacing_um is None:
-                tell("  note: no spacing stated, so nothing in µm; give --spacing")
-            evaluation = evaluate_pair(masks, pair, scoring)
-            if arguments.measures:
-                make_folder(arguments.output)
-                write_vessels(arguments.output, f"{pair.name}_predicted", masks.predicted)
-                write_vessels(arguments.output, f"{pair.name}_annotated", masks.annotated)
-            if report is not None:
-                report.add(masks, evaluation)
-        except MicronetError as error:
-            if arguments.debug or len(pairs) == 1:
-                raise
-            outcomes.append(Outcome(pair.prediction, "failed", str(error)))
-        else:
-            evaluations.append(evaluation)
-            outcomes.append(Outcome(pair.prediction, "done", evaluation.scores.headline()))
-    tell(status_table(outcomes))
-    if evaluations:
-        summaries = summarise([one.scores for one in evaluations], np.random.default_rng(SEED))
-        make_folder(arguments.output)
-        page = arguments.output / "scores_report.html"
-        remove_old(page)  # of scores that are replaced
-        files = write_evaluations(arguments.output, evaluations, summaries, scoring, reading)
+    tables = ScoreTables(arguments.output, scoring, reading)
+
+    def score(pair: Pair) -> Outcome:
+        masks = read_pair(pair, reading)
+        tell(f"  {masks.descriptions[0]} against {masks.descriptions[1]}")
+        if masks.spacing_um is None:
+            tell("  note: no spacing stated, so nothing in µm; give --spacing")
+        evaluation = evaluate_pair(masks, pair, scoring)
+        if arguments.measures:
+            make_folder(arguments.output)
+            write_vessels(arguments.output, f"{pair.name}_predicted", masks.predicted)
+            write_vessels(arguments.output, f"{pair.name}_annotated", masks.annotated)
         if report is not None:
-            report.write(page, summaries)
-            files.append(page)
-        tell("\n".join(summary_lines(evaluations, summaries)))
+            report.add(masks, evaluation)
+        tables.add(evaluation)
+        return Outcome(pair.prediction, "done", evaluation.scores.headline())
+
+    code = run_batch(pairs, score, lambda pair: pair.prediction, debug=arguments.debug)
+    if tables.evaluations:
+        summaries = summarise([one.scores for one in tables.evaluations], np.random.default_rng(SEED))
+        files = tables.finish(summaries)
+        if report is not None:
+            report.write(tables.page, summaries)
+            files.append(tables.page)
+        tell("\n".join(summary_lines(tables.evaluations, summaries)))
         tell(f"wrote {arguments.output}/: {', '.join(file.name for file in files)}")
-    return 2 if any(outcome.status == "failed" for outcome in outcomes) else 0
+    return code
 
 
 def build_parser() -> argparse.ArgumentParser:

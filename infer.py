@@ -13,26 +13,26 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from micronet.batch import run_batch
 from micronet.checkpoint import find_weights
 from micronet.console import (
     add_common_options,
     bytes_option,
     device_option,
     inputs_from,
-    reason,
     run,
     set_engine,
     set_threads,
     shape_option,
     spacing_option,
-    status_table,
     tell,
 )
 from micronet.errors import InputError
 from micronet.io.mesh import MESH_FORMATS
 from micronet.memory import SHARE
-from micronet.segment import Job, Outcome, Weights, check_stems, segment_file
-from micronet.timelapse import Start, open_time_lapse, segment_time_lapse
+from micronet.outcome import Outcome
+from micronet.segment import Job, Weights, check_stems, segment_file
+from micronet.timelapse import Start, TimeLapseRun, open_time_lapse
 
 ROOT = Path(__file__).resolve().parent
 DEMO = ROOT / "struct_iso" / "E5D_phantom_demo.nrrd"
@@ -62,29 +62,18 @@ def main(arguments: argparse.Namespace) -> int:
 
     if arguments.time_lapse:
         return time_lapse(paths, weights, job, start, arguments)
-    outcomes = []
-    for number, path in enumerate(paths, 1):
-        tell(f"[{number}/{len(paths)}] {path}")
+
+    def segment(path: Path) -> Outcome:
         with tqdm(total=weights.passes(job), leave=False, disable=None, unit="pass") as bar:
-            try:
-                outcome = segment_file(
-                    path,
-                    weights,
-                    job,
-                    say=tell,
-                    on_iteration=lambda _, bar=bar: bar.update(),
-                    force=arguments.force or demo,
-                )
-            except Exception as error:  # a fault of ours, too, must not cost the other volumes
-                if arguments.debug or len(paths) == 1:
-                    raise
-                outcome = Outcome(path, "failed", reason(error))
-        outcomes.append(outcome)
-    tell(status_table(outcomes))
+            return segment_file(
+                path, weights, job, say=tell, on_iteration=lambda _: bar.update(), force=arguments.force or demo
+            )
+
+    code = run_batch(paths, segment, lambda path: path, debug=arguments.debug)
     if demo:
         tell(f"The files are in {job.output.resolve()}: drag the volume and the .seg.nrrd into 3D Slicer,")
         tell("or open the preview. Your own volume: python infer.py FILE (python infer.py --help shows more).")
-    return 2 if any(outcome.status == "failed" for outcome in outcomes) else 0
+    return code
 
 
 def start_option(arguments: argparse.Namespace) -> Start:
@@ -108,17 +97,13 @@ def time_lapse(paths: list[Path], weights: Weights, job: Job, start: Start, argu
     with open_time_lapse(paths, job, interval_s=arguments.interval) as lapse:
         tell(f"{len(lapse.paths)} time points, '{lapse.paths[0].name}' to '{lapse.paths[-1].name}'")
         with tqdm(total=weights.passes(job) * len(lapse.paths), leave=False, disable=None, unit="pass") as bar:
-            outcomes = segment_time_lapse(
-                lapse,
-                weights,
-                job,
-                start=start,
-                say=tell,
-                on_iteration=lambda _: bar.update(),
-                force=arguments.force,
+            run = TimeLapseRun(
+                lapse, weights, job, start=start, say=tell, on_iteration=lambda _: bar.update(), force=arguments.force
             )
-    tell(status_table(outcomes))
-    return 2 if any(outcome.status == "failed" for outcome in outcomes) else 0
+            points = range(len(lapse.paths))
+            code = run_batch(points, run.segment, lambda number: Path(lapse.stems[number]), debug=arguments.debug)
+            run.finish()
+    return code
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from micronet.console import run, shape_option, spacing_option, status_table, tell
-from micronet.errors import InputError, MicronetError
+from micronet.batch import run_batch
+from micronet.console import run, shape_option, spacing_option, tell
+from micronet.errors import InputError
 from micronet.intensity import AVERAGES, DOMAINS
 from micronet.mapback import find_record, map_back, scan_of
+from micronet.outcome import Outcome
 from micronet.prepare import Preparation, prepare_file
 from micronet.raw_scan import RawScan, scan_name
-from micronet.segment import Outcome
 
 STRUCTURAL = Path("struct_iso")
 
@@ -29,25 +30,18 @@ def main(arguments: argparse.Namespace) -> int:
     if twice is not None:
         raise InputError(f"two inputs would both write {twice}.*; run them apart with -o")
     scan = RawScan(**{name: getattr(arguments, name) for name in RawScan.__dataclass_fields__})
-    outcomes = []
-    for number, path in enumerate(arguments.inputs, 1):
-        tell(f"[{number}/{len(arguments.inputs)}] {path}")
+
+    def work(path: Path) -> Outcome:
         with tqdm(leave=False, disable=None, unit="plane") as bar:
 
-            def progress(done: int, total: int, bar: tqdm = bar) -> None:
+            def progress(done: int, total: int) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
 
             job = _back if arguments.back_to else _prepare
-            try:
-                outcome = Outcome(path, *job(path, scan, arguments, say=tell, on_planes=progress))
-            except MicronetError as error:
-                if arguments.debug or len(arguments.inputs) == 1:
-                    raise
-                outcome = Outcome(path, "failed", str(error))
-        outcomes.append(outcome)
-    tell(status_table(outcomes))
-    return 2 if any(outcome.status == "failed" for outcome in outcomes) else 0
+            return Outcome(path, *job(path, scan, arguments, say=tell, on_planes=progress))
+
+    return run_batch(arguments.inputs, work, lambda path: path, debug=arguments.debug)
 
 
 def _prepare(path, scan, arguments, **callbacks):

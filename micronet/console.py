@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import threading
-from collections import Counter
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -24,7 +24,6 @@ from micronet.errors import FileError, InputError, MicronetError, printable
 from micronet.io import VOLUME_SUFFIXES, is_volume_path
 from micronet.io.bscans import natural_order
 from micronet.kernels.threads import physical_cores
-from micronet.segment import Outcome
 
 __all__ = [
     "add_common_options",
@@ -37,7 +36,6 @@ __all__ = [
     "set_threads",
     "shape_option",
     "spacing_option",
-    "status_table",
     "tell",
 ]
 
@@ -118,19 +116,6 @@ def inputs_from(paths: Sequence[Path], *, raw: bool) -> list[Path]:
             raise FileError(f"'{path}' is a folder without volumes ({', '.join(VOLUME_SUFFIXES)})")
         files += found
     return files
-
-
-def status_table(outcomes: Sequence[Outcome]) -> str:
-    """Return one line per input: status, file, what came of it; then the count of each status."""
-    width = max(len(outcome.path.name) for outcome in outcomes)
-    lines = [f"{outcome.status:<8}{outcome.path.name:<{width}}  {outcome.message}" for outcome in outcomes]
-    counts = Counter(outcome.status for outcome in outcomes)
-    return "\n".join(
-        [
-            *(line.replace("\n", "\\n") for line in lines),
-            ", ".join(f"{number} {status}" for status, number in counts.items()),
-        ]
-    )
 
 
 def tell(text: str) -> None:
@@ -214,7 +199,21 @@ def reason(error: Exception) -> str:
     """Return the line that says what went wrong; what is not a `MicronetError` is a fault of ours."""
     if isinstance(error, MicronetError):
         return str(error)
-    return f"internal error ({type(error).__name__}: {error}); --debug shows where"
+    return f"internal error ({type(error).__name__}: {error}) in {_place(error)}; --debug shows how it came to it"
+
+
+def _place(error: BaseException) -> str:
+    """Return the line of ours, ``file:line``, that an error came out of; where there is none, the innermost line."""
+    package = Path(__file__).resolve().parent
+    frames = traceback.extract_tb(error.__traceback__)
+    files = [(Path(frame.filename).resolve(), frame.lineno) for frame in frames]
+    ours = [
+        (file.relative_to(package.parent).as_posix(), number)
+        for file, number in files
+        if file.is_relative_to(package) or file.parent == package.parent
+    ]
+    name, number = ours[-1] if ours else (files[-1][0].name, files[-1][1]) if files else ("an unknown place", 0)
+    return f"{name}:{number}"
 
 
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:

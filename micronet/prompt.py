@@ -15,6 +15,7 @@ from types import FrameType
 from tqdm import tqdm
 
 from micronet.commands import forms, parse_command
+from micronet.console import reason
 from micronet.errors import MicronetError, printable
 from micronet.io.atomic import atomic_path
 from micronet.keeper import Wishes
@@ -195,7 +196,7 @@ def converse(
         except Exception as error:
             if debug or not person:
                 raise
-            say(f"internal error ({type(error).__name__}: {error}); --debug shows where")
+            say(reason(error))
         if interrupts.stop and (interrupts.leave or not person):
             break
     try:

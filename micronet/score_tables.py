@@ -8,15 +8,18 @@ from dataclasses import asdict, astuple, fields
 from pathlib import Path
 
 from micronet.evaluation import Evaluation, Reading
+from micronet.io.atomic import remove_old
+from micronet.names import write_name
+from micronet.record import make_folder
 from micronet.scores import RESAMPLES, Scores, Scoring, Summary
 from micronet.sweep import Sweep
 from micronet.sweep_plot import write_sweep_plot
 from micronet.table import number_cell, write_table
 
 __all__ = [
+    "ScoreTables",
     "settings_of",
     "summary_lines",
-    "write_evaluations",
     "write_scores",
     "write_summary",
     "write_sweep",
@@ -25,32 +28,64 @@ __all__ = [
 _SCORE_NAMES = [field.name for field in fields(Scores)]
 
 
-def write_evaluations(
-    folder: Path,
-    evaluations: Sequence[Evaluation],
-    summaries: Sequence[Summary],
-    scoring: Scoring,
-    reading: Reading,
-) -> list[Path]:
-    """Write the tables of several pairs into a folder that exists, and return their paths.
+class ScoreTables:
+    """The tables of an evaluation, each row on disk as soon as it is made.
 
-    ``scores.csv`` with a row for each pair; ``summary.csv`` where there are several; ``<volume>_sweep.csv`` and
-    ``.png`` of each probability.
+    ``scores.csv`` with a row for each pair, ``<volume>_sweep.csv`` and ``.png`` of each probability, and in the end
+    ``summary.csv`` where there are several pairs.
+
+    Parameters
+    ----------
+    folder : Path
+        It is made with the first row.
+    scoring : Scoring
+    reading : Reading
     """
-    settings = settings_of(reading)
-    files = []
-    for one in evaluations:
-        if one.sweep is not None:
-            table, plot = (folder / f"{one.pair.name}_sweep.{kind}" for kind in ("csv", "png"))
-            write_sweep(table, one.sweep, settings)
-            write_sweep_plot(plot, one.sweep, reading.threshold, title=one.pair.name)
-            files += [table, plot]
-    if len(evaluations) > 1:
-        files.append(folder / "summary.csv")
-        write_summary(files[-1], summaries, scoring, settings)
-    files.append(folder / "scores.csv")
-    write_scores(files[-1], [(_told(one), one.scores) for one in evaluations], scoring, settings)
-    return files[::-1]
+
+    def __init__(self, folder: Path, scoring: Scoring, reading: Reading) -> None:
+        self.evaluations: list[Evaluation] = []
+        self._folder, self._scoring, self._reading = folder, scoring, reading
+        self._settings = settings_of(reading)
+        self._sweeps: list[Path] = []
+
+    @property
+    def page(self) -> Path:
+        """Where the report of the same pairs lies, or will."""
+        return self._folder / "scores_report.html"
+
+    def add(self, evaluation: Evaluation) -> None:
+        """Write the sweep of a pair, then ``scores.csv`` with its row; FileError if that cannot be done.
+
+        With the first row whatever tells of earlier scores is removed.
+        """
+        make_folder(self._folder)
+        if not self.evaluations:
+            for old in (self.page, self._summary):
+                remove_old(old)
+        if evaluation.sweep is not None:
+            table, plot = (self._folder / f"{evaluation.pair.name}_sweep.{kind}" for kind in ("csv", "png"))
+            write_sweep(table, evaluation.sweep, self._settings)
+            write_sweep_plot(plot, evaluation.sweep, self._reading.threshold, title=evaluation.pair.name)
+            self._sweeps += [table, plot]
+        rows = [(_told(one), one.scores) for one in (*self.evaluations, evaluation)]
+        write_scores(self._scores, rows, self._scoring, self._settings)
+        self.evaluations.append(evaluation)
+
+    def finish(self, summaries: Sequence[Summary]) -> list[Path]:
+        """Write the medians where there are several pairs; return the paths of all tables."""
+        files = [self._scores]
+        if len(self.evaluations) > 1:
+            files.append(self._summary)
+            write_summary(self._summary, summaries, self._scoring, self._settings)
+        return files + self._sweeps
+
+    @property
+    def _scores(self) -> Path:
+        return self._folder / "scores.csv"
+
+    @property
+    def _summary(self) -> Path:
+        return self._folder / "summary.csv"
 
 
 def settings_of(reading: Reading) -> dict[str, object]:
@@ -172,4 +207,8 @@ def write_sweep(path: str | os.PathLike[str], sweep: Sweep, settings: Mapping[st
 
 
 def _settings(settings: Mapping[str, object]) -> list[str]:
-    return [f"setting {name}: {value}" for name, value in settings.items() if value is not None]
+    return [
+        f"setting {name}: {write_name(value) if isinstance(value, str) else value}"
+        for name, value in settings.items()
+        if value is not None
+    ]

@@ -28,13 +28,14 @@ from micronet.lumen_files import surface_path, vessel_paths, write_surface, writ
 from micronet.memory import Memory, Need, plan_memory
 from micronet.metrics import overlap
 from micronet.models import MicroNet, MicroRNet
+from micronet.outcome import Outcome
 from micronet.preprocess import log_intensity
 from micronet.raw_scan import refuse_second_log
 from micronet.record import make_folder, sha256_of, versions, write_json
 from micronet.result import above, measure, score_line, scores_record, write_result
 from micronet.volume import Volume, check_same_grid
 
-__all__ = ["Job", "Outcome", "TimePoint", "Weights", "check_stems", "input_record", "segment_file"]
+__all__ = ["Job", "TimePoint", "Weights", "check_stems", "input_record", "segment_file"]
 
 #: Most refinements when asked to go on until the output is stable.
 MOST_ITERATIONS = 100
@@ -115,15 +116,6 @@ class Job:
         for name in ("output", "report", "max_ram", "mesh", "measures", "label_tiff"):
             del settings[name]
         return {key: _plain(value) for key, value in settings.items()} | {"iterations": self.passes}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one input; `status` is ``"done"``, ``"skipped"`` or ``"failed"``."""
-
-    path: Path
-    status: str
-    message: str
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,11 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
+from micronet.errors import printable
 from micronet.io.atomic import atomic_path
+from micronet.names import write_name
 from micronet.record import versions
 
 __all__ = ["number_cell", "write_table"]
@@ -23,6 +26,10 @@ def write_table(
 ) -> None:
     """Write a CSV: lines that begin with # (title, versions, comments), the names of the columns, the rows.
 
+    ``pandas.read_csv(path, comment="#")`` reads it, and no cell is a formula to a spreadsheet: a number stands as it
+    is, any other text as `micronet.names.write_name` writes a name. The file appears whole or not at all, and replaces
+    an older one: to add a row, all of them are written again, so that what is on disk is complete when a run ends.
+
     Raises
     ------
     FileError
@@ -32,10 +39,20 @@ def write_table(
     header = [title, f"made {datetime.now(UTC).isoformat(timespec='seconds')} with {made}", *comments]
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         for line in header:
-            stream.write(f"# {' '.join(line.split())}\n")
+            stream.write(f"# {printable(' '.join(line.split()))}\n")
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows(rows)
+        writer.writerows([_cell(value) for value in row] for row in rows)
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str | Path):
+        return value
+    try:
+        float(str(value))
+    except ValueError:
+        return write_name(value)
+    return value
 
 
 def number_cell(value: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -15,23 +14,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.drift import centroid, image_drift
-from micronet.errors import InputError, MicronetError
+from micronet.errors import InputError
 from micronet.inference import Iteration
-from micronet.io import atomic_path, open_recording, read_annotation, read_volume, volume_stem, write_label_tiff
+from micronet.io import open_recording, read_annotation, read_volume, volume_stem, write_label_tiff
 from micronet.metrics import overlap
 from micronet.models import MicroRNet
-from micronet.segment import Job, Outcome, TimePoint, Weights, check_stems, input_record, segment_file
+from micronet.outcome import Outcome
+from micronet.segment import Job, TimePoint, Weights, check_stems, input_record, segment_file
+from micronet.table import write_table
 from micronet.time_plot import write_time_plot
 from micronet.volume import Volume, check_same_grid
 
-__all__ = ["FIRST_ITERATIONS", "Start", "TimeLapse", "open_time_lapse", "segment_time_lapse"]
+__all__ = ["FIRST_ITERATIONS", "Start", "TimeLapse", "TimeLapseRun", "open_time_lapse"]
 
 Start = Literal["previous", "blank"]
 
 #: Refinements at least where a time point begins from a blank mask and the next ones start from what it finds.
 FIRST_ITERATIONS = 10
 
-_AXES = "zyx"
+_COMMENTS = (
+    "compared_with: the last time point before that did not fail; what follows it is against that one",
+    "image_drift: how far the picture has moved; mask_shift: how far the centroid of the mask has",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,17 +127,8 @@ def open_time_lapse(inputs: Sequence[Path], job: Job, *, interval_s: float | Non
         )
 
 
-def segment_time_lapse(
-    lapse: TimeLapse,
-    weights: Weights,
-    job: Job,
-    *,
-    start: Start = "previous",
-    say: Callable[[str], None],
-    on_iteration: Callable[[Iteration], None] | None = None,
-    force: bool = False,
-) -> list[Outcome]:
-    """Segment every time point, and write the table ``<stem>_timelapse.csv`` and its plot beside the results.
+class TimeLapseRun:
+    """Segments the time points of a recording one after the other, and tells them in a table and a plot.
 
     A time point that starts from the last one's mask starts from the 8-bit probability that was written, so that a
     run that goes on where another stopped finds the same to the bit. One that fails is left out: the next is
@@ -153,46 +148,63 @@ def segment_time_lapse(
     say, on_iteration, force
         As `segment_file` takes them.
 
-    Returns
-    -------
-    list of Outcome
-        One a time point.
-
     Raises
     ------
-    MicronetError
-        If the table or the plot cannot be written, or the labels (`Job.label_tiff`).
+    InputError
+        If the job names an annotation.
     """
-    if job.annotation is not None:
-        raise InputError("--annotation is one mask: score the time points afterwards, one by one")
-    refines = isinstance(weights.model, MicroRNet)
-    rows: list[_Row] = []
-    outcomes: list[Outcome] = []
-    last: tuple[int, Volume, NDArray[np.bool_]] | None = None
-    for number, (path, stem) in enumerate(zip(lapse.paths, lapse.stems, strict=True)):
-        say(f"[{number + 1}/{len(lapse.paths)}] {stem}")
-        row = _Row(number, stem)
-        rows.append(row)
+
+    def __init__(
+        self,
+        lapse: TimeLapse,
+        weights: Weights,
+        job: Job,
+        *,
+        start: Start = "previous",
+        say: Callable[[str], None],
+        on_iteration: Callable[[Iteration], None] | None = None,
+        force: bool = False,
+    ) -> None:
+        if job.annotation is not None:
+            raise InputError("--annotation is one mask: score the time points afterwards, one by one")
+        self._lapse, self._weights, self._job = lapse, weights, job
+        self._refines = isinstance(weights.model, MicroRNet)
+        self._start: Start = start if self._refines else "blank"
+        self._say, self._on_iteration, self._force = say, on_iteration, force
+        self._rows: list[_Row] = []
+        self._last: tuple[int, Volume, NDArray[np.bool_]] | None = None
+
+    def segment(self, number: int) -> Outcome:
+        """Segment a time point, counted from 0, in their order; its row is in ``<stem>_timelapse.csv`` then.
+
+        MicronetError for bad input. The row then says that it failed, and the next time points can be segmented.
+        """
+        row = _Row(number, self._lapse.stems[number])
         try:
-            volume = lapse.read(number)
-            if last is not None:
-                check_same_grid(last[1], volume, lapse.stems[last[0]], stem)
-            begin, mine = _settings(job, lapse, start if refines else "blank", None if last is None else last[0])
-            outcome = segment_file(
-                path,
-                weights,
-                mine,
-                say=say,
-                on_iteration=on_iteration,
-                force=force,
-                time_point=TimePoint(stem, volume, lapse.source(number), begin),
-            )
-            mask = read_annotation(job.output / f"{stem}.seg.nrrd").mask.array
-        except MicronetError as error:
-            say(f"  FAILED      {error}")
-            outcomes.append(Outcome(Path(stem), "failed", str(error)))
-            continue
-        if refines:
+            outcome = self._segment(row)
+        except Exception:
+            self._note(_Row(number, row.name))
+            raise
+        self._note(row)
+        return outcome
+
+    def _segment(self, row: _Row) -> Outcome:
+        lapse, job, number, last = self._lapse, self._job, row.number, self._last
+        volume = lapse.read(number)
+        if last is not None:
+            check_same_grid(last[1], volume, lapse.stems[last[0]], row.name)
+        begin, mine = _settings(job, lapse, self._start, None if last is None else last[0])
+        outcome = segment_file(
+            lapse.paths[number],
+            self._weights,
+            mine,
+            say=self._say,
+            on_iteration=self._on_iteration,
+            force=self._force,
+            time_point=TimePoint(row.name, volume, lapse.source(number), begin),
+        )
+        mask = read_annotation(job.output / f"{row.name}.seg.nrrd").mask.array
+        if self._refines:
             row.start = "mask of a file" if mine.initial_mask else "blank" if begin is None else begin.name
             row.iterations = mine.passes
         row.status = outcome.status
@@ -200,12 +212,44 @@ def segment_time_lapse(
         row.um3 = None if volume.voxel_um3 is None else row.voxels * volume.voxel_um3
         if last is not None:
             _compare(row, last, volume, mask)
-            say(f"  moved       since {lapse.stems[last[0]]}: {_told(row, volume)}")
-        last = number, volume, mask
-        outcomes.append(replace(outcome, path=Path(stem)))
-    if last is not None:
-        _write_summary(lapse, job, rows, last[1], say)
-    return outcomes
+            self._say(f"  moved       since {lapse.stems[last[0]]}: {_told(row, volume)}")
+        self._last = number, volume, mask
+        return replace(outcome, path=Path(row.name))
+
+    def _note(self, row: _Row) -> None:
+        """Append a row; the table is written with the first time point that is segmented, when its unit is known."""
+        self._rows.append(row)
+        if self._last is not None:
+            _write_table(self._table, self._rows, self._lapse.interval_s, self._last[1])
+
+    @property
+    def _table(self) -> Path:
+        return self._job.output / f"{self._lapse.stem}_timelapse.csv"
+
+    def finish(self) -> None:
+        """Write the plot, and the labels where they are asked for; MicronetError if that cannot be done."""
+        if self._last is None:
+            return
+        lapse, job, rows, grid = self._lapse, self._job, self._rows, self._last[1]
+        plot = self._table.with_suffix(".png")
+        in_um = grid.spacing_um is not None
+        write_time_plot(
+            plot,
+            [row.number * (lapse.interval_s or 1.0) for row in rows],
+            [_number(row.um3 if in_um else row.voxels) for row in rows],
+            [_number(row.dice) for row in rows],
+            [row.drift or (math.nan,) * 3 for row in rows],
+            in_um=in_um,
+            in_seconds=lapse.interval_s is not None,
+            title=lapse.stem,
+        )
+        files = [self._table, plot]
+        if job.label_tiff:
+            found = [row for row in rows if row.voxels is not None]
+            masks = (read_annotation(job.output / f"{row.name}.seg.nrrd").mask.array for row in found)
+            labels = job.output / f"{lapse.stem}_timelapse_labels.tif"
+            files.append(write_label_tiff(labels, masks, grid, count=len(found), interval_s=lapse.interval_s))
+        self._say(f"wrote {job.output}/: {', '.join(file.name for file in files)}")
 
 
 def _settings(job: Job, lapse: TimeLapse, start: Start, last: int | None) -> tuple[Path | None, Job]:
@@ -243,45 +287,21 @@ def _told(row: _Row, volume: Volume) -> str:
     )
 
 
-def _write_summary(lapse: TimeLapse, job: Job, rows: list[_Row], grid: Volume, say: Callable[[str], None]) -> None:
-    table = job.output / f"{lapse.stem}_timelapse.csv"
-    plot = job.output / f"{lapse.stem}_timelapse.png"
-    in_um = grid.spacing_um is not None
-    _write_table(table, rows, lapse.interval_s, "um" if in_um else "voxels")
-    write_time_plot(
-        plot,
-        [row.number * (lapse.interval_s or 1.0) for row in rows],
-        [_number(row.um3 if in_um else row.voxels) for row in rows],
-        [_number(row.dice) for row in rows],
-        [row.drift or (math.nan,) * 3 for row in rows],
-        in_um=in_um,
-        in_seconds=lapse.interval_s is not None,
-        title=lapse.stem,
-    )
-    files = [table, plot]
-    if job.label_tiff:
-        found = [row for row in rows if row.voxels is not None]
-        masks = (read_annotation(job.output / f"{row.name}.seg.nrrd").mask.array for row in found)
-        labels = job.output / f"{lapse.stem}_timelapse_labels.tif"
-        files.append(write_label_tiff(labels, masks, grid, count=len(found), interval_s=lapse.interval_s))
-    say(f"wrote {job.output}/: {', '.join(file.name for file in files)}")
-
-
-def _write_table(path: Path, rows: list[_Row], interval_s: float | None, unit: str) -> None:
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(
-            ["time_point", "time_s", "name", "status", "start", "iterations", "lumen_voxels", "lumen_um3"]
-            + ["compared_with", "mask_overlap_dice"]
-            + [f"image_drift_{axis}_{unit}" for axis in _AXES]
-            + [f"mask_shift_{axis}_{unit}" for axis in _AXES]
-        )
-        for row in rows:
-            seconds = None if interval_s is None else round(row.number * interval_s, 9)
-            values = [row.um3, row.dice, *(row.drift or (None,) * 3), *(row.mask_shift or (None,) * 3)]
-            um3, dice, *steps = (None if value is None else round(value, 4) for value in values)
-            settings = (row.name, row.status, row.start, row.iterations)
-            writer.writerow([row.number, seconds, *settings, row.voxels, um3, row.compared_with, dice, *steps])
+def _write_table(path: Path, rows: list[_Row], interval_s: float | None, grid: Volume) -> None:
+    unit = "voxels" if grid.spacing_um is None else "um"
+    columns = [
+        *("time_point", "time_s", "name", "status", "start", "iterations", "lumen_voxels", "lumen_um3"),
+        *("compared_with", "mask_overlap_dice"),
+        *(f"{what}_{axis}_{unit}" for what in ("image_drift", "mask_shift") for axis in "zyx"),
+    ]
+    body = []
+    for row in rows:
+        seconds = None if interval_s is None else round(row.number * interval_s, 9)
+        values = [row.um3, row.dice, *(row.drift or (None,) * 3), *(row.mask_shift or (None,) * 3)]
+        um3, dice, *steps = (None if value is None else round(value, 4) for value in values)
+        settings = (row.name, row.status, row.start, row.iterations)
+        body.append([row.number, seconds, *settings, row.voxels, um3, row.compared_with, dice, *steps])
+    write_table(path, "lumens of a time-lapse", _COMMENTS, columns, body)
 
 
 def _number(value: float | None) -> float:

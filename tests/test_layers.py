@@ -14,6 +14,8 @@ import micronet
 LAYERS = [
     {
         "errors",
+        "names",
+        "outcome",
         "kernels",
         "phantom",
         "losses",
@@ -76,6 +78,7 @@ LAYERS = [
         "session",
         "prompt",
         "console",
+        "batch",
         "launch",
         "timelapse",
         "napari_plugin",
@@ -112,14 +115,16 @@ SIBLINGS = {
     "raw_scan": {"io", "raw_grid"},
     "session": {"commands", "keeper"},
     "evaluation_report": {"score_tables"},
-    "prompt": {"commands", "keeper", "session"},
-    "console": {"segment"},
+    "prompt": {"commands", "console", "keeper", "session"},
+    "batch": {"console"},
     "timelapse": {"segment"},
     "napari_plugin": {"timelapse"},
     "launch": {"commands", "console", "keeper", "prompt", "session"},
 }
 NO_TORCH = {
     "errors",
+    "names",
+    "outcome",
     "kernels",
     "phantom",
     "metrics",

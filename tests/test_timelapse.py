@@ -48,7 +48,7 @@ def call(*arguments, capsys):
 
 def table(path):
     with open(path, newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+        return list(csv.DictReader(line for line in stream if not line.startswith("#")))
 
 
 def write_tiff(path, movie):
