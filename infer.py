@@ -49,7 +49,8 @@ def main(arguments: argparse.Namespace) -> int:
     start = start_option(arguments)
     if len(paths) > 1 and (arguments.annotation or (arguments.initial_mask and not arguments.time_lapse)):
         raise InputError(f"--annotation and --initial-mask go with one input, found {len(paths)}")
-    check_stems(paths)
+    for note in check_stems(paths):
+        tell(f"note: {note}")
     job = Job(**{name: getattr(arguments, name) for name in Job.__dataclass_fields__})
     threads = set_threads(arguments.threads)
     computes = set_engine(arguments.engine, device=arguments.device)

@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from micronet.batch import run_batch
 from micronet.console import run, shape_option, spacing_option, tell
-from micronet.errors import InputError
 from micronet.intensity import AVERAGES, DOMAINS
 from micronet.mapback import find_record, map_back, scan_of
+from micronet.names import check_apart
 from micronet.outcome import Outcome
 from micronet.prepare import Preparation, prepare_file
 from micronet.raw_scan import RawScan, scan_name
@@ -25,10 +25,8 @@ STRUCTURAL = Path("struct_iso")
 
 def main(arguments: argparse.Namespace) -> int:
     """Prepare each scan, or map each mask back; a bad one never stops the others."""
-    names = [scan_name(path) for path in arguments.inputs]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"two inputs would both write {twice}.*; run them apart with -o")
+    for note in check_apart((scan_name(path), path) for path in arguments.inputs):
+        tell(f"note: {note}")
     scan = RawScan(**{name: getattr(arguments, name) for name in RawScan.__dataclass_fields__})
 
     def work(path: Path) -> Outcome:

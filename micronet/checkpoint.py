@@ -16,6 +16,7 @@ from torch import Tensor
 from micronet.errors import FileError, InputError
 from micronet.io.atomic import atomic_path
 from micronet.models import MicroNet, MicroRNet, model_for_state
+from micronet.names import existing
 from micronet.pickle_guard import check_archive
 
 __all__ = ["find_weights", "load_model", "load_session", "load_state", "save_session", "save_state"]
@@ -49,7 +50,7 @@ def find_weights(name: str, folders: Sequence[Path]) -> Path:
         If nothing is found; it lists what there is.
     """
     candidates = [Path(name), *(folder / file for folder in folders for file in (f"{name}.pt", name))]
-    for candidate in candidates:
+    for candidate in map(existing, candidates):
         if candidate.is_file():
             return candidate
     known = sorted({file.stem for folder in folders for file in folder.glob("*.pt")})

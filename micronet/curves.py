@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from micronet.io.atomic import atomic_path
+from micronet.names import shortened, write_name
 
 __all__ = ["Curve", "write_curves"]
 
@@ -23,6 +24,7 @@ _SMALLEST_ERROR = 1e-4
 _SCORES_TICKED = (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
 _VALIDATION_COLOUR = "#D55E00"
 _DPI = 130
+_LONGEST_NAME = 40
 
 
 @dataclass
@@ -68,7 +70,14 @@ def write_curves(
     for number, name in enumerate(names):
         # The lightest part of the map is left out: it does not show on white.
         colour = colours(0.9 * number / max(1, len(names) - 1))
-        _draw(axes, training[name], color=colour, linewidth=0.9, alpha=0.85, label=f" {name}")
+        _draw(
+            axes,
+            training[name],
+            color=colour,
+            linewidth=0.9,
+            alpha=0.85,
+            label=f" {shortened(write_name(name), _LONGEST_NAME)}",
+        )
     _draw(axes, validation, color=_VALIDATION_COLOUR, linewidth=1.8, marker="o", markersize=3, label=" validation")
 
     score, loss = axes
@@ -89,7 +98,7 @@ def write_curves(
         one.grid(color="0.9")
         one.set_axisbelow(True)
         one.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, parse_math=False)
+    figure.suptitle(shortened(write_name(title), 2 * _LONGEST_NAME), parse_math=False)
     handles, labels = score.get_legend_handles_labels()
     if handles:
         legend = figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)

@@ -17,6 +17,7 @@ from micronet.augmentation import FLIPS, Augmentation
 from micronet.errors import FileError, InputError, MicronetError
 from micronet.io import files_of, read_annotation, read_volume
 from micronet.models import MINIMUM_AXIS
+from micronet.names import existing, name_key
 from micronet.preprocess import image_statistics, log_intensity, standardize
 from micronet.raw_scan import refuse_second_log
 from micronet.record import sha256_of
@@ -205,9 +206,9 @@ def read_dataset(path: str | os.PathLike[str], also_in: Sequence[str | os.PathLi
             problems.append(f"volume {table.get('name', number)}: {error}")
     seen: set[tuple[str, str]] = set()
     for entry in entries:
-        if (entry.name, entry.split) in seen:
+        if (name_key(entry.name), entry.split) in seen:
             problems.append(f"volume {entry.name}: listed twice in split '{entry.split}'")
-        seen.add((entry.name, entry.split))
+        seen.add((name_key(entry.name), entry.split))
     if not any(entry.split == "train" for entry in entries) and not problems:
         problems.append('no volume with split = "train"')
     problems += _overlaps(entries)
@@ -260,7 +261,7 @@ def _entry(table: Mapping[str, Any], folder: Path, roots: Sequence[Path]) -> Ent
             raise InputError(f"{key} = {value!r} must be one of: {', '.join(_CHOICES[key])}")
     values = dict(table)
     for key in ("image", "annotation"):
-        values[key] = _inside(key, folder / values[key].replace("{name}", values["name"]), roots)
+        values[key] = _inside(key, existing(folder / values[key].replace("{name}", values["name"])), roots)
     if "y_crop" in values and values["y_crop"] < MINIMUM_AXIS:
         raise InputError(f"y_crop = {values['y_crop']} must be at least {MINIMUM_AXIS}")
     if "within" in values:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from micronet.errors import FileError, InputError
 from micronet.io import VOLUME_SUFFIXES, is_volume_path, read_annotation, read_volume, volume_stem
+from micronet.names import listed, name_key, same_but_for_case
 from micronet.scores import Scores, Scoring, score_masks
 from micronet.sweep import Sweep, mask_above, threshold_sweep
 from micronet.volume import Volume, check_same_grid
@@ -130,7 +131,8 @@ def find_pairs(
 ) -> tuple[list[Pair], list[str]]:
     """Put predictions and annotations of the same volume together.
 
-    One file and one file belong together whatever they are called; else the names of the volumes decide.
+    One file and one file belong together whatever they are called; else the names of the volumes decide, as
+    `micronet.names.same_name` compares them: however their accents are put together, but not whatever their case.
 
     Parameters
     ----------
@@ -145,7 +147,7 @@ def find_pairs(
     pairs : list of Pair
         In order of the predictions.
     notes : list of str
-        What has no partner, to be shown to the person.
+        What has no partner, and names that differ only in case, to be shown to the person.
 
     Raises
     ------
@@ -159,19 +161,24 @@ def find_pairs(
     if len(predicted) == len(annotated) == 1:
         return [Pair(volume_name(predicted[0]), predicted[0], annotated[0])], []
     by_name = [_by_name(predicted), _by_name(annotated)]
-    pairs = [Pair(name, path, by_name[1][name]) for name, path in by_name[0].items() if name in by_name[1]]
+    pairs = [Pair(volume_name(path), path, by_name[1][key]) for key, path in by_name[0].items() if key in by_name[1]]
+    paired = {name_key(pair.name) for pair in pairs}
+    alone = [[key for key in files if key not in paired] for files in by_name]
+    cases = [
+        f"'{one}' and '{two}' differ only in case: they count as two volumes"
+        for one, two in same_but_for_case(dict.fromkeys([*by_name[0], *by_name[1]]))
+    ]
     if not pairs:
+        hint = f" ({cases[0]})" if cases else ""
         raise InputError(
-            f"no prediction and annotation share a name: {_listed(by_name[0])} against {_listed(by_name[1])}; "
+            f"no prediction and annotation share a name: {listed(alone[0])} against {listed(alone[1])}{hint}; "
             "name files after their volume, such as a.seg.nrrd and annotation_a_iso_full.seg.nrrd"
         )
-    paired = {pair.name for pair in pairs}
     notes = []
-    for files, role, other in zip(by_name, ("predictions", "annotations"), ("annotation", "prediction"), strict=True):
-        alone = [name for name in files if name not in paired]
-        if alone:
-            notes.append(f"{len(alone)} {role} without {other}: {_listed(alone)}")
-    return pairs, notes
+    for names, role, other in zip(alone, ("predictions", "annotations"), ("annotation", "prediction"), strict=True):
+        if names:
+            notes.append(f"{len(names)} {role} without {other}: {listed(names)}")
+    return pairs, notes + cases
 
 
 def with_images(pairs: Sequence[Pair], images: Sequence[Path]) -> list[Pair]:
@@ -183,9 +190,9 @@ def with_images(pairs: Sequence[Pair], images: Sequence[Path]) -> list[Pair]:
     if len(pairs) == len(images) == 1:
         return [replace(pairs[0], image=images[0])]
     named = _by_name(images)
-    found = [replace(pair, image=named.get(pair.name)) for pair in pairs]
+    found = [replace(pair, image=named.get(name_key(pair.name))) for pair in pairs]
     if not any(pair.image for pair in found):
-        raise InputError(f"no image is of a volume that is scored: {_listed(named)}; name them after it")
+        raise InputError(f"no image is of a volume that is scored: {listed(list(named))}; name them after it")
     return found
 
 
@@ -209,17 +216,13 @@ def _files(paths: Sequence[Path], *, probability: bool) -> list[Path]:
 
 
 def _by_name(files: Sequence[Path]) -> dict[str, Path]:
+    """Return files by what their volumes' names have in common with equal ones."""
     named: dict[str, Path] = {}
     for file in files:
-        other = named.setdefault(volume_name(file), file)
+        other = named.setdefault(name_key(volume_name(file)), file)
         if other is not file:
             raise InputError(f"'{other}' and '{file}' are both of volume '{volume_name(file)}'; name one of them")
     return named
-
-
-def _listed(names: Sequence[str] | dict[str, Path], most: int = 5) -> str:
-    shown = list(names)[:most]
-    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def read_pair(pair: Pair, reading: Reading | None = None) -> MaskPair:

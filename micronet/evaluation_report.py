@@ -13,6 +13,7 @@ import numpy as np
 
 from micronet.evaluation import Evaluation, MaskPair, Pair, Reading
 from micronet.io import files_of
+from micronet.names import write_name
 from micronet.page.grid import VOXELS, Grid
 from micronet.page.html import Html, Section, figure, note, table, write_page
 from micronet.page.plots import Line, bins, data_uri, histogram, plot
@@ -65,7 +66,8 @@ class EvaluationReport:
         voxels = VOXELS // min(self._pairs, _MOST_SHOWN)
         movie = Movie(Grid(masks.annotated.shape, masks.spacing_um, voxels))
         movie.add(masks.predicted.array, "prediction")
-        name = masks.name if self._pairs == 1 else f"{masks.name}: Dice {_number(evaluation.scores.dice)}"
+        name = write_name(masks.name)
+        name = name if self._pairs == 1 else f"{name}: Dice {_number(evaluation.scores.dice)}"
         shown = Shown(
             name,
             movie,
@@ -87,7 +89,7 @@ class EvaluationReport:
         curves = [
             figure(
                 data_uri(sweep_figure(sweep, self._reading.threshold, title=entry.evaluation.pair.name)),
-                f"Precision and recall of {entry.evaluation.pair.name} over all thresholds.",
+                f"Precision and recall of {write_name(entry.evaluation.pair.name)} over all thresholds.",
             )
             for entry in entries
             if (sweep := entry.evaluation.sweep) is not None
@@ -106,7 +108,7 @@ class EvaluationReport:
         one = len(evaluations) == 1
         write_page(
             path,
-            evaluations[0].pair.name if one else f"Scores of {len(evaluations)} volumes",
+            write_name(evaluations[0].pair.name) if one else f"Scores of {len(evaluations)} volumes",
             self._facts(entries, record),
             [entry.shown for entry in entries],
             sections,
@@ -127,7 +129,7 @@ class EvaluationReport:
         if len(self._entries) == 1:
             evaluation = entries[0].evaluation
             pair = evaluation.pair
-            facts.insert(0, f"{pair.prediction.name} against {pair.annotation.name}")
+            facts.insert(0, f"{write_name(pair.prediction.name)} against {write_name(pair.annotation.name)}")
             facts.insert(1, f"Dice {_number(evaluation.scores.dice)}")
             if evaluation.spacing_um is None:
                 facts.insert(2, "voxel size not known, so nothing in µm")
@@ -142,7 +144,7 @@ class EvaluationReport:
             "scoring": asdict(self._scoring),
             "pairs": [
                 {
-                    "volume": entry.evaluation.pair.name,
+                    "volume": write_name(entry.evaluation.pair.name),
                     **entry.files,
                     "spacing_um_zyx": entry.evaluation.spacing_um,
                     "scores": {name: _plain(value) for name, value in entry.evaluation.scores.values().items()},
@@ -171,7 +173,7 @@ class EvaluationReport:
 def _files(pair: Pair) -> dict[str, Any]:
     roles = {"prediction": pair.prediction, "annotation": pair.annotation, "image": pair.image}
     return {
-        role: {"path": str(path), "sha256": sha256_of(*files_of(path))}
+        role: {"path": write_name(path), "sha256": sha256_of(*files_of(path))}
         for role, path in roles.items()
         if path is not None
     }
@@ -206,7 +208,8 @@ def _scores(
 def _each_volume(evaluations: Sequence[Evaluation]) -> list[Html]:
     names = list(evaluations[0].scores.values())
     rows = [
-        (one.pair.name, *(_number(value) for value in one.scores.values().values())) for one in evaluations[:_MOST_ROWS]
+        (write_name(one.pair.name), *(_number(value) for value in one.scores.values().values()))
+        for one in evaluations[:_MOST_ROWS]
     ]
     parts = [table(("volume", *names), rows)]
     if len(evaluations) > _MOST_ROWS:

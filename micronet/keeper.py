@@ -14,6 +14,7 @@ from torch import Tensor
 
 from micronet.dataset import DataSet, hashes
 from micronet.errors import FileError, InputError, MicronetError
+from micronet.names import write_name
 from micronet.recipe import Plan
 from micronet.record import versions
 from micronet.runfolder import LogRow, Places, Run
@@ -154,7 +155,7 @@ class Keeper:
             "created": now(),
             "start": self._origin,
             "dataset": {
-                "file": str(self._dataset.path),
+                "file": write_name(self._dataset.path),
                 "name": self._dataset.name,
                 "volumes": hashes(self._dataset),
             },

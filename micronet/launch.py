@@ -18,6 +18,7 @@ from micronet.errors import FileError, InputError
 from micronet.keeper import Scalars, Settings
 from micronet.lock import FolderLock
 from micronet.models import MicroNet, MicroRNet
+from micronet.names import same_but_for_case
 from micronet.prompt import Interrupts, TerminalBar, converse, line_editing, say, show_file
 from micronet.recipe import NUMPY_SEED, RECIPES, TORCH_SEED, Recipe
 from micronet.runfolder import Places, Run, latest_session, sweep
@@ -108,6 +109,10 @@ def train(network: type[MicroNet] | type[MicroRNet], arguments: argparse.Namespa
         say(f"{network.name}, recipe {settings.recipe}, seed {settings.seed}; {computes}, {settings.threads} threads")
         if note:
             say(note)
+        for one, two in same_but_for_case(dict.fromkeys(entry.name for entry in dataset.entries)):
+            say(
+                f"note: volumes '{one}' and '{two}' differ only in case: on some disks their results are the same files"
+            )
         if arguments.resume:
             commands.insert(0, "resume")
         elif greeting := session.greeting():

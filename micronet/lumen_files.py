@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from micronet.io.mesh import write_mesh
+from micronet.names import write_name
 from micronet.table import number_cell, write_table
 from micronet.volume import MICROMETRES_PER, Volume
 
@@ -78,14 +79,16 @@ def write_vessels(folder: Path, stem: str, mask: Volume) -> dict[str, Path]:
     vessels = measure_vessels(mask)
     comments = [f"{name}: {text}" for name, text in _VESSEL_COLUMNS.items()]
     rows = [[number, *_row(vessel)] for number, vessel in enumerate(vessels, 1)]
-    write_table(files["vessels"], f"vessels of {stem}", comments, list(_VESSEL_COLUMNS), rows)
+    write_table(files["vessels"], f"vessels of {write_name(stem)}", comments, list(_VESSEL_COLUMNS), rows)
     comments = [
         "vessel: as in the table of the vessels; branch, point: numbers along it, both from 1",
         "z, y, x: position in voxels, from 0 at the centre of the first",
         f"world_1, world_2, world_3: position in µm along the axes of the volume's space, {mask.space or 'not stated'}",
         "radius: of the lumen, in µm; empty where nothing bounds it",
     ]
-    write_table(files["centrelines"], f"centrelines of {stem}", comments, _POINT_COLUMNS, _points(vessels, mask))
+    write_table(
+        files["centrelines"], f"centrelines of {write_name(stem)}", comments, _POINT_COLUMNS, _points(vessels, mask)
+    )
     return files
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from micronet.errors import FileError, InputError
 from micronet.io import Segment, read_annotation, volume_stem, write_mask_planes
+from micronet.names import existing
 from micronet.raw_grid import parallel_steps
 from micronet.raw_scan import MADE_BY, RawScan, geometry_record, read_record, scan_name
 from micronet.record import make_folder
@@ -40,7 +41,7 @@ def find_record(mask_path: Path, raw_path: Path, folders: list[Path]) -> Path | 
     """
     for name in dict.fromkeys((volume_stem(mask_path), scan_name(raw_path))):
         for folder in folders:
-            path = folder / f"{name}.json"
+            path = existing(folder / f"{name}.json")
             if (read_record(path) or {}).get("made_by") == MADE_BY:
                 return path
     return None

@@ -7,7 +7,21 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-__all__ = ["existing", "listed", "name_key", "read_name", "same_but_for_case", "same_name", "shortened", "write_name"]
+from micronet.errors import InputError
+
+__all__ = [
+    "check_apart",
+    "existing",
+    "file_part",
+    "listed",
+    "name_key",
+    "read_name",
+    "same_but_for_case",
+    "same_name",
+    "shortened",
+    "valid",
+    "write_name",
+]
 
 # A cell of a table that begins with one of these is a formula to a spreadsheet; the last four are the same, full width.
 _FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"
@@ -50,6 +64,29 @@ def _escaped(character: str) -> str:
     return "".join(f"%{code:02X}" for code in character.encode(errors="surrogateescape" if byte else "surrogatepass"))
 
 
+def valid(text: str) -> str:
+    r"""Return text that is no name with what UTF-8 cannot hold written as `write_name` does it.
+
+    >>> valid("'Gef\udce4' # 50 %")
+    "'Gef%E4' # 50 %"
+    """
+    return "".join(_escaped(character) if "\ud800" <= character <= "\udfff" else character for character in text)
+
+
+def file_part(name: str) -> str:
+    """Return a name as a part of a file's name: all but letters, digits and + - . _ as `write_name` writes it.
+
+    >>> file_part("a/b c"), file_part("ä_1.5")
+    ('a%2Fb%20c', 'ä_1.5')
+    """
+    return "".join(
+        character
+        if character.isalnum() or unicodedata.combining(character) or character in "+-._"
+        else _escaped(character)
+        for character in name
+    )
+
+
 def read_name(text: str) -> str:
     r"""Return the name that `write_name` wrote.
 
@@ -81,23 +118,34 @@ def _folded(name: str) -> str:
     return name_key(name_key(name).casefold())
 
 
-def same_but_for_case(names: Iterable[str], others: Iterable[str] | None = None) -> list[tuple[str, str]]:
-    """Return the pairs of names that differ in nothing but case: among names, or between them and others.
+def same_but_for_case(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the pairs of names that differ in nothing but case.
 
-    >>> same_but_for_case(["a", "B", "A"]), same_but_for_case(["a"], ["A", "a"])
-    ([('a', 'A')], [('a', 'A')])
+    >>> same_but_for_case(["a", "B", "A", "a"])
+    [('a', 'A')]
     """
-    found = []
     first: dict[str, str] = {}
-    for name in names:
-        other = first.setdefault(_folded(name), name)
-        if others is None and not same_name(name, other):
-            found.append((other, name))
-    for name in others or ():
-        there = first.get(_folded(name))
-        if there is not None and not same_name(name, there):
-            found.append((there, name))
-    return found
+    pairs = ((first.setdefault(_folded(name), name), name) for name in names)
+    return [(one, two) for one, two in pairs if not same_name(one, two)]
+
+
+def check_apart(named: Iterable[tuple[str, Path]]) -> list[str]:
+    """Raise InputError when two inputs would write files of the same name; return what is nearly so, for the person.
+
+    Parameters
+    ----------
+    named : iterable of (str, Path)
+        How the names of an input's results begin, and the input.
+    """
+    seen: dict[str, tuple[str, Path]] = {}
+    for name, path in named:
+        other = seen.setdefault(name_key(name), (name, path))[1]
+        if other is not path:
+            raise InputError(f"'{path}' and '{other}' would both write {name}.*; run them apart with -o")
+    return [
+        f"'{one}' and '{two}' differ only in case: on some disks their results are the same files"
+        for one, two in same_but_for_case(name for name, _ in seen.values())
+    ]
 
 
 def existing(path: Path) -> Path:

@@ -22,6 +22,7 @@ from micronet.io import (
     write_volume,
 )
 from micronet.io.hdf5 import require_h5py, write_pairs
+from micronet.names import name_key, write_name
 from micronet.phantom import Anatomy, Optics, mask_of_seed, optics_of_seed, render_oct, speckle_of_seed
 from micronet.phantom.anatomy import SPACING_UM
 from micronet.raw_scan import read_record
@@ -139,15 +140,20 @@ def over_annotations(
     found = []
     for path, split in zip(paths, _splits(len(paths), validation, test), strict=True):
         published = _PUBLISHED_NAME.fullmatch(volume_stem(path))
-        name = published[1] if published else volume_stem(path)
+        name = _text(published[1] if published else volume_stem(path))
         names = [name] if images == 1 else [f"{name}_S{seed}" for seed in range(first_seed, first_seed + images)]
         found += [Subject(name, split, seed, annotation=path) for seed, name in enumerate(names, first_seed)]
     seen: set[str] = set()
     for subject in found:
-        if subject.name in seen:
+        if name_key(subject.name) in seen:
             raise InputError(f"two annotations would both be called '{subject.name}'; run them apart with -o DIR")
-        seen.add(subject.name)
+        seen.add(name_key(subject.name))
     return found
+
+
+def _text(name: str) -> str:
+    """Return a name that a data-set file can hold, which is UTF-8 without controls, and so can any file's name."""
+    return name if name.isprintable() else write_name(name)
 
 
 def _splits(count: int, validation: int | None, test: int | None) -> list[str]:
@@ -222,7 +228,10 @@ def _asked(subject: Subject, job: PhantomSet) -> dict[str, Any]:
     """Return what a phantom depends on, as JSON has it."""
     asked: dict[str, Any] = {"seed": subject.seed, "vary": job.vary, "optics": asdict(_optics(subject, job))}
     if subject.annotation is not None:
-        asked["annotation"] = {"file": subject.annotation.name, "sha256": sha256_of(*files_of(subject.annotation))}
+        asked["annotation"] = {
+            "file": write_name(subject.annotation.name),
+            "sha256": sha256_of(*files_of(subject.annotation)),
+        }
         asked |= {"segment": job.segment, "spacing_um_zyx": job.spacing_um}
     else:
         asked |= {"shape_zyx": job.shape, "y_crop": job.y_crop, "anatomy": asdict(Anatomy())}

@@ -18,6 +18,7 @@ from micronet.intensity import DOMAINS, Average, Domain, above_floor, finish, no
 from micronet.io import Stack, nrrd
 from micronet.io.atomic import remove_old
 from micronet.io.scratch import Scratch
+from micronet.names import write_name
 from micronet.raw_grid import AXES, structural_grid
 from micronet.raw_scan import MADE_BY, RawScan, geometry_record, read_record, scan_name, stated_domain
 from micronet.record import make_folder, sha256_of, versions, write_json
@@ -118,7 +119,7 @@ def prepare_file(
             raise FileError(f"'{target}' exists; --force replaces it, -o DIR writes elsewhere")
         _say_what(stack, raw, grid, ratios, job, say)
         asked = {
-            "input": {"path": str(path), "files": len(stack.files), "sha256": sha256_of(*stack.files)},
+            "input": {"path": write_name(path), "files": len(stack.files), "sha256": sha256_of(*stack.files)},
             "parameters": job.parameters(domain),
         }
         if record_path.exists() and not force:
@@ -170,7 +171,8 @@ def prepare_file(
                 "notes": list(stack.grid.notes),
             },
             "steps": _steps(job, domain, floor, how, share, (low, high), raw, ratios),
-            "output": {"file": target.name, "sha256": sha256_of(target), "dtype": "uint8"} | geometry_record(grid),
+            "output": {"file": write_name(target.name), "sha256": sha256_of(target), "dtype": "uint8"}
+            | geometry_record(grid),
             "seconds": round(time.perf_counter() - began, 3),
             "versions": versions(),
         }

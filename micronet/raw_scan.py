@@ -9,6 +9,7 @@ from typing import Any
 
 from micronet.errors import InputError
 from micronet.io import Stack, open_stack, volume_stem
+from micronet.names import existing, read_name, same_name
 from micronet.raw_grid import true_grid
 from micronet.volume import Volume
 
@@ -67,10 +68,11 @@ def stated_domain(path: Path) -> tuple[str | None, Path]:
     ``scan.json`` speaks for ``scan.tif`` and ``scan.nrrd`` alike; but a record of `MADE_BY` only for the volume that
     was made.
     """
-    beside = path.resolve().with_name(f"{scan_name(path)}.json")
+    beside = existing(path.resolve().with_name(f"{scan_name(path)}.json"))
     found = read_record(beside) or {}
     output = found.get("output")
-    if found.get("made_by") == MADE_BY and not (isinstance(output, dict) and output.get("file") == path.name):
+    told = read_name(str(output.get("file"))) if isinstance(output, dict) else ""
+    if found.get("made_by") == MADE_BY and not same_name(told, path.name):
         return None, beside
     domain = found.get("domain")
     return (domain.strip().lower() if isinstance(domain, str) else None), beside

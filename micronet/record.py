@@ -14,6 +14,7 @@ from typing import Any
 from micronet import __version__
 from micronet.errors import FileError
 from micronet.io.atomic import atomic_path
+from micronet.names import valid
 
 __all__ = ["make_folder", "sha256_of", "versions", "write_json"]
 
@@ -54,7 +55,7 @@ def versions() -> dict[str, str]:
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record, whole or not at all; UTF-8, two blanks a level, names of files that are no text escaped."""
+    """Write a record, whole or not at all; UTF-8, two blanks a level, names as `micronet.names.write_name` has them."""
     with atomic_path(path) as temporary:
         text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        temporary.write_text(valid(text), encoding="utf-8")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from micronet.io import Segment, extent_of, nrrd, write_mask_planes
 from micronet.io.scratch import Scratch
 from micronet.metrics import Overlap
+from micronet.names import write_name
 from micronet.report import write_preview
 from micronet.volume import Volume
 
@@ -67,7 +68,7 @@ def write_result(
         mask,
         spacing_um=volume.spacing_um,
         annotation=annotation,
-        title=stem,
+        title=write_name(stem),
     )
     return files
 

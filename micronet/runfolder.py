@@ -20,6 +20,7 @@ from micronet.checkpoint import load_session, save_session, save_state
 from micronet.curves import Curve, write_curves
 from micronet.errors import FileError, InputError
 from micronet.io.atomic import atomic_path
+from micronet.names import read_name, write_name
 from micronet.record import make_folder, write_json
 
 __all__ = [
@@ -172,7 +173,7 @@ class Run:
             return
         try:
             with self.log_path.open("a", encoding="utf-8", newline="") as stream:
-                stream.write(_formatted([row]))
+                stream.write(_formatted([_written(row)]))
         except OSError as error:
             self._log_whole = False
             raise FileError(f"cannot write '{self.log_path}': {error.strerror}") from error
@@ -334,7 +335,11 @@ def _formatted(rows: Iterable[Sequence[object]]) -> str:
 
 
 def _log_text(rows: Sequence[LogRow]) -> str:
-    return _formatted([LogRow._fields]) + _formatted(rows)
+    return _formatted([LogRow._fields]) + _formatted(map(_written, rows))
+
+
+def _written(row: LogRow) -> LogRow:
+    return row._replace(volume=None if row.volume is None else write_name(row.volume))
 
 
 def _parse(text: str) -> list[LogRow]:
@@ -345,7 +350,7 @@ def _parse(text: str) -> list[LogRow]:
         LogRow(
             int(step),
             kind,
-            volume if kind == "step" else None,
+            read_name(volume) if kind == "step" else None,
             float(rate) if rate else None,
             float(beta_squared),
             float(loss),

@@ -28,6 +28,7 @@ from micronet.lumen_files import surface_path, vessel_paths, write_surface, writ
 from micronet.memory import Memory, Need, plan_memory
 from micronet.metrics import overlap
 from micronet.models import MicroNet, MicroRNet
+from micronet.names import check_apart, valid, write_name
 from micronet.outcome import Outcome
 from micronet.preprocess import log_intensity
 from micronet.raw_scan import refuse_second_log
@@ -132,13 +133,9 @@ class TimePoint:
     start: Path | None = None
 
 
-def check_stems(inputs: Sequence[Path]) -> None:
-    """Raise InputError when two inputs would write the same files."""
-    seen: dict[str, Path] = {}
-    for path in inputs:
-        other = seen.setdefault(volume_stem(path), path)
-        if other is not path:
-            raise InputError(f"'{path}' and '{other}' would both write {volume_stem(path)}.*; run them apart with -o")
+def check_stems(inputs: Sequence[Path]) -> list[str]:
+    """Raise InputError when two inputs would write the same files; return what is nearly so, for the person."""
+    return check_apart((volume_stem(path), path) for path in inputs)
 
 
 def segment_file(
@@ -206,8 +203,8 @@ def _segment_file(
     began = time.perf_counter()
     asked = {
         "input": input_record(path) if time_point is None else time_point.source,
-        "weights": {"path": str(weights.path), "sha256": weights.sha256, "network": weights.model.name},
-        "masks": {role: {"path": str(mask), "sha256": sha256_of(*files_of(mask))} for role, mask in masks.items()},
+        "weights": {"path": write_name(weights.path), "sha256": weights.sha256, "network": weights.model.name},
+        "masks": {role: input_record(mask) for role, mask in masks.items()},
         "parameters": job.parameters(),
     }
     on_request = job.files_on_request(stem)
@@ -331,7 +328,7 @@ def _segment_file(
         "result": result | {"warnings": [*([outside] if outside else []), *warnings]},
         "iterations": [asdict(iteration) for iteration in iterations],
         "scores": scores,
-        "files": {kind: file.name for kind, file in files.items()},
+        "files": {kind: write_name(file.name) for kind, file in files.items()},
         "seconds": {
             "read": round(read_seconds, 3),
             "predict": round(predict_seconds, 3),
@@ -357,7 +354,7 @@ def _segment_file(
 
 def input_record(path: Path) -> dict[str, Any]:
     """Return what a record says of an input: its path and its hash."""
-    return {"path": str(path), "sha256": sha256_of(*files_of(path))}
+    return {"path": write_name(path), "sha256": sha256_of(*files_of(path))}
 
 
 def _plan(path: Path, weights: Weights, job: Job, time_point: TimePoint | None, masks: tuple[Path, ...]) -> Memory:
@@ -436,4 +433,6 @@ def _describe(volume: Volume) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+    if isinstance(value, str):
+        return valid(value)
+    return write_name(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value

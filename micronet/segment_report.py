@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from micronet.inference import Iteration
 from micronet.io.scratch import Scratch
+from micronet.names import write_name
 from micronet.page.grid import Grid
 from micronet.page.html import Html, Section, figure, note, table, write_page
 from micronet.page.plots import Line, bins, histogram, plot
@@ -89,10 +90,11 @@ class SegmentReport:
             sections.append(Section("Refinement", _refinement(record["iterations"])))
         sections.append(Section("Histograms", self._histograms(probability, annotation)))
         sections.append(Section("How it was made", [_origin(record)]))
-        shown = Shown(path.stem, self._movie, self._volume.array, annotation)
+        name = write_name(path.stem.removesuffix("_report"))
+        shown = Shown(name, self._movie, self._volume.array, annotation)
         write_page(
             path,
-            path.stem.removesuffix("_report"),
+            name,
             self._facts(record),
             [shown],
             sections,

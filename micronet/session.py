@@ -20,6 +20,7 @@ from micronet.errors import FileError, InputError, MicronetError
 from micronet.keeper import Bar, Keeper, Scalars, Settings, Wishes, now
 from micronet.metrics import Overlap, overlap
 from micronet.models import MicroRNet, bootstrap, model_for_state
+from micronet.names import file_part, same_name
 from micronet.record import sha256_of
 from micronet.result import above, score_line, write_result
 from micronet.runfolder import Places, Run, latest_session, session_path, sessions, set_aside, weights_named
@@ -236,8 +237,9 @@ class Session:
             step = saved.get("best_step" if version == "best" else "step")
             return found, f"the {version} of {run.name}, step {step:,}"
         named = weights_named(self.network, self.places)
-        if version in named:
-            return load_state(named[version], self._say), str(named[version])
+        meant = next((path for name, path in named.items() if same_name(name, version)), None)
+        if meant is not None:
+            return load_state(meant, self._say), str(meant)
         if version.endswith(".pt") and Path(version).is_file():
             return load_state(version, self._say), version
         known = ", ".join([*named][:12]) + (", .." if len(named) > 12 else "")
@@ -307,8 +309,7 @@ class Session:
         annotation = np.zeros(sample.volume.shape, bool)
         depth = slice(None, probability.shape[1])
         whole[:, depth], annotation[:, depth] = probability, sample.mask
-        name = "".join(c if c.isalnum() or c in "+-._" else "_" for c in sample.entry.name)
-        stem = f"{self.run.name}_{self.trainer.step}_{name}{suffix}"
+        stem = f"{self.run.name}_{self.trainer.step}_{file_part(sample.entry.name)}{suffix}"
         folder = self.places.predictions
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from micronet.io.atomic import atomic_path
+from micronet.names import shortened, write_name
 from micronet.report import ANNOTATION_COLOUR, MASK_COLOUR
 from micronet.sweep import Sweep
 
@@ -44,6 +45,7 @@ def sweep_figure(sweep: Sweep, threshold: float, *, title: str = "") -> Figure:
     threshold : float
         The one in use; the nearest of the sweep is marked.
     title : str
+        The name of what was scored.
     """
     figure = Figure(figsize=(5.6, 5.4), dpi=_DPI, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
@@ -83,8 +85,7 @@ def sweep_figure(sweep: Sweep, threshold: float, *, title: str = "") -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower left", frameon=True, edgecolor="none", framealpha=0.9, fontsize=8.5)
     average = f"average precision {sweep.average_precision:.3f}"
-    if len(title) > _LONGEST_TITLE:
-        title = f"{title[: _LONGEST_TITLE // 2]}…{title[-_LONGEST_TITLE // 2 :]}"
+    title = shortened(write_name(title), _LONGEST_TITLE)
     axes.set_title(f"{title}\n{average}" if title else average, fontsize=10, parse_math=False)
     axes.locator_params(nbins=5)
     return figure

@@ -13,10 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from micronet.io.atomic import atomic_path
+from micronet.names import shortened, write_name
 
 __all__ = ["write_time_plot"]
 
 _DPI = 160
+_LONGEST_TITLE = 80
 # Okabe & Ito 2008: people with any colour vision tell them apart; markers differ as well.
 _BLACK, _BLUE, _ORANGE, _GREEN = "#000000", "#0072B2", "#E69F00", "#009E73"
 _UNITS = ((1e9, "µL"), (1e6, "nL"), (1e3, "pL"), (1.0, "µm³"))
@@ -50,6 +52,7 @@ def write_time_plot(
     in_um, in_seconds : bool
         Which of the units they are.
     title : str
+        The name of the recording.
 
     Raises
     ------
@@ -85,7 +88,7 @@ def write_time_plot(
         one.set_axisbelow(True)
         one.spines[["top", "right"]].set_visible(False)
     figure.align_ylabels()
-    figure.suptitle(title, parse_math=False, fontsize=11, weight="bold")
+    figure.suptitle(shortened(write_name(title), _LONGEST_TITLE), parse_math=False, fontsize=11, weight="bold")
     with atomic_path(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a file's name may hold any character
         figure.savefig(temporary, format="png")

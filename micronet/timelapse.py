@@ -102,7 +102,8 @@ def open_time_lapse(inputs: Sequence[Path], job: Job, *, interval_s: float | Non
     if len(inputs) > 1:
         check_stems(inputs)
         stems = [volume_stem(path) for path in inputs]
-        common = re.sub(r"[\W_]*[tT]?\d*$", "", stems[0]) or stems[0]  # beat_t0, beat_t1, .. are beat
+        # beat_t0, beat_t1, .. are beat; an accent of its own, or a byte that is no text, belongs to the name.
+        common = re.sub(r"[\s!-/:-@\[-`{-~]*[tT]?\d*$", "", stems[0]) or stems[0]
 
         def read(number: int) -> Volume:
             return read_volume(

@@ -87,6 +87,7 @@ LAYERS = [
     },
 ]
 SIBLINGS = {
+    "names": {"errors"},
     "kernels": {"errors"},
     "phantom": {"errors", "kernels"},  # for kernels.threads
     "losses": {"errors", "kernels"},  # for kernels.kept and kernels.threads

@@ -13,6 +13,11 @@ from micronet.errors import FileError
 
 __all__ = ["atomic_path", "remove_old"]
 
+# Bytes; what common file systems allow.
+_LONGEST_NAME = 255
+# Those that begin no character in UTF-8.
+_INNER_BYTES = bytes(range(0x80, 0xC0))
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -37,11 +42,18 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         If the folder is missing, or the file cannot be created, written or renamed.
     """
     target = Path(path)
-    if not target.parent.is_dir():
+    try:
+        no_folder, is_folder = not target.parent.is_dir(), target.is_dir()
+    except OSError as error:  # a name that no file can have
+        raise FileError(f"cannot write '{target}': {error.strerror}") from error
+    if no_folder:
         raise FileError(f"cannot write '{target}': the folder '{target.parent}' does not exist")
-    if target.is_dir():
+    if is_folder:
         raise FileError(f"cannot write '{target}': it is a folder")
-    temporary = target.with_name(f".{secrets.token_hex(4)}.tmp.{target.name}")
+    prefix = f".{secrets.token_hex(4)}.tmp."
+    # A name of full length has no room for the prefix: its beginning gives way, cut where a character begins.
+    name = os.fsencode(target.name)[-(_LONGEST_NAME - len(prefix)) :].lstrip(_INNER_BYTES)
+    temporary = target.with_name(prefix + os.fsdecode(name))
     try:
         yield temporary
         os.replace(temporary, target)

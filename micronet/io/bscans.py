@@ -17,6 +17,7 @@ from micronet.io import tiff
 from micronet.io.checks import ReadOptions, check_dtype, clean_axes, one_line, reading, regular_file, spatial_order
 from micronet.io.stack import Stack, build_grid
 from micronet.io.units import without_spacing
+from micronet.names import name_key
 
 __all__ = ["natural_order", "open_stack"]
 
@@ -32,7 +33,7 @@ def natural_order(path: Path) -> tuple[list[tuple[str, int]], str]:
     >>> sorted([Path("b10.tif"), Path("b9.tif"), Path("B1.tif")], key=natural_order)[-1].name
     'b10.tif'
     """
-    parts = re.findall(r"(\D*)(\d*)", path.name)
+    parts = re.findall(r"(\D*)(\d*)", name_key(path.name))
     return [(text.casefold(), int(digits or -1)) for text, digits in parts], path.name
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from micronet.errors import FileError, InputError, MicronetError
+from micronet.names import existing, same_but_for_case, write_name
 from micronet.volume import Volume
 
 __all__ = [
@@ -79,12 +80,24 @@ def regular_file(path: str | os.PathLike[str]) -> Path:
     if folder:
         raise FileError(f"'{found}' is a folder, expected a volume file")
     if not there:
-        raise FileError(f"'{found}' does not exist")
+        raise FileError(f"'{found}' does not exist{_near(found)}")
     if not found.is_file():
         raise FileError(f"'{found}' is not a regular file")
     if not os.access(found, os.R_OK):
         raise FileError(f"'{found}' cannot be opened: permission denied")
     return found
+
+
+def _near(path: Path) -> str:
+    """Return a word on the file that is there under nearly this name."""
+    try:
+        names = [file.name for file in path.parent.iterdir()]
+    except OSError:
+        return ""
+    if (other := existing(path)) != path:
+        return f"; there is '{write_name(other.name)}', whose accents are put together differently"
+    twins = [pair for pair in same_but_for_case([path.name, *names]) if pair[0] == path.name]
+    return f"; there is '{write_name(twins[0][1])}', which differs in case" if twins else ""
 
 
 def check_dtype(dtype: np.dtype[Any], path: Path) -> None:

@@ -280,6 +280,8 @@ def write_planes(
             _deflate(stream, planes, encoding)
         return
     data_path = path.with_suffix(_DATA_SUFFIX[encoding])
+    if not data_path.name.isprintable():
+        raise FileError(f"cannot write '{path}': a header cannot name '{data_path.name}'; write .nrrd instead")
     fields["data file"] = data_path.name
     # The inner file gets its name first: a header never stands beside voxels that are not there yet.
     with atomic_path(path) as temporary, atomic_path(data_path) as data_temporary:

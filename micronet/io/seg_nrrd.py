@@ -23,6 +23,7 @@ from micronet.io import nrrd
 from micronet.io.checks import build_volume, reading, regular_file
 from micronet.io.nrrd_geometry import axis_roles, geometry, geometry_fields
 from micronet.io.nrrd_header import NrrdHeader, escape, unescape
+from micronet.names import name_key, same_name
 from micronet.volume import Volume
 
 __all__ = [
@@ -132,7 +133,7 @@ class Segmentation:
             problem = "name one with --segment"
         else:
             name = str(wanted).strip()
-            found = [segment for segment in self.segments if segment.name == name]
+            found = [segment for segment in self.segments if same_name(segment.name, name)]
             found = found or [segment for segment in self.segments if _folded(segment.name) == _folded(name)]
             found = found or [segment for segment in self.segments if str(segment.index) == name]
             count = "more than one" if found else "none"
@@ -405,4 +406,4 @@ def extent_of(labels: NDArray[Any]) -> tuple[int, ...]:
 
 
 def _folded(name: str) -> str:
-    return " ".join(name.casefold().split())
+    return " ".join(name_key(name).casefold().split())

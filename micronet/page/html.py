@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from importlib.resources import files
 from string import Template
 from typing import Any
 
+from micronet.errors import printable
 from micronet.io.atomic import atomic_path
 from micronet.page.shown import Shown
 from micronet.report import ANNOTATION_COLOUR, MASK_COLOUR
@@ -28,6 +29,11 @@ _LARGEST_RECORD = 150_000
 # What both contours enclose (Okabe & Ito 2008, with the colours of the contours).
 _AGREED_COLOUR = "#009E73"
 _NUMBER = re.compile(r"-?[0-9][0-9,.]*(e[+-]?[0-9]+)?( ?(%|µm[²³]?|s))?|[–∞]")
+
+
+def escape(text: str) -> str:
+    """Return text as markup that shows it, whatever is in it."""
+    return html.escape(printable(text))
 
 
 class Html(str):
