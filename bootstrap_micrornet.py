@@ -11,6 +11,7 @@ from micronet.checkpoint import load_state, save_state
 from micronet.console import run, tell
 from micronet.errors import FileError
 from micronet.models import bootstrap
+from micronet.option_types import path_option
 
 ROOT = Path(__file__).resolve().parent
 PUBLISHED = ROOT / "trained_models" / "u-net_1600.pt"
@@ -41,11 +42,11 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "input",
         nargs="?",
-        type=Path,
+        type=path_option,
         metavar="IN",
         help="µ-Net weights (default: trained_models/u-net_1600.pt when there, else the bundled u-net_phantom.pt)",
     )
-    p.add_argument("output", nargs="?", type=Path, default=OUTPUT, metavar="OUT", help="default: %(default)s")
+    p.add_argument("output", nargs="?", type=path_option, default=OUTPUT, metavar="OUT", help="default: %(default)s")
     p.add_argument("--force", action="store_true", help="replace OUT when it exists")
     p.add_argument("--debug", action="store_true", help="show the whole traceback when something fails")
     return p

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from micronet.batch import run_batch
-from micronet.console import inputs_from, run, spacing_option, tell
+from micronet.console import inputs_from, run, tell
 from micronet.errors import FileError, InputError
 from micronet.evaluation import Pair, Reading, evaluate_pair, find_pairs, read_pair, with_images
 from micronet.evaluation_report import EvaluationReport
 from micronet.lumen_files import write_vessels
+from micronet.option_types import Real, Whole, axes_option, path_option, spacing_option, text_option
 from micronet.outcome import Outcome
 from micronet.record import make_folder
 from micronet.score_tables import ScoreTables, summary_lines
@@ -76,28 +77,58 @@ def main(arguments: argparse.Namespace) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
     p = argparse.ArgumentParser(description="Score predicted masks against annotations.")
-    p.add_argument("predictions", nargs="+", type=Path, metavar="PREDICTION", help="masks, or folders of masks")
+    p.add_argument("predictions", nargs="+", type=path_option, metavar="PREDICTION", help="masks, or folders of masks")
     p.add_argument(
-        "--annotation", dest="annotations", nargs="+", type=Path, required=True, metavar="FILE", help="or folders"
+        "--annotation",
+        dest="annotations",
+        nargs="+",
+        type=path_option,
+        required=True,
+        metavar="FILE",
+        help="or folders",
     )
-    p.add_argument("-o", "--output", type=Path, default=Path("scores"), metavar="DIR", help="default: scores")
+    p.add_argument("-o", "--output", type=path_option, default=Path("scores"), metavar="DIR", help="default: scores")
     p.add_argument("--sweep", action="store_true", help="predictions are probabilities: score at every threshold too")
     p.add_argument(
         "--measures", action="store_true", help="write tables too: vessels, and their centrelines with radii"
     )
-    p.add_argument("--threshold", type=float, default=0.5, metavar="P", help="of probabilities (default: %(default)s)")
     p.add_argument(
-        "--beta", type=float, default=2.0, metavar="B", help="of F-beta: recall counts B² times (%(default)s)"
+        "--threshold",
+        type=Real(0, 1, below=True),
+        default=0.5,
+        metavar="P",
+        help="of probabilities (default: %(default)s)",
     )
-    p.add_argument("--tolerance", dest="tolerance_um", type=float, metavar="UM", help="of the NSD (default: one voxel)")
-    p.add_argument("--y-crop", type=int, metavar="N", help="look only at the first N voxels in depth (Y)")
-    p.add_argument("--segment", metavar="NAME|INDEX", help="which segment of a .seg.nrrd annotation to take")
-    p.add_argument("--prediction-segment", metavar="NAME|INDEX", help="which segment of a .seg.nrrd prediction")
-    p.add_argument("--axes", metavar="ZYX", help="order of the axes, where files do not say")
+    p.add_argument(
+        "--beta",
+        type=Real(0.001, 1000),
+        default=2.0,
+        metavar="B",
+        help="of F-beta: recall counts B² times (%(default)s)",
+    )
+    p.add_argument(
+        "--tolerance", dest="tolerance_um", type=Real(0, 1e6), metavar="UM", help="of the NSD (default: one voxel)"
+    )
+    p.add_argument(
+        "--y-crop", type=Whole(1, 1_000_000), metavar="N", help="look only at the first N voxels in depth (Y)"
+    )
+    p.add_argument(
+        "--segment", type=text_option, metavar="NAME|INDEX", help="which segment of a .seg.nrrd annotation to take"
+    )
+    p.add_argument(
+        "--prediction-segment", type=text_option, metavar="NAME|INDEX", help="which segment of a .seg.nrrd prediction"
+    )
+    p.add_argument("--axes", type=axes_option, metavar="ZYX", help="order of the axes, where files do not say")
     p.add_argument("--spacing", dest="spacing_um", type=spacing_option, metavar="Z,Y,X", help="voxel size in µm")
     p.add_argument("--report", action="store_true", help="write a page too, with slices to scroll through (HTML)")
     p.add_argument(
-        "--image", dest="images", nargs="+", type=Path, default=[], metavar="FILE", help="shown in it; or folders"
+        "--image",
+        dest="images",
+        nargs="+",
+        type=path_option,
+        default=[],
+        metavar="FILE",
+        help="shown in it; or folders",
     )
     p.add_argument("--force", action="store_true", help="replace scores that are there")
     p.add_argument("--debug", action="store_true", help="show the whole traceback when something fails")

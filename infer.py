@@ -8,7 +8,6 @@ python infer.py beat.tif --time-lapse                        # every time point 
 """
 
 import argparse
-import math
 from pathlib import Path
 
 from tqdm import tqdm
@@ -17,19 +16,27 @@ from micronet.batch import run_batch
 from micronet.checkpoint import find_weights
 from micronet.console import (
     add_common_options,
-    bytes_option,
-    device_option,
     inputs_from,
     run,
     set_engine,
     set_threads,
-    shape_option,
-    spacing_option,
     tell,
 )
 from micronet.errors import InputError
 from micronet.io.mesh import MESH_FORMATS
 from micronet.memory import SHARE
+from micronet.option_types import (
+    Real,
+    Sizes,
+    Whole,
+    axes_option,
+    bytes_option,
+    device_option,
+    dtype_option,
+    path_option,
+    spacing_option,
+    text_option,
+)
 from micronet.outcome import Outcome
 from micronet.segment import Job, Weights, check_stems, segment_file
 from micronet.timelapse import Start, TimeLapseRun, open_time_lapse
@@ -86,8 +93,6 @@ def start_option(arguments: argparse.Namespace) -> Start:
         arguments.initial_mask = None
     if not arguments.time_lapse and arguments.interval is not None:
         raise InputError("--interval goes with --time-lapse")
-    if arguments.interval is not None and not 0 < arguments.interval < math.inf:
-        raise InputError(f"--interval must be a positive number of seconds, found {arguments.interval}")
     if arguments.time_lapse and not arguments.inputs:
         raise InputError("--time-lapse needs an INPUT: a 4-D file, or the files of the time points in their order")
     return "blank" if word == "blank" else "previous"
@@ -110,33 +115,53 @@ def time_lapse(paths: list[Path], weights: Weights, job: Job, start: Start, argu
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
     p = argparse.ArgumentParser(description="Segment lumens in 3-D volumes; with no INPUT, the bundled demo.")
-    p.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="volumes, or folders of volumes")
-    p.add_argument("-o", "--output", type=Path, default=Path("predictions"), metavar="DIR", help="default: predictions")
-    p.add_argument("--model", default="ur-net_phantom", metavar="NAME|PATH", help="weights (default: %(default)s)")
-    p.add_argument("--iterations", type=int, metavar="N", help="refinements of a µr-Net (default: 10)")
+    p.add_argument("inputs", nargs="*", type=path_option, metavar="INPUT", help="volumes, or folders of volumes")
+    p.add_argument(
+        "-o", "--output", type=path_option, default=Path("predictions"), metavar="DIR", help="default: predictions"
+    )
+    p.add_argument(
+        "--model",
+        type=text_option,
+        default="ur-net_phantom",
+        metavar="NAME|PATH",
+        help="weights (default: %(default)s)",
+    )
+    p.add_argument("--iterations", type=Whole(1, 1000), metavar="N", help="refinements of a µr-Net (default: 10)")
     p.add_argument("--until-stable", action="store_true", help="refine until nothing changes (100 times at most)")
     p.add_argument(
         "--initial-mask",
-        type=Path,
+        type=path_option,
         metavar="FILE|previous|blank",
         help="start from this mask instead of a blank one; with --time-lapse from the last one's (default) or blank",
     )
-    p.add_argument("--threshold", type=float, default=0.5, metavar="P", help="lumen is above it (default: %(default)s)")
-    p.add_argument("--y-crop", type=int, metavar="N", help="look only at the first N voxels in depth (Y)")
+    p.add_argument(
+        "--threshold",
+        type=Real(0, 1, below=True),
+        default=0.5,
+        metavar="P",
+        help="lumen is above it (default: %(default)s)",
+    )
+    p.add_argument(
+        "--y-crop", type=Whole(1, 1_000_000), metavar="N", help="look only at the first N voxels in depth (Y)"
+    )
     p.add_argument("--intensity", choices=("as stored", "log"), default="as stored", help="log: of linear intensities")
-    p.add_argument("--axes", metavar="ZYX", help="order of the axes, where the file does not say")
+    p.add_argument("--axes", type=axes_option, metavar="ZYX", help="order of the axes, where the file does not say")
     p.add_argument("--spacing", dest="spacing_um", type=spacing_option, metavar="Z,Y,X", help="voxel size in µm")
-    p.add_argument("--shape", type=shape_option, metavar="A,B,C", help="sizes of a headerless .raw, slowest first")
-    p.add_argument("--dtype", metavar="TYPE", help="number type of a headerless .raw, such as uint16")
-    p.add_argument("--segment", metavar="NAME|INDEX", help="which segment of a .seg.nrrd mask to take")
-    p.add_argument("--annotation", type=Path, metavar="FILE", help="true mask to score the result against")
+    p.add_argument("--shape", type=Sizes((3, 4)), metavar="A,B,C", help="sizes of a headerless .raw, slowest first")
+    p.add_argument(
+        "--dtype", type=dtype_option, metavar="TYPE", help="number type of a headerless .raw, such as uint16"
+    )
+    p.add_argument(
+        "--segment", type=text_option, metavar="NAME|INDEX", help="which segment of a .seg.nrrd mask to take"
+    )
+    p.add_argument("--annotation", type=path_option, metavar="FILE", help="true mask to score the result against")
     p.add_argument("--report", action="store_true", help="write a page too, with slices to scroll through (HTML)")
     p.add_argument("--mesh", choices=MESH_FORMATS, help="write the surface of the lumen too, in µm")
     p.add_argument(
         "--measures", action="store_true", help="write tables too: vessels, and their centrelines with radii"
     )
     p.add_argument("--time-lapse", action="store_true", help="INPUT is a 4-D file, or the time points in their order")
-    p.add_argument("--interval", type=float, metavar="SECONDS", help="from one time point to the next")
+    p.add_argument("--interval", type=Real(1e-6, 1e9), metavar="SECONDS", help="from one time point to the next")
     p.add_argument("--label-tiff", action="store_true", help="write the mask as a TIFF for Fiji as well")
     p.add_argument("--device", type=device_option, default="cpu", help="cpu (default) or cuda")
     p.add_argument("--max-ram", type=bytes_option, metavar="SIZE", help=RAM_HELP)

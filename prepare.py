@@ -12,10 +12,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from micronet.batch import run_batch
-from micronet.console import run, shape_option, spacing_option, tell
+from micronet.console import run, tell
 from micronet.intensity import AVERAGES, DOMAINS
 from micronet.mapback import find_record, map_back, scan_of
 from micronet.names import check_apart
+from micronet.option_types import Real, Sizes, axes_option, dtype_option, path_option, spacing_option, text_option
 from micronet.outcome import Outcome
 from micronet.prepare import Preparation, prepare_file
 from micronet.raw_scan import RawScan, scan_name
@@ -73,23 +74,44 @@ def _back(path, scan, arguments, say, on_planes):
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
     p = argparse.ArgumentParser(description="Make structural volumes of raw scans, or map finished masks back to them.")
-    p.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="scans or folders of B-scans; or masks")
-    p.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: struct_iso; of a mask, its own folder")
+    p.add_argument("inputs", nargs="+", type=path_option, metavar="INPUT", help="scans or folders of B-scans; or masks")
+    p.add_argument(
+        "-o", "--output", type=path_option, metavar="DIR", help="default: struct_iso; of a mask, its own folder"
+    )
     p.add_argument("--domain", choices=DOMAINS, help="what the numbers of the scan are; log is never taken twice")
     p.add_argument("--average", choices=AVERAGES, default="log", help="what is averaged (default: %(default)s)")
-    p.add_argument("--iso", dest="iso_um", type=float, default=4.5, metavar="UM", help="new voxel size (%(default)s)")
-    p.add_argument("--noise-floor", type=float, metavar="N", help="in the scan's own numbers (default: measured)")
-    p.add_argument("--depth-axis", choices=("Z", "Y", "X"), default="Y", help="where light travels (%(default)s)")
-    p.add_argument("--refractive-index", type=float, default=1.0, metavar="N", help="of the sample, such as 1.38 (1)")
-    p.add_argument("--axes", metavar="ZYX", help="order of the axes, slowest first, where the file does not say")
-    p.add_argument("--spacing", dest="spacing_um", type=spacing_option, metavar="Z,Y,X", help="raw voxel size in µm")
-    p.add_argument("--shape", type=shape_option, metavar="A,B,C", help="sizes of a headerless .raw, slowest first")
     p.add_argument(
-        "--dtype", metavar="TYPE", help="number type of a headerless .raw, such as uint16; >u2 is big-endian"
+        "--iso", dest="iso_um", type=Real(0.01, 1000), default=4.5, metavar="UM", help="new voxel size (%(default)s)"
     )
-    p.add_argument("--back-to", type=Path, metavar="RAW", help="INPUT are masks: write them on the grid of this scan")
-    p.add_argument("--record", type=Path, metavar="JSON", help="what prepare.py wrote of RAW (default: looked for)")
-    p.add_argument("--segment", metavar="NAME|INDEX", help="which segment of a .seg.nrrd to map back")
+    p.add_argument(
+        "--noise-floor", type=Real(-1e30, 1e30), metavar="N", help="in the scan's own numbers (default: measured)"
+    )
+    p.add_argument("--depth-axis", choices=("Z", "Y", "X"), default="Y", help="where light travels (%(default)s)")
+    p.add_argument(
+        "--refractive-index",
+        type=Real(1, 5, below=True),
+        default=1.0,
+        metavar="N",
+        help="of the sample, such as 1.38 (1)",
+    )
+    p.add_argument(
+        "--axes", type=axes_option, metavar="ZYX", help="order of the axes, slowest first, where the file does not say"
+    )
+    p.add_argument("--spacing", dest="spacing_um", type=spacing_option, metavar="Z,Y,X", help="raw voxel size in µm")
+    p.add_argument("--shape", type=Sizes((3,)), metavar="A,B,C", help="sizes of a headerless .raw, slowest first")
+    p.add_argument(
+        "--dtype",
+        type=dtype_option,
+        metavar="TYPE",
+        help="number type of a headerless .raw, such as uint16; >u2 is big-endian",
+    )
+    p.add_argument(
+        "--back-to", type=path_option, metavar="RAW", help="INPUT are masks: write them on the grid of this scan"
+    )
+    p.add_argument(
+        "--record", type=path_option, metavar="JSON", help="what prepare.py wrote of RAW (default: looked for)"
+    )
+    p.add_argument("--segment", type=text_option, metavar="NAME|INDEX", help="which segment of a .seg.nrrd to map back")
     p.add_argument("--interpolation", choices=("linear", "nearest"), default="linear", help="of masks (%(default)s)")
     p.add_argument("--force", action="store_true", help="do again what was done, and replace it")
     p.add_argument("--debug", action="store_true", help="show the whole traceback when something fails")

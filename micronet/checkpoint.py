@@ -15,6 +15,7 @@ from torch import Tensor
 
 from micronet.errors import FileError, InputError
 from micronet.io.atomic import atomic_path
+from micronet.io.checks import is_file
 from micronet.models import MicroNet, MicroRNet, model_for_state
 from micronet.names import existing
 from micronet.pickle_guard import check_archive
@@ -51,7 +52,7 @@ def find_weights(name: str, folders: Sequence[Path]) -> Path:
     """
     candidates = [Path(name), *(folder / file for folder in folders for file in (f"{name}.pt", name))]
     for candidate in map(existing, candidates):
-        if candidate.is_file():
+        if is_file(candidate):
             return candidate
     known = sorted({file.stem for folder in folders for file in folder.glob("*.pt")})
     raise FileError(
@@ -108,7 +109,7 @@ def _prefix(state: Mapping[str, Tensor]) -> str:
 
 
 def _read(path: Path, kind: str, what: str, largest: int) -> Any:
-    if not path.is_file():
+    if not is_file(path):
         raise FileError(f"no {kind} file '{path}'")
     if path.stat().st_size > largest:
         raise FileError(f"'{path}' has {path.stat().st_size:,} bytes: too large for {what}")

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import io
 import os
-import re
 import signal
 import sys
 import threading
@@ -24,74 +23,21 @@ from micronet.errors import FileError, InputError, MicronetError, printable
 from micronet.io import VOLUME_SUFFIXES, is_volume_path
 from micronet.io.bscans import natural_order
 from micronet.kernels.threads import physical_cores
+from micronet.option_types import Whole
 
 __all__ = [
+    "THREADS",
     "add_common_options",
-    "bytes_option",
-    "device_option",
     "inputs_from",
     "reason",
     "run",
     "set_engine",
     "set_threads",
-    "shape_option",
-    "spacing_option",
     "tell",
 ]
 
-
-def spacing_option(text: str) -> tuple[float, float, float]:
-    """Parse ``--spacing``: three lengths Z,Y,X in µm, or one for all three.
-
-    >>> spacing_option("4.5")
-    (4.5, 4.5, 4.5)
-    >>> spacing_option("5,2,2")
-    (5.0, 2.0, 2.0)
-    """
-    try:
-        lengths = [float(part) for part in text.replace("x", ",").split(",")]
-    except ValueError:
-        lengths = []
-    if len(lengths) == 1:
-        lengths *= 3
-    if len(lengths) != 3 or not all(0 < length < float("inf") for length in lengths):
-        raise argparse.ArgumentTypeError(f"'{text}': give Z,Y,X in µm such as 5,2,2, or one length for all axes")
-    z, y, x = lengths
-    return z, y, x
-
-
-def shape_option(text: str) -> tuple[int, ...]:
-    """Parse ``--shape``: the three sizes of a headerless file, slowest axis first, or four where one is time."""
-    parts = text.replace("x", ",").split(",")
-    if len(parts) not in (3, 4) or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise argparse.ArgumentTypeError(f"'{text}': give three sizes such as 200,260,218, slowest axis first")
-    return tuple(int(part) for part in parts)
-
-
-def bytes_option(text: str) -> int:
-    """Parse ``--max-ram``: a number of bytes with its unit.
-
-    >>> bytes_option("3GB"), bytes_option("1.5 GiB"), bytes_option("800m")
-    (3000000000, 1610612736, 800000000)
-    """
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt])(i?)b?\s*", text, re.IGNORECASE)
-    if not found:
-        raise argparse.ArgumentTypeError(f"'{text}': give a size with its unit, such as 3GB or 800MB")
-    power = "kmgt".index(found[2].lower()) + 1
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
-
-
-def device_option(text: str) -> str:
-    """Check ``--device``: cpu, or a CUDA device that is there."""
-    try:
-        device = torch.device(text)
-    except RuntimeError:
-        raise argparse.ArgumentTypeError(f"'{text}': give cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise argparse.ArgumentTypeError(f"'{text}': give cpu, cuda or cuda:N")
-    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
-        raise argparse.ArgumentTypeError(f"'{text}': PyTorch sees {torch.cuda.device_count()} CUDA devices here")
-    return text
+#: How many threads may be asked for; more than a machine has cores is slow, many thousands end the process.
+THREADS = Whole(1, 1024)
 
 
 def inputs_from(paths: Sequence[Path], *, raw: bool) -> list[Path]:
@@ -125,8 +71,6 @@ def tell(text: str) -> None:
 
 def set_threads(threads: int | None) -> int:
     """Let PyTorch and the numba engine work with this many threads (default: physical cores); return the number."""
-    if threads is not None and threads < 1:
-        raise InputError(f"--threads must be at least 1, found {threads}")
     number = threads or physical_cores()
     torch.set_num_threads(number)
     return number
@@ -153,7 +97,7 @@ def set_engine(choice: engine.Engine, *, training: bool = False, device: str = "
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that every script has."""
-    parser.add_argument("--threads", type=int, metavar="N", help="threads to work with (default: physical cores)")
+    parser.add_argument("--threads", type=THREADS, metavar="N", help="threads to work with (default: physical cores)")
     parser.add_argument(
         "--engine",
         choices=("auto", "numba", "torch"),
@@ -174,7 +118,11 @@ def run(
     signal that ended it. With ``--debug`` errors keep their traceback.
     """
     _prepare_streams()
-    arguments = _parse(parser, argv)
+    parser.error = _complain  # type: ignore[method-assign]
+    try:
+        arguments = parser.parse_args(argv)
+    except InputError as error:
+        sys.exit(_fail(f"error: {error}", 2))
     try:
         with _orderly_end():
             code = main(arguments)
@@ -216,14 +164,9 @@ def _place(error: BaseException) -> str:
     return f"{name}:{number}"
 
 
-def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line; what a shell has put into it for ``*`` cannot steer the terminal."""
-    with io.StringIO() as complaint:
-        try:
-            with contextlib.redirect_stderr(complaint):
-                return parser.parse_args(argv)
-        finally:
-            sys.stderr.write(printable(complaint.getvalue()))
+def _complain(message: str) -> NoReturn:
+    """Raise what a parser complains of; it would show its usage first, and a line that may steer the terminal."""
+    raise InputError(f"{message}; --help lists the options")
 
 
 class _Ended(BaseException):

@@ -19,6 +19,7 @@ from micronet.keeper import Scalars, Settings
 from micronet.lock import FolderLock
 from micronet.models import MicroNet, MicroRNet
 from micronet.names import same_but_for_case
+from micronet.option_types import Whole, path_option, text_option
 from micronet.prompt import Interrupts, TerminalBar, converse, line_editing, say, show_file
 from micronet.recipe import NUMPY_SEED, RECIPES, TORCH_SEED, Recipe
 from micronet.runfolder import Places, Run, latest_session, sweep
@@ -30,20 +31,41 @@ __all__ = ["add_training_options", "choose_dataset", "train"]
 
 def add_training_options(p: argparse.ArgumentParser) -> None:
     """Add the options of both training scripts; those that a resumed session knows itself have no default here."""
-    p.add_argument("--dataset", type=Path, metavar="FILE", help="what to train on, a .toml (see datasets/README.md)")
     p.add_argument(
-        "--data", type=Path, action="append", metavar="DIR", help="a further folder that the data set may name files in"
+        "--dataset", type=path_option, metavar="FILE", help="what to train on, a .toml (see datasets/README.md)"
+    )
+    p.add_argument(
+        "--data",
+        type=path_option,
+        action="append",
+        metavar="DIR",
+        help="a further folder that the data set may name files in",
     )
     p.add_argument("--recipe", choices=sorted(RECIPES), help="default: default")
-    p.add_argument("--run", metavar="COMMANDS", help='carry out commands and leave, such as "123; val; finish"')
+    p.add_argument(
+        "--run", type=text_option, metavar="COMMANDS", help='carry out commands and leave, such as "123; val; finish"'
+    )
     p.add_argument("--resume", action="store_true", help="first go on with the session that was last, as it was set")
-    p.add_argument("--seed", type=int, metavar="N", help=f"of weights and order (default: {TORCH_SEED}, as published)")
-    p.add_argument("--validate-every", type=int, metavar="N", help="steps between validations (default: 50)")
-    p.add_argument("--iterations", type=int, metavar="N", help="refinements of a µr-Net (default: 10)")
-    p.add_argument("--keep-every", type=int, metavar="N", help="keep the weights of every N steps (default: none)")
-    p.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), metavar="DIR", help="default: %(default)s")
-    p.add_argument("--logs", type=Path, default=Path("logs"), metavar="DIR", help="default: %(default)s")
-    p.add_argument("-o", "--output", type=Path, default=Path("predictions"), metavar="DIR", help="default: %(default)s")
+    p.add_argument(
+        "--seed",
+        type=Whole(0, 2**31 - 1),
+        metavar="N",
+        help=f"of weights and order (default: {TORCH_SEED}, as published)",
+    )
+    p.add_argument(
+        "--validate-every", type=Whole(1, 1_000_000), metavar="N", help="steps between validations (default: 50)"
+    )
+    p.add_argument("--iterations", type=Whole(1, 1000), metavar="N", help="refinements of a µr-Net (default: 10)")
+    p.add_argument(
+        "--keep-every", type=Whole(1, 1_000_000), metavar="N", help="keep the weights of every N steps (default: none)"
+    )
+    p.add_argument(
+        "--checkpoints", type=path_option, default=Path("checkpoints"), metavar="DIR", help="default: %(default)s"
+    )
+    p.add_argument("--logs", type=path_option, default=Path("logs"), metavar="DIR", help="default: %(default)s")
+    p.add_argument(
+        "-o", "--output", type=path_option, default=Path("predictions"), metavar="DIR", help="default: %(default)s"
+    )
     p.add_argument("--show", action="store_true", help="open the plot in a window each time it is drawn")
     p.add_argument("--tensorboard", action="store_true", help="write TensorBoard scalars into the log folder")
     add_common_options(p)

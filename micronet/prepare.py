@@ -17,7 +17,7 @@ from micronet.errors import FileError, InputError
 from micronet.intensity import DOMAINS, Average, Domain, above_floor, finish, noise_floor, range_of, to_bytes
 from micronet.io import Stack, nrrd
 from micronet.io.atomic import remove_old
-from micronet.io.scratch import Scratch
+from micronet.io.scratch import Scratch, check_room
 from micronet.names import write_name
 from micronet.raw_grid import AXES, structural_grid
 from micronet.raw_scan import MADE_BY, RawScan, geometry_record, read_record, scan_name, stated_domain
@@ -111,6 +111,7 @@ def prepare_file(
             raise InputError(f"'{target}' would replace the scan itself; write elsewhere with -o DIR")
         raw = job.scan.true_grid(stack)
         grid, ratios = structural_grid(raw, job.iso_um)
+        check_room(job.output, grid.shape)
         if record_path.exists() and (read_record(record_path) or {}).get("made_by") != MADE_BY:
             raise FileError(
                 f"'{record_path}' is no record of {MADE_BY} and would be replaced; write elsewhere with -o DIR"

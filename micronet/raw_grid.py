@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ __all__ = ["AXES", "empty_grid", "parallel_steps", "structural_grid", "true_grid
 AXES = "ZYX"
 # How far the axes of two grids may run apart over a whole volume, in voxels, and still count as parallel.
 _PARALLEL = 0.1
+_MOST_VOXELS = 1 << 40
 
 
 def empty_grid(grid: Volume, shape: tuple[int, ...] | None = None) -> Volume:
@@ -72,6 +74,10 @@ def structural_grid(grid: Volume, iso_um: float) -> tuple[Volume, tuple[float, f
     lengths = np.linalg.norm(grid.directions, axis=1)
     z, y, x = (float(iso_um / length) for length in lengths)
     shape = tuple(output_size(size, ratio) for size, ratio in zip(grid.shape, (z, y, x), strict=True))
+    if math.prod(shape) > _MOST_VOXELS:
+        raise InputError(
+            f"--iso {iso_um:g}: {' x '.join(f'{size:,}' for size in shape)} voxels are more than can be made"
+        )
     axes = grid.directions / lengths[:, None]
     origin = grid.origin + ((iso_um - lengths) / 2) @ axes
     return replace(empty_grid(grid, shape), directions=axes * iso_um, origin=origin), (z, y, x)

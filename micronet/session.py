@@ -17,6 +17,7 @@ from micronet.checkpoint import load_state, save_state
 from micronet.commands import Command, forms
 from micronet.dataset import DataSet, Sample
 from micronet.errors import FileError, InputError, MicronetError
+from micronet.io.checks import is_file
 from micronet.keeper import Bar, Keeper, Scalars, Settings, Wishes, now
 from micronet.metrics import Overlap, overlap
 from micronet.models import MicroRNet, bootstrap, model_for_state
@@ -218,9 +219,7 @@ class Session:
             raise FileError(f"{source} holds a {model.name}, this session trains a {self.network}")
         self._keeper.keep()
         self.trainer.start_afresh(weights)
-        self._keeper.start_anew(
-            {"weights": source, **({"sha256": sha256_of(Path(source))} if Path(source).is_file() else {})}
-        )
+        self._keeper.start_anew({"weights": source, **({"sha256": sha256_of(Path(source))} if is_file(source) else {})})
         self._say(f"loaded {source}; optimiser, schedule and best validation start afresh (resume would keep them)")
 
     def _find(self, version: str) -> tuple[Mapping[str, Tensor], str]:
@@ -240,7 +239,7 @@ class Session:
         meant = next((path for name, path in named.items() if same_name(name, version)), None)
         if meant is not None:
             return load_state(meant, self._say), str(meant)
-        if version.endswith(".pt") and Path(version).is_file():
+        if version.endswith(".pt") and is_file(version):
             return load_state(version, self._say), version
         known = ", ".join([*named][:12]) + (", .." if len(named) > 12 else "")
         folders = ", ".join(str(folder) for folder in self.places.weights)

@@ -204,9 +204,18 @@ def test_scores_are_not_replaced_unasked(folder, capsys):
         (["p", "--annotation", "q"], "no prediction and annotation share a name: a, b against c, d"),
         (["p", "p/a.seg.nrrd", "--annotation", "p"], "are both of volume 'a'; name one of them"),
         (["nowhere.nrrd", "--annotation", "p/a.seg.nrrd"], "nowhere.nrrd"),
-        (["p/a.seg.nrrd", "--annotation", "p/a.seg.nrrd", "--beta", "-1"], "beta must be a positive number"),
-        (["p/a.seg.nrrd", "--annotation", "p/a.seg.nrrd", "--y-crop", "0"], "--y-crop must be at least 1, found 0"),
-        (["p/a.seg.nrrd", "--annotation", "p/a.seg.nrrd", "--threshold", "2"], "--threshold must lie in [0, 1)"),
+        (
+            ["p/a.seg.nrrd", "--annotation", "p/a.seg.nrrd", "--beta", "-1"],
+            "--beta: '-1': expected a number from 0.001 to 1000",
+        ),
+        (
+            ["p/a.seg.nrrd", "--annotation", "p/a.seg.nrrd", "--y-crop", "0"],
+            "--y-crop: '0': expected a whole number from 1",
+        ),
+        (
+            ["p/a.seg.nrrd", "--annotation", "p/a.seg.nrrd", "--threshold", "2"],
+            "--threshold: '2': expected a number from 0 to below 1",
+        ),
         (["p/a.seg.nrrd", "--annotation", "skewed.nrrd"], "'skewed.nrrd': its axes are not at right angles"),
     ],
 )

@@ -77,6 +77,7 @@ LAYERS = [
         "keeper",
         "session",
         "prompt",
+        "option_types",
         "console",
         "batch",
         "launch",
@@ -117,10 +118,11 @@ SIBLINGS = {
     "session": {"commands", "keeper"},
     "evaluation_report": {"score_tables"},
     "prompt": {"commands", "console", "keeper", "session"},
+    "console": {"option_types"},
     "batch": {"console"},
     "timelapse": {"segment"},
     "napari_plugin": {"timelapse"},
-    "launch": {"commands", "console", "keeper", "prompt", "session"},
+    "launch": {"commands", "console", "keeper", "option_types", "prompt", "session"},
 }
 NO_TORCH = {
     "errors",

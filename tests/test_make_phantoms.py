@@ -240,8 +240,8 @@ def test_hdf5_without_h5py_is_told_before_any_work(folder, capsys, monkeypatch):
     ("arguments", "message"),
     [
         ((2, "--validation", 1, "--test", 1), "of 2 anatomies, 1 for validation and 1 for test leave none to train"),
-        ((0,), "N and --time-points must be at least 1"),
-        ((1, "--seed", -1), "--seed at least 0"),
+        ((0,), "argument N: '0': expected a whole number from 1 to 10000"),
+        ((1, "--seed", -1), "--seed: '-1': expected a whole number from 0"),
         ((1, "--shape", "64,64,64", "--y-crop", 70), "64 voxels in depth cannot be cropped to 70"),
         ((1, "--shape", "64,40,64"), "at least 64 voxels each"),
         ((1, "--spacing", "5"), "--segment and --spacing are for --from-annotation"),

@@ -303,8 +303,11 @@ class TestRefusals:
             ((), "what its numbers are is not known; say --domain intensity, amplitude, db or log"),
             (("--domain", "log", "--average", "linear"), "a logarithm of unknown scale cannot be undone"),
             (("--domain", "intensity", "--noise-floor", "0"), "--noise-floor 0: expected a number above 0"),
-            (("--domain", "intensity", "--refractive-index", "0.7"), "--refractive-index 0.7: expected 1"),
-            (("--domain", "intensity", "--iso", "0"), "--iso 0: expected a length in µm above 0"),
+            (
+                ("--domain", "intensity", "--refractive-index", "0.7"),
+                "--refractive-index: '0.7': expected a number from 1 to below 5",
+            ),
+            (("--domain", "intensity", "--iso", "0"), "--iso: '0': expected a number from 0.01 to 1000"),
             (("--domain", "loud"), "invalid choice: 'loud'"),
             (("--domain", "intensity", "--axes", "XYZ"), "states its axes itself"),
         ],

@@ -347,12 +347,12 @@ def test_a_mask_on_another_grid_is_refused(folder, embryo, weights, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--threshold", "1.5"], "--threshold must lie in"),
-        (["--iterations", "0"], "--iterations must be at least 1"),
+        (["--threshold", "1.5"], "--threshold: '1.5': expected a number from 0 to below 1"),
+        (["--iterations", "0"], "--iterations: '0': expected a whole number from 1 to 1000"),
         (["--y-crop", "99"], r"y-crop must lie in 1..36"),
-        (["--threads", "0"], "--threads must be at least 1"),
+        (["--threads", "0"], "--threads: '0': expected a whole number from 1 to 1024"),
         (["--model", "nothing"], "no weights 'nothing'"),
-        (["--spacing", "a,b"], "give Z,Y,X in µm"),
+        (["--spacing", "a,b"], "expected lengths Z,Y,X in µm"),
         (["--device", "cuda:99"], "CUDA devices"),
         (["--initial-mask", "embryo.nrrd"], "embryo.nrrd"),
     ],

@@ -25,11 +25,13 @@ sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 from micronet import engine  # noqa: E402
 from micronet.card import Look, expected, write_card  # noqa: E402
 from micronet.checkpoint import load_session, save_session, save_state  # noqa: E402
+from micronet.console import THREADS, run  # noqa: E402
 from micronet.dataset import Sample  # noqa: E402
 from micronet.io import Segment, write_segmentation, write_volume  # noqa: E402
 from micronet.kernels.threads import physical_cores  # noqa: E402
 from micronet.metrics import overlap  # noqa: E402
 from micronet.models import MicroNet, MicroRNet, bootstrap, model_for_state  # noqa: E402
+from micronet.option_types import Whole, path_option  # noqa: E402
 from micronet.phantom import Anatomy, Optics, phantom_of_seed  # noqa: E402
 from micronet.recipe import NUMPY_SEED, RECIPES, TORCH_SEED  # noqa: E402
 from micronet.record import sha256_of, versions  # noqa: E402
@@ -227,21 +229,34 @@ def write_weights(
     print(f"{path.name}: {found}, {spent['seconds']:.0f} s")
 
 
-def main() -> None:
-    """Make the phantoms and, unless told otherwise, the weights."""
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--volumes", action="store_true", help="only the phantoms and their annotations")
-    parser.add_argument("--root", type=Path, default=ROOT, help="where the data folders lie (default: the checkout)")
-    parser.add_argument("--work", type=Path, default=ROOT / "checkpoints" / "bundled", help="for what is unfinished")
-    parser.add_argument("--epochs", type=int, default=MICRONET_EPOCHS, help="of µ-Net (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=MICRORNET_ROUNDS, help="of µr-Net (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=physical_cores(), help="for training (default: %(default)s)")
-    arguments = parser.parse_args()
+    parser.add_argument(
+        "--root", type=path_option, default=ROOT, help="where the data folders lie (default: the checkout)"
+    )
+    parser.add_argument(
+        "--work", type=path_option, default=ROOT / "checkpoints" / "bundled", help="for what is unfinished"
+    )
+    parser.add_argument(
+        "--epochs", type=Whole(1, 1_000_000), default=MICRONET_EPOCHS, help="of µ-Net (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=Whole(1, 1_000_000), default=MICRORNET_ROUNDS, help="of µr-Net (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=THREADS, default=physical_cores(), help="for training (default: %(default)s)")
+    parser.add_argument("--debug", action="store_true", help="show the whole traceback when something fails")
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Make the phantoms and, unless told otherwise, the weights."""
     for folder in ("struct_iso", "annotations", "trained_models"):
         (arguments.root / folder).mkdir(parents=True, exist_ok=True)
     write_phantoms(arguments.root)
     if arguments.volumes:
-        return
+        return 0
 
     torch.set_num_threads(arguments.threads)
     if not engine.is_ready(training=True):
@@ -265,7 +280,8 @@ def main() -> None:
         write_weights(arguments.root, trainer, stages, spent, validation_f, unseen, demo)
         if isinstance(model, MicroNet):
             model = model_for_state(bootstrap(model.state_dict()))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run(build_parser(), main)

@@ -24,6 +24,7 @@ __all__ = [
     "check_dtype",
     "clean_axes",
     "from_file",
+    "is_file",
     "native",
     "one_line",
     "reading",
@@ -86,6 +87,14 @@ def regular_file(path: str | os.PathLike[str]) -> Path:
     if not os.access(found, os.R_OK):
         raise FileError(f"'{found}' cannot be opened: permission denied")
     return found
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a file of this name; a name that no file can have is none."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _near(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +15,20 @@ from numpy.typing import NDArray
 
 from micronet.errors import FileError
 
-__all__ = ["Scratch"]
+__all__ = ["Scratch", "check_room"]
 
 _BLOCK_BYTES = 64 << 20
+
+
+def check_room(folder: Path, shape: tuple[int, ...]) -> None:
+    """Raise FileError where a disk has no room for a volume of this shape; the folder need not be there yet."""
+    here = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    needed, free = 4 * math.prod(shape), shutil.disk_usage(here).free
+    if needed > free:
+        raise FileError(
+            f"a volume of {' x '.join(map(str, shape))} voxels takes {needed / 1e9:.3g} GB in '{folder}', "
+            f"{free / 1e9:.3g} GB are free"
+        )
 
 
 class Scratch:

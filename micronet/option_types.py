@@ -1,0 +1,193 @@
+"""What an option of a command line may be: each type states its bounds once, and refuses all else in one line."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from micronet.errors import InputError
+from micronet.io.checks import check_dtype, clean_axes
+from micronet.names import shortened
+
+__all__ = [
+    "Real",
+    "Sizes",
+    "Whole",
+    "axes_option",
+    "bytes_option",
+    "device_option",
+    "dtype_option",
+    "path_option",
+    "spacing_option",
+    "text_option",
+]
+
+# Of what a person typed, in a message.
+_SHOWN = 60
+# µm: from less than an atom to a metre.
+_SPACINGS = (1e-4, 1e6)
+_LONGEST_AXIS, _MOST_VOXELS = 1_000_000, 1 << 40
+_MOST_BYTES = 10**18
+# What common file systems allow.
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number from `low` to `high`.
+
+    >>> Whole(1, 10)("7")
+    7
+    """
+
+    low: int
+    high: int
+
+    def __call__(self, text: str) -> int:
+        """Parse the text of an option."""
+        # More digits than this are above any bound, and Python refuses thousands of them in words of its own.
+        if re.fullmatch(r"[-+]?[0-9]{1,18}", text.strip()) and self.low <= int(text) <= self.high:
+            return int(text)
+        raise _refused(text, f"a whole number from {self.low} to {self.high}")
+
+
+@dataclass(frozen=True)
+class Real:
+    """A number from `low` to `high`, which is left out where `below` says so.
+
+    >>> Real(0, 1, below=True)("0.5")
+    0.5
+    """
+
+    low: float
+    high: float
+    below: bool = False
+
+    def __call__(self, text: str) -> float:
+        """Parse the text of an option."""
+        try:
+            number = float(text) if text.isascii() and "_" not in text else math.nan
+        except ValueError:
+            number = math.nan
+        if self.low <= number <= self.high and not (self.below and number == self.high):
+            return number
+        raise _refused(text, f"a number from {self.low:g} to {'below ' if self.below else ''}{self.high:g}")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of a volume, the slowest axis first: as many as one of `counts` says, and not `most` voxels or more.
+
+    >>> Sizes((3,))("200,260,218")
+    (200, 260, 218)
+    """
+
+    counts: tuple[int, ...]
+    most: int = _MOST_VOXELS
+
+    def __call__(self, text: str) -> tuple[int, ...]:
+        """Parse the text of an option."""
+        parts = [part.strip() for part in text.replace("x", ",").split(",")]
+        if len(parts) in self.counts and all(re.fullmatch(r"[0-9]{1,7}", part) for part in parts):
+            sizes = tuple(map(int, parts))
+            if min(sizes) > 0 and max(sizes) <= _LONGEST_AXIS and math.prod(sizes) < self.most:
+                return sizes
+        number = " or ".join({3: "three", 4: "four"}[count] for count in self.counts)
+        raise _refused(
+            text, f"{number} sizes such as 200,260,218, slowest axis first, fewer than {self.most:.1g} voxels"
+        )
+
+
+def spacing_option(text: str) -> tuple[float, float, float]:
+    """Parse ``--spacing``: three lengths Z,Y,X in µm, or one for all three.
+
+    >>> spacing_option("4.5")
+    (4.5, 4.5, 4.5)
+    >>> spacing_option("5,2,2")
+    (5.0, 2.0, 2.0)
+    """
+    parts = text.replace("x", ",").split(",")
+    try:
+        lengths = [Real(*_SPACINGS)(part) for part in parts]
+    except argparse.ArgumentTypeError:
+        lengths = []
+    if len(lengths) == 1:
+        lengths *= 3
+    if len(lengths) != 3:
+        low, high = _SPACINGS
+        raise _refused(text, f"lengths Z,Y,X in µm such as 5,2,2, or one for all axes, from {low:g} to {high:g}")
+    z, y, x = lengths
+    return z, y, x
+
+
+def bytes_option(text: str) -> int:
+    """Parse ``--max-ram``: a number of bytes with its unit.
+
+    >>> bytes_option("3GB"), bytes_option("1.5 GiB"), bytes_option("800m")
+    (3000000000, 1610612736, 800000000)
+    """
+    found = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([kmgt])(i?)b?\s*", text, re.IGNORECASE | re.ASCII)
+    if found:
+        power = "kmgt".index(found[2].lower()) + 1
+        number = int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+        if 0 < number <= _MOST_BYTES:
+            return number
+    raise _refused(text, "a size with its unit, such as 3GB or 800MB")
+
+
+def device_option(text: str) -> str:
+    """Check ``--device``: cpu, or a CUDA device that is there."""
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", text):
+        raise _refused(text, "cpu, cuda or cuda:N")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if text != "cpu" and int(text.partition(":")[2] or 0) >= count:
+        raise argparse.ArgumentTypeError(f"'{text}': PyTorch sees {count} CUDA devices here")
+    return text
+
+
+def axes_option(text: str) -> str:
+    """Check ``--axes``: the letters of a file's axes, slowest first."""
+    try:
+        return clean_axes(text)
+    except InputError:
+        raise _refused(text, "Z, Y and X once each, slowest first, such as ZYX (T and C may join)") from None
+
+
+def dtype_option(text: str) -> str:
+    """Check ``--dtype``: a type of voxels that numpy knows and we read."""
+    try:
+        if re.fullmatch(r"[<>=|]?[A-Za-z]{1,10}[0-9]{0,2}", text):
+            check_dtype(np.dtype(text), Path())
+            return text
+    except (TypeError, ValueError, OSError):
+        pass
+    raise _refused(text, "a voxel type such as uint8, uint16, float32 or >u2")
+
+
+def path_option(text: str) -> Path:
+    """Check a path: a name that a file can have.
+
+    An empty one, such as a variable of a shell that is not set, would be taken for the folder one is in.
+    """
+    path = Path(text_option(text))
+    if max(map(len, map(os.fsencode, path.parts)), default=0) > _LONGEST_NAME or len(os.fsencode(path)) > _LONGEST_PATH:
+        raise _refused(text, f"a name of at most {_LONGEST_NAME} bytes, a path of at most {_LONGEST_PATH}")
+    return path
+
+
+def text_option(text: str) -> str:
+    """Check a text: not empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty, expected a name")
+    return text
+
+
+def _refused(text: str, expected: str) -> argparse.ArgumentTypeError:
+    return argparse.ArgumentTypeError(f"'{shortened(text, _SHOWN)}': expected {expected}")
