@@ -8,16 +8,17 @@ python make_phantoms.py --from-annotation embryo.seg.nrrd -o simulated  # an ima
 
 import argparse
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
+from micronet.batch import run_batch
 from micronet.console import run, tell
 from micronet.errors import InputError
 from micronet.memory import available_memory
 from micronet.option_types import Sizes, Whole, path_option, spacing_option, text_option
+from micronet.outcome import Outcome
 from micronet.phantom import PRESETS
-from micronet.phantom_set import PhantomSet, make_set, over_annotations, procedural
+from micronet.phantom_set import PhantomSet, Subject, make_set, over_annotations, procedural
 
 FULL_SHAPE, FULL_CROP = (217, 260, 218), 160  # as published
 MOST = 10_000  # phantoms of a set: its data-set file stays one that is read
@@ -46,8 +47,14 @@ def main(arguments: argparse.Namespace) -> int:
     else:
         subjects = procedural(arguments.count, arguments.seed, time_points=arguments.time_points, **splits)
     job = PhantomSet(**{name: getattr(arguments, name) for name in PhantomSet.__dataclass_fields__})
-    with tqdm(total=len(subjects), leave=False, disable=None, unit="phantom") as bar:
-        made, found = make_set(subjects, job, say=tell, on_phantom=bar.update, force=arguments.force)
+
+    def each(subjects: Sequence[Subject], make: Callable[[Subject], Outcome]) -> int:
+        return run_batch(subjects, make, lambda subject: job.image(subject.name), debug=arguments.debug)
+
+    code, made, found = make_set(subjects, job, say=tell, each=each, force=arguments.force)
+    if code:
+        tell(f"{job.dataset} is not written before all of them are made: the same command makes what is missing")
+        return code
     there = f", {found} there already (--force repeats them)" if found else ""
     tell(f"{made} made{there}. Train on them: python train_micronet.py --dataset {job.dataset}")
     return 0

@@ -23,6 +23,7 @@ from micronet.io import (
 )
 from micronet.io.hdf5 import require_h5py, write_pairs
 from micronet.names import name_key, write_name
+from micronet.outcome import Outcome
 from micronet.phantom import Anatomy, Optics, mask_of_seed, optics_of_seed, render_oct, speckle_of_seed
 from micronet.phantom.anatomy import SPACING_UM
 from micronet.raw_scan import read_record
@@ -173,9 +174,9 @@ def make_set(
     job: PhantomSet,
     *,
     say: Callable[[str], None],
-    on_phantom: Callable[[], None] = lambda: None,
+    each: Callable[[Sequence[Subject], Callable[[Subject], Outcome]], int],
     force: bool = False,
-) -> tuple[int, int]:
+) -> tuple[int, int, int]:
     """Make the phantoms that are not there yet, and the data-set file of all of them.
 
     Parameters
@@ -185,16 +186,17 @@ def make_set(
         The settings.
     say : callable
         Receives what was read, chosen and written, a line at a time.
-    on_phantom : callable
-        Called after each phantom.
+    each : callable
+        The loop, `micronet.batch.run_batch`: does a job for each subject, and returns 0 if none failed.
     force : bool
         Make and replace what is there.
 
     Returns
     -------
-    made, found : int
-        How many phantoms were made, and how many were there already. Each has a record ``E5D_<name>.json`` beside
-        its image, written last: one that has it is whole. The data-set file comes after all of them.
+    code, made, found : int
+        What `each` returned; how many phantoms were made, and how many were there already. Each has a record
+        ``E5D_<name>.json`` beside its image, written last: one that has it is whole. The data-set file comes after all
+        of them: where one failed there is none, and the same call goes on when the fault is mended.
 
     Raises
     ------
@@ -208,12 +210,18 @@ def make_set(
         raise FileError(f"'{dataset}' describes other phantoms; --force replaces it, -o DIR writes elsewhere")
     for folder in ("struct_iso", "annotations"):
         make_folder(job.output / folder)
-    made = 0
-    for subject in subjects:
-        if force or not _is_there(subject, job):
+    counts = {"done": 0, "skipped": 0}
+
+    def make(subject: Subject) -> Outcome:
+        status = "skipped" if not force and _is_there(subject, job) else "done"
+        if status == "done":
             _make(subject, job, say)
-            made += 1
-        on_phantom()
+        counts[status] += 1
+        return Outcome(job.image(subject.name), status, subject.split)
+
+    code = each(subjects, make)
+    if code:
+        return code, counts["done"], counts["skipped"]
     with atomic_path(dataset) as temporary:
         temporary.write_text(text, encoding="utf-8")
     say(f"wrote {dataset}")
@@ -221,7 +229,7 @@ def make_set(
         hdf5 = dataset.with_suffix(".h5")
         write_pairs(hdf5, _pairs(subjects, job))
         say(f"wrote {hdf5}")
-    return made, len(subjects) - made
+    return code, counts["done"], counts["skipped"]
 
 
 def _asked(subject: Subject, job: PhantomSet) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from shapes import ball
 
 import evaluate
 import infer
+import make_phantoms
 import prepare
 from micronet import MicroRNet, Volume, write_volume
 from micronet.batch import run_batch
@@ -157,6 +158,27 @@ def test_a_fault_of_ours_on_one_scan_does_not_cost_the_others(folder, monkeypatc
     assert (code, err) == (2, "")
     assert re.search(r"failed  b.nrrd  internal error \(KeyError: 7\) in prepare.py:\d+; --debug", out)
     assert sorted(path.name for path in Path("struct_iso").glob("*.json")) == ["a.json", "c.json"]
+
+
+def test_a_bad_mask_does_not_cost_the_phantoms_over_the_others_and_the_same_command_goes_on(folder, capsys):
+    cube = np.zeros((64, 64, 64), bool)
+    cube[20:40, 20:40, 20:40] = True
+    grid = Volume(cube, directions=upright((4.5,) * 3), units="um")
+    for name in "abc":
+        write_segmentation(f"{name}.seg.nrrd", [(Segment(name="lumen"), cube)], grid)
+    good = Path("b.seg.nrrd").read_bytes()
+    Path("b.seg.nrrd").write_bytes(good[:-100])
+    arguments = ("--from-annotation", "a.seg.nrrd", "b.seg.nrrd", "c.seg.nrrd")
+    code, out, err = call(make_phantoms, *arguments, capsys=capsys)
+    assert (code, err) == (2, "")
+    assert "2 done, 1 failed" in out
+    assert sorted(path.name for path in Path("phantoms/struct_iso").glob("*.json")) == ["E5D_a.json", "E5D_c.json"]
+    assert not Path("phantoms/phantoms.toml").exists()
+    Path("b.seg.nrrd").write_bytes(good)
+    code, out, err = call(make_phantoms, *arguments, capsys=capsys)
+    assert (code, err) == (0, "")
+    assert "1 made, 2 there already" in out
+    assert Path("phantoms/phantoms.toml").exists()
 
 
 class TestTimeLapse:

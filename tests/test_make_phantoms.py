@@ -128,7 +128,8 @@ def test_a_foreign_image_of_that_name_is_never_replaced(folder, capsys):
 def test_an_interrupted_set_goes_on_where_it_was(root, tmp_path):
     command = [sys.executable, root / "make_phantoms.py", "40", *SMALL, "-o", tmp_path / "set"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    process.stdout.readline()  # one is made
+    while b"lumen" not in process.stdout.readline():  # one is made
+        pass
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err

@@ -16,11 +16,13 @@ import pytest
 import running
 import torch
 from shapes import ball
+from tiny_training import write_dataset
 
 import evaluate
 import infer
 import make_phantoms
 import prepare
+import train_micronet
 from micronet import MicroRNet, Volume, write_volume
 from micronet.checkpoint import find_weights, load_state, save_state
 from micronet.curves import Curve, write_curves
@@ -185,7 +187,7 @@ class TestInfer:
         self.volume = Volume(rng.integers(0, 255, (32, 32, 32), np.uint8), directions=upright((4.5,) * 3), units="um")
 
     def test_every_output_of_every_name_is_valid_text_and_is_done_before_the_second_time(self, folder, capsys):
-        names = [name for name in NAMES if name not in ("-2+3", "@SUM(A1)", "tab\there")]
+        names = (LATIN, f"={DECOMPOSED}#|\n", LONG, "Case", "case")
         for name in names:
             write_volume(folder / f"{name}.nrrd", self.volume)
         inputs = [f"./{name}.nrrd" for name in names]
@@ -322,6 +324,22 @@ def test_the_log_of_a_training_is_read_by_pandas_and_by_us(folder):
     run.keep({"w": torch.zeros(1)}, 4, 1.0, {})
     again, _ = Run.reopen(Path("checkpoints/u-net.session"), Places())
     assert again.rows == run.rows
+
+
+def test_a_training_keeps_every_name_and_goes_on(folder, capsys, engine_ready):
+    path = write_dataset(folder / LATIN, train=1, validation=1, test=0)
+    text = path.read_text(encoding="utf-8").replace('name = "train_0"', 'name = "=a#b"')
+    path.write_text(text.replace('name = "validation_0"', f'name = "{DECOMPOSED} a/b"'), encoding="utf-8")
+    arguments = ("--threads", 1, "--iterations", 1)
+    code, out, err = call(train_micronet, "--dataset", path, *arguments, "--run", "1; val", capsys=capsys)
+    assert (code, err) == (0, ""), out
+    assert list(map(read_name, read_back("logs/u-net.csv")["volume"].dropna())) == ["=a#b"]
+    manifest = json.loads(Path("logs/u-net.json").read_bytes().decode("utf-8"))
+    assert read_name(manifest["dataset"]["file"]) == str(path)
+    assert Path(f"predictions/u-net_1_{DECOMPOSED}%20a%2Fb.seg.nrrd").is_file()
+    code, out, err = call(train_micronet, *arguments, "--resume", "--run", "log", capsys=capsys)
+    assert (code, err) == (0, ""), out
+    assert list(map(read_name, read_back("logs/u-net.csv")["volume"].dropna())) == ["=a#b"]
 
 
 def test_titles_of_plots_take_any_name(folder):
