@@ -14,7 +14,7 @@ import numpy as np
 from micronet.evaluation import Evaluation, MaskPair, Pair, Reading
 from micronet.io import files_of
 from micronet.page.grid import VOXELS, Grid
-from micronet.page.html import Html, Section, figure, note, table, write_page
+from micronet.page.html import Markup, Section, figure, note, table, write_page
 from micronet.page.plots import Line, bins, data_uri, histogram, plot
 from micronet.page.shown import Movie, Shown
 from micronet.record import sha256_of, versions
@@ -40,7 +40,7 @@ class _Entry:
     evaluation: Evaluation
     shown: Shown
     files: Mapping[str, Any]
-    histograms: Sequence[Html]
+    histograms: Sequence[Markup]
 
 
 class EvaluationReport:
@@ -157,7 +157,7 @@ class EvaluationReport:
             "versions": versions(),
         }
 
-    def _origin(self, record: Mapping[str, Any]) -> Html:
+    def _origin(self, record: Mapping[str, Any]) -> Markup:
         rows = []
         if len(self._entries) == 1:
             files = self._entries[0].files.items()
@@ -179,7 +179,7 @@ def _files(pair: Pair) -> dict[str, Any]:
 
 def _scores(
     evaluations: Sequence[Evaluation], summaries: Sequence[Summary], definitions: Mapping[str, str]
-) -> list[Html]:
+) -> list[Markup]:
     if len(evaluations) == 1:
         values = evaluations[0].scores.values()
         rows = [(name, _number(value), definitions[name]) for name, value in values.items()]
@@ -203,7 +203,7 @@ def _scores(
     ]
 
 
-def _each_volume(evaluations: Sequence[Evaluation]) -> list[Html]:
+def _each_volume(evaluations: Sequence[Evaluation]) -> list[Markup]:
     names = list(evaluations[0].scores.values())
     rows = [
         (one.pair.name, *(_number(value) for value in one.scores.values().values())) for one in evaluations[:_MOST_ROWS]
@@ -214,7 +214,7 @@ def _each_volume(evaluations: Sequence[Evaluation]) -> list[Html]:
     return parts
 
 
-def _histograms(masks: MaskPair) -> list[Html]:
+def _histograms(masks: MaskPair) -> list[Markup]:
     predicted, annotated = masks.predicted.array, masks.annotated.array
     parts = []
     if masks.image is not None:
