@@ -15,7 +15,7 @@ from micronet.evaluation import Evaluation, MaskPair, Pair, Reading
 from micronet.io import files_of
 from micronet.names import write_name
 from micronet.page.grid import VOXELS, Grid
-from micronet.page.html import Html, Section, figure, note, table, write_page
+from micronet.page.html import Markup, Section, figure, note, table, write_page
 from micronet.page.plots import Line, bins, data_uri, histogram, plot
 from micronet.page.shown import Movie, Shown
 from micronet.record import sha256_of, versions
@@ -41,7 +41,7 @@ class _Entry:
     evaluation: Evaluation
     shown: Shown
     files: Mapping[str, Any]
-    histograms: Sequence[Html]
+    histograms: Sequence[Markup]
 
 
 class EvaluationReport:
@@ -159,7 +159,7 @@ class EvaluationReport:
             "versions": versions(),
         }
 
-    def _origin(self, record: Mapping[str, Any]) -> Html:
+    def _origin(self, record: Mapping[str, Any]) -> Markup:
         rows = []
         if len(self._entries) == 1:
             files = self._entries[0].files.items()
@@ -181,7 +181,7 @@ def _files(pair: Pair) -> dict[str, Any]:
 
 def _scores(
     evaluations: Sequence[Evaluation], summaries: Sequence[Summary], definitions: Mapping[str, str]
-) -> list[Html]:
+) -> list[Markup]:
     if len(evaluations) == 1:
         values = evaluations[0].scores.values()
         rows = [(name, _number(value), definitions[name]) for name, value in values.items()]
@@ -205,7 +205,7 @@ def _scores(
     ]
 
 
-def _each_volume(evaluations: Sequence[Evaluation]) -> list[Html]:
+def _each_volume(evaluations: Sequence[Evaluation]) -> list[Markup]:
     names = list(evaluations[0].scores.values())
     rows = [
         (write_name(one.pair.name), *(_number(value) for value in one.scores.values().values()))
@@ -217,7 +217,7 @@ def _each_volume(evaluations: Sequence[Evaluation]) -> list[Html]:
     return parts
 
 
-def _histograms(masks: MaskPair) -> list[Html]:
+def _histograms(masks: MaskPair) -> list[Markup]:
     predicted, annotated = masks.predicted.array, masks.annotated.array
     parts = []
     if masks.image is not None:

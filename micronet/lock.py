@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from pathlib import Path
+
+from filelock import lock_descriptor, unlock_descriptor
 
 from micronet.errors import FileError
 
@@ -16,7 +17,7 @@ class FolderLock:
     """Lets one session at a time train a network in a folder.
 
     The system drops the lock when its process ends, however that happens, so that no stale lock can remain; the
-    file's content only tells a person who holds it.
+    file's content only tells a person who holds it, which filelock's own file does not.
     """
 
     def __init__(self, folder: Path, network: str) -> None:
@@ -31,6 +32,8 @@ class FolderLock:
         except OSError as error:
             raise FileError(f"cannot write '{self._path}': {error.strerror}") from error
         if not _lock(descriptor):
+            # Windows lets nobody read the first byte, which is what is locked.
+            os.lseek(descriptor, 1, os.SEEK_SET)
             holder = os.read(descriptor, 100).decode("utf-8", "replace").strip()
             os.close(descriptor)
             raise FileError(
@@ -40,37 +43,21 @@ class FolderLock:
         self._descriptor = descriptor
         with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
             os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()}\n".encode())
+            os.write(descriptor, f"\nprocess {os.getpid()}\n".encode())
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._descriptor is not None:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, 0)
+                unlock_descriptor(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = None
 
 
 def _lock(descriptor: int) -> bool:
     """Take the lock, or return False when another process has it; where nothing can be locked, True."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        # A byte far behind the content, so that others can read who holds the lock.
-        os.lseek(descriptor, 1_000_000, os.SEEK_SET)
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        finally:
-            os.lseek(descriptor, 0, os.SEEK_SET)
-        return True
-    import fcntl
-
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return lock_descriptor(descriptor, blocking=False)
     except OSError:  # some network file systems have no locks
         return True
-    return True

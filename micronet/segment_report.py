@@ -13,7 +13,7 @@ from micronet.inference import Iteration
 from micronet.io.scratch import Scratch
 from micronet.names import write_name
 from micronet.page.grid import Grid
-from micronet.page.html import Html, Section, figure, note, table, write_page
+from micronet.page.html import Markup, Section, figure, note, table, write_page
 from micronet.page.plots import Line, bins, histogram, plot
 from micronet.page.shown import Movie, Shown
 from micronet.report import sampled
@@ -119,7 +119,7 @@ class SegmentReport:
 
     def _histograms(
         self, probability: NDArray[np.float32] | Scratch, annotation: NDArray[np.bool_] | None
-    ) -> list[Html]:
+    ) -> list[Markup]:
         image = self._volume.array
         edges = bins(image[sampled(image.shape, 128)])
         masks: dict[str, NDArray[Any] | Scratch | None] = {"all voxels": None, "segmentation": probability}
@@ -149,7 +149,7 @@ class SegmentReport:
         ]
 
 
-def _scores(scores: Mapping[str, Any]) -> list[Html]:
+def _scores(scores: Mapping[str, Any]) -> list[Markup]:
     rows = []
     for name, (key, definition) in _DEFINITIONS.items():
         value = scores[key]
@@ -161,7 +161,7 @@ def _scores(scores: Mapping[str, Any]) -> list[Html]:
     return parts
 
 
-def _refinement(iterations: Sequence[Mapping[str, Any]]) -> list[Html]:
+def _refinement(iterations: Sequence[Mapping[str, Any]]) -> list[Markup]:
     numbers = [iteration["number"] for iteration in iterations]
     lines = [
         Line("voxels above 0.5", numbers, [iteration["foreground"] for iteration in iterations], "points"),
@@ -186,7 +186,7 @@ def _refinement(iterations: Sequence[Mapping[str, Any]]) -> list[Html]:
     ]
 
 
-def _origin(record: Mapping[str, Any]) -> Html:
+def _origin(record: Mapping[str, Any]) -> Markup:
     """Return the table of files, settings and versions."""
     files = {"volume": record["input"], "weights": record["weights"], **record["masks"]}
     rows = [(role.replace("_", " "), f"{file['path']}\nSHA-256 {file['sha256']}") for role, file in files.items()]

@@ -449,6 +449,62 @@ def test_header_lines_need_no_file():
     assert header.pairs == {"k": "v: w"}
 
 
+def test_values_are_what_pynrrd_reads_and_blanks_and_spellings_do_not_matter():
+    lines = ["NRRD0005", "SpaceDirections: none( 2, 0,-0.0 )(0,1e-9,0)  (0 ,0, 4.5e-6)", "space origin: ( 1, 2, 3 )"]
+    lines += ['SPACE UNITS: "µm (micro)" "a\\"b" mm', "spacings: nan 1e-9", "byteskip: -1", "sizes: 5  4 3"]
+    header = parse_header(lines)
+    none, *rows = header.vectors("space directions")
+    assert none is None
+    assert np.array_equal(rows, [[2, 0, 0], [0, 1e-9, 0], [0, 0, 4.5e-6]])
+    assert np.signbit(rows[0][2])
+    assert [row.tolist() for row in header.vectors("space origin")] == [[1, 2, 3]]
+    assert header.strings("space units") == ["µm (micro)", 'a"b', "mm"]
+    assert np.array_equal(header.floats("spacings"), [np.nan, 1e-9], equal_nan=True)
+    assert (header.integers("byte skip"), header.integers("sizes")) == ([-1], [5, 4, 3])
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("sizes: 5 4 3.0", "whole numbers of at most 15 digits"),  # pynrrd would cut it
+        ("sizes: 5 4 9999999999999999", "whole numbers of at most 15 digits"),  # and round this
+        ("sizes: 5 4 inf", "whole numbers"),
+        ("dimension: 3 3", "one whole number"),
+        ("dimension:", "one whole number"),
+        ("space directions: (1,0,0) (0,1)", "vectors such as"),  # NRRDError
+        ("space directions: (1 2,0,0)", "vectors such as"),  # 12 is not what stands there
+        ("space directions: (1,0,0", "vectors such as"),
+        ("space directions:", "vectors such as"),
+        ("space origin:", "vectors such as"),  # IndexError
+        ("space origin: (1,2,3) (4,5,6)", "vectors such as"),
+        ('space units: "mm" "mm', "quoted strings"),
+        ("spacings: 1 2 x", "numbers"),
+        ("spacings: " + "1 " * 6000, "numbers"),
+    ],
+)
+def test_what_pynrrd_cannot_read_is_told_by_the_name_of_the_field_and_only_when_asked_for(line, expected):
+    header = parse_header(["NRRD0005", "type: uint8", line], "a.nrrd")
+    assert header.text("type") == "uint8"
+    name = line.split(":")[0]
+    read = {"whole": header.integers, "one": header.integers, "vectors": header.vectors, "quoted": header.strings}
+    with pytest.raises(FileError, match=rf"^'a.nrrd': '{name}: .*' in the NRRD header should be {expected}") as caught:
+        read.get(expected.split()[0], header.floats)(name)
+    assert len(str(caught.value)) < 250
+
+
+def test_a_field_and_a_key_of_one_name_are_two_things_and_a_key_keeps_its_blanks():
+    header = parse_header(["NRRD0005", "type: uint8", "type:=  a : b", "key:=type: x", "mine: 1 (2, 3)"])
+    assert header.fields == {"type": "uint8", "mine": "1 (2, 3)"}
+    assert header.pairs == {"type": "  a : b", "key": "type: x"}
+
+
+def test_custom_keys_are_written_as_they_came(tmp_path):
+    keys = ["mine:=  two  blanks, 'a quote and µ", "empty:=", "path:=C:\\data", "type:=mine too", "x y:=(1, 2)"]
+    volume = read_volume(_file(tmp_path / "a.nrrd", [*BASE, *keys], bytes(60)))
+    header = write_volume(tmp_path / "b.nrrd", volume).read_bytes().split(b"\n\n")[0].decode()
+    assert header.splitlines()[-len(keys) :] == keys
+
+
 @pytest.mark.parametrize("text", ["", "plain", "a\\b", "line\nbreak", "\\n", "\\\\n", "a\\\nb"])
 def test_escaping_is_undone(text):
     assert "\n" not in escape(text)

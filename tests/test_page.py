@@ -17,7 +17,10 @@ from micronet.page.html import LARGEST_PAGE, Section, figure, note, table, write
 from micronet.page.plots import Line, bins, histogram, plot
 from micronet.page.shown import Movie, Shown
 
-EVIL = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">&'\"<!--"
+EVIL = (
+    "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">&'\"<!--"
+    "{{ 7 * 7 }}{% raw %}{# $title"
+)
 
 
 class Page(HTMLParser):

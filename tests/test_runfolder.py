@@ -236,6 +236,6 @@ def test_a_second_process_is_told_who_trains_here_and_a_dead_one_holds_nothing(t
         holder.kill()
         holder.communicate()
     with FolderLock(tmp_path, "u-net"):  # the dead process left its file, not its lock
-        assert (tmp_path / ".u-net.lock").read_text() == f"process {os.getpid()}\n"
+        assert (tmp_path / ".u-net.lock").read_text() == f"\nprocess {os.getpid()}\n"
     with FolderLock(tmp_path, "u-net"):
         pass

@@ -23,7 +23,7 @@ from micronet.io.atomic import atomic_path
 from micronet.io.checks import ReadOptions, build_volume, check_axes, regular_file, voxel_bytes
 from micronet.io.inflate import inflate
 from micronet.io.nrrd_geometry import axis_roles, geometry, geometry_fields, named_axes, space_of
-from micronet.io.nrrd_header import NrrdHeader, header_text, parse_header
+from micronet.io.nrrd_header import NrrdHeader, format_whole, header_text, parse_header
 from micronet.io.recording import Recording, open_flat_recording, recording_axes
 from micronet.io.stack import FilePlanes, Stack, build_grid
 from micronet.volume import Volume
@@ -268,8 +268,8 @@ def write_planes(
     big = dtype.byteorder == ">" or (dtype.byteorder == "=" and sys.byteorder == "big")
     fields = dict(fields) | {
         "type": _TYPES[code][0],
-        "dimension": str(len(shape)),
-        "sizes": " ".join(str(size) for size in reversed(shape)),
+        "dimension": format_whole([len(shape)]),
+        "sizes": format_whole(shape[::-1]),
         "encoding": encoding,
     }
     if dtype.itemsize > 1:
@@ -373,10 +373,11 @@ def _find_content(stream: BinaryIO, header: NrrdHeader, expected: int, path: Pat
 
 
 def _skip(header: NrrdHeader, name: str) -> int:
-    stated = header.integers(name) if name in header.fields else [0]
-    if len(stated) != 1:
+    if name not in header.fields:
+        return 0
+    if len(header.fields[name].split()) != 1:
         raise FileError(f"'{header.name}': '{name}: {header.fields[name]}' should be one whole number")
-    return stated[0]
+    return header.integers(name)[0]
 
 
 def _data_path(header_path: Path, name: str) -> Path:

@@ -1,22 +1,26 @@
 """The text of a NRRD header: parsed into fields and key/value pairs, and written back.
 
 Format: http://teem.sourceforge.net/nrrd/format.html. Values stay text, so that what is carried on to another
-file is carried on to the letter; the few that matter are interpreted on request.
+file is carried on to the letter. What a value means pynrrd says, a line at a time when it is asked for: an error then
+names its field, and a field that nobody asks for may hold anything. Around it stands what pynrrd lacks: it takes
+``:`` and ``:=`` for the same, strips key/value pairs, knows a field by one spelling only, cuts sizes that are no whole
+numbers, and breaks vectors at blanks.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from micronet.errors import FileError
 
-__all__ = ["NrrdHeader", "escape", "format_vectors", "header_text", "parse_header", "unescape"]
+__all__ = ["NrrdHeader", "escape", "format_vectors", "format_whole", "header_text", "parse_header", "unescape"]
 
 _FIELDS = (
     "type",
@@ -53,8 +57,13 @@ _FIELDS = (
 #: Field names are written with and without spaces, and in any case.
 _CANONICAL = {name.replace(" ", ""): name for name in _FIELDS}
 
-_VECTOR = re.compile(r"none|\(([^()]*)\)")
+_VECTOR = re.compile(r"\(([^()]*)\)")
 _MAGIC = re.compile(r"NRRD000[1-5]")
+# As many digits as a double holds, through which pynrrd reads whole numbers.
+_WHOLE = re.compile(r"[+-]?[0-9]{1,15}")
+_SINGLE = frozenset({"dimension", "line skip", "byte skip"})
+#: No value of sixteen axes, the most that NRRD has, is as long.
+_LONGEST_VALUE = 10_000
 
 
 @dataclass(frozen=True)
@@ -83,35 +92,40 @@ class NrrdHeader:
 
     def integers(self, name: str) -> list[int]:
         """Return a field of whole numbers."""
-        try:
-            return [int(word) for word in self.text(name).split()]
-        except ValueError:
-            raise self._unreadable(name, "whole numbers") from None
+        expected = f"{'one whole number' if name in _SINGLE else 'whole numbers'} of at most 15 digits"
+        if not all(_WHOLE.fullmatch(word) for word in self.text(name).split()):
+            raise self._unreadable(name, expected)
+        return [int(number) for number in np.atleast_1d(self._value(name, expected))]
 
     def floats(self, name: str) -> list[float]:
         """Return a field of numbers, which may be nan."""
-        try:
-            return [float(word) for word in self.text(name).split()]
-        except ValueError:
-            raise self._unreadable(name, "numbers") from None
+        return [float(number) for number in self._value(name, "numbers")]
 
     def vectors(self, name: str) -> list[NDArray[np.float64] | None]:
         """Return a field of vectors ``(x,y,z)``; None for ``none``."""
-        text = self.text(name)
-        if _VECTOR.sub("", text).strip():
-            raise self._unreadable(name, "vectors such as (1,0,0) or none")
-        try:
-            return [
-                None if found[1] is None else np.array([float(word) for word in found[1].split(",")])
-                for found in _VECTOR.finditer(text)
-            ]
-        except ValueError:
-            raise self._unreadable(name, "vectors such as (1,0,0) or none") from None
+        if self.text(name) == "none":  # of an origin, which pynrrd expects to be told
+            return [None]
+        value = self._value(name, "vectors such as (1,0,0) or none", _without_blanks)
+        if isinstance(value, np.ndarray) and value.ndim == 1:
+            return [value]
+        return [None if row is None or np.isnan(row).all() else np.asarray(row) for row in value]
 
     def strings(self, name: str) -> list[str]:
         """Return a field of quoted strings (or words, where a writer forgot the quotes)."""
+        return list(self._value(name, "quoted strings"))
+
+    def _value(self, name: str, expected: str, mended: Callable[[str], str] = str) -> Any:
+        """Return what pynrrd reads in the line of a field."""
+        import nrrd  # here and below: it takes 10 ms, and not everyone has a NRRD
+        from nrrd.errors import NRRDError
+
         text = self.text(name)
-        return re.findall(r'"([^"]*)"', text) if '"' in text else text.split()
+        if len(text) > _LONGEST_VALUE:
+            raise self._unreadable(name, expected)
+        try:
+            return nrrd.read_header(["NRRD0005", f"{name}: {mended(text)}"])[name]
+        except (NRRDError, ValueError, IndexError, OverflowError):
+            raise self._unreadable(name, expected) from None
 
     def _unreadable(self, name: str, expected: str) -> FileError:
         text = self.fields[name]
@@ -168,6 +182,15 @@ def parse_header(lines: Iterable[str], name: str = "header") -> NrrdHeader:
     return NrrdHeader(fields, pairs, name)
 
 
+def _without_blanks(text: str) -> str:
+    """Return text with no blanks inside its vectors, and one before each.
+
+    >>> _without_blanks("none (2, 0,0)( 0,1 ,0)")
+    'none  (2,0,0)  (0,1,0) '
+    """
+    return _VECTOR.sub(lambda found: f" ({','.join(part.strip() for part in found[1].split(','))}) ", text)
+
+
 def header_text(fields: Mapping[str, str], pairs: Mapping[str, str], path: Path) -> str:
     """Return the text of a header, without the blank line; FileError where a value would break it."""
     lines = ["NRRD0005"]
@@ -182,13 +205,22 @@ def format_vectors(vectors: NDArray[np.float64]) -> str:
     """Return vectors as NRRD text that reads back to the same numbers, bit for bit.
 
     >>> format_vectors(np.array([[4.5, 0, 1 / 3]]))
-    '(4.5,0,0.3333333333333333)'
+    '(4.5,0,0.33333333333333331)'
     """
-    return " ".join("(" + ",".join(_number(float(x)) for x in vector) + ")" for vector in vectors)
+    import nrrd
+
+    return str(nrrd.format_matrix(vectors))
 
 
-def _number(value: float) -> str:
-    return repr(value).removesuffix(".0")
+def format_whole(numbers: Sequence[int]) -> str:
+    """Return whole numbers as NRRD text.
+
+    >>> format_whole((5, 4, 3))
+    '5 4 3'
+    """
+    import nrrd
+
+    return str(nrrd.format_number_list(numbers))
 
 
 def escape(text: str) -> str:

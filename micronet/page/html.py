@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
-from string import Template
 from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from micronet.errors import printable
 from micronet.io.atomic import atomic_path
 from micronet.page.shown import Shown
 from micronet.report import ANNOTATION_COLOUR, MASK_COLOUR
 
-__all__ = ["LARGEST_PAGE", "Html", "Section", "figure", "note", "table", "write_page"]
+__all__ = ["LARGEST_PAGE", "Markup", "Section", "figure", "note", "table", "write_page"]
 
 #: No page is larger, in bytes.
 LARGEST_PAGE = 3_000_000
@@ -31,53 +33,31 @@ _AGREED_COLOUR = "#009E73"
 _NUMBER = re.compile(r"-?[0-9][0-9,.]*(e[+-]?[0-9]+)?( ?(%|µm[²³]?|s))?|[–∞]")
 
 
-def escape(text: str) -> str:
-    """Return text as markup that shows it, whatever is in it."""
-    return html.escape(printable(text))
-
-
-class Html(str):
-    """Markup that is safe as it stands; the functions of this module make it and escape all else."""
-
-    __slots__ = ()
-
-
 @dataclass(frozen=True)
 class Section:
     """A part of a page with a heading of its own; its parts lie beside each other where there is room."""
 
     heading: str
-    parts: Sequence[Html]
+    parts: Sequence[Markup]
 
 
-def note(text: str, *, warning: bool = False) -> Html:
+def note(text: str, *, warning: bool = False) -> Markup:
     """Return a paragraph."""
-    return Html(f'<p class="{"warning" if warning else "note"}">{escape(text)}</p>')
+    return _part("note", text, warning=warning)
 
 
-def figure(source: str, caption: str) -> Html:
+def figure(source: str, caption: str) -> Markup:
     """Return a picture given as a data URI, with its caption, which also is read to those who do not see it."""
-    return Html(
-        f'<figure class="plot"><img src="{escape(source)}" alt="{escape(caption)}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+    return _part("figure", source, caption)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
     """Return a table; the first column names the row, and columns of numbers are set to the right."""
-    kinds = [
-        ' class="number"' if number and all(_NUMBER.fullmatch(row[number]) for row in rows) else ""
-        for number in range(len(header))
+    columns = [
+        {"name": name, "number": bool(number) and all(_NUMBER.fullmatch(row[number]) for row in rows)}
+        for number, name in enumerate(header)
     ]
-    head = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(header, kinds, strict=True))
-    top = f"<thead><tr>{head}</tr></thead>" if any(header) else ""
-    body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>'
-        + "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row[1:], kinds[1:], strict=True))
-        + "</tr>"
-        for row in rows
-    )
-    return Html(f'<div class="scroll" tabindex="0"><table>{top}<tbody>{body}</tbody></table></div>')
+    return _part("table", columns, rows)
 
 
 def write_page(
@@ -113,41 +93,57 @@ def write_page(
         If the file cannot be written.
     """
     manifest = _manifest(record)
-    marked_sections = "".join(map(_section, sections))
+    marked_sections = Markup("").join(_part("section", section.heading, section.parts) for section in sections)
     room = LARGEST_PAGE - _SPARE - len(marked_sections.encode()) - len(manifest.encode())
     shown = [volume.encoded(room // len(volumes)) for volume in volumes]
-    style, script = (_part(name) for name in ("report.css", "report.js"))
+    style, script = (_file(name) for name in ("report.css", "report.js"))
     colours = {"mask": MASK_COLOUR, "annotation": ANNOTATION_COLOUR, "agreed": _AGREED_COLOUR}
-    page = Template(_part("report.html")).substitute(
-        title=escape(title),
-        facts="".join(f"<li>{escape(fact)}</li>" for fact in facts),
-        warnings="".join(note(f"Warning: {warning}", warning=True) for warning in warnings),
+    page = _templates().get_template("report.html")
+    whole = page.render(
+        title=title,
+        facts=facts,
+        warnings=warnings,
         sections=marked_sections,
         manifest=manifest,
-        # Within a script "</script>" and "<!--" would be read as markup.
-        data=json.dumps({"volumes": shown, "colours": colours}, ensure_ascii=True).replace("<", "\\u003c"),
-        style=style,
-        script=script,
+        data={"volumes": shown, "colours": colours},
+        # Ours, and their hashes are of every letter.
+        style=Markup(style),
+        script=Markup(script),
         style_hash=_hash(style),
         script_hash=_hash(script),
     )
     with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(whole, encoding="utf-8")
 
 
-def _section(section: Section) -> str:
-    return f'<section><h2>{escape(section.heading)}</h2><div class="beside">{"".join(section.parts)}</div></section>'
-
-
-def _manifest(record: Mapping[str, Any]) -> Html:
-    text = json.dumps(record, indent=2, ensure_ascii=False)
+def _manifest(record: Mapping[str, Any]) -> Markup:
+    text = printable(json.dumps(record, indent=2, ensure_ascii=False))
     kept = text
     while (size := len(escape(kept).encode())) > _LARGEST_RECORD:
         kept = kept[: len(kept) * _LARGEST_RECORD // size]
-    return Html(escape(kept if kept == text else f"{kept}\n… the rest is in the .json file beside this page"))
+    return escape(kept if kept == text else f"{kept}\n… the rest is in the .json file beside this page")
 
 
-def _part(name: str) -> str:
+@cache
+def _templates() -> Environment:
+    loader = FunctionLoader(_file)
+    return Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True, finalize=_shown
+    )
+
+
+def _shown(value: Any) -> Any:
+    """Return a value as it is put into a page: text in which nothing is hidden, to be escaped after this."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _part(name: str, *values: Any, **more: Any) -> Markup:
+    """Return a macro of ``parts.html``, filled in."""
+    part: Markup = getattr(_templates().get_template("parts.html").module, name)(*values, **more)
+    return part
+
+
+def _file(name: str) -> str:
     return files("micronet.page").joinpath(name).read_text(encoding="utf-8")
 
 

@@ -1,0 +1,50 @@
+"""What is installed: the same libraries by either list, and every file that the package reads."""
+
+import re
+import tomllib
+from fnmatch import fnmatch
+
+import pytest
+
+# The one library whose version a fresh machine is told, and a library that uses micronet is not.
+PINNED = "torch"
+
+
+@pytest.fixture(scope="module")
+def project(root):
+    return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def _listed(path):
+    """Return the requirements of a file, without comments and references to other files."""
+    lines = [line.split(" #")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line and not line.startswith(("#", "-r"))]
+
+
+def _bounds(requirements):
+    bounds = dict(re.fullmatch(r"([\w-]+)(>=[\w.]+)", requirement).groups() for requirement in requirements)
+    assert len(bounds) == len(requirements)
+    return bounds
+
+
+def test_requirements_and_pyproject_ask_for_the_same(root, project):
+    core = _listed(root / "requirements.txt")
+    pinned = [line for line in core if line.startswith(PINNED)]
+    asked = _bounds(project["project"]["dependencies"])
+    assert pinned == [f"{PINNED}{asked.pop(PINNED).replace('>=', '==')}.0"]
+    assert _bounds([line for line in core if line not in pinned]) == asked
+    tests = project["project"]["optional-dependencies"]["dev"]
+    assert _bounds(_listed(root / "requirements-dev.txt")) == _bounds(tests)
+
+
+def test_an_extra_asks_for_what_the_tests_are_run_with(project):
+    extras = project["project"]["optional-dependencies"]
+    tests = _bounds(extras["dev"])
+    assert tests["h5py"] == _bounds(extras["hdf5"])["h5py"]
+
+
+def test_what_a_page_is_made_of_is_installed_with_it(root, project):
+    patterns = project["tool"]["setuptools"]["package-data"]["micronet.page"]
+    files = [path.name for path in (root / "micronet" / "page").iterdir() if path.is_file() and path.suffix != ".py"]
+    assert {"parts.html", "report.html", "report.css", "report.js"} <= set(files)
+    assert [name for name in files if not any(fnmatch(name, pattern) for pattern in patterns)] == []
