@@ -22,7 +22,7 @@ from micronet.metrics import overlap
 from micronet.models import MicroRNet
 from micronet.segment import Job, Outcome, TimePoint, Weights, check_stems, input_record, segment_file
 from micronet.time_plot import write_time_plot
-from micronet.volume import Volume, check_same_grid
+from micronet.volume import Volume, share_grid
 
 __all__ = ["FIRST_ITERATIONS", "Start", "TimeLapse", "open_time_lapse", "segment_time_lapse"]
 
@@ -176,7 +176,7 @@ def segment_time_lapse(
         try:
             volume = lapse.read(number)
             if last is not None:
-                check_same_grid(last[1], volume, lapse.stems[last[0]], stem)
+                _, volume, _ = share_grid(last[1], volume, lapse.stems[last[0]], stem)
             begin, mine = _settings(job, lapse, start if refines else "blank", None if last is None else last[0])
             outcome = segment_file(
                 path,
