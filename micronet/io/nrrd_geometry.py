@@ -14,6 +14,7 @@ from micronet.io.units import (
     VOXEL_UNITS,
     assumed_um,
     canonical_unit,
+    completed,
     without_interval,
     without_spacing,
 )
@@ -109,9 +110,9 @@ def geometry(header: NrrdHeader, spatial: list[int], *, stated: bool = False) ->
         The person states the spacing, so what the file lacks of it needs no note.
     """
     used: set[str] = set()
-    directions, units = _directions(header, spatial, used)
-    origin = _origin(header, spatial, units, used)
-    lost = _lost(header, spatial, used)
+    directions, units, missing = _directions(header, spatial, used, stated=stated)
+    origin = _origin(header, spatial, directions, units, used)
+    lost = (*(() if stated or not missing else (missing,)), *_lost(header, spatial, used))
     common = {"origin": origin, "space": space_of(header), "header": {"nrrd": header}}
     if directions is None or units is None:
         notes = () if stated else (without_spacing("the NRRD header"),)
@@ -157,8 +158,10 @@ def interval(header: NrrdHeader, spatial: list[int]) -> tuple[float | None, tupl
     return None, notes if step == 1 and not unit else (*notes, without_interval(step))
 
 
-def _directions(header: NrrdHeader, spatial: list[int], used: set[str]) -> tuple[Any, str | None]:
-    """Return the steps along (Z, Y, X) and the field with their unit; None for each where the header states none."""
+def _directions(
+    header: NrrdHeader, spatial: list[int], used: set[str], *, stated: bool
+) -> tuple[Any, str | None, str | None]:
+    """Return the steps along (Z, Y, X) and the field with their unit, None where the header states none; and a note."""
     if "space directions" in header.fields:
         found = [_rows(header)[axis] for axis in spatial]
         if any(row is not None for row in found):
@@ -169,16 +172,22 @@ def _directions(header: NrrdHeader, spatial: list[int], used: set[str]) -> tuple
                 raise FileError(
                     f"'{header.name}': an axis of its 'space directions' runs through space and time at once"
                 )
-            return np.array(rows[::-1]), "space units"
+            return np.array(rows[::-1]), "space units", None
     if "spacings" in header.fields:
-        spacings = _along_axes(header, "spacings", spatial)
-        if not all(math.isnan(length) for length in spacings):
+        spacings = [
+            None if math.isnan(length) or (stated and length == 0) else length
+            for length in _along_axes(header, "spacings", spatial)
+        ]
+        if any(spacings):
             used.add("spacings")
-            return upright(spacings[::-1]), "units"
-    return None, None
+            names = (_strings(header, "units") + ["unit"] * len(header.integers("sizes")))[:16]
+            units = [names[axis] or "unit" for axis in reversed(spatial)]
+            filled, note = completed(spacings[::-1], units, "the NRRD header", "ITK")
+            return upright(filled), "units", note
+    return None, None, None
 
 
-def _origin(header: NrrdHeader, spatial: list[int], units: str | None, used: set[str]) -> Any:
+def _origin(header: NrrdHeader, spatial: list[int], directions: Any, units: str | None, used: set[str]) -> Any:
     """Return where the first voxel lies; by the mins of the axes, as teem and ITK do, where there is no origin."""
     if "space origin" in header.fields:
         vectors = header.vectors("space origin")
@@ -193,8 +202,7 @@ def _origin(header: NrrdHeader, spatial: list[int], units: str | None, used: set
             centers = header.fields.get("centerings", "").split()
             nodes = [axis < len(centers) and centers[axis].lower() == "node" for axis in spatial]
             # A min is the edge of the first cell, half a spacing before its centre; of nodes it is the first.
-            spacings = np.array(_along_axes(header, "spacings", spatial))
-            return np.array(mins) + np.where(nodes, 0.0, spacings / 2)
+            return np.array(mins) + np.where(nodes, 0.0, directions[[2, 1, 0], [0, 1, 2]] / 2)
     return np.zeros(3)
 
 
