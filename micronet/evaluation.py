@@ -12,7 +12,7 @@ from micronet.errors import FileError, InputError
 from micronet.io import VOLUME_SUFFIXES, is_volume_path, read_annotation, read_volume, volume_stem
 from micronet.scores import Scores, Scoring, score_masks
 from micronet.sweep import Sweep, mask_above, threshold_sweep
-from micronet.volume import UNITS_ASSUMED, Volume, share_grid
+from micronet.volume import Volume, share_grid
 
 __all__ = [
     "Evaluation",
@@ -91,7 +91,7 @@ class MaskPair:
     descriptions : tuple of str
         What was read and chosen, a line for the prediction and one for the annotation.
     notes : tuple of str
-        What had to be assumed of their length unit.
+        What had to be assumed while reading them.
     """
 
     name: str
@@ -270,12 +270,8 @@ def read_pair(pair: Pair, reading: Reading | None = None) -> MaskPair:
         None if probability is None else _cropped(probability, reading.y_crop),
         None if image is None else _cropped(image, reading.y_crop),
         (description, annotation.description),
-        tuple(dict.fromkeys(note for one in (annotated, predicted) for note in one.notes if _of_unit(note))),
+        tuple(dict.fromkeys(note for one in (annotated, predicted) for note in one.notes)),
     )
-
-
-def _of_unit(note: str) -> bool:
-    return note.startswith(UNITS_ASSUMED)
 
 
 def _cropped(volume: Volume, y_crop: int | None) -> Volume:

@@ -140,7 +140,7 @@ def map_back(
 
         grid, mask, note = settle_units(stack.grid, mask, str(raw_path), str(mask_path), fits)
         raw = scan.true_grid(replace(stack, grid=grid))
-    for one in dict.fromkeys((*grid.notes, *([note] if note else []))):
+    for one in dict.fromkeys((*mask.notes, *grid.notes, *([note] if note else []))):
         say(f"              note: {one}")
     say(f"  depth       along {scan.depth_axis} (--depth-axis), refractive index {scan.refractive_index:g}")
     try:

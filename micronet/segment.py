@@ -419,8 +419,8 @@ def _read_mask(
     )
     volume, mask, note = share_grid(volume, annotation.mask, str(path), str(mask_path))
     say(f"  {role:<12}{annotation.description}")
-    if note:
-        say(f"              note: {note}")
+    for one in dict.fromkeys((*mask.notes, *([note] if note else []))):
+        say(f"              note: {one}")
     return volume, mask
 
 

@@ -235,7 +235,7 @@ def settle_units(
         if agree(*pair):
             note = (
                 f"{UNITS_ASSUMED} in '{name}': its numbers are taken in {units}, as it then lies on '{partner_name}' "
-                f"(spacing {_lengths(told)} µm)"
+                f"(spacing {_lengths(told)} µm; --spacing overrides it)"
             )
             kept = tuple(one for one in yielding.notes if not one.startswith(UNITS_ASSUMED))
             told = replace(told, notes=(*kept, note))

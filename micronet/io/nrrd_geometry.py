@@ -180,7 +180,7 @@ def _directions(
         ]
         if any(spacings):
             used.add("spacings")
-            names = (_strings(header, "units") + ["unit"] * len(header.integers("sizes")))[:16]
+            names = _strings(header, "units") + [""] * len(header.integers("sizes"))
             units = [names[axis] or "unit" for axis in reversed(spatial)]
             filled, note = completed(spacings[::-1], units, "the NRRD header", "ITK")
             return upright(filled), "units", note
