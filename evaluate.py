@@ -50,6 +50,8 @@ def main(arguments: argparse.Namespace) -> int:
     def score(pair: Pair) -> Outcome:
         masks = read_pair(pair, reading)
         tell(f"  {masks.descriptions[0]} against {masks.descriptions[1]}")
+        for note in masks.notes:
+            tell(f"  note: {note}")
         if masks.spacing_um is None:
             tell("  note: no spacing stated, so nothing in µm; give --spacing")
         evaluation = evaluate_pair(masks, pair, scoring)

@@ -21,7 +21,7 @@ from micronet.names import existing, name_key
 from micronet.preprocess import image_statistics, log_intensity, standardize
 from micronet.raw_scan import refuse_second_log
 from micronet.record import sha256_of
-from micronet.volume import Volume, check_same_grid
+from micronet.volume import Volume, share_grid
 
 __all__ = ["SPLITS", "DataSet", "DataSetError", "Entry", "Sample", "hashes", "load_split", "read_dataset"]
 
@@ -109,7 +109,7 @@ class Sample:
 
     `image` (Z, Y, X) is cropped, in the file's own number type (float32 after a logarithm); `mask` is bool;
     `weight` is bool, False where nothing is annotated, or None where everything is. `mean` and `sd` are those of
-    the whole volume before the crop.
+    the whole volume before the crop. `notes` say what had to be assumed for the annotation to lie on the image.
     """
 
     entry: Entry
@@ -119,6 +119,7 @@ class Sample:
     weight: NDArray[np.bool_] | None
     mean: float
     sd: float
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -380,7 +381,7 @@ def _load(entry: Entry, images: dict[tuple[Any, ...], tuple[Volume, float, float
             volume = volume.with_array(log_intensity(volume.array))
         images[key] = (volume, *image_statistics(volume.array))
     volume, mean, sd = images[key]
-    mask, weight = _read_labels(entry, volume)
+    volume, mask, weight, notes = _read_labels(entry, volume)
     depth = slice(None, entry.y_crop)
     image, mask = volume.array[:, depth], mask[:, depth]
     for axis, length in zip("ZYX", image.shape, strict=True):
@@ -390,10 +391,13 @@ def _load(entry: Entry, images: dict[tuple[Any, ...], tuple[Volume, float, float
     counted = mask if weight is None else mask & weight
     if not counted.any():
         raise InputError(f"'{entry.annotation}': no lumen voxel is annotated inside the crop")
-    return Sample(entry, volume, np.ascontiguousarray(image), np.ascontiguousarray(mask), weight, mean, sd)
+    return Sample(entry, volume, np.ascontiguousarray(image), np.ascontiguousarray(mask), weight, mean, sd, notes)
 
 
-def _read_labels(entry: Entry, volume: Volume) -> tuple[NDArray[np.bool_], NDArray[np.bool_] | None]:
+def _read_labels(
+    entry: Entry, volume: Volume
+) -> tuple[Volume, NDArray[np.bool_], NDArray[np.bool_] | None, tuple[str, ...]]:
+    """Return the image, whose length unit may be settled by the annotation, its mask and weight, and notes."""
     weight: NDArray[np.bool_] | None = None
     if entry.labels == "sparse":
         labels = read_volume(entry.annotation, axes=entry.axes, spacing_um=entry.spacing_um)
@@ -402,18 +406,18 @@ def _read_labels(entry: Entry, volume: Volume) -> tuple[NDArray[np.bool_], NDArr
                 f"'{entry.annotation}': sparse labels are 0 (not annotated), 1 (lumen), 2 (background); "
                 f"found {np.unique(labels.array)[:8].tolist()}"
             )
-        check_same_grid(volume, labels, str(entry.image), str(entry.annotation))
+        volume, _, note = share_grid(volume, labels, str(entry.image), str(entry.annotation))
         mask, weight = labels.array == 1, labels.array != 0
     else:
         segment = None if entry.segment is None else str(entry.segment)
         annotation = read_annotation(entry.annotation, segment=segment, axes=entry.axes, spacing_um=entry.spacing_um)
-        check_same_grid(volume, annotation.mask, str(entry.image), str(entry.annotation))
+        volume, _, note = share_grid(volume, annotation.mask, str(entry.image), str(entry.annotation))
         mask = annotation.mask.array
     if entry.within is not None:
         inside = np.zeros(mask.shape, bool)
         inside[tuple(slice(first, end) for first, end in entry.within)] = True
         weight = inside if weight is None else weight & inside
-    return mask, weight
+    return volume, mask, weight, (note,) if note else ()
 
 
 def hashes(dataset: DataSet) -> dict[str, dict[str, str]]:

@@ -13,7 +13,7 @@ from micronet.io import VOLUME_SUFFIXES, is_volume_path, read_annotation, read_v
 from micronet.names import listed, name_key, same_but_for_case
 from micronet.scores import Scores, Scoring, score_masks
 from micronet.sweep import Sweep, mask_above, threshold_sweep
-from micronet.volume import Volume, check_same_grid
+from micronet.volume import Volume, share_grid
 
 __all__ = [
     "Evaluation",
@@ -91,6 +91,8 @@ class MaskPair:
         Where the pair names one.
     descriptions : tuple of str
         What was read and chosen, a line for the prediction and one for the annotation.
+    notes : tuple of str
+        What had to be assumed while reading them.
     """
 
     name: str
@@ -99,6 +101,7 @@ class MaskPair:
     probability: Volume | None
     image: Volume | None
     descriptions: tuple[str, str]
+    notes: tuple[str, ...] = ()
 
     @property
     def spacing_um(self) -> tuple[float, float, float] | None:
@@ -253,7 +256,7 @@ def read_pair(pair: Pair, reading: Reading | None = None) -> MaskPair:
             pair.prediction, segment=reading.prediction_segment, axes=reading.axes, spacing_um=reading.spacing_um
         )
         predicted, description = prediction.mask, prediction.description
-    check_same_grid(annotated, predicted, str(pair.annotation), str(pair.prediction))
+    annotated, predicted, _ = share_grid(annotated, predicted, str(pair.annotation), str(pair.prediction))
     if predicted.spacing_um is None:
         predicted = annotated.with_array(predicted.array)
     elif annotated.spacing_um is None:
@@ -262,7 +265,7 @@ def read_pair(pair: Pair, reading: Reading | None = None) -> MaskPair:
     image = None
     if pair.image is not None:
         image = read_volume(pair.image, axes=reading.axes, spacing_um=reading.spacing_um)
-        check_same_grid(annotated, image, str(pair.annotation), str(pair.image))
+        annotated, image, _ = share_grid(annotated, image, str(pair.annotation), str(pair.image))
     return MaskPair(
         pair.name,
         _cropped(predicted, reading.y_crop),
@@ -270,6 +273,7 @@ def read_pair(pair: Pair, reading: Reading | None = None) -> MaskPair:
         None if probability is None else _cropped(probability, reading.y_crop),
         None if image is None else _cropped(image, reading.y_crop),
         (description, annotation.description),
+        tuple(dict.fromkeys(note for one in (annotated, predicted) for note in one.notes)),
     )
 
 

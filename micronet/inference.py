@@ -18,7 +18,7 @@ from micronet.errors import InputError
 from micronet.io.scratch import Scratch
 from micronet.models import MINIMUM_AXIS, MicroNet, MicroRNet
 from micronet.preprocess import MASK_OFFSET, MASK_SCALE, image_statistics, normalize_image, normalize_mask, standardize
-from micronet.volume import Volume, check_same_grid
+from micronet.volume import Volume, share_grid
 
 __all__ = ["STABLE_CHANGE", "Iteration", "predict", "predict_in_slabs", "refine", "works_in_slabs"]
 
@@ -230,7 +230,7 @@ def _initial_probability(volume: Volume | NDArray[Any], mask: Volume | NDArray[A
     if mask is None:
         return np.broadcast_to(np.float32(0), array.shape)
     if isinstance(mask, Volume) and isinstance(volume, Volume):
-        check_same_grid(volume, mask, "volume", "initial mask")
+        share_grid(volume, mask, "volume", "initial mask")
     values = mask.array if isinstance(mask, Volume) else mask
     if values.shape != array.shape:
         raise InputError(f"initial mask has shape {values.shape}, the volume {array.shape}")

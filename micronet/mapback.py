@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from micronet.errors import FileError, InputError
 from micronet.io import Segment, read_annotation, volume_stem, write_mask_planes
 from micronet.names import existing
-from micronet.raw_grid import parallel_steps
+from micronet.raw_grid import covers, parallel_steps
 from micronet.raw_scan import MADE_BY, RawScan, geometry_record, read_record, scan_name
 from micronet.record import make_folder
 from micronet.resample import sample_planes
-from micronet.volume import Volume
+from micronet.volume import MICROMETRES_PER, Volume, settle_units
 
 __all__ = ["find_record", "map_back", "scan_of"]
 
@@ -133,12 +133,16 @@ def map_back(
         raise InputError(f"'{mask_path}' does not state where its voxels lie; save the mask as .seg.nrrd or .nrrd")
     say(f"  mask        {annotation.description}")
     with scan.open(raw_path) as stack:
-        grid = stack.grid
-        raw = scan.true_grid(stack)
-    if record_path is not None:
-        _check_record(record_path, raw_path, grid)
-    for note in grid.notes:
-        say(f"              note: {note}")
+        if record_path is not None:
+            _check_record(record_path, raw_path, stack.grid)
+
+        def fits(grid: Volume, mask: Volume) -> bool:
+            return covers(scan.true_grid(replace(stack, grid=grid)), mask)
+
+        grid, mask, note = settle_units(stack.grid, mask, str(raw_path), str(mask_path), fits)
+        raw = scan.true_grid(replace(stack, grid=grid))
+    for one in dict.fromkeys((*mask.notes, *grid.notes, *([note] if note else []))):
+        say(f"              note: {one}")
     say(f"  depth       along {scan.depth_axis} (--depth-axis), refractive index {scan.refractive_index:g}")
     try:
         order, steps, starts = parallel_steps(raw, mask)
@@ -174,9 +178,13 @@ def _check_record(record_path: Path, raw_path: Path, grid: Volume) -> None:
     """Raise InputError where a scan does not lie where the record says that its scan lies."""
     told, here = (read_record(record_path) or {}).get("raw"), geometry_record(grid)
     told = told if isinstance(told, dict) else {}
+    units = told.get("units")
+    scale = MICROMETRES_PER.get(units, 1.0) if isinstance(units, str) else 1.0
+    scale /= MICROMETRES_PER.get(grid.units, 1.0)
     for key in ("shape_zyx", "directions_zyx", "origin"):
         try:
-            apart = np.abs(np.array(told.get(key), float) - np.array(here[key], float)).max()
+            said = np.array(told.get(key), float) * (1.0 if key == "shape_zyx" else scale)
+            apart = np.abs(said - np.array(here[key], float)).max()
         except (TypeError, ValueError, OverflowError):
             apart = np.inf
         if not apart <= _AGREES * max(1.0, float(np.abs(here[key]).max())):

@@ -111,6 +111,7 @@ def prepare_file(
             raise InputError(f"'{target}' would replace the scan itself; write elsewhere with -o DIR")
         raw = job.scan.true_grid(stack)
         grid, ratios = structural_grid(raw, job.iso_um)
+        grid = grid.in_units(stack.grid.units)  # in 3D Slicer, which knows no unit, it must lie on the scan
         check_room(job.output, grid.shape)
         if record_path.exists() and (read_record(record_path) or {}).get("made_by") != MADE_BY:
             raise FileError(

@@ -12,7 +12,7 @@ from micronet.errors import InputError
 from micronet.resample import output_size
 from micronet.volume import MICROMETRES_PER, Volume
 
-__all__ = ["AXES", "empty_grid", "parallel_steps", "structural_grid", "true_grid"]
+__all__ = ["AXES", "covers", "empty_grid", "parallel_steps", "structural_grid", "true_grid"]
 
 #: The axes of an array.
 AXES = "ZYX"
@@ -48,7 +48,8 @@ def true_grid(grid: Volume, depth_axis: str, refractive_index: float) -> Volume:
         raise InputError(f"--refractive-index {refractive_index:g}: expected 1 (path in air) or more, such as 1.38")
     lengths = np.array(spacing)
     lengths[AXES.index(depth_axis)] /= refractive_index
-    return empty_grid(grid).with_spacing(lengths)
+    placed = replace(empty_grid(grid), units_assumed=False)  # the origin stays, whatever becomes of the spacing
+    return placed.in_units("um").with_spacing(lengths)
 
 
 def structural_grid(grid: Volume, iso_um: float) -> tuple[Volume, tuple[float, float, float]]:
@@ -118,3 +119,17 @@ def parallel_steps(
     if sorted(order) != [0, 1, 2] or apart > _PARALLEL:
         raise InputError("their axes are not parallel")
     return (order[0], order[1], order[2]), matrix[range(3), order], starts[order]
+
+
+def covers(grid: Volume, other: Volume) -> bool:
+    """Whether a grid takes the same room as another with parallel axes, as a structural volume does of its scan.
+
+    Both begin and end at the same places, up to a voxel of the coarser.
+    """
+    try:
+        order, steps, starts = parallel_steps(grid, other)
+    except InputError:
+        return False
+    ends = np.sort([starts - steps / 2, starts + steps * (np.array(grid.shape) - 0.5)], axis=0)
+    room = np.array([[-0.5] * 3, [other.shape[axis] - 0.5 for axis in order]])
+    return bool((np.abs(ends - room) <= np.maximum(1.0, np.abs(steps)) + _PARALLEL).all())

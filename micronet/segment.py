@@ -34,7 +34,7 @@ from micronet.preprocess import log_intensity
 from micronet.raw_scan import refuse_second_log
 from micronet.record import make_folder, sha256_of, versions, write_json
 from micronet.result import above, measure, score_line, scores_record, write_result
-from micronet.volume import Volume, check_same_grid
+from micronet.volume import Volume, share_grid
 
 __all__ = ["Job", "TimePoint", "Weights", "check_stems", "input_record", "segment_file"]
 
@@ -229,14 +229,14 @@ def _segment_file(
         refuse_second_log(path)
         volume = volume.with_array(log_intensity(volume.array))
         say("  intensity   the logarithm of what is stored")
+    if time_point is None or time_point.start is None:
+        volume, start = _read_mask(job.initial_mask, job, volume, path, "start from", say)
+    else:
+        volume, start = _read_probability(time_point.start, volume, path, say)
+    volume, truth = _read_mask(job.annotation, job, volume, path, "annotation", say)
     outside = card_line(weights.path, weights.sha256, path, volume, log_taken=job.intensity == "log")
     if outside is not None:
         say(f"  WARNING     {outside}")
-    if time_point is None or time_point.start is None:
-        start = _read_mask(job.initial_mask, job, volume, path, "start from", say)
-    else:
-        start = _read_probability(time_point.start, volume, path, say)
-    truth = _read_mask(job.annotation, job, volume, path, "annotation", say)
     read_seconds = time.perf_counter() - began
 
     report = None
@@ -395,9 +395,10 @@ def _already_done(path: Path, record_path: Path, asked: dict[str, Any]) -> Outco
 
 def _read_mask(
     mask_path: Path | None, job: Job, volume: Volume, path: Path, role: str, say: Callable[[str], None]
-) -> Volume | None:
+) -> tuple[Volume, Volume | None]:
+    """Return the volume, whose length unit may be settled by the mask, and the mask."""
     if mask_path is None:
-        return None
+        return volume, None
     annotation = read_annotation(
         mask_path,
         segment=job.segment,
@@ -405,16 +406,20 @@ def _read_mask(
         spacing_um=job.spacing_um,
         shape=job.shape,
     )
-    check_same_grid(volume, annotation.mask, str(path), str(mask_path))
+    volume, mask, note = share_grid(volume, annotation.mask, str(path), str(mask_path))
     say(f"  {role:<12}{annotation.description}")
-    return annotation.mask
+    for one in dict.fromkeys((*mask.notes, *([note] if note else []))):
+        say(f"              note: {one}")
+    return volume, mask
 
 
-def _read_probability(probability_path: Path, volume: Volume, path: Path, say: Callable[[str], None]) -> Volume:
-    found = read_volume(probability_path)
-    check_same_grid(volume, found, str(path), str(probability_path))
+def _read_probability(
+    probability_path: Path, volume: Volume, path: Path, say: Callable[[str], None]
+) -> tuple[Volume, Volume]:
+    """Return the volume, whose length unit may be settled by the probability, and that."""
+    volume, found, _ = share_grid(volume, read_volume(probability_path), str(path), str(probability_path))
     say(f"  start from  {probability_path.name}")
-    return found.with_array(found.array.astype(np.float32) / 255)
+    return volume, found.with_array(found.array.astype(np.float32) / 255)
 
 
 def _changes(iterations: Sequence[Iteration], job: Job) -> str:

@@ -23,7 +23,7 @@ from micronet.outcome import Outcome
 from micronet.segment import Job, TimePoint, Weights, check_stems, input_record, segment_file
 from micronet.table import write_table
 from micronet.time_plot import write_time_plot
-from micronet.volume import Volume, check_same_grid
+from micronet.volume import Volume, share_grid
 
 __all__ = ["FIRST_ITERATIONS", "Start", "TimeLapse", "TimeLapseRun", "open_time_lapse"]
 
@@ -193,7 +193,7 @@ class TimeLapseRun:
         lapse, job, number, last = self._lapse, self._job, row.number, self._last
         volume = lapse.read(number)
         if last is not None:
-            check_same_grid(last[1], volume, lapse.stems[last[0]], row.name)
+            _, volume, _ = share_grid(last[1], volume, lapse.stems[last[0]], row.name)
         begin, mine = _settings(job, lapse, self._start, None if last is None else last[0])
         outcome = segment_file(
             lapse.paths[number],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,10 +11,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from micronet.errors import InputError
 
-__all__ = ["MICROMETRES_PER", "Volume", "check_same_grid", "upright"]
+__all__ = ["MICROMETRES_PER", "UNITS_ASSUMED", "Volume", "check_same_grid", "settle_units", "share_grid", "upright"]
 
 #: Micrometres per length unit, by the names under which `Volume.units` may state one.
 MICROMETRES_PER: Mapping[str, float] = {"nm": 1e-3, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
+
+#: How a note begins that says which length unit was assumed.
+UNITS_ASSUMED = "no length unit is stated"
+
+# A spacing that is given means another unit than the file's where it differs from the numbers by no more than this.
+_SAME_LENGTH = 1e-3
 
 # Signs that turn the world axes of an anatomical space into left, posterior, superior.
 _SIGNS_TO_LPS: Mapping[str, tuple[float, float, float]] = {
@@ -66,11 +72,14 @@ class Volume:
     space : str
         What the world axes mean, in NRRD's words (``"left-posterior-superior"``), or ``""`` when not stated.
     units : str
-        A key of `MICROMETRES_PER`, or ``"voxel"`` when the spacing is not known.
+        A key of `MICROMETRES_PER`, or ``"voxel"`` when the spacing is not known. ITK, and so 3D Slicer, looks at the
+        numbers alone, so they are those that it has for the file, and what is written keeps them.
     header : mapping
         The header of the file this came from, as its reader found it; writers of the same format carry it on.
     notes : tuple of str
         What had to be assumed while reading, one sentence each, to be shown to the person.
+    units_assumed : bool
+        `units` are a guess of the reader, for the file states none; see `settle_units`.
 
     Raises
     ------
@@ -86,6 +95,7 @@ class Volume:
     units: str = "voxel"
     header: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    units_assumed: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "directions", np.array(self.directions, dtype=np.float64))
@@ -135,19 +145,35 @@ class Volume:
     def with_spacing(self, spacing_um: ArrayLike) -> Volume:
         """Return this volume with other distances (Z, Y, X) in µm along the same axes.
 
-        The axes keep their directions in the world, and `units` becomes ``"um"``; the origin is converted.
+        Where these are the old ones in another unit, only the unit was wrong: the origin changes with it. Else the unit
+        is kept, µm where there was none, and with it an origin whose unit was stated; one of an assumed unit or of none
+        keeps its place in voxels.
         """
         wanted = np.asarray(spacing_um, dtype=np.float64)
         if wanted.shape != (3,) or not np.isfinite(wanted).all() or (wanted <= 0).any():
             raise InputError(f"spacing must be three positive lengths Z,Y,X in µm, found {spacing_um!r}")
         lengths = np.linalg.norm(self.directions, axis=1)
-        factor = 1.0 if self.units == "voxel" else MICROMETRES_PER[self.units]
-        return replace(
-            self,
-            directions=self.directions / lengths[:, None] * wanted[:, None],
-            origin=self.origin * factor,
-            units="um",
-        )
+        same = [unit for unit, um in MICROMETRES_PER.items() if np.allclose(lengths * um, wanted, rtol=_SAME_LENGTH)]
+        known = self.units != "voxel"
+        units = (same[0] if same else self.units) if known else "um"
+        directions = self.directions / lengths[:, None] * (wanted / MICROMETRES_PER[units])[:, None]
+        origin = self.origin
+        if not known or (self.units_assumed and not same):
+            origin = origin @ np.linalg.inv(self.directions) @ directions
+        return replace(self, directions=directions, origin=origin, units=units, units_assumed=False)
+
+    def in_units(self, units: str) -> Volume:
+        """Return this volume with its geometry told in another length unit; no voxel moves.
+
+        InputError where the spacing is not known.
+        """
+        if units == self.units:
+            return self
+        if "voxel" in (units, self.units):
+            raise InputError("a spacing that is not known cannot be told in a length unit; give --spacing Z,Y,X in µm")
+        here, there = MICROMETRES_PER[self.units], MICROMETRES_PER[units]
+        # First times, then over: 4.5 µm are 0.0045 mm to the last bit, and back.
+        return replace(self, directions=self.directions * here / there, origin=self.origin * here / there, units=units)
 
     def in_space(self, space: str) -> Volume:
         """Return this volume with its geometry told in another anatomical space; no voxel moves.
@@ -166,6 +192,64 @@ class Volume:
         return replace(self, space=space, directions=self.directions * signs + 0.0, origin=self.origin * signs + 0.0)
 
 
+def settle_units(
+    volume: Volume,
+    other: Volume,
+    volume_name: str,
+    other_name: str,
+    agree: Callable[[Volume, Volume], bool],
+) -> tuple[Volume, Volume, str]:
+    """Let a length unit that was assumed yield to one that the partner states, where the two grids then agree.
+
+    Parameters
+    ----------
+    volume, other : Volume
+        Where both are assumed, µm, which is ours, yields to the mm of NIfTI. Where neither is, or a spacing is not
+        known, or they agree as they are, nothing changes.
+    volume_name, other_name : str
+        For the note.
+    agree : callable
+        ``agree(volume, other)`` tells whether their grids belong to each other.
+
+    Returns
+    -------
+    volume, other : Volume
+        Of the one whose unit changed, `notes` say so.
+    note : str
+        The same sentence; empty where nothing changed.
+    """
+    both = volume.units_assumed and other.units_assumed
+    if (
+        "voxel" in (volume.units, other.units)
+        or not (volume.units_assumed or other.units_assumed)
+        or (both and volume.units == other.units)
+        or agree(volume, other)
+    ):
+        return volume, other, ""
+    first = volume.units_assumed if not both else volume.units == "um"
+    yielding, partner = (volume, other) if first else (other, volume)
+    name, partner_name = (volume_name, other_name) if first else (other_name, volume_name)
+    for units in [partner.units] if both else MICROMETRES_PER:
+        told = replace(yielding, units=units, units_assumed=partner.units_assumed)
+        pair = (told, other) if first else (volume, told)
+        if agree(*pair):
+            note = (
+                f"{UNITS_ASSUMED} in '{name}': its numbers are taken in {units}, as it then lies on '{partner_name}' "
+                f"(spacing {_lengths(told)} µm; --spacing overrides it)"
+            )
+            kept = tuple(one for one in yielding.notes if not one.startswith(UNITS_ASSUMED))
+            told = replace(told, notes=(*kept, note))
+            return (told, other, note) if first else (volume, told, note)
+    return volume, other, ""
+
+
+def share_grid(volume: Volume, other: Volume, volume_name: str, other_name: str) -> tuple[Volume, Volume, str]:
+    """Return two volumes of one grid, as `settle_units` does; InputError as `check_same_grid` where it is not one."""
+    volume, other, note = settle_units(volume, other, volume_name, other_name, _on_one_grid)
+    check_same_grid(volume, other, volume_name, other_name)
+    return volume, other, note
+
+
 def check_same_grid(volume: Volume, other: Volume, volume_name: str, other_name: str) -> None:
     """Raise InputError unless both volumes lie on the same grid.
 
@@ -177,24 +261,40 @@ def check_same_grid(volume: Volume, other: Volume, volume_name: str, other_name:
         raise InputError(f"'{other_name}': shape (Z, Y, X) {other.shape} differs from '{volume_name}': {volume.shape}")
     if "voxel" in (volume.units, other.units):
         return
-    if volume.space and other.space:
-        try:
-            other = other.in_space(volume.space)
-        except InputError:
-            raise InputError(
-                f"'{other_name}': space '{other.space}' cannot be compared with '{volume_name}', '{volume.space}'"
-            ) from None
-    scale, other_scale = MICROMETRES_PER[volume.units], MICROMETRES_PER[other.units]
-    step = volume.directions * scale
-    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in volume.shape], indexing="ij"), axis=-1).reshape(-1, 3)
-    here = corners @ step + volume.origin * scale
-    there = corners @ (other.directions * other_scale) + other.origin * other_scale
-    off = np.linalg.norm(here - there, axis=1).max()
-    if off > 0.1 * np.linalg.norm(step, axis=1).min():
+    try:
+        apart = _corners_apart(volume, other)
+    except InputError:
         raise InputError(
-            f"'{other_name}' lies on another grid than '{volume_name}': corners are up to {off:.3g} µm apart "
+            f"'{other_name}': space '{other.space}' cannot be compared with '{volume_name}', '{volume.space}'"
+        ) from None
+    if apart > _limit(volume):
+        raise InputError(
+            f"'{other_name}' lies on another grid than '{volume_name}': corners are up to {apart:.3g} µm apart "
             f"(spacing {_lengths(other)} against {_lengths(volume)} µm); resample it, or give --spacing"
         )
+
+
+def _on_one_grid(volume: Volume, other: Volume) -> bool:
+    try:
+        return volume.shape == other.shape and _corners_apart(volume, other) <= _limit(volume)
+    except InputError:
+        return False
+
+
+def _limit(volume: Volume) -> float:
+    """Return how far corners may lie apart, in µm."""
+    return 0.1 * float(np.linalg.norm(volume.directions, axis=1).min()) * MICROMETRES_PER[volume.units]
+
+
+def _corners_apart(volume: Volume, other: Volume) -> float:
+    """Return how far the corners of two grids of one shape lie apart at most, in µm."""
+    if volume.space and other.space:
+        other = other.in_space(volume.space)
+    volume, other = volume.in_units("um"), other.in_units("um")
+    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in volume.shape], indexing="ij"), axis=-1).reshape(-1, 3)
+    here = corners @ volume.directions + volume.origin
+    there = corners @ other.directions + other.origin
+    return float(np.linalg.norm(here - there, axis=1).max())
 
 
 def _lengths(volume: Volume) -> str:

@@ -1,14 +1,16 @@
 """NIfTI against nibabel and SimpleITK."""
 
 import gzip
+import re
 import struct
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from micronet.errors import FileError, InputError
-from micronet.io import read_volume, write_volume
+from micronet.io import open_recording, read_volume, write_volume
 from micronet.volume import Volume, upright
 
 TYPES = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"]
@@ -129,7 +131,7 @@ def test_neither_form_nor_voxel_size_leaves_lengths_unknown(tmp_path, rng):
 
 
 @pytest.mark.parametrize(
-    ("units", "found", "um"), [("micron", "um", 1), ("mm", "mm", 1e3), ("meter", "m", 1e6), ("unknown", "mm", 1e3)]
+    ("units", "found", "um"), [("micron", "mm", 1), ("mm", "mm", 1e3), ("meter", "mm", 1e6), ("unknown", "mm", 1e3)]
 )
 def test_units(tmp_path, rng, units, found, um):
     path = _nibabel_file(tmp_path / "a.nii", _array(rng), units=units, affine=np.diag([1, 2, 4, 1]))
@@ -174,9 +176,9 @@ def test_a_sheared_volume_has_its_axes_in_the_sform_alone(tmp_path, rng):
 def test_changed_geometry_replaces_the_forms_of_the_source(tmp_path, rng):
     volume = read_volume(_nibabel_file(tmp_path / "a.nii", _array(rng), sform=2, qform=1)).with_spacing((8, 4, 2))
     image = nib.load(write_volume(tmp_path / "b.nii", volume))
-    assert np.allclose(image.header.get_zooms(), (2, 4, 8))
-    assert image.header.get_xyzt_units()[0] == "micron"
-    assert np.allclose(image.get_qform(), image.get_sform(), atol=1e-2)
+    assert np.allclose(image.header.get_zooms(), (0.002, 0.004, 0.008))
+    assert image.header.get_xyzt_units()[0] == "mm"  # as before: 3D Slicer goes on seeing it where it was
+    assert np.allclose(image.get_qform(), image.get_sform(), atol=1e-5)
 
 
 def test_scaling_is_applied_and_not_written_again(tmp_path, rng):
@@ -314,3 +316,130 @@ def test_the_real_ct_volume(shared, tmp_path):
     assert volume.spacing_um == (3000, 3000, 3000)
     again = nib.load(write_volume(tmp_path / "a.nii.gz", volume))
     assert again.affine.tobytes() == image.affine.tobytes()
+
+
+OTHER = AFFINE * [-1, 1, 1, 1]
+OTHER[:3, 3] = [5, 6, 7]
+SHEARED = np.array([[1, 1, 0, 0], [0, 2, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1.0]])
+SINGULAR = np.diag([0.0, 1.3, 4.5, 1.0])
+
+
+class TestRepairs:
+    """What headers often have wrong; SimpleITK, whose reader is the standard's own, is the judge."""
+
+    def _file(self, path, rng, sform=None, qform=None, sform_code=1, **pixdim):
+        """Write a file whose forms are as given, and then numbers of pixdim, by their place."""
+        array = _array(rng, "uint8")
+        image = nib.Nifti1Image(array.T, np.eye(4))
+        image.header.set_xyzt_units("mm")
+        image.set_sform(sform, sform_code if sform is not None else 0)
+        image.set_qform(qform, int(qform is not None))
+        if qform is None and sform is not None:
+            image.header["pixdim"][1:4] = np.linalg.norm(sform[:3, :3], axis=0) if sform[0, 0] else [0.7, 1.3, 4.5]
+        nib.save(image, path)
+        content = bytearray(path.read_bytes())
+        for place, number in pixdim.items():
+            struct.pack_into("<f", content, 76 + 4 * int(place[1:]), number)
+        path.write_bytes(content)
+        return path
+
+    def _assert_as_itk(self, path, **options):
+        volume, image = read_volume(path, **options), sitk.ReadImage(str(path))
+        lps = volume.in_space("left-posterior-superior")
+        assert np.allclose(np.linalg.norm(lps.directions, axis=1)[::-1], image.GetSpacing(), rtol=1e-5)
+        assert np.allclose(lps.origin, image.GetOrigin(), rtol=1e-5, atol=1e-5)
+        turn = lps.directions[::-1].T / image.GetSpacing()
+        assert np.allclose(turn.ravel(), image.GetDirection(), atol=1e-5)
+        return volume
+
+    @pytest.mark.parametrize("first", [0.0, 2.0, -0.5, float("nan")])
+    def test_a_pixdim_0_that_is_not_1_or_minus_1_tells_its_sign(self, tmp_path, rng, first):
+        volume = self._assert_as_itk(self._file(tmp_path / "a.nii", rng, qform=AFFINE, p0=first))
+        assert volume.notes == ()
+        # Written again, it is as it was.
+        assert read_volume(write_volume(tmp_path / "b.nii", volume)).directions.tobytes() == volume.directions.tobytes()
+
+    @pytest.mark.parametrize(
+        ("sform", "code", "taken"),
+        [(AFFINE, 1, "sform"), (AFFINE, 2, "qform"), (AFFINE, 4, "qform"), (SHEARED, 1, "qform")],
+    )
+    def test_forms_that_differ_are_told_and_the_one_of_itk_is_taken(self, tmp_path, rng, sform, code, taken):
+        path = self._file(tmp_path / "a.nii", rng, sform, OTHER, code)
+        volume = self._assert_as_itk(path)
+        assert len(volume.notes) == 1
+        assert re.match(
+            rf"sform and qform of the NIfTI header differ by up to [\d.e+]+ voxels: the {taken} is taken",
+            volume.notes[0],
+        )
+
+    def test_forms_that_differ_by_less_than_a_tenth_of_a_voxel_do_not_differ(self, tmp_path, rng):
+        close = AFFINE.copy()
+        close[:3, 3] += 0.03
+        assert read_volume(self._file(tmp_path / "a.nii", rng, AFFINE, close)).notes == ()
+
+    @pytest.mark.parametrize("sform", [SINGULAR, np.diag([0, 0, 0, 1.0]), np.full((4, 4), np.nan)])
+    def test_an_sform_that_is_none_yields_to_the_qform_and_is_told(self, tmp_path, rng, sform):
+        path = self._file(tmp_path / "a.nii", rng, np.eye(4), AFFINE)
+        content = bytearray(path.read_bytes())
+        struct.pack_into("<12f", content, 280, *sform[:3].ravel())
+        path.write_bytes(content)
+        if np.isfinite(sform).all():
+            volume = self._assert_as_itk(path)
+        volume = read_volume(path)
+        assert len(volume.notes) == 1
+        assert "the sform of the NIfTI header cannot be used" in volume.notes[0]
+        assert volume.notes[0].endswith("the qform is taken")
+
+    def test_an_sform_that_is_none_without_a_qform_needs_the_spacing(self, tmp_path, rng):
+        path = self._file(tmp_path / "a.nii", rng, SINGULAR)
+        with pytest.raises(FileError, match=r"independent and longer than zero, which .* sform .* --spacing Z,Y,X"):
+            read_volume(path)
+        volume = read_volume(path, spacing_um=(3, 2, 1))
+        assert (volume.spacing_um, volume.space) == (pytest.approx((3, 2, 1)), "")
+        assert "X, Y, Z are taken to run along the world's axes" in volume.notes[0]
+
+    @pytest.mark.parametrize("qform", [AFFINE, None])
+    def test_a_voxel_size_of_0_is_1_as_in_itk_and_named(self, tmp_path, rng, qform):
+        path = self._file(tmp_path / "a.nii", rng, qform=qform, p1=0.7, p2=1.3, p3=0)
+        volume = self._assert_as_itk(path)
+        assert volume.spacing_um == pytest.approx((1000, 1300, 700))
+        assert "the NIfTI header states no spacing along Z: 1 mm is taken, as ITK does" in volume.notes[-1]
+        given = read_volume(path, spacing_um=(4.5, 1.3, 0.7))
+        assert given.spacing_um == pytest.approx((4.5, 1.3, 0.7))
+        assert not any("spacing" in note for note in given.notes)
+
+    def test_no_voxel_size_but_a_qform_leaves_lengths_unknown(self, tmp_path, rng):
+        path = self._file(tmp_path / "a.nii", rng, qform=AFFINE, p1=0, p2=0, p3=0)
+        assert read_volume(path).spacing_um is None
+        given = read_volume(path, spacing_um=(4500, 1300, 700))
+        whole = read_volume(self._file(tmp_path / "b.nii", rng, qform=AFFINE))
+        assert np.allclose(given.directions, whole.directions, rtol=1e-5)
+        assert given.origin.tolist() == whole.origin.tolist()
+
+    @pytest.mark.parametrize("qform", [AFFINE, None])
+    def test_a_negative_voxel_size_needs_the_spacing_and_is_mirrored_as_in_itk(self, tmp_path, rng, qform):
+        path = self._file(tmp_path / "a.nii", rng, qform=qform, p1=-0.7, p2=1.3, p3=4.5)
+        with pytest.raises(FileError, match=r"a.nii': the voxel size \(pixdim\) along X .* is negative, .* --spacing"):
+            read_volume(path)
+        volume = self._assert_as_itk(path, spacing_um=(4500, 1300, 700))
+        assert "along X is negative: the axis is mirrored" in " ".join(volume.notes)
+
+    def test_voxel_sizes_that_contradict_the_sform_are_told(self, tmp_path, rng):
+        volume = read_volume(self._file(tmp_path / "a.nii", rng, np.diag([1, 2, 3, 1.0]), p3=5))
+        assert volume.spacing_um == (3000, 2000, 1000)
+        assert volume.notes == (
+            "the NIfTI header has the spacing (Z, Y, X) 3 x 2 x 1 in its sform, which is taken, and 5 x 2 x 1 in its "
+            "pixdim, which 3D Slicer takes (--spacing overrides it)",
+        )
+
+
+@pytest.mark.parametrize(("units", "interval"), [("sec", 0.5), ("msec", 0.0005), ("usec", 5e-7), ("unknown", None)])
+def test_step_between_time_points_is_the_interval_or_its_missing_unit_is_named(tmp_path, rng, units, interval):
+    image = nib.Nifti1Image(_array(rng, "uint8", (2, 3, 4, 5)).T, np.eye(4))
+    image.header.set_xyzt_units("mm", units)
+    image.header["pixdim"][4] = 0.5
+    nib.save(image, tmp_path / "a.nii")
+    with open_recording(tmp_path / "a.nii") as recording:
+        assert recording.interval_s == (None if interval is None else pytest.approx(interval))
+        assert (recording.grid.notes != ()) == (interval is None)
+        assert interval is not None or "the step of 0.5 between time points is not used" in recording.grid.notes[0]

@@ -8,6 +8,7 @@ import zlib
 import nrrd as pynrrd
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from micronet.errors import FileError, InputError
 from micronet.io import read_volume, write_volume
@@ -318,9 +319,13 @@ class TestHostileDetached:
             _base(space="LPS", space_directions="(1,0,0) (0,1,0) (0,0,inf)"),
             "a.nrrd': directions and origin must be finite",
         ),
-        (_base(space="LPS", space_origin="(1,2)"), r"a.nrrd': directions must be .* origin \(3,\)"),
+        (_base(space="LPS", space_origin="(1,2)"), "a.nrrd': 'space origin' must be one vector of 3 numbers"),
         (_base(space="up-up-and-away"), "space 'up-up-and-away' is not known; known: right-anterior-superior"),
-        (_base(space="left-posterior-superior-time"), "space 'left-posterior-superior-time' is not known"),
+        (_base(space="left-posterior-superior-date"), "space 'left-posterior-superior-date' is not known"),
+        (
+            _base(space="LPST", space_directions="(1,0,0) (0,1,0) (0,0,1)"),
+            "'space directions' must be four vectors of four numbers each",
+        ),
         (_base(space_dimension="2"), "space dimension 2, expected 3"),
         (_base(spacings="1 2"), "2 'spacings' for 3 axes"),
         (_base(spacings="1 2 x"), "should be numbers"),
@@ -509,3 +514,60 @@ def test_custom_keys_are_written_as_they_came(tmp_path):
 def test_escaping_is_undone(text):
     assert "\n" not in escape(text)
     assert unescape(escape(text)) == text
+
+
+class TestFieldsThatTellOfAPlace:
+    """Each is used as teem and ITK use it, or its loss is told."""
+
+    @pytest.mark.parametrize("centers", [None, "cell cell cell", "node node node", "??? ??? ???"])
+    def test_axis_mins_are_the_origin_where_there_is_no_other(self, tmp_path, centers):
+        fields = ["spacings: 2 3 4", "axis mins: 10 20 30", *([f"centerings: {centers}"] if centers else [])]
+        path = _file(tmp_path / "a.nrrd", [*BASE, *fields], bytes(60))
+        volume, image = read_volume(path), sitk.ReadImage(str(path))
+        assert tuple(volume.origin) == image.GetOrigin()
+        assert volume.spacing_um == image.GetSpacing()[::-1]
+        assert volume.notes == read_volume(_file(tmp_path / "b.nrrd", [*BASE, fields[0]], bytes(60))).notes
+        assert sitk.ReadImage(str(write_volume(tmp_path / "c.nrrd", volume))).GetOrigin() == image.GetOrigin()
+
+    @pytest.mark.parametrize(
+        ("fields", "lost"),
+        [
+            (["axis mins: 10 20 30", "axis maxs: 16 32 50"], "axis mins, axis maxs"),
+            (["spacings: 2 3 4", "axis maxs: 16 32 50"], "axis maxs"),
+            (["spacings: 2 3 4", "axis mins: 10 nan 30"], "axis mins"),
+            (["spacings: 2 3 4", "space: LPS", "space origin: (1,2,3)", "axis mins: 10 20 30"], "axis mins"),
+            (["space: LPS", "space directions: (2,0,0) (0,3,0) (0,0,4)", "spacings: 1 1 1"], "spacings"),
+            (["thicknesses: 2 3 4"], "thicknesses"),
+            (["thicknesses: 2 3 what"], "thicknesses"),
+            (["space: LPS", "measurement frame: (0,1,0) (1,0,0) (0,0,1)"], "measurement frame"),
+        ],
+    )
+    def test_what_is_not_used_is_told(self, tmp_path, fields, lost):
+        for options in ({}, {"spacing_um": (4, 3, 2)}):
+            volume = read_volume(_file(tmp_path / "a.nrrd", [*BASE, *fields], bytes(60)), **options)
+            assert volume.notes[-1] == f"not used of the NRRD header: {lost}"
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            ["thicknesses: nan nan nan", "axis mins: NaN NaN NaN"],
+            ["space: LPS", "measurement frame: (1,0,0) (0,1,0) (0,0,1)"],
+        ],
+    )
+    def test_what_says_nothing_needs_no_word(self, tmp_path, fields):
+        volume = read_volume(_file(tmp_path / "a.nrrd", [*BASE, *fields], bytes(60)), spacing_um=(1, 2, 3))
+        assert volume.notes == ()
+
+    def test_a_spacing_that_is_missing_is_named_and_the_others_are_kept(self, tmp_path):
+        fields = ["spacings: 2 3 nan", 'units: "um" "um" "um"']
+        path = _file(tmp_path / "a.nrrd", [*BASE, *fields], bytes(60))
+        volume = read_volume(path)
+        assert volume.spacing_um == (1, 3, 2)
+        assert "the NRRD header states no spacing along Z: 1 um is taken, as ITK does" in volume.notes[0]
+        assert read_volume(path, spacing_um=(4, 3, 2)).notes == ()
+
+    def test_a_spacing_of_0_needs_the_spacing(self, tmp_path):
+        path = _file(tmp_path / "a.nrrd", [*BASE, "spacings: 2 3 0"], bytes(60))
+        with pytest.raises(FileError, match="independent and longer than zero"):
+            read_volume(path)
+        assert read_volume(path, spacing_um=(4, 3, 2)).spacing_um == (4, 3, 2)

@@ -194,3 +194,121 @@ def test_reading_one_volume_of_a_recording_points_to_time_lapse(tmp_path, movie)
     for name in ("movie.tif", "movie.nii"):
         with pytest.raises(FileError, match="--time-lapse"):
             read_volume(tmp_path / name)
+
+
+class TestNrrdOfFourWorldAxes:
+    """As SimpleITK and teem write it: ``space dimension: 4``, or a space whose fourth axis is time."""
+
+    SPACES = (
+        ("space dimension: 4", ""),
+        ("space: left-posterior-superior-time", "left-posterior-superior"),
+        ("space: LPST", "left-posterior-superior"),
+        ("space: right-anterior-superior-time", "right-anterior-superior"),
+        ("space: RAST", "right-anterior-superior"),
+        ("space: LAST", "left-anterior-superior"),
+        ("space: scanner-xyz-time", "scanner-xyz"),
+        ("space: 3D-right-handed-time", "3D-right-handed"),
+    )
+
+    def _write(self, path, movie, *lines):
+        head = [
+            "NRRD0005",
+            f"type: {movie.dtype.name}",
+            f"dimension: {movie.ndim}",
+            "sizes: " + " ".join(str(n) for n in reversed(movie.shape)),
+            "encoding: raw",
+            "endian: little",
+            *lines,
+            "",
+            "",
+        ]
+        path.write_bytes("\n".join(head).encode() + movie.tobytes())
+        return path
+
+    def test_as_simpleitk_joins_volumes(self, tmp_path, movie):
+        images = [sitk.GetImageFromArray(volume) for volume in movie]
+        turn = np.linalg.qr(np.array([[1.0, 0.2, -0.3], [0.1, -1.0, 0.4], [0.5, 0.3, 1.0]]))[0]
+        for image in images:
+            image.SetSpacing((4.5, 4.5, 4.5))
+            image.SetOrigin((10, -20, 30))
+            image.SetDirection(turn.ravel())
+        sitk.WriteImage(sitk.JoinSeries(images), tmp_path / "beat.nrrd", useCompression=True)
+        for options in ({}, {"axes": "TZYX"}):
+            volume, interval = assert_same(tmp_path / "beat.nrrd", movie, **options)
+            assert volume.spacing_um == pytest.approx((4.5, 4.5, 4.5))
+            assert volume.origin.tolist() == [10, -20, 30]
+            assert np.allclose(volume.directions[::-1].T / 4.5, turn)
+            assert interval is None
+        assert "axis 4 of 3, of kind 'domain', is taken as time" in volume.notes
+
+    @pytest.mark.parametrize(("space", "found"), SPACES)
+    def test_space_and_time_are_told_apart(self, tmp_path, movie, space, found):
+        rows = "space directions: (4.5,0,0,0) (0,3,0,0) (0,0,2,0) (0,0,0,0.25)"
+        units = 'space units: "um" "um" "um" "s"'
+        path = self._write(tmp_path / "a.nrrd", movie, space, rows, units, "space origin: (10,-20,30,7)")
+        volume, interval = assert_same(path, movie)
+        assert (volume.space, volume.spacing_um, interval) == (found, (2.0, 3.0, 4.5), 0.25)
+        assert volume.origin.tolist() == [10, -20, 30]
+        told = "axis 4 of 3, of kind 'none', is taken as time"
+        assert volume.notes == ((told,) if space == "space dimension: 4" else ())
+
+    def test_time_may_be_any_axis_of_the_file(self, tmp_path, movie):
+        rows = "space directions: (0,0,0,250) (4.5,0,0,0) (0,3,0,0) (0,0,2,0)"
+        units = 'space units: "um" "um" "um" "ms"'
+        path = self._write(tmp_path / "a.nrrd", np.moveaxis(movie, 0, -1).copy(), "space: LPST", rows, units)
+        volume, interval = assert_same(path, movie)
+        assert (volume.spacing_um, interval) == ((2.0, 3.0, 4.5), 0.25)
+
+    def test_one_time_point_is_a_volume(self, tmp_path, movie):
+        rows = "space directions: (4.5,0,0,0) (0,3,0,0) (0,0,2,0) (0,0,0,0.25)"
+        path = self._write(tmp_path / "a.nrrd", movie[:1], "space: LPST", rows)
+        assert np.array_equal(read_volume(path).array, movie[0])
+        path = self._write(tmp_path / "b.nrrd", movie[0], "space: LPST", rows.rsplit(" ", 1)[0])
+        assert read_volume(path).spacing_um == (2.0, 3.0, 4.5)
+
+    @pytest.mark.parametrize(
+        ("lines", "interval", "notes"),
+        [
+            (("spacings: nan nan nan 0.5", 'units: "" "" "" "s"'), 0.5, ()),
+            (
+                ("spacings: nan nan nan 0.5",),
+                None,
+                ("no unit of time is stated: the step of 0.5 between time points is not used; --interval gives it",),
+            ),
+            (("spacings: nan nan nan 1",), None, ()),
+            ((), None, ()),
+        ],
+    )
+    def test_step_of_an_axis_without_direction(self, tmp_path, movie, lines, interval, notes):
+        space = ("space: LPS", "space directions: (4.5,0,0) (0,3,0) (0,0,2) none", 'space units: "um" "um" "um"')
+        path = self._write(tmp_path / "a.nrrd", movie, *space, "kinds: domain domain domain time", *lines)
+        volume, found = assert_same(path, movie)
+        assert (found, volume.notes) == (interval, notes)
+
+    def test_a_volume_that_moves_from_one_time_point_to_the_next_is_told(self, tmp_path, movie):
+        rows = "space directions: (4.5,0,0,0) (0,3,0,0) (0,0,2,0) (0.1,0,0,0.25)"
+        units = 'space units: "um" "um" "um" "s"'
+        volume, interval = assert_same(self._write(tmp_path / "a.nrrd", movie, "space: LPST", rows, units), movie)
+        assert interval == 0.25
+        assert volume.notes == ("from one time point to the next the volume moves by (0.1, 0, 0): that is not used",)
+
+    def test_an_axis_through_space_and_time_is_refused(self, tmp_path, movie):
+        rows = "space directions: (4.5,0,0,0.1) (0,3,0,0) (0,0,2,0) (0,0,0,0.25)"
+        with pytest.raises(FileError, match="an axis of its 'space directions' runs through space and time at once"):
+            open_recording(self._write(tmp_path / "a.nrrd", movie, "space: LPST", rows))
+
+    def test_kinds_that_do_not_tell_time_leave_it_to_the_person(self, tmp_path, movie):
+        path = self._write(tmp_path / "a.nrrd", movie, "kinds: domain domain domain domain", "spacings: 4.5 3 2 1")
+        volume, _ = assert_same(path, movie, axes="TZYX")
+        assert volume.spacing_um == (2.0, 3.0, 4.5)
+        with pytest.raises(FileError, match=r"is 4-D, .*infer.py --time-lapse --axes names them all, such as TZYX"):
+            open_recording(path)
+
+
+def test_the_files_that_people_reported(shared):
+    path = shared / "faults" / "06-nrrd-4d-simpleitk" / "beat.nrrd"
+    if not path.exists():
+        pytest.skip("needs ../shared/faults")
+    with open_recording(path) as recording:
+        assert (recording.count, recording.grid.shape) == (3, (36, 48, 40)[: len(recording.grid.shape)])
+        assert recording.grid.spacing_um == pytest.approx((4.5,) * 3)

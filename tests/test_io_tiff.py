@@ -241,10 +241,28 @@ class TestOme:
         assert volume.units == units
         assert volume.spacing_um == pytest.approx((4 * factor, 0.25 * factor, 0.5 * factor))
 
-    def test_without_all_three_sizes_the_spacing_is_unknown(self, tmp_path, array):
-        volume = read_volume(self._write(tmp_path / "a.ome.tif", array, PhysicalSizeX=0.5, PhysicalSizeY=0.5))
+    @pytest.mark.parametrize("depth", [None, 0, -0.0, float("nan"), float("inf")])
+    def test_a_size_that_is_missing_or_0_is_named_and_the_others_are_kept(self, tmp_path, array, depth):
+        sizes = {"PhysicalSizeX": 2, "PhysicalSizeY": 3} | ({} if depth is None else {"PhysicalSizeZ": depth})
+        path = self._write(tmp_path / "a.ome.tif", array, **sizes)
+        volume = read_volume(path)
+        assert volume.spacing_um == (1, 3, 2)
+        assert volume.notes == (
+            "the TIFF states no spacing along Z: 1 µm is taken, as ImageJ does (--spacing overrides it)",
+        )
+        given = read_volume(path, spacing_um=(5, 3, 2))
+        assert (given.spacing_um, given.notes) == ((5, 3, 2), ())
+
+    def test_the_unit_of_a_missing_size_is_that_of_its_own_axis(self, tmp_path, array):
+        path = self._write(tmp_path / "a.ome.tif", array, PhysicalSizeZ=4, PhysicalSizeZUnit="nm", PhysicalSizeY=3)
+        volume = read_volume(path)
+        assert volume.spacing_um == pytest.approx((0.004, 3, 1))
+        assert "along X: 1 µm is taken" in volume.notes[0]
+
+    def test_without_any_size_the_spacing_is_unknown(self, tmp_path, array):
+        volume = read_volume(self._write(tmp_path / "a.ome.tif", array, PhysicalSizeZ=0))
         assert volume.spacing_um is None
-        assert "--spacing" in volume.notes[0]
+        assert "states no spacing" in volume.notes[0]
 
     @pytest.mark.parametrize(
         ("replaced", "message"),

@@ -77,7 +77,7 @@ def test_reader_gives_the_scale_in_um_and_keeps_the_grid(tmp_path, volume, suffi
     assert attributes["units"] == ("um", "um", "um")
     assert attributes["axis_labels"] == ("z", "y", "x")
     grid = grid_of(array.shape, attributes)
-    np.testing.assert_allclose(grid.in_space(volume.space).origin, volume.origin)
+    np.testing.assert_allclose(grid.in_space(volume.space).in_units("um").origin, volume.origin)
 
 
 def test_reader_takes_every_format_and_leaves_other_files_alone(tmp_path, volume):

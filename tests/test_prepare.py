@@ -418,6 +418,8 @@ class TestBack:
         # The ball lies where the optics put it: its centre is the point, with depth for path.
         corrected = directions / indices[:, None]
         world = (point @ corrected + origin) * 1000
+        assert structural.units == "mm"  # as the scan, on which it lies in 3D Slicer
+        structural = structural.in_units("um")
         centre = np.argwhere(mask).mean(axis=0) @ structural.directions + structural.origin
         assert np.linalg.norm(centre - world) < 0.5 * min(true)
         os.mkdir("predictions")

@@ -24,15 +24,14 @@ from micronet.errors import FileError, InputError
 from micronet.io.atomic import atomic_path
 from micronet.io.checks import ReadOptions, build_volume, check_axes, check_dtype, one_line, voxel_bytes
 from micronet.io.inflate import inflate, inflate_prefix
+from micronet.io.nifti_geometry import SPACE, UNIT_CODES, geometry_of
 from micronet.io.recording import Recording, open_flat_recording
 from micronet.io.stack import FilePlanes, Stack, build_grid
-from micronet.io.units import without_spacing
-from micronet.volume import MICROMETRES_PER, Volume, upright
+from micronet.io.units import without_interval
+from micronet.volume import MICROMETRES_PER, Volume
 
 __all__ = ["NiftiSource", "open_recording", "open_stack", "read", "write"]
 
-_SPACE = "right-anterior-superior"
-_UNIT_CODES = {"voxel": 0, "m": 1, "mm": 2, "um": 3}
 # Units that NIfTI has no name for, and the one to tell them in.
 _UNITS_CONVERTED = {"nm": "um", "cm": "mm"}
 
@@ -92,6 +91,8 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
     with path.open("rb") as stream:
         lead = _read_lead(stream, path)
     shape = _shape(lead.header, path, longest=4)
+    interval_s, lost = _interval(lead.header)
+    described = _described(lead, path, options)
     recording = open_flat_recording(
         path,
         shape[::-1],
@@ -99,8 +100,8 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
         lead.dtype,
         skip=lead.offset,
         encoding=lead.encoding,
-        interval_s=_interval_s(lead.header),
-        **_described(lead, path, options),
+        interval_s=interval_s,
+        **described | {"notes": (*described["notes"], *lost)},
     )
     return replace(recording, load=lambda number: lead.scaled(recording.load(number)))
 
@@ -135,16 +136,8 @@ def _read_lead(stream: BinaryIO, path: Path) -> _Lead:
 
 def _described(lead: _Lead, path: Path, options: ReadOptions) -> dict[str, Any]:
     """Return the arguments of `Volume` beside the array."""
-    header = lead.header
-    geometry = _geometry(header, path)
-    notes = []
-    if not geometry["space"]:
-        notes.append("the NIfTI header states no orientation: X, Y, Z are taken to run along the world's axes")
-    if options.spacing_um is None and geometry["units"] == "voxel":
-        notes.append(without_spacing("the NIfTI header"))
-    elif options.spacing_um is None and _stated_unit(header) is None:
-        notes.append("the NIfTI header states no length unit: mm is taken (--spacing overrides it)")
-    return geometry | {"header": {"nifti": NiftiSource(header, lead.extensions)}, "notes": tuple(notes)}
+    geometry = geometry_of(lead.header, path, stated=options.spacing_um is not None)
+    return geometry | {"header": {"nifti": NiftiSource(lead.header, lead.extensions)}}
 
 
 def write(path: Path, volume: Volume) -> None:
@@ -237,51 +230,32 @@ def _scaling(header: Any, path: Path) -> tuple[float, float]:
     return slope, intercept
 
 
-def _geometry(header: Any, path: Path) -> dict[str, Any]:
-    """Return directions, origin, space and units: by the sform, else the qform, else the voxel sizes."""
-    units = _stated_unit(header) or "mm"
-    try:
-        if header["sform_code"] > 0:
-            affine = header.get_sform()
-        elif header["qform_code"] > 0:
-            affine = header.get_qform()
-        else:
-            spacing = np.abs(header["pixdim"][3:0:-1].astype(np.float64))
-            known = bool((spacing > 0).all())
-            return {
-                "directions": upright(spacing) if known else upright(),
-                "origin": np.zeros(3),
-                "space": "",
-                "units": units if known else "voxel",
-            }
-    except (HeaderDataError, ValueError) as error:
-        raise FileError(f"'{path}': the orientation in its NIfTI header cannot be read ({one_line(error)})") from error
-    return {"directions": affine[:3, 2::-1].T, "origin": affine[:3, 3], "space": _SPACE, "units": units}
-
-
-def _stated_unit(header: Any) -> str | None:
-    code = int(header["xyzt_units"]) & 7
-    return next((unit for unit, known in _UNIT_CODES.items() if known == code and code), None)
-
-
-def _interval_s(header: Any) -> float | None:
-    """Return the seconds from one time point to the next, None where no unit is stated."""
+def _interval(header: Any) -> tuple[float | None, tuple[str, ...]]:
+    """Return the seconds from one time point to the next, None where no unit is stated, and the note on that."""
     factor = {8: 1.0, 16: 1e-3, 24: 1e-6}.get(int(header["xyzt_units"]) & 0x38)
-    return None if factor is None else float(header["pixdim"][4]) * factor
+    step = float(header["pixdim"][4])
+    if factor is not None:
+        return step * factor, ()
+    # A step of 1 is what writers put where they know of none.
+    return None, (without_interval(step),) if math.isfinite(step) and step > 0 and step != 1 else ()
 
 
 def _is_geometry_of(header: Any, volume: Volume, path: Path) -> bool:
-    stated = _geometry(header, path)
+    # One that was read with a spacing given has another geometry, unless it could be read without.
+    try:
+        found = geometry_of(header, path)
+    except FileError:
+        return False
     return (
-        np.array_equal(stated["directions"], volume.directions)
-        and np.array_equal(stated["origin"], volume.origin)
-        and (stated["space"], stated["units"]) == (volume.space, volume.units)
+        np.array_equal(found["directions"], volume.directions)
+        and np.array_equal(found["origin"], volume.origin)
+        and (found["space"], found["units"]) == (volume.space, volume.units)
     )
 
 
 def _set_geometry(header: Any, volume: Volume, path: Path) -> None:
     try:
-        placed = volume.in_space(_SPACE)
+        placed = volume.in_space(SPACE)
     except InputError as error:
         raise FileError(f"cannot write '{path}': {error}") from error
     units = _UNITS_CONVERTED.get(placed.units, placed.units)
@@ -299,4 +273,4 @@ def _set_geometry(header: Any, volume: Volume, path: Path) -> None:
         header["qform_code"] = 0
         header["pixdim"][1:4] = lengths
     # The three low bits are the unit of length, the others that of time.
-    header["xyzt_units"] = (int(header["xyzt_units"]) & ~7) | _UNIT_CODES[units]
+    header["xyzt_units"] = (int(header["xyzt_units"]) & ~7) | UNIT_CODES[units]

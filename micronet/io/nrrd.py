@@ -22,7 +22,7 @@ from micronet.errors import FileError
 from micronet.io.atomic import atomic_path
 from micronet.io.checks import ReadOptions, build_volume, check_axes, regular_file, voxel_bytes
 from micronet.io.inflate import inflate
-from micronet.io.nrrd_geometry import axis_roles, geometry, geometry_fields, named_axes, space_of
+from micronet.io.nrrd_geometry import axis_roles, geometry, geometry_fields, interval, named_axes, space_of, tells_axes
 from micronet.io.nrrd_header import NrrdHeader, format_whole, header_text, parse_header
 from micronet.io.recording import Recording, open_flat_recording, recording_axes
 from micronet.io.stack import FilePlanes, Stack, build_grid
@@ -107,6 +107,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
     sizes = tuple(reversed(_sizes(header)))
     axes, notes = _axes_with_time(header, options, path)
     spatial = [axes[::-1].index(letter) for letter in "XYZ"]
+    interval_s, lost = interval(header, spatial)
     placed = geometry(header, spatial, stated=options.spacing_um is not None)
     data_path, start, skip, encoding = _voxels(path, header, start, math.prod(sizes) * dtype.itemsize)
     return open_flat_recording(
@@ -118,15 +119,15 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
         start=start,
         skip=skip,
         encoding=encoding,
-        **placed | {"notes": (*placed.get("notes", ()), *notes)},
+        interval_s=interval_s,
+        **placed | {"notes": (*placed["notes"], *notes, *lost)},
     )
 
 
 def _axes_with_time(header: NrrdHeader, options: ReadOptions, path: Path) -> tuple[str, tuple[str, ...]]:
     """Return a letter for each axis, slowest first, C for further ones of length 1; and a note on which is time."""
     sizes = header.integers("sizes")
-    told = "kinds" in header.fields or "space directions" in header.fields
-    if not told and options.axes is not None and len(sizes) > 3:
+    if options.axes is not None and not tells_axes(header):
         return recording_axes(tuple(reversed(sizes)), options, path), ()
     spatial, extra = axis_roles(header)
     long = [axis for axis in extra if sizes[axis] != 1]
@@ -141,7 +142,8 @@ def _axes_with_time(header: NrrdHeader, options: ReadOptions, path: Path) -> tup
         letters[axis] = letter
     for axis in long:
         letters[axis] = "T"
-    notes = [f"axis {axis + 1} of {sizes[axis]}, of kind '{kind}', is taken as time" for axis in long if kind != "time"]
+    stated = kind == "time" or header.fields.get("space", "").casefold().endswith(("-time", "st"))
+    notes = [f"axis {axis + 1} of {sizes[axis]}, of kind '{kind}', is taken as time" for axis in long if not stated]
     return "".join(reversed(letters)), tuple(notes)
 
 

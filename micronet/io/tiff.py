@@ -40,7 +40,15 @@ from micronet.io.stack import FilePlanes, Stack, build_grid
 from micronet.io.tiff_ome import ome_pixels, ome_shape, ome_spacing
 from micronet.io.tiff_packed import check_chunks, check_packed
 from micronet.io.tiff_pages import check_pages
-from micronet.io.units import INCH_UM, VOXEL_UNITS, canonical_unit, without_spacing
+from micronet.io.units import (
+    INCH_UM,
+    SECONDS_PER,
+    VOXEL_UNITS,
+    canonical_unit,
+    completed,
+    stated_length,
+    without_spacing,
+)
 from micronet.volume import MICROMETRES_PER, Volume, upright
 
 __all__ = [
@@ -59,7 +67,6 @@ _UNIT_NAMES = {"um": "micron"}
 _OME_UNIT_NAMES = {"um": "µm"}
 # Formats whose reading in tifffile opens further files, or trusts sizes that nothing has checked.
 _OFF = {"is_ome": False, "is_mmstack": False, "is_ndtiff": False}
-_SECONDS_PER = {"ms": 1e-3, "msec": 1e-3, "s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0, "min": 60.0, "h": 3600.0}
 _UINT32 = (1 << 32) - 1
 # No codec of TIFF packs a mask tighter; more is a header that claims too much.
 _MOST_PACKED = 1 << 15
@@ -288,7 +295,7 @@ def _imagej_spacing(tif: TiffFile) -> tuple[list[float | None], list[str]]:
     """Return the spacing along Z, Y, X, None where it is not stated, and the unit of each."""
     metadata = tif.imagej_metadata or {}
     tags = tif.pages.first.tags
-    lengths: list[float | None] = [abs(float(metadata["spacing"])) if metadata.get("spacing") else None]
+    lengths = [stated_length(metadata.get("spacing"))]
     for name in ("YResolution", "XResolution"):
         ratio = tags.valueof(name)
         lengths.append(ratio[1] / ratio[0] if ratio and ratio[0] and ratio[1] else None)
@@ -305,7 +312,7 @@ def _interval_s(tif: TiffFile, path: Path) -> float | None:
     else:
         ome = ome_pixels(tif.pages.first.description, path) or {}
         seconds, unit = ome.get("TimeIncrement"), ome.get("TimeIncrementUnit", "s")
-    factor = _SECONDS_PER.get(unit)
+    factor = SECONDS_PER.get(unit)
     return None if seconds is None or factor is None else float(seconds) * factor
 
 
@@ -318,14 +325,7 @@ def _spacing(
         return [1.0] * 3, "voxel", None
     if counts_voxels or not any(lengths):
         return [1.0] * 3, "voxel", without_spacing("the TIFF")
-    spacing = [1.0 if length is None else length for length in lengths]
-    note = None
-    if None in lengths:
-        missing = "".join(letter for letter, length in zip("ZYX", lengths, strict=True) if length is None)
-        note = (
-            f"the TIFF states no spacing along {missing}: 1 {unit_names[0]} is taken, as ImageJ does "
-            "(--spacing overrides it)"
-        )
+    spacing, note = completed(lengths, unit_names, "the TIFF", "ImageJ")
     units = [canonical_unit(name) for name in unit_names]
     if units[0] is not None and len(set(units)) == 1:
         return spacing, units[0], note

@@ -11,6 +11,7 @@ from tifffile import TiffPageSeries
 
 from micronet.errors import FileError
 from micronet.io.checks import one_line
+from micronet.io.units import stated_length
 
 __all__ = ["ome_pixels", "ome_shape", "ome_spacing"]
 
@@ -77,7 +78,7 @@ def ome_shape(ome: dict[str, str], series: TiffPageSeries, path: Path) -> tuple[
 def ome_spacing(ome: dict[str, str] | None) -> tuple[list[float | None], list[str]]:
     """Return the spacing along Z, Y, X, None where it is not stated, and the unit of each."""
     attributes = ome or {}
-    lengths = [float(attributes[key]) if (key := f"PhysicalSize{letter}") in attributes else None for letter in "ZYX"]
-    if None in lengths:
-        return [None] * 3, [""] * 3
+    lengths = [stated_length(attributes.get(f"PhysicalSize{letter}")) for letter in "ZYX"]
+    if not any(lengths):
+        return lengths, [""] * 3
     return lengths, [attributes.get(f"PhysicalSize{letter}Unit", "µm") for letter in "ZYX"]

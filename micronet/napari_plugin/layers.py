@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.volume import MICROMETRES_PER, Volume
+from micronet.errors import InputError
+from micronet.volume import MICROMETRES_PER, Volume, share_grid
 
-__all__ = ["GRID", "grid_of", "layer_attributes"]
+__all__ = ["GRID", "grid_of", "layer_attributes", "settled_grids"]
 
 #: Key in the metadata of a layer under which the grid lies that its file had.
 GRID = "micronet_grid"
@@ -50,6 +51,22 @@ def grid_of(shape: tuple[int, ...], attributes: Mapping[str, Any]) -> Volume:
         return known.with_spacing(spacing_um)
     grid = Volume(_shape_only(spatial))
     return grid if spacing_um is None else grid.with_spacing(spacing_um)
+
+
+def settled_grids(
+    image: tuple[tuple[int, ...], Mapping[str, Any]],
+    start: tuple[tuple[int, ...], Mapping[str, Any]],
+    names: Sequence[str],
+) -> tuple[Volume, Volume, str]:
+    """Return the grids of two layers, shape and attributes each, as `micronet.volume.share_grid` settles their units.
+
+    Layers that lie on different grids keep theirs: voxels are what counts here.
+    """
+    grid, other = grid_of(*image), grid_of(*start)
+    try:
+        return share_grid(grid, other, *names)
+    except InputError:
+        return grid, other, ""
 
 
 def _spacing_um(scale: NDArray[np.float64], units: Sequence[Any] | None) -> tuple[float, ...] | None:

@@ -15,8 +15,9 @@ from napari.qt.threading import thread_worker
 from napari.utils.notifications import show_info, show_warning
 
 from micronet.errors import InputError
-from micronet.napari_plugin.layers import GRID, grid_of
+from micronet.napari_plugin.layers import GRID, grid_of, layer_attributes, settled_grids
 from micronet.napari_plugin.segmenter import Step, default_weights, steps, warning
+from micronet.volume import Volume
 
 __all__ = ["segment_widget"]
 
@@ -36,7 +37,7 @@ def _segment(
             f"layer '{image.name}' is a colour or multiscale image; µr-Net takes one channel of grey values"
         )
     array = np.asarray(image.data)
-    grid = grid_of(array.shape, image.as_layer_data_tuple()[1])
+    grid = _settled(image, start)
     told = warning(grid, array, weights)
     if told is not None:
         show_warning(told)
@@ -68,6 +69,21 @@ def _segment(
     worker.returned.connect(done)  # after an error, which napari shows, there is nothing to tell
     worker.start()
     return worker
+
+
+def _settled(image: Image, start: Labels | None) -> Volume:
+    """Return the grid of the image; where its unit or that of the start is settled by the other, scale that layer."""
+    here = image.data.shape, image.as_layer_data_tuple()[1]
+    if start is None:
+        return grid_of(*here)
+    there = start.data.shape, start.as_layer_data_tuple()[1]
+    *grids, note = settled_grids(here, there, (image.name, start.name))
+    if note:
+        show_info(note)
+        for layer, grid in zip((image, start), grids, strict=True):
+            layer.scale = layer_attributes(grid, layer.name, ndim=layer.data.ndim)["scale"]
+            layer.metadata[GRID] = grid
+    return grids[0]
 
 
 def _prepare(widget: FunctionGui[Any]) -> None:
