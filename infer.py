@@ -31,7 +31,7 @@ from micronet.console import (
 from micronet.errors import InputError
 from micronet.io.mesh import MESH_FORMATS
 from micronet.memory import SHARE
-from micronet.segment import Job, Outcome, Weights, check_stems, segment_file
+from micronet.segment import Job, Outcome, Weights, check_results, segment_file
 from micronet.timelapse import Start, open_time_lapse, segment_time_lapse
 
 ROOT = Path(__file__).resolve().parent
@@ -49,15 +49,13 @@ def main(arguments: argparse.Namespace) -> int:
     start = start_option(arguments)
     if len(paths) > 1 and (arguments.annotation or (arguments.initial_mask and not arguments.time_lapse)):
         raise InputError(f"--annotation and --initial-mask go with one input, found {len(paths)}")
-    check_stems(paths)
     job = Job(**{name: getattr(arguments, name) for name in Job.__dataclass_fields__})
     threads = set_threads(arguments.threads)
     computes = set_engine(arguments.engine, device=arguments.device)
-    weights = Weights.load(
-        find_weights(arguments.model, [Path("checkpoints"), Path("trained_models"), ROOT / "trained_models"]),
-        arguments.device,
-        say=tell,
-    )
+    weights_path = find_weights(arguments.model, [Path("checkpoints"), Path("trained_models"), ROOT / "trained_models"])
+    if not arguments.time_lapse:
+        check_results(paths, weights_path, job)
+    weights = Weights.load(weights_path, arguments.device, say=tell)
     tell(f"weights {weights.path} ({weights.model.name}); {computes}, {arguments.device}, {threads} threads")
 
     if arguments.time_lapse:

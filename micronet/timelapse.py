@@ -17,10 +17,30 @@ from numpy.typing import NDArray
 from micronet.drift import centroid, image_drift
 from micronet.errors import InputError, MicronetError
 from micronet.inference import Iteration
-from micronet.io import atomic_path, open_recording, read_annotation, read_volume, volume_stem, write_label_tiff
+from micronet.io import (
+    atomic_path,
+    files_read_with,
+    open_recording,
+    read_annotation,
+    read_volume,
+    volume_stem,
+    write_label_tiff,
+)
 from micronet.metrics import overlap
 from micronet.models import MicroRNet
-from micronet.segment import Job, Outcome, TimePoint, Weights, check_stems, input_record, segment_file
+from micronet.ownership import Outputs, check_outputs
+from micronet.record import versions
+from micronet.segment import (
+    MADE_BY,
+    Job,
+    Outcome,
+    TimePoint,
+    Weights,
+    check_stems,
+    input_record,
+    read_beside,
+    segment_file,
+)
 from micronet.time_plot import write_time_plot
 from micronet.volume import Volume, check_same_grid
 
@@ -165,6 +185,10 @@ def segment_time_lapse(
     """
     if job.annotation is not None:
         raise InputError("--annotation is one mask: score the time points afterwards, one by one")
+    summary = _summary_outputs(lapse, job)
+    read = [file for path in dict.fromkeys(lapse.paths) for file in files_read_with(path)]
+    planned = [replace(job, label_tiff=False).outputs(stem) for stem in lapse.stems]
+    check_outputs([*planned, summary], [*read, *read_beside(job, weights.path)])
     refines = isinstance(weights.model, MicroRNet)
     rows: list[_Row] = []
     outcomes: list[Outcome] = []
@@ -204,8 +228,20 @@ def segment_time_lapse(
         last = number, volume, mask
         outcomes.append(replace(outcome, path=Path(stem)))
     if last is not None:
-        _write_summary(lapse, job, rows, last[1], say)
+        _write_summary(lapse, job, rows, last[1], summary, say)
     return outcomes
+
+
+def _summary_outputs(lapse: TimeLapse, job: Job) -> Outputs:
+    """Return the files of all time points together."""
+    labels = f"{lapse.stem}_timelapse_labels.tif"
+    return Outputs(
+        job.output,
+        f"{lapse.stem}_timelapse.json",
+        MADE_BY,
+        [f"{lapse.stem}_timelapse.csv", f"{lapse.stem}_timelapse.png", *([labels] if job.label_tiff else [])],
+        outdated=[] if job.label_tiff else [labels],
+    )
 
 
 def _settings(job: Job, lapse: TimeLapse, start: Start, last: int | None) -> tuple[Path | None, Job]:
@@ -243,27 +279,31 @@ def _told(row: _Row, volume: Volume) -> str:
     )
 
 
-def _write_summary(lapse: TimeLapse, job: Job, rows: list[_Row], grid: Volume, say: Callable[[str], None]) -> None:
-    table = job.output / f"{lapse.stem}_timelapse.csv"
-    plot = job.output / f"{lapse.stem}_timelapse.png"
+def _write_summary(
+    lapse: TimeLapse, job: Job, rows: list[_Row], grid: Volume, outputs: Outputs, say: Callable[[str], None]
+) -> None:
     in_um = grid.spacing_um is not None
-    _write_table(table, rows, lapse.interval_s, "um" if in_um else "voxels")
-    write_time_plot(
-        plot,
-        [row.number * (lapse.interval_s or 1.0) for row in rows],
-        [_number(row.um3 if in_um else row.voxels) for row in rows],
-        [_number(row.dice) for row in rows],
-        [row.drift or (math.nan,) * 3 for row in rows],
-        in_um=in_um,
-        in_seconds=lapse.interval_s is not None,
-        title=lapse.stem,
-    )
-    files = [table, plot]
-    if job.label_tiff:
-        found = [row for row in rows if row.voxels is not None]
-        masks = (read_annotation(job.output / f"{row.name}.seg.nrrd").mask.array for row in found)
-        labels = job.output / f"{lapse.stem}_timelapse_labels.tif"
-        files.append(write_label_tiff(labels, masks, grid, count=len(found), interval_s=lapse.interval_s))
+    with outputs.staged() as folder:
+        table = folder / f"{lapse.stem}_timelapse.csv"
+        plot = folder / f"{lapse.stem}_timelapse.png"
+        _write_table(table, rows, lapse.interval_s, "um" if in_um else "voxels")
+        write_time_plot(
+            plot,
+            [row.number * (lapse.interval_s or 1.0) for row in rows],
+            [_number(row.um3 if in_um else row.voxels) for row in rows],
+            [_number(row.dice) for row in rows],
+            [row.drift or (math.nan,) * 3 for row in rows],
+            in_um=in_um,
+            in_seconds=lapse.interval_s is not None,
+            title=lapse.stem,
+        )
+        files = [table, plot]
+        if job.label_tiff:
+            found = [row for row in rows if row.voxels is not None]
+            masks = (read_annotation(job.output / f"{row.name}.seg.nrrd").mask.array for row in found)
+            labels = folder / f"{lapse.stem}_timelapse_labels.tif"
+            files.append(write_label_tiff(labels, masks, grid, count=len(found), interval_s=lapse.interval_s))
+    outputs.finish({"time_points": [row.name for row in rows], "versions": versions()})
     say(f"wrote {job.output}/: {', '.join(file.name for file in files)}")
 
 
