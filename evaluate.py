@@ -14,12 +14,12 @@ from tqdm import tqdm
 
 from micronet.console import inputs_from, run, spacing_option, status_table, tell
 from micronet.errors import FileError, InputError, MicronetError
-from micronet.evaluation import Reading, evaluate_pair, find_pairs, read_pair, with_images
+from micronet.evaluation import Reading, evaluate_pair, files_of_pairs, find_pairs, read_pair, with_images
 from micronet.evaluation_report import EvaluationReport
-from micronet.io.atomic import remove_old
 from micronet.lumen_files import write_vessels
-from micronet.record import make_folder
-from micronet.score_tables import summary_lines, write_evaluations
+from micronet.ownership import check_outputs
+from micronet.record import versions
+from micronet.score_tables import planned_scores, summary_lines, write_evaluations
 from micronet.scores import Scoring, summarise
 from micronet.segment import Outcome
 
@@ -44,6 +44,9 @@ def main(arguments: argparse.Namespace) -> int:
         raise InputError("--image is for --report: add it, or leave the images out")
     if arguments.images:
         pairs = with_images(pairs, inputs_from(arguments.images, raw=False))
+    outputs = planned_scores(arguments.output, pairs, reading, report=arguments.report, measures=arguments.measures)
+    check_outputs([outputs], files_of_pairs(pairs))
+    outputs.check_room()
     report = EvaluationReport(len(pairs), reading, scoring) if arguments.report else None
     evaluations, outcomes = [], []
     for pair in tqdm(pairs, leave=False, disable=None, unit="pair"):
@@ -54,9 +57,9 @@ def main(arguments: argparse.Namespace) -> int:
                 tell("  note: no spacing stated, so nothing in µm; give --spacing")
             evaluation = evaluate_pair(masks, pair, scoring)
             if arguments.measures:
-                make_folder(arguments.output)
-                write_vessels(arguments.output, f"{pair.name}_predicted", masks.predicted)
-                write_vessels(arguments.output, f"{pair.name}_annotated", masks.annotated)
+                with outputs.staged() as folder:
+                    write_vessels(folder, f"{pair.name}_predicted", masks.predicted)
+                    write_vessels(folder, f"{pair.name}_annotated", masks.annotated)
             if report is not None:
                 report.add(masks, evaluation)
         except MicronetError as error:
@@ -69,13 +72,12 @@ def main(arguments: argparse.Namespace) -> int:
     tell(status_table(outcomes))
     if evaluations:
         summaries = summarise([one.scores for one in evaluations], np.random.default_rng(SEED))
-        make_folder(arguments.output)
-        page = arguments.output / "scores_report.html"
-        remove_old(page)  # of scores that are replaced
-        files = write_evaluations(arguments.output, evaluations, summaries, scoring, reading)
-        if report is not None:
-            report.write(page, summaries)
-            files.append(page)
+        with outputs.staged() as folder:
+            files = write_evaluations(folder, evaluations, summaries, scoring, reading)
+            if report is not None:
+                files.append(folder / "scores_report.html")
+                report.write(files[-1], summaries)
+        outputs.finish({"pairs": [evaluation.pair.name for evaluation in evaluations], "versions": versions()})
         tell("\n".join(summary_lines(evaluations, summaries)))
         tell(f"wrote {arguments.output}/: {', '.join(file.name for file in files)}")
     return 2 if any(outcome.status == "failed" for outcome in outcomes) else 0

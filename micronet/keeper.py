@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from micronet.dataset import DataSet, hashes
+from micronet.dataset import DataSet, dataset_files, hashes
 from micronet.errors import FileError, InputError, MicronetError
 from micronet.recipe import Plan
 from micronet.record import versions
@@ -149,6 +149,7 @@ class Keeper:
         """Make the files of this run, if that has not been done."""
         if self._manifest is not None:
             return
+        self.run.check(dataset_files(self._dataset))
         self._manifest = {
             "network": self.trainer.model.name,
             "created": now(),
@@ -322,6 +323,7 @@ class Keeper:
         """
         run, state = Run.reopen(path, self._places, self._keep_every)
         self._check_settings(state)
+        run.check(dataset_files(self._dataset))
         if run.name != self.run.name:
             self.keep()
         try:

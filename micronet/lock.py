@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from pathlib import Path
 
 from micronet.errors import FileError
 
 __all__ = ["FolderLock"]
+
+_MOST = 100
+# What a lock file holds while its session lives, and after one that was killed.
+_OURS = re.compile(r"process [0-9]+")
 
 
 class FolderLock:
@@ -30,8 +35,12 @@ class FolderLock:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise FileError(f"cannot write '{self._path}': {error.strerror}") from error
-        if not _lock(descriptor):
-            holder = os.read(descriptor, 100).decode("utf-8", "replace").strip()
+        locked = _lock(descriptor)
+        holder = os.read(descriptor, _MOST).decode("utf-8", "replace").strip()
+        if locked and holder and not _OURS.fullmatch(holder):
+            os.close(descriptor)
+            raise FileError(f"'{self._path}' is in the way: it is no lock of ours; it is not replaced, move it")
+        if not locked:
             os.close(descriptor)
             raise FileError(
                 f"another session ({holder or 'of an unknown process'}) trains {self._network} in "
@@ -40,6 +49,7 @@ class FolderLock:
         self._descriptor = descriptor
         with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
             os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
             os.write(descriptor, f"process {os.getpid()}\n".encode())
         return self
 

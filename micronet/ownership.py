@@ -36,10 +36,13 @@ from typing import Any
 from micronet.errors import FileError, InputError
 from micronet.record import make_folder, read_sealed, sha256_of, write_sealed
 
-__all__ = ["ELSEWHERE", "Mark", "Outputs", "check_outputs"]
+__all__ = ["ELSEWHERE", "RECORD_KEYS", "Mark", "Outputs", "check_outputs"]
 
 #: What helps where a file is in the way.
 ELSEWHERE = "-o DIR writes elsewhere"
+
+#: What every record holds beside what its maker tells.
+RECORD_KEYS = ("made_by", "outputs", "seal")
 
 # What stands around a name while it is written: ".0a1b2c3d.tmp." and, of the journal, "." and ".writing".
 _TEMPORARY, _JOURNAL = 14, ".writing"
@@ -170,8 +173,8 @@ class Outputs:
             If something cannot be written, or a file at the place of an output is not ours (any more); those in place
             are then as they were.
         """
-        make_folder(self.folder)
-        staging = self.folder / f".{secrets.token_hex(4)}.tmp.d"
+        make_folder(self.record_path.parent)
+        staging = self.record_path.with_name(f".{secrets.token_hex(4)}.tmp.{self.record_path.name}")
         try:
             with _writing_into(self.folder):
                 for parent in {(staging / name).parent for name in self.names or ()} | {staging}:
@@ -190,7 +193,7 @@ class Outputs:
             marks = self._marks()
             marks[mark.name] = [*marks.get(mark.name, ())[-1:], mark]
             self._write(self._journal, {}, marks)
-        self._written[mark.name] = mark
+        self._written.pop(mark.name, None)
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files where they are ours, and leave them where they are not."""
@@ -209,7 +212,11 @@ class Outputs:
         make_folder(self.folder)
         with _writing_into(self.folder), _locked(self.folder):
             self.remove(name for name in self.outdated if name not in self._written)
-            known = {name: marks for name, marks in self._marks().items() if os.path.lexists(self.folder / name)}
+            known = {
+                name: _of_that_size(self.folder / name, marks)
+                for name, marks in self._marks().items()
+                if os.path.lexists(self.folder / name)
+            }
             self._write(self.record_path, content, known | {name: [mark] for name, mark in self._written.items()})
             self._journal.unlink(missing_ok=True)
 
@@ -322,6 +329,12 @@ def _is_one_of(path: Path, marks: Iterable[Mark]) -> bool:
         return False
     digests = {mark.sha256 for mark in marks if mark.bytes == status.st_size}
     return stat.S_ISREG(status.st_mode) and bool(digests) and sha256_of(path) in digests
+
+
+def _of_that_size(path: Path, marks: Sequence[Mark]) -> Sequence[Mark]:
+    """Return the marks that a file can have, of those before and after a change that a kill may have prevented."""
+    size = path.lstat().st_size
+    return [mark for mark in marks if mark.bytes == size] or marks
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -7,13 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, fields
 from pathlib import Path
 
-from micronet.evaluation import Evaluation, Reading
+from micronet.evaluation import Evaluation, Pair, Reading
+from micronet.lumen_files import vessel_paths
+from micronet.ownership import Outputs
 from micronet.scores import RESAMPLES, Scores, Scoring, Summary
 from micronet.sweep import Sweep
 from micronet.sweep_plot import write_sweep_plot
 from micronet.table import number_cell, write_table
 
 __all__ = [
+    "MADE_BY",
+    "planned_scores",
     "settings_of",
     "summary_lines",
     "write_evaluations",
@@ -22,7 +26,25 @@ __all__ = [
     "write_sweep",
 ]
 
+#: What the record of scores says that made them.
+MADE_BY = "evaluate.py"
 _SCORE_NAMES = [field.name for field in fields(Scores)]
+
+
+def planned_scores(
+    folder: Path, pairs: Sequence[Pair], reading: Reading, *, report: bool = False, measures: bool = False
+) -> Outputs:
+    """Return the files that the scores of some pairs consist of; the record is ``scores.json``."""
+    names = ["scores.csv"]
+    for pair in pairs:
+        if reading.probability:
+            names += [f"{pair.name}_sweep.{kind}" for kind in ("csv", "png")]
+        if measures:
+            roles = (vessel_paths(folder, f"{pair.name}_{role}") for role in ("predicted", "annotated"))
+            names += [path.name for paths in roles for path in paths.values()]
+    whole = {"summary.csv": len(pairs) > 1, "scores_report.html": report}
+    names += [name for name, wanted in whole.items() if wanted]
+    return Outputs(folder, "scores.json", MADE_BY, names, outdated=[name for name in whole if name not in names])
 
 
 def write_evaluations(

@@ -46,6 +46,7 @@ LAYERS = [
         "report",
         "curves",
         "record",
+        "ownership",
         "lock",
         "raw_grid",
         "raw_scan",
@@ -104,9 +105,11 @@ SIBLINGS = {
     "curves": {"io"},
     "time_plot": {"io"},
     "record": {"io"},
+    "ownership": {"record"},
     "sweep_plot": {"io", "report"},
     "table": {"io", "record"},
     "memory": {"inference"},
+    "runfolder": {"card"},
     "training": {"dataset", "inference"},
     "segment_report": {"inference"},
     "raw_scan": {"io", "raw_grid"},
@@ -151,6 +154,8 @@ NO_TORCH = {
     "prepare",
     "mapback",
     "result",
+    "record",
+    "ownership",
 }
 
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 
 from micronet import engine  # noqa: E402
-from micronet.card import Look, expected, write_card  # noqa: E402
+from micronet.card import Look, expected, planned_weights, write_card  # noqa: E402
 from micronet.checkpoint import load_session, save_session, save_state  # noqa: E402
 from micronet.dataset import Sample  # noqa: E402
 from micronet.io import Segment, write_segmentation, write_volume  # noqa: E402
@@ -32,7 +32,7 @@ from micronet.metrics import overlap  # noqa: E402
 from micronet.models import MicroNet, MicroRNet, bootstrap, model_for_state  # noqa: E402
 from micronet.phantom import Anatomy, Optics, phantom_of_seed  # noqa: E402
 from micronet.recipe import NUMPY_SEED, RECIPES, TORCH_SEED  # noqa: E402
-from micronet.record import sha256_of, versions  # noqa: E402
+from micronet.record import versions  # noqa: E402
 from micronet.training import Trainer, ValidationReport  # noqa: E402
 from micronet.volume import Volume, upright  # noqa: E402
 
@@ -186,7 +186,9 @@ def write_weights(
 ) -> None:
     """Write the weights and their model card."""
     path = root / "trained_models" / f"{trainer.model.name}_phantom.pt"
-    save_state(path, trainer.model.state_dict())
+    outputs = planned_weights(path, advice="--root DIR writes elsewhere")
+    with outputs.staged() as folder:
+        save_state(folder / path.name, trainer.model.state_dict())
     found = scores(trainer, validation_f, unseen, demo)
     more = {
         "network": trainer.model.name,
@@ -216,8 +218,7 @@ def write_weights(
         "versions": versions(),
     }
     write_card(
-        path,
-        sha256=sha256_of(path),
+        outputs,
         spacing_um=SPACING_UM,
         intensity_domain="log",
         dtype="uint8",
