@@ -124,6 +124,8 @@ class Outputs:
     def check(self, names: Iterable[str] | None = None) -> None:
         """Raise FileError where a file that is not ours stands at the place of an output, of the record included."""
         with _locked(self.folder):
+            if os.path.lexists(self._journal) and read_sealed(self._journal) is None:
+                raise self._foreign(self._journal, True)
             marks = self._marks()
             for name in (self.names or ()) if names is None else names:
                 path = self.folder / name

@@ -200,10 +200,10 @@ class Session:
         self._write_weights(self.places.checkpoints / "ur-net_bootstrap.pt", bootstrap(self._keeper.weights()))
 
     def _write_weights(self, path: Path, weights: Mapping[str, Tensor]) -> None:
-        self._keeper.begin()
         outputs = planned_weights(path, advice="save NAME takes another name")
         check_outputs([outputs], dataset_files(self._dataset))
         outputs.check_room()
+        self._keeper.begin()
         aside = None
         if path.is_file() and not _same_weights(path, weights):
             aside = set_aside(path)
@@ -285,13 +285,13 @@ class Session:
         if not samples:
             raise InputError(f"'{self._dataset.path}' lists no {split} volume")
         self._keeper.weights()
-        self._keeper.begin()
         refines = isinstance(self.trainer.model, MicroRNet)
         passes = self.trainer.iterations if refines else 1
         suffix = f"_{passes}" if refines else ""
         planned = [self._outputs(sample, suffix) for sample in samples]
         check_outputs(planned, dataset_files(self._dataset))
         planned[0].check_room()
+        self._keeper.begin()
         pooled = Overlap(0, 0, 0)
         bar = self._progress(passes * len(samples))
         try:
