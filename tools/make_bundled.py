@@ -30,6 +30,7 @@ from micronet.io import Segment, write_segmentation, write_volume  # noqa: E402
 from micronet.kernels.threads import physical_cores  # noqa: E402
 from micronet.metrics import overlap  # noqa: E402
 from micronet.models import MicroNet, MicroRNet, bootstrap, model_for_state  # noqa: E402
+from micronet.ownership import Outputs  # noqa: E402
 from micronet.phantom import Anatomy, Optics, phantom_of_seed  # noqa: E402
 from micronet.recipe import NUMPY_SEED, RECIPES, TORCH_SEED  # noqa: E402
 from micronet.record import versions  # noqa: E402
@@ -97,13 +98,19 @@ def phantoms(full: Sequence[int], small: Sequence[int], *, vary: bool) -> list[S
 
 def write_phantoms(root: Path) -> None:
     """Write the bundled phantoms under the published names."""
-    for name, seed in BUNDLED.items():
-        sample = phantom(name, seed, SMALL, vary=False)
-        image = root / "struct_iso" / f"E5D_{name}.nrrd"
-        write_volume(image, sample.volume)
-        annotation = root / "annotations" / f"annotation_{name}_iso_full.seg.nrrd"
-        write_segmentation(annotation, [(Segment(name="full seg"), sample.mask)], sample.volume)
-        print(f"{image.name}: foreground {sample.mask.mean():.1%}")
+    files = {
+        name: (f"struct_iso/E5D_{name}.nrrd", f"annotations/annotation_{name}_iso_full.seg.nrrd") for name in BUNDLED
+    }
+    names = [file for pair in files.values() for file in pair]
+    outputs = Outputs(root, "datasets/phantom.json", "make_bundled.py", names, advice="--root DIR writes elsewhere")
+    with outputs.staged() as folder:
+        for name, seed in BUNDLED.items():
+            sample = phantom(name, seed, SMALL, vary=False)
+            image, annotation = (folder / file for file in files[name])
+            write_volume(image, sample.volume)
+            write_segmentation(annotation, [(Segment(name="full seg"), sample.mask)], sample.volume)
+            print(f"{image.name}: foreground {sample.mask.mean():.1%}")
+    outputs.finish({"seeds": BUNDLED, "shape_zyx": SMALL, "versions": versions()})
 
 
 def train(trainer: Trainer, stages: Sequence[Stage], session: Path) -> tuple[dict[str, float], float]:
@@ -238,8 +245,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=MICRORNET_ROUNDS, help="of µr-Net (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=physical_cores(), help="for training (default: %(default)s)")
     arguments = parser.parse_args()
-    for folder in ("struct_iso", "annotations", "trained_models"):
-        (arguments.root / folder).mkdir(parents=True, exist_ok=True)
     write_phantoms(arguments.root)
     if arguments.volumes:
         return
