@@ -176,7 +176,7 @@ class Outputs:
             are then as they were.
         """
         make_folder(self.record_path.parent)
-        staging = self.record_path.with_name(f".{secrets.token_hex(4)}.tmp.{self.record_path.name}")
+        staging = self.record_path.with_name(f".{secrets.token_hex(4)}.tmp.{self.record_path.name}.d")
         try:
             with _writing_into(self.folder):
                 for parent in {(staging / name).parent for name in self.names or ()} | {staging}:
@@ -213,7 +213,9 @@ class Outputs:
         """
         make_folder(self.folder)
         with _writing_into(self.folder), _locked(self.folder):
-            self.remove(name for name in self.outdated if name not in self._written)
+            # Of what might have been written, too, and was not: a surface of nothing, a volume that failed.
+            left = self.outdated if self._lasting else (*self.outdated, *(self.names or ()))
+            self.remove(name for name in left if name not in self._written)
             known = {
                 name: _of_that_size(self.folder / name, marks)
                 for name, marks in self._marks().items()
@@ -223,10 +225,12 @@ class Outputs:
             self._journal.unlink(missing_ok=True)
 
     def _commit(self, staging: Path) -> None:
-        files = sorted(path for path in staging.rglob("*") if path.is_file())
-        new = {name: Mark.of(path, name) for path in files if (name := path.relative_to(staging).as_posix())}
-        if self.names is not None and (unplanned := new.keys() - set(self.names)):
-            raise AssertionError(f"not planned: {sorted(unplanned)}")
+        found = [path.relative_to(staging).as_posix() for path in sorted(staging.rglob("*")) if path.is_file()]
+        # The names as planned: some disks give them back in another normal form.
+        names = found if self.names is None else [name for name in self.names if (staging / name).is_file()]
+        if len(names) != len(found):
+            raise AssertionError(f"written {found}, planned {self.names}")
+        new = {name: Mark.of(staging / name, name) for name in names}
         marks = self._marks()  # again: a person may have come in between
         for name, mark in new.items():
             path = self.folder / name

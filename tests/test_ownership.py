@@ -104,6 +104,11 @@ class TestOutputs:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "d", "r.json"]
         assert (tmp_path / "c").read_bytes() == (tmp_path / "d").read_bytes() == MINE
 
+    def test_what_was_planned_and_not_written_does_not_outlive_what_it_belonged_to(self, tmp_path):
+        write(outputs(tmp_path, "a", "b"), a="1", b="1")
+        write(outputs(tmp_path, "a", "b"), a="2")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "r.json"]
+
     def test_what_a_later_run_does_not_write_stays_ours(self, tmp_path):
         write(outputs(tmp_path, "a", "b"), a="1", b="1")
         write(outputs(tmp_path, "a"), a="2")
