@@ -7,11 +7,14 @@ python bootstrap_micrornet.py checkpoints/u-net_dice_1600.pt checkpoints/ur-net_
 import argparse
 from pathlib import Path
 
+from micronet.card import card_path, planned_weights, record_weights
 from micronet.checkpoint import load_state, save_state
 from micronet.console import run, tell
 from micronet.errors import FileError
 from micronet.models import bootstrap
 from micronet.option_types import path_option
+from micronet.ownership import check_outputs
+from micronet.record import sha256_of
 
 ROOT = Path(__file__).resolve().parent
 PUBLISHED = ROOT / "trained_models" / "u-net_1600.pt"
@@ -23,6 +26,8 @@ def main(arguments: argparse.Namespace) -> int:
     """Read, bootstrap, write, say so."""
     source = arguments.input or (PUBLISHED if PUBLISHED.is_file() else BUNDLED)
     target = arguments.output
+    outputs = planned_weights(target, advice="name another output")
+    check_outputs([outputs], [source, card_path(source)])
     state = load_state(source, say=tell)
     try:
         result = bootstrap(state)
@@ -30,7 +35,10 @@ def main(arguments: argparse.Namespace) -> int:
         raise FileError(f"'{source}': {error}") from error
     if target.exists() and not arguments.force:
         raise FileError(f"'{target}' exists; --force replaces it, or name another output")
-    save_state(target, result)
+    outputs.check_room()
+    with outputs.staged() as folder:
+        save_state(folder / target.name, result)
+    record_weights(outputs, {"network": "ur-net", "bootstrapped": {"path": str(source), "sha256": sha256_of(source)}})
     tell(f"read   {source}  (µ-Net, {sum(t.numel() for t in state.values()):,} parameters)")
     tell(f"wrote  {target}  (µr-Net, {sum(t.numel() for t in result.values()):,} parameters; ignores its mask)")
     return 0

@@ -14,13 +14,13 @@ import numpy as np
 from micronet.batch import run_batch
 from micronet.console import inputs_from, run, tell
 from micronet.errors import FileError, InputError
-from micronet.evaluation import Pair, Reading, evaluate_pair, find_pairs, read_pair, with_images
+from micronet.evaluation import Pair, Reading, evaluate_pair, files_of_pairs, find_pairs, read_pair, with_images
 from micronet.evaluation_report import EvaluationReport
 from micronet.lumen_files import write_vessels
 from micronet.option_types import Real, Whole, axes_option, path_option, spacing_option, text_option
 from micronet.outcome import Outcome
-from micronet.record import make_folder
-from micronet.score_tables import ScoreTables, summary_lines
+from micronet.ownership import check_outputs
+from micronet.score_tables import ScoreTables, planned_scores, summary_lines
 from micronet.scores import Scoring, summarise
 
 # Of the bootstrap: the same volumes always give the same intervals.
@@ -44,8 +44,11 @@ def main(arguments: argparse.Namespace) -> int:
         raise InputError("--image is for --report: add it, or leave the images out")
     if arguments.images:
         pairs = with_images(pairs, inputs_from(arguments.images, raw=False))
+    outputs = planned_scores(arguments.output, pairs, reading, report=arguments.report, measures=arguments.measures)
+    check_outputs([outputs], files_of_pairs(pairs))
+    outputs.check_room()
     report = EvaluationReport(len(pairs), reading, scoring) if arguments.report else None
-    tables = ScoreTables(arguments.output, scoring, reading)
+    tables = ScoreTables(outputs, scoring, reading)
 
     def score(pair: Pair) -> Outcome:
         masks = read_pair(pair, reading)
@@ -56,9 +59,9 @@ def main(arguments: argparse.Namespace) -> int:
             tell("  note: no spacing stated, so nothing in µm; give --spacing")
         evaluation = evaluate_pair(masks, pair, scoring)
         if arguments.measures:
-            make_folder(arguments.output)
-            write_vessels(arguments.output, f"{pair.name}_predicted", masks.predicted)
-            write_vessels(arguments.output, f"{pair.name}_annotated", masks.annotated)
+            with outputs.staged() as folder:
+                write_vessels(folder, f"{pair.name}_predicted", masks.predicted)
+                write_vessels(folder, f"{pair.name}_annotated", masks.annotated)
         if report is not None:
             report.add(masks, evaluation)
         tables.add(evaluation)
@@ -67,10 +70,7 @@ def main(arguments: argparse.Namespace) -> int:
     code = run_batch(pairs, score, lambda pair: pair.prediction, debug=arguments.debug)
     if tables.evaluations:
         summaries = summarise([one.scores for one in tables.evaluations], np.random.default_rng(SEED))
-        files = tables.finish(summaries)
-        if report is not None:
-            report.write(tables.page, summaries)
-            files.append(tables.page)
+        files = tables.finish(summaries, report)
         tell("\n".join(summary_lines(tables.evaluations, summaries)))
         tell(f"wrote {arguments.output}/: {', '.join(file.name for file in files)}")
     return code

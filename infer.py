@@ -38,7 +38,7 @@ from micronet.option_types import (
     text_option,
 )
 from micronet.outcome import Outcome
-from micronet.segment import Job, Weights, check_stems, segment_file
+from micronet.segment import Job, Weights, check_results, check_stems, segment_file
 from micronet.timelapse import Start, TimeLapseRun, open_time_lapse
 
 ROOT = Path(__file__).resolve().parent
@@ -61,11 +61,10 @@ def main(arguments: argparse.Namespace) -> int:
     job = Job(**{name: getattr(arguments, name) for name in Job.__dataclass_fields__})
     threads = set_threads(arguments.threads)
     computes = set_engine(arguments.engine, device=arguments.device)
-    weights = Weights.load(
-        find_weights(arguments.model, [Path("checkpoints"), Path("trained_models"), ROOT / "trained_models"]),
-        arguments.device,
-        say=tell,
-    )
+    weights_path = find_weights(arguments.model, [Path("checkpoints"), Path("trained_models"), ROOT / "trained_models"])
+    if not arguments.time_lapse:
+        check_results(paths, weights_path, job)
+    weights = Weights.load(weights_path, arguments.device, say=tell)
     tell(f"weights {weights.path} ({weights.model.name}); {computes}, {arguments.device}, {threads} threads")
 
     if arguments.time_lapse:

@@ -14,10 +14,12 @@ from tqdm import tqdm
 from micronet.batch import run_batch
 from micronet.console import run, tell
 from micronet.intensity import AVERAGES, DOMAINS
-from micronet.mapback import find_record, map_back, scan_of
+from micronet.io import files_read_with
+from micronet.mapback import files_mapped, find_record, map_back, mapped_outputs, scan_of
 from micronet.names import check_apart
 from micronet.option_types import Real, Sizes, axes_option, dtype_option, path_option, spacing_option, text_option
 from micronet.outcome import Outcome
+from micronet.ownership import check_outputs
 from micronet.prepare import Preparation, prepare_file
 from micronet.raw_scan import RawScan, scan_name
 
@@ -29,6 +31,7 @@ def main(arguments: argparse.Namespace) -> int:
     for note in check_apart((scan_name(path), path) for path in arguments.inputs):
         tell(f"note: {note}")
     scan = RawScan(**{name: getattr(arguments, name) for name in RawScan.__dataclass_fields__})
+    check(scan, arguments)
 
     def work(path: Path) -> Outcome:
         with tqdm(leave=False, disable=None, unit="plane") as bar:
@@ -43,10 +46,29 @@ def main(arguments: argparse.Namespace) -> int:
     return run_batch(arguments.inputs, work, lambda path: path, debug=arguments.debug)
 
 
-def _prepare(path, scan, arguments, **callbacks):
+def check(scan: RawScan, arguments: argparse.Namespace) -> None:
+    """Refuse, before anything is computed, what would replace anything but our own earlier results."""
+    inputs, raw = arguments.inputs, arguments.back_to
+    if raw is None:
+        job = _preparation(scan, arguments)
+        check_outputs(
+            [job.outputs(scan_name(path)) for path in inputs],
+            [file for path in inputs for file in files_read_with(path)],
+        )
+        return
+    check_outputs(
+        [mapped_outputs(path, raw, arguments.output or path.parent) for path in inputs],
+        [file for path in inputs for file in files_mapped(path, raw, arguments.record)],
+    )
+
+
+def _preparation(scan, arguments):
     settings = {name: getattr(arguments, name) for name in ("domain", "average", "iso_um", "noise_floor")}
-    job = Preparation(scan, output=arguments.output or STRUCTURAL, **settings)
-    return prepare_file(path, job, force=arguments.force, **callbacks)
+    return Preparation(scan, output=arguments.output or STRUCTURAL, **settings)
+
+
+def _prepare(path, scan, arguments, **callbacks):
+    return prepare_file(path, _preparation(scan, arguments), force=arguments.force, **callbacks)
 
 
 def _back(path, scan, arguments, say, on_planes):

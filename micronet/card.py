@@ -11,7 +11,8 @@
                  "sd": {"typical": 40.3, "least": 31.0, "most": 49.5},
                  "darkest": {...}, "brightest": {...}}}     after normalisation
 
-and beside it whatever its maker records: data, seeds, recipe, steps, scores, versions.
+and beside it whatever its maker records: data, seeds, recipe, steps, scores, versions. Weights that a person saves or
+bootstraps get a smaller one, of the format "micronet weights 1", that says where they are from.
 """
 
 from __future__ import annotations
@@ -27,15 +28,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.errors import FileError, InputError
+from micronet.ownership import Outputs
 from micronet.preprocess import image_statistics
 from micronet.raw_scan import stated_domain
-from micronet.record import write_json
+from micronet.record import sha256_of, versions
 from micronet.volume import Volume
 
-__all__ = ["FORMAT", "Card", "Expected", "Look", "card_line", "card_path", "expected", "read_card", "write_card"]
+__all__ = [
+    "FORMAT",
+    "Card",
+    "Expected",
+    "Look",
+    "card_line",
+    "card_path",
+    "expected",
+    "planned_weights",
+    "read_card",
+    "record_weights",
+    "write_card",
+]
 
 #: What a card's ``format`` says.
 FORMAT = "micronet model card 1"
+# The same of one that says nothing of images.
+_WEIGHTS_FORMAT = "micronet weights 1"
+_MADE_BY = "micronet weights"
 _LARGEST_FILE = 1_000_000
 #: Voxels this much larger or smaller than those trained on are told.
 _SPACING_TOLERANCE = 0.15
@@ -158,22 +175,36 @@ def read_card(weights: Path) -> Card | None:
     )
 
 
+def planned_weights(weights: Path, advice: str) -> Outputs:
+    """Return a weight file and its card, as what is about to be written; `advice` helps where they cannot be."""
+    return Outputs(weights.parent, card_path(weights).name, _MADE_BY, [weights.name], advice=advice)
+
+
+def record_weights(outputs: Outputs, about: Mapping[str, Any]) -> None:
+    """Write the card of weights that were written as `planned_weights`, with what is known about them."""
+    outputs.finish({"format": _WEIGHTS_FORMAT, **about, "versions": versions()})
+
+
 def write_card(
-    weights: Path,
+    outputs: Outputs,
     *,
-    sha256: str,
     spacing_um: float,
     intensity_domain: str,
     dtype: str,
     look: Mapping[str, Expected],
     more: Mapping[str, Any],
 ) -> Path:
-    """Write the model card beside a weight file; `more` is what its maker records further. Return the card's path."""
+    """Write the model card of weights that were written as `planned_weights`; `more` is what their maker records.
+
+    Returns
+    -------
+    Path
+        Of the card.
+    """
     expects: dict[str, Any] = {"spacing_um": spacing_um, "intensity_domain": intensity_domain, "dtype": dtype}
     expects |= {name: asdict(value) for name, value in look.items()}
-    path = card_path(weights)
-    write_json(path, {"format": FORMAT, "sha256": sha256, "expects": expects, **more})
-    return path
+    outputs.finish({"format": FORMAT, "sha256": sha256_of(outputs.paths[0]), "expects": expects, **more})
+    return outputs.record_path
 
 
 def card_line(weights: Path, sha256: str, path: Path, volume: Volume, *, log_taken: bool = False) -> str | None:

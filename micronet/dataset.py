@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from micronet.augmentation import FLIPS, Augmentation
 from micronet.errors import FileError, InputError, MicronetError
-from micronet.io import files_of, read_annotation, read_volume
+from micronet.io import files_of, files_read_with, read_annotation, read_volume
 from micronet.models import MINIMUM_AXIS
 from micronet.names import existing, name_key
 from micronet.preprocess import image_statistics, log_intensity, standardize
@@ -23,7 +23,17 @@ from micronet.raw_scan import refuse_second_log
 from micronet.record import sha256_of
 from micronet.volume import Volume, share_grid
 
-__all__ = ["SPLITS", "DataSet", "DataSetError", "Entry", "Sample", "hashes", "load_split", "read_dataset"]
+__all__ = [
+    "SPLITS",
+    "DataSet",
+    "DataSetError",
+    "Entry",
+    "Sample",
+    "dataset_files",
+    "hashes",
+    "load_split",
+    "read_dataset",
+]
 
 SPLITS = ("train", "validation", "test")
 _LARGEST_FILE = 1_000_000
@@ -418,6 +428,12 @@ def _read_labels(
         inside[tuple(slice(first, end) for first, end in entry.within)] = True
         weight = inside if weight is None else weight & inside
     return volume, mask, weight, (note,) if note else ()
+
+
+def dataset_files(dataset: DataSet) -> list[Path]:
+    """Return every file that a data set consists of, its own included."""
+    paths = [path for entry in dataset.entries for path in (entry.image, entry.annotation)]
+    return [dataset.path, *(file for path in paths for file in files_read_with(path))]
 
 
 def hashes(dataset: DataSet) -> dict[str, dict[str, str]]:

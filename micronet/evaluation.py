@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from micronet.errors import FileError, InputError
-from micronet.io import VOLUME_SUFFIXES, is_volume_path, read_annotation, read_volume, volume_stem
+from micronet.io import VOLUME_SUFFIXES, files_read_with, is_volume_path, read_annotation, read_volume, volume_stem
 from micronet.names import listed, name_key, same_but_for_case
 from micronet.scores import Scores, Scoring, score_masks
 from micronet.sweep import Sweep, mask_above, threshold_sweep
@@ -21,6 +21,7 @@ __all__ = [
     "Pair",
     "Reading",
     "evaluate_pair",
+    "files_of_pairs",
     "find_pairs",
     "read_pair",
     "volume_name",
@@ -197,6 +198,12 @@ def with_images(pairs: Sequence[Pair], images: Sequence[Path]) -> list[Pair]:
     if not any(pair.image for pair in found):
         raise InputError(f"no image is of a volume that is scored: {listed(list(named))}; name them after it")
     return found
+
+
+def files_of_pairs(pairs: Sequence[Pair]) -> list[Path]:
+    """Return every file that reading the pairs reads."""
+    paths = [path for pair in pairs for path in (pair.prediction, pair.annotation, pair.image) if path is not None]
+    return [file for path in paths for file in files_read_with(path)]
 
 
 def _files(paths: Sequence[Path], *, probability: bool) -> list[Path]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from micronet.dataset import DataSet, hashes
+from micronet.dataset import DataSet, dataset_files, hashes
 from micronet.errors import FileError, InputError, MicronetError
 from micronet.names import write_name
 from micronet.recipe import Plan
@@ -150,6 +150,7 @@ class Keeper:
         """Make the files of this run, if that has not been done."""
         if self._manifest is not None:
             return
+        self.run.check(dataset_files(self._dataset))
         self._manifest = {
             "network": self.trainer.model.name,
             "created": now(),
@@ -323,6 +324,7 @@ class Keeper:
         """
         run, state = Run.reopen(path, self._places, self._keep_every)
         self._check_settings(state)
+        run.check(dataset_files(self._dataset))
         if run.name != self.run.name:
             self.keep()
         try:

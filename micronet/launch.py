@@ -141,7 +141,7 @@ def train(network: type[MicroNet] | type[MicroRNet], arguments: argparse.Namespa
             commands.insert(0, "resume")
         elif greeting := session.greeting():
             say(greeting)
-        with interrupts.watching(), line_editing(session, places.logs / ".history"):
+        with interrupts.watching(), line_editing(session, places.logs / ".micronet_history"):
             return converse(session, interrupts, commands, alone=arguments.run is not None, debug=arguments.debug)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
 
 from filelock import lock_descriptor, unlock_descriptor
@@ -11,6 +12,10 @@ from filelock import lock_descriptor, unlock_descriptor
 from micronet.errors import FileError
 
 __all__ = ["FolderLock"]
+
+_MOST = 100
+# What a lock file holds while its session lives, and after one that was killed.
+_OURS = re.compile(r"process [0-9]+")
 
 
 class FolderLock:
@@ -31,10 +36,15 @@ class FolderLock:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise FileError(f"cannot write '{self._path}': {error.strerror}") from error
-        if not _lock(descriptor):
+        locked = _lock(descriptor)
+        if not locked:
             # Windows lets nobody read the first byte, which is what is locked.
             os.lseek(descriptor, 1, os.SEEK_SET)
-            holder = os.read(descriptor, 100).decode("utf-8", "replace").strip()
+        holder = os.read(descriptor, _MOST).decode("utf-8", "replace").strip()
+        if locked and holder and not _OURS.fullmatch(holder):
+            os.close(descriptor)
+            raise FileError(f"'{self._path}' is in the way: it is no lock of ours; it is not replaced, move it")
+        if not locked:
             os.close(descriptor)
             raise FileError(
                 f"another session ({holder or 'of an unknown process'}) trains {self._network} in "
@@ -43,6 +53,7 @@ class FolderLock:
         self._descriptor = descriptor
         with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
             os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
             os.write(descriptor, f"\nprocess {os.getpid()}\n".encode())
         return self
 

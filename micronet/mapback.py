@@ -11,15 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.errors import FileError, InputError
-from micronet.io import Segment, read_annotation, volume_stem, write_mask_planes
+from micronet.io import Segment, files_of, files_read_with, read_annotation, volume_stem, write_mask_planes
 from micronet.names import existing
+from micronet.ownership import Outputs, check_outputs
 from micronet.raw_grid import covers, parallel_steps
 from micronet.raw_scan import MADE_BY, RawScan, geometry_record, read_record, scan_name
-from micronet.record import make_folder
+from micronet.record import sha256_of, versions
 from micronet.resample import sample_planes
 from micronet.volume import MICROMETRES_PER, Volume, settle_units
 
-__all__ = ["find_record", "map_back", "scan_of"]
+__all__ = ["files_mapped", "find_record", "map_back", "mapped_outputs", "scan_of"]
 
 # A record's geometry agrees with a file's up to what text and float32 headers lose.
 _AGREES = 1e-5
@@ -79,6 +80,18 @@ def _is(value: Any, kinds: tuple[type, ...]) -> bool:
     return isinstance(value, kinds)
 
 
+def mapped_outputs(mask_path: Path, raw_path: Path, output: Path) -> Outputs:
+    """Return the file that a mask on the grid of a scan is, and its record."""
+    name = f"{volume_stem(mask_path)}_on_{scan_name(raw_path)}"
+    return Outputs(output, f"{name}.json", f"{MADE_BY} --back-to", [f"{name}.seg.nrrd"])
+
+
+def files_mapped(mask_path: Path, raw_path: Path, record_path: Path | None) -> list[Path]:
+    """Return the files that mapping a mask back reads."""
+    record = [] if record_path is None else [record_path]
+    return [*files_read_with(mask_path), *files_read_with(raw_path), *record]
+
+
 def map_back(
     mask_path: Path,
     raw_path: Path,
@@ -124,9 +137,12 @@ def map_back(
     MicronetError
         For bad input; nothing has been written then.
     """
-    target = output / f"{volume_stem(mask_path)}_on_{scan_name(raw_path)}.seg.nrrd"
+    outputs = mapped_outputs(mask_path, raw_path, output)
+    target = outputs.paths[0]
+    check_outputs([outputs], files_mapped(mask_path, raw_path, record_path))
     if target.exists() and not force:
         raise FileError(f"'{target}' exists; --force replaces it, -o DIR writes elsewhere")
+    outputs.check_room()
     annotation = read_annotation(mask_path, segment=segment)
     mask = annotation.mask
     if mask.spacing_um is None:
@@ -162,9 +178,18 @@ def map_back(
             yield plane
             on_planes(number, grid.shape[0])
 
-    make_folder(output)
     chosen = annotation.segment or Segment(name="lumen")
-    write_mask_planes(target, replace(chosen, id=""), planes(), grid)
+    with outputs.staged() as folder:
+        write_mask_planes(folder / target.name, replace(chosen, id=""), planes(), grid)
+    outputs.finish(
+        {
+            "mask": {"path": str(mask_path), "sha256": sha256_of(*files_of(mask_path))},
+            "scan": {"path": str(raw_path)} | geometry_record(grid),
+            "record": None if record_path is None else str(record_path),
+            "interpolation": "linear" if linear else "nearest",
+            "versions": versions(),
+        }
+    )
     before = np.count_nonzero(mask.array) * (mask.voxel_um3 or 0)
     after = voxels * (raw.voxel_um3 or 0)
     say(f"  volume      {before:,.0f} µm³ on the grid of the mask, {after:,.0f} µm³ on that of the scan")

@@ -13,8 +13,8 @@ from micronet import __version__
 from micronet.errors import FileError, InputError
 from micronet.io import (
     Segment,
-    atomic_path,
     files_of,
+    files_read_with,
     read_annotation,
     read_volume,
     volume_stem,
@@ -24,10 +24,10 @@ from micronet.io import (
 from micronet.io.hdf5 import require_h5py, write_pairs
 from micronet.names import name_key, write_name
 from micronet.outcome import Outcome
+from micronet.ownership import Outputs, check_outputs
 from micronet.phantom import Anatomy, Optics, mask_of_seed, optics_of_seed, render_oct, speckle_of_seed
 from micronet.phantom.anatomy import SPACING_UM
-from micronet.raw_scan import read_record
-from micronet.record import make_folder, sha256_of, write_json
+from micronet.record import sha256_of
 from micronet.volume import Volume, upright
 
 __all__ = ["MADE_BY", "PhantomSet", "Subject", "make_set", "over_annotations", "procedural"]
@@ -208,28 +208,38 @@ def make_set(
     dataset, text = job.dataset, _toml(subjects, job)
     if dataset.exists() and not force and dataset.read_text(encoding="utf-8", errors="replace") != text:
         raise FileError(f"'{dataset}' describes other phantoms; --force replaces it, -o DIR writes elsewhere")
-    for folder in ("struct_iso", "annotations"):
-        make_folder(job.output / folder)
+    outputs = {subject: _outputs(subject, job) for subject in subjects}
+    hdf5 = [dataset.with_suffix(".h5").name] if job.hdf5 else []
+    whole = Outputs(job.output, "phantoms.json", MADE_BY, [dataset.name, *hdf5])
+    masks = [subject.annotation for subject in subjects if subject.annotation is not None]
+    check_outputs([*outputs.values(), whole], [file for mask in masks for file in files_read_with(mask)])
+    whole.check_room()
     counts = {"done": 0, "skipped": 0}
 
     def make(subject: Subject) -> Outcome:
-        status = "skipped" if not force and _is_there(subject, job) else "done"
+        status = "skipped" if not force and _is_there(subject, job, outputs[subject]) else "done"
         if status == "done":
-            _make(subject, job, say)
+            _make(subject, job, outputs[subject], say)
         counts[status] += 1
         return Outcome(job.image(subject.name), status, subject.split)
 
     code = each(subjects, make)
     if code:
         return code, counts["done"], counts["skipped"]
-    with atomic_path(dataset) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    say(f"wrote {dataset}")
-    if job.hdf5:
-        hdf5 = dataset.with_suffix(".h5")
-        write_pairs(hdf5, _pairs(subjects, job))
-        say(f"wrote {hdf5}")
+    with whole.staged() as folder:
+        (folder / dataset.name).write_text(text, encoding="utf-8")
+        if job.hdf5:
+            write_pairs(folder / hdf5[0], _pairs(subjects, job))
+    whole.finish({"micronet": __version__, "phantoms": [subject.name for subject in subjects]})
+    for name in (dataset.name, *hdf5):
+        say(f"wrote {job.output / name}")
     return code, counts["done"], counts["skipped"]
+
+
+def _outputs(subject: Subject, job: PhantomSet) -> Outputs:
+    files = (job.record(subject.name), job.image(subject.name), job.annotation(subject.name))
+    record, *names = (file.relative_to(job.output).as_posix() for file in files)
+    return Outputs(job.output, record, MADE_BY, names)
 
 
 def _asked(subject: Subject, job: PhantomSet) -> dict[str, Any]:
@@ -248,44 +258,30 @@ def _asked(subject: Subject, job: PhantomSet) -> dict[str, Any]:
     return plain
 
 
-def _is_there(subject: Subject, job: PhantomSet) -> bool:
-    """Whether this very phantom was made before; FileError when something else has its name."""
-    record_path = job.record(subject.name)
-    if not record_path.exists():
-        taken = next((file for file in _files(subject, job).values() if file.exists()), None)
-        if taken is not None:
-            raise FileError(f"'{taken}' exists and is no phantom; --force replaces it, -o DIR writes elsewhere")
+def _is_there(subject: Subject, job: PhantomSet, outputs: Outputs) -> bool:
+    """Whether this very phantom was made before; FileError when another has its name."""
+    record = outputs.read()
+    if record is None:
         return False
-    record = read_record(record_path) or {}
-    if record.get("made_by") != MADE_BY or record.get("parameters") != _asked(subject, job):
+    if record.get("parameters") != _asked(subject, job):
         raise FileError(
-            f"'{record_path}' tells of another phantom called '{subject.name}'; "
+            f"'{outputs.record_path}' tells of another phantom called '{subject.name}'; "
             "--force replaces it, -o DIR writes elsewhere"
         )
-    whole = all(file.exists() for file in _files(subject, job).values())
-    return whole and record.get("sha256") == _hashes(subject, job)
+    return all(file.exists() for file in outputs.paths)
 
 
-def _files(subject: Subject, job: PhantomSet) -> dict[str, Path]:
-    return {"image": job.image(subject.name), "annotation": job.annotation(subject.name)}
-
-
-def _hashes(subject: Subject, job: PhantomSet) -> dict[str, str]:
-    return {role: sha256_of(file) for role, file in _files(subject, job).items()}
-
-
-def _make(subject: Subject, job: PhantomSet, say: Callable[[str], None]) -> None:
+def _make(subject: Subject, job: PhantomSet, outputs: Outputs, say: Callable[[str], None]) -> None:
     lumens = _lumens(subject, job, say)
     optics = _optics(subject, job)
     if lumens.spacing_um is not None:
         optics = replace(optics, spacing_um=lumens.spacing_um[0])
     image = render_oct(lumens.array, speckle_of_seed(subject.seed, subject.time_point), optics)
-    record = {"made_by": MADE_BY, "micronet": __version__, "domain": "log", "parameters": _asked(subject, job)}
-    # Without hashes the record says that these files are ours, and not whole yet.
-    write_json(job.record(subject.name), record)
-    write_volume(job.image(subject.name), replace(lumens, array=image, header={}))
-    write_segmentation(job.annotation(subject.name), [(Segment(name="full seg"), lumens.array)], lumens)
-    write_json(job.record(subject.name), record | {"sha256": _hashes(subject, job)})
+    with outputs.staged() as folder:
+        staged = replace(job, output=folder)
+        write_volume(staged.image(subject.name), replace(lumens, array=image, header={}))
+        write_segmentation(staged.annotation(subject.name), [(Segment(name="full seg"), lumens.array)], lumens)
+    outputs.finish({"micronet": __version__, "domain": "log", "parameters": _asked(subject, job)})
     share = 100 * lumens.array[:, : job.y_crop].mean()
     say(f"{job.image(subject.name).name}: {subject.split}, lumen {share:.1f} % of what is looked at")
 

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from micronet.errors import FileError, InputError
 from micronet.intensity import DOMAINS, Average, Domain, above_floor, finish, noise_floor, range_of, to_bytes
 from micronet.io import Stack, nrrd
-from micronet.io.atomic import remove_old
 from micronet.io.scratch import Scratch, check_room
 from micronet.names import write_name
+from micronet.ownership import Outputs, check_outputs
 from micronet.raw_grid import AXES, structural_grid
-from micronet.raw_scan import MADE_BY, RawScan, geometry_record, read_record, scan_name, stated_domain
-from micronet.record import make_folder, sha256_of, versions, write_json
+from micronet.raw_scan import MADE_BY, RawScan, geometry_record, scan_name, stated_domain
+from micronet.record import make_folder, sha256_of, versions
 from micronet.resample import antialias_sigma, decimate_planes
 from micronet.volume import Volume
 
@@ -59,6 +59,10 @@ class Preparation:
     iso_um: float = 4.5
     noise_floor: float | None = None
     output: Path = Path("struct_iso")
+
+    def outputs(self, name: str) -> Outputs:
+        """Return the files that the structural volume of a scan of this name consists of."""
+        return Outputs(self.output, f"{name}.json", MADE_BY, [f"{name}.nrrd"])
 
     def parameters(self, domain: Domain) -> dict[str, Any]:
         """Return what the numbers of a result depend on, as JSON has it."""
@@ -105,27 +109,23 @@ def prepare_file(
     began = time.perf_counter()
     domain, said_by = _domain(path, job)
     name = scan_name(path)
-    target, record_path = job.output / f"{name}.nrrd", job.output / f"{name}.json"
+    outputs = job.outputs(name)
+    target, record_path = job.output / f"{name}.nrrd", outputs.record_path
     with job.scan.open(path) as stack:
-        if target.resolve() in {file.resolve() for file in stack.files}:
-            raise InputError(f"'{target}' would replace the scan itself; write elsewhere with -o DIR")
+        check_outputs([outputs], stack.files)
+        done = outputs.read()
         raw = job.scan.true_grid(stack)
         grid, ratios = structural_grid(raw, job.iso_um)
         grid = grid.in_units(stack.grid.units)  # in 3D Slicer, which knows no unit, it must lie on the scan
         check_room(job.output, grid.shape)
-        if record_path.exists() and (read_record(record_path) or {}).get("made_by") != MADE_BY:
-            raise FileError(
-                f"'{record_path}' is no record of {MADE_BY} and would be replaced; write elsewhere with -o DIR"
-            )
-        if target.exists() and not record_path.exists() and not force:
-            raise FileError(f"'{target}' exists; --force replaces it, -o DIR writes elsewhere")
         _say_what(stack, raw, grid, ratios, job, say)
         asked = {
             "input": {"path": write_name(path), "files": len(stack.files), "sha256": sha256_of(*stack.files)},
             "parameters": job.parameters(domain),
         }
-        if record_path.exists() and not force:
-            return _already_done(path, record_path, asked)
+        if done is not None and not force:
+            return _already_done(path, record_path, done, asked)
+        outputs.check_room()
         say(f"  domain      {domain} ({said_by}); {_MEANING[domain]}, averaged as {job.average}")
         if stack.grid.array.dtype == np.uint8 and domain in ("intensity", "amplitude"):
             say("  WARNING     8-bit voxels are mostly logarithms already, as on a display: is it --domain log?")
@@ -160,10 +160,9 @@ def prepare_file(
                 raise InputError(f"'{path}': {error}") from error
             unit = "grey values of the scan" if domain == "log" else "ln(intensity / noise floor)"
             say(f"  grey values 0 is {low:.4g}, 255 is {high:.4g} in {unit}")
-            remove_old(record_path)  # from here on the old result is no longer whole
-            nrrd.write(target, grid, (to_bytes(plane, low, high) for plane in scratch.slices()))
+            with outputs.staged() as folder:
+                nrrd.write(folder / target.name, grid, (to_bytes(plane, low, high) for plane in scratch.slices()))
         record = asked | {
-            "made_by": MADE_BY,
             "domain": "log",
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "raw": geometry_record(stack.grid)
@@ -178,7 +177,7 @@ def prepare_file(
             "seconds": round(time.perf_counter() - began, 3),
             "versions": versions(),
         }
-    write_json(record_path, record)
+    outputs.finish(record)
     say(f"  wrote       {job.output}/: {target.name}, {record_path.name}")
     sizes = " x ".join(str(size) for size in grid.shape)
     return "done", f"{sizes} voxels (Z, Y, X) of {job.iso_um:g} µm"
@@ -215,8 +214,7 @@ def _domain(path: Path, job: Preparation) -> tuple[Domain, str]:
     return domain, "--domain" if job.domain else f"'{beside.name}' beside it"
 
 
-def _already_done(path: Path, record_path: Path, asked: dict[str, Any]) -> tuple[str, str]:
-    done = read_record(record_path) or {}
+def _already_done(path: Path, record_path: Path, done: dict[str, Any], asked: dict[str, Any]) -> tuple[str, str]:
     same = done.get("parameters") == asked["parameters"]
     if not same or (done.get("input") or {}).get("sha256") != asked["input"]["sha256"]:
         raise FileError(

@@ -17,14 +17,12 @@ from tqdm import tqdm
 from micronet.commands import forms, parse_command
 from micronet.console import reason
 from micronet.errors import MicronetError, printable
-from micronet.io.atomic import atomic_path
 from micronet.keeper import Wishes
 from micronet.session import Session
 
 __all__ = ["Interrupts", "TerminalBar", "converse", "line_editing", "say", "show_file"]
 
 _INTERRUPTED = 130
-_LONGEST_HISTORY = 1000
 
 
 def say(text: str) -> None:
@@ -227,7 +225,7 @@ def line_editing(session: Session, history: Path) -> Iterator[None]:
 
     with contextlib.suppress(OSError):
         readline.read_history_file(history)
-    readline.set_history_length(_LONGEST_HISTORY)
+    known = readline.get_current_history_length()
     readline.set_completer_delims(" \t\n")
     readline.set_completer(complete)
     editline = "libedit" in (readline.__doc__ or "")
@@ -236,8 +234,9 @@ def line_editing(session: Session, history: Path) -> Iterator[None]:
         yield
     finally:
         readline.set_completer(None)
-        with contextlib.suppress(MicronetError, OSError), atomic_path(history) as temporary:
-            readline.write_history_file(temporary)
+        with contextlib.suppress(OSError):  # appended to: nothing that stands there is lost
+            history.touch()
+            readline.append_history_file(readline.get_current_history_length() - known, history)
 
 
 def completions(session: Session, before: str, text: str) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
+import stat
 import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +18,12 @@ from micronet.errors import FileError
 from micronet.io.atomic import atomic_path
 from micronet.names import valid
 
-__all__ = ["make_folder", "sha256_of", "versions", "write_json"]
+__all__ = ["make_folder", "read_sealed", "sha256_of", "versions", "write_json", "write_sealed"]
+
+# A record may name some ten thousand files.
+_LARGEST_RECORD = 16_000_000
+# The end of a sealed record: the SHA-256 of its bytes, with noughts in the place of the seal itself.
+_SEAL = re.compile(rb'"seal": "([0-9a-f]{64})"\n\}\n\Z')
 
 
 def sha256_of(*paths: Path) -> str:
@@ -56,6 +63,40 @@ def versions() -> dict[str, str]:
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
     """Write a record, whole or not at all; UTF-8, two blanks a level, names as `micronet.names.write_name` has them."""
+    _write(path, _text(record))
+
+
+def write_sealed(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record as `write_json` does, with a ``seal`` at its end that shows whether it was changed since."""
+    blank = _text({**{key: value for key, value in record.items() if key != "seal"}, "seal": "0" * 64})
+    _write(path, _sealed(blank, hashlib.sha256(blank).hexdigest().encode()))
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """Return the record that `write_sealed` wrote; None where there is none, or one that was changed since."""
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_RECORD:
+            return None
+        found = path.read_bytes()
+        seal = _SEAL.search(found)
+        if seal is None or hashlib.sha256(_sealed(found, b"0" * 64)).hexdigest().encode() != seal[1]:
+            return None
+        content = json.loads(found)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _sealed(text: bytes, seal: bytes) -> bytes:
+    end = len(text) - len('"\n}\n')
+    return text[: end - 64] + seal + text[end:]
+
+
+def _text(record: Mapping[str, Any]) -> bytes:
+    return valid(json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+
+
+def _write(path: Path, text: bytes) -> None:
     with atomic_path(path) as temporary:
-        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-        temporary.write_text(valid(text), encoding="utf-8")
+        temporary.write_bytes(text)

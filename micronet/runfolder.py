@@ -5,23 +5,25 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+from micronet.card import card_path
 from micronet.checkpoint import load_session, save_session, save_state
 from micronet.curves import Curve, write_curves
 from micronet.errors import FileError, InputError
-from micronet.io.atomic import atomic_path
 from micronet.names import read_name, write_name
-from micronet.record import make_folder, write_json
+from micronet.ownership import RECORD_KEYS, Mark, Outputs, check_outputs
 
 __all__ = [
     "LogRow",
@@ -36,6 +38,8 @@ __all__ = [
 ]
 
 _FORMAT = 1
+# What the records of a run say that made them.
+_MADE_BY = "training"
 # No file system that is in use counts time in larger steps.
 _TICK_NS = 2_000_000_000
 
@@ -89,7 +93,11 @@ class Run:
     - ``checkpoints/<network>_dice[b<β²>][-<number>]_<step>.pt``: weights; the last, the best and every
       `keep_every`-th step's stay, the others go when newer ones are safe. ``b<β²>`` is there unless β² is 1.
     - ``checkpoints/<run>.session``: all that resuming needs.
-    - ``logs/<run>.csv``, ``.json``, ``.png``: a line per step and validation, the manifest, the plot.
+    - ``checkpoints/<run>.session.json``: the record that names these with their hashes.
+    - ``logs/<run>.csv``, ``.json``, ``.png``: a line per step and validation, the manifest, the plot. The manifest is
+      the record of the other two.
+
+    Only what a record names is ever replaced or removed, see `micronet.ownership`.
 
     Parameters
     ----------
@@ -114,6 +122,15 @@ class Run:
         self.rows: list[LogRow] = []
         self._kept = _Kept()
         self._log_whole = False  # whether the CSV holds all rows, and nothing but them
+        self._log_bytes, self._log_digest = 0, sha256()
+        how: dict[str, Any] = {
+            "advice": "move it, or take what it holds into a run of its own: load last",
+            "lasting": True,
+        }
+        session = session_path(places, self.name).name
+        self._weights = Outputs(places.checkpoints, f"{session}.json", _MADE_BY, None, **how)
+        names = [self.log_path.name, self.plot_path.name]
+        self._logs = Outputs(places.logs, self.manifest_path.name, _MADE_BY, names, **how)
 
     @classmethod
     def fresh(cls, network: str, places: Places, keep_every: int | None = None) -> Run:
@@ -165,30 +182,48 @@ class Run:
         beta = "" if beta_squared == 1 else f"b{np.format_float_positional(beta_squared, trim='-')}"
         return self.places.checkpoints / f"{self.network}_dice{beta}{self.suffix}_{step}.pt"
 
+    def check(self, inputs: Iterable[Path] = ()) -> None:
+        """Raise MicronetError where this run would replace what is not its own, or one of the files that it reads."""
+        check_outputs([self._logs, self._weights], inputs)
+        named = (session_path(self.places, self.name).name, self._kept.last, self._kept.best, *self._kept.regular)
+        self._weights.check(name for name in named if name is not None)
+
     def log(self, row: LogRow) -> None:
         """Append a row; FileError when the disk is full, and the next row then writes the whole log anew."""
         self.rows.append(row)
         if not self._log_whole:
             self.write_log()
             return
+        text = _formatted([_written(row)]).encode()
+        self._log_digest.update(text)
+        self._log_whole = False
         try:
-            with self.log_path.open("a", encoding="utf-8", newline="") as stream:
-                stream.write(_formatted([_written(row)]))
+            # The record knows beforehand what the log will be: killed in between, it is ours before and after.
+            mark = Mark(self.log_path.name, self._log_bytes + len(text), self._log_digest.hexdigest())
+            self._logs.expect(mark)
+            with self.log_path.open("ab") as stream:
+                stream.write(text)
         except OSError as error:
-            self._log_whole = False
-            raise FileError(f"cannot write '{self.log_path}': {error.strerror}") from error
+            with contextlib.suppress(OSError):
+                os.truncate(self.log_path, self._log_bytes)
+            reason = error.strerror or getattr(error.__cause__, "strerror", None) or error
+            raise FileError(f"cannot write '{self.log_path}': {reason}") from error
+        self._log_bytes += len(text)
+        self._log_whole = True
 
     def write_log(self) -> None:
         """Write the CSV from the rows, whole or not at all; rows of another future (a lost interval) go."""
-        make_folder(self.places.logs)
-        with atomic_path(self.log_path) as temporary:
-            temporary.write_text(_log_text(self.rows), encoding="utf-8", newline="")
+        text = _log_text(self.rows).encode()
+        with self._logs.staged() as folder:
+            (folder / self.log_path.name).write_bytes(text)
+        self._log_bytes, self._log_digest = len(text), sha256(text)
         self._log_whole = True
 
     def keep_best(self, weights: Mapping[str, Tensor], step: int, beta_squared: float) -> None:
         """Write the weights of the best validation so far."""
         path = self.weights_path(step, beta_squared)
-        save_state(path, weights)
+        with self._weights.staged() as folder:
+            save_state(folder / path.name, weights)
         self._kept.best = path.name
 
     def keep(self, weights: Mapping[str, Tensor], step: int, beta_squared: float, state: Mapping[str, Any]) -> None:
@@ -199,7 +234,8 @@ class Run:
         """
         path = self.weights_path(step, beta_squared)
         if step != self._kept.last_step or not (self.places.checkpoints / str(self._kept.last)).is_file():
-            save_state(path, weights)
+            with self._weights.staged() as folder:
+                save_state(folder / path.name, weights)
             self._kept.last, self._kept.last_step = path.name, step
         if self.is_regular(step) and path.name not in self._kept.regular:
             self._kept.regular.append(path.name)
@@ -211,9 +247,11 @@ class Run:
             "kept": asdict(self._kept),
             "state": dict(state),
         }
-        save_session(session_path(self.places, self.name), content)
+        with self._weights.staged() as folder:
+            save_session(folder / session_path(self.places, self.name).name, content)
         self._make_latest()
         self._thin()
+        self._weights.finish({"run": self.name, "step": step, **asdict(self._kept)})
 
     def _make_latest(self) -> None:
         """Give the session file a later time than every other has, also where the clock has gone back since."""
@@ -230,26 +268,23 @@ class Run:
 
     def _thin(self) -> None:
         spared = {self._kept.last, self._kept.best, *self._kept.regular}
-        for name in _names(self.places.checkpoints):
-            found = _AUTOMATIC.fullmatch(name)
-            if found and found[1] == self.network and int(found[2] or 1) == self.number and name not in spared:
-                with contextlib.suppress(OSError):  # it goes the next time
-                    (self.places.checkpoints / name).unlink()
+        found = {name: _AUTOMATIC.fullmatch(name) for name in _names(self.places.checkpoints)}
+        self._weights.remove(
+            name
+            for name, parts in found.items()
+            if parts and parts[1] == self.network and int(parts[2] or 1) == self.number and name not in spared
+        )
 
     def write_manifest(self, record: Mapping[str, Any]) -> None:
         """Write the JSON manifest."""
-        make_folder(self.places.logs)
-        write_json(self.manifest_path, {"run": self.name, **record})
+        self._logs.finish({"run": self.name, **record})
 
     def read_manifest(self) -> dict[str, Any]:
-        """Read the JSON manifest; FileError when that cannot be done."""
-        try:
-            content = json.loads(self.manifest_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise FileError(f"cannot read '{self.manifest_path}'") from error
-        if not isinstance(content, dict):
-            raise FileError(f"'{self.manifest_path}' is no manifest")
-        return content
+        """Read the JSON manifest; FileError when there is none, or it is not as it was written."""
+        content = self._logs.read()
+        if content is None:
+            raise FileError(f"cannot read '{self.manifest_path}'")
+        return {key: value for key, value in content.items() if key not in RECORD_KEYS}
 
     def write_plot(self) -> None:
         """Write the plot of all rows."""
@@ -258,8 +293,9 @@ class Run:
         for row in self.rows:
             curve = validation if row.kind == "validation" else training.setdefault(str(row.volume), Curve())
             curve.add(row.step, row.f, row.loss)
-        make_folder(self.places.logs)
-        write_curves(self.plot_path, dict(sorted(training.items())), validation, title=self.name)
+        with self._logs.staged() as folder:
+            path = folder / self.plot_path.name
+            write_curves(path, dict(sorted(training.items())), validation, title=self.name)
 
 
 # Files of a run, with its number: weights, session, logs.
@@ -306,19 +342,24 @@ def sweep(network: str, places: Places) -> None:
     for folder in (places.checkpoints, places.logs):
         for name in _names(folder):
             if temporary.fullmatch(name):
+                shutil.rmtree(folder / name, ignore_errors=True)  # what was written into
                 with contextlib.suppress(OSError):
                     (folder / name).unlink()
 
 
 def set_aside(path: Path) -> Path | None:
-    """Rename a file that is about to be replaced to ``<stem>.<number><suffix>``; return its new path, if any."""
+    """Rename weights that are about to be replaced to ``<stem>.<number>.pt``, and their card alike.
+
+    Return the new path, if there were any.
+    """
     if not path.is_file():
         return None
-    number = 1
-    while (aside := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
-        number += 1
+    numbered = (path.with_stem(f"{path.stem}.{number}") for number in count(1))
+    aside = next(free for free in numbered if not os.path.lexists(free) and not os.path.lexists(card_path(free)))
     try:
         path.rename(aside)
+        if card_path(path).is_file():
+            card_path(path).rename(card_path(aside))
     except OSError as error:
         raise FileError(f"cannot rename '{path}': {error.strerror}") from error
     return aside

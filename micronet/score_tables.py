@@ -6,18 +6,22 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, fields
 from pathlib import Path
+from typing import Protocol
 
-from micronet.evaluation import Evaluation, Reading
-from micronet.io.atomic import remove_old
+from micronet.evaluation import Evaluation, Pair, Reading
+from micronet.lumen_files import vessel_paths
 from micronet.names import write_name
-from micronet.record import make_folder
+from micronet.ownership import Outputs
+from micronet.record import versions
 from micronet.scores import RESAMPLES, Scores, Scoring, Summary
 from micronet.sweep import Sweep
 from micronet.sweep_plot import write_sweep_plot
 from micronet.table import number_cell, write_table
 
 __all__ = [
+    "MADE_BY",
     "ScoreTables",
+    "planned_scores",
     "settings_of",
     "summary_lines",
     "write_scores",
@@ -25,7 +29,33 @@ __all__ = [
     "write_sweep",
 ]
 
+#: What the record of scores says that made them.
+MADE_BY = "evaluate.py"
+_SCORES, _SUMMARY, _PAGE = "scores.csv", "summary.csv", "scores_report.html"
 _SCORE_NAMES = [field.name for field in fields(Scores)]
+
+
+def planned_scores(
+    folder: Path, pairs: Sequence[Pair], reading: Reading, *, report: bool = False, measures: bool = False
+) -> Outputs:
+    """Return the files that the scores of some pairs consist of; the record is ``scores.json``."""
+    names = [_SCORES]
+    for pair in pairs:
+        if reading.probability:
+            names += [f"{pair.name}_sweep.{kind}" for kind in ("csv", "png")]
+        if measures:
+            roles = (vessel_paths(folder, f"{pair.name}_{role}") for role in ("predicted", "annotated"))
+            names += [path.name for paths in roles for path in paths.values()]
+    whole = {_SUMMARY: len(pairs) > 1, _PAGE: report}
+    names += [name for name, wanted in whole.items() if wanted]
+    return Outputs(folder, "scores.json", MADE_BY, names, outdated=[name for name in whole if name not in names])
+
+
+class Page(Protocol):
+    """A page about the pairs."""
+
+    def write(self, path: Path, summaries: Sequence[Summary]) -> None:
+        """Write it."""
 
 
 class ScoreTables:
@@ -36,56 +66,47 @@ class ScoreTables:
 
     Parameters
     ----------
-    folder : Path
-        It is made with the first row.
+    outputs : Outputs
+        As `planned_scores` gives them.
     scoring : Scoring
     reading : Reading
     """
 
-    def __init__(self, folder: Path, scoring: Scoring, reading: Reading) -> None:
+    def __init__(self, outputs: Outputs, scoring: Scoring, reading: Reading) -> None:
         self.evaluations: list[Evaluation] = []
-        self._folder, self._scoring, self._reading = folder, scoring, reading
+        self._outputs, self._scoring, self._reading = outputs, scoring, reading
         self._settings = settings_of(reading)
-        self._sweeps: list[Path] = []
-
-    @property
-    def page(self) -> Path:
-        """Where the report of the same pairs lies, or will."""
-        return self._folder / "scores_report.html"
+        self._sweeps: list[str] = []
 
     def add(self, evaluation: Evaluation) -> None:
-        """Write the sweep of a pair, then ``scores.csv`` with its row; FileError if that cannot be done.
+        """Write the sweep of a pair, and ``scores.csv`` with its row; FileError if that cannot be done.
 
-        With the first row whatever tells of earlier scores is removed.
+        With the first row whatever of ours tells of earlier scores is removed.
         """
-        make_folder(self._folder)
         if not self.evaluations:
-            for old in (self.page, self._summary):
-                remove_old(old)
-        if evaluation.sweep is not None:
-            table, plot = (self._folder / f"{evaluation.pair.name}_sweep.{kind}" for kind in ("csv", "png"))
-            write_sweep(table, evaluation.sweep, self._settings)
-            write_sweep_plot(plot, evaluation.sweep, self._reading.threshold, title=evaluation.pair.name)
-            self._sweeps += [table, plot]
+            self._outputs.remove((_PAGE, _SUMMARY))
         rows = [(_told(one), one.scores) for one in (*self.evaluations, evaluation)]
-        write_scores(self._scores, rows, self._scoring, self._settings)
+        with self._outputs.staged() as folder:
+            if evaluation.sweep is not None:
+                table, plot = (f"{evaluation.pair.name}_sweep.{kind}" for kind in ("csv", "png"))
+                write_sweep(folder / table, evaluation.sweep, self._settings)
+                write_sweep_plot(folder / plot, evaluation.sweep, self._reading.threshold, title=evaluation.pair.name)
+                self._sweeps += [table, plot]
+            write_scores(folder / _SCORES, rows, self._scoring, self._settings)
         self.evaluations.append(evaluation)
 
-    def finish(self, summaries: Sequence[Summary]) -> list[Path]:
-        """Write the medians where there are several pairs; return the paths of all tables."""
-        files = [self._scores]
-        if len(self.evaluations) > 1:
-            files.append(self._summary)
-            write_summary(self._summary, summaries, self._scoring, self._settings)
-        return files + self._sweeps
-
-    @property
-    def _scores(self) -> Path:
-        return self._folder / "scores.csv"
-
-    @property
-    def _summary(self) -> Path:
-        return self._folder / "summary.csv"
+    def finish(self, summaries: Sequence[Summary], page: Page | None = None) -> list[Path]:
+        """Write the medians where there are several pairs, the page, and the record; return the paths of all files."""
+        files = [_SCORES, *self._sweeps]
+        with self._outputs.staged() as folder:
+            if len(self.evaluations) > 1:
+                files.insert(1, _SUMMARY)
+                write_summary(folder / _SUMMARY, summaries, self._scoring, self._settings)
+            if page is not None:
+                files.append(_PAGE)
+                page.write(folder / _PAGE, summaries)
+        self._outputs.finish({"pairs": [one.pair.name for one in self.evaluations], "versions": versions()})
+        return [self._outputs.folder / name for name in files]
 
 
 def settings_of(reading: Reading) -> dict[str, object]:

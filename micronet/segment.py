@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -16,12 +15,20 @@ import torch
 from numpy.typing import NDArray
 
 from micronet import engine
-from micronet.card import card_line
+from micronet.card import card_line, card_path
 from micronet.checkpoint import load_model
 from micronet.errors import FileError, InputError
 from micronet.inference import Iteration, predict, predict_in_slabs
-from micronet.io import claimed_bytes, files_of, open_stack, read_annotation, read_volume, volume_stem, write_label_tiff
-from micronet.io.atomic import remove_old
+from micronet.io import (
+    claimed_bytes,
+    files_of,
+    files_read_with,
+    open_stack,
+    read_annotation,
+    read_volume,
+    volume_stem,
+    write_label_tiff,
+)
 from micronet.io.mesh import MESH_FORMATS
 from micronet.io.scratch import Scratch
 from micronet.lumen_files import surface_path, vessel_paths, write_surface, write_vessels
@@ -30,14 +37,27 @@ from micronet.metrics import overlap
 from micronet.models import MicroNet, MicroRNet
 from micronet.names import check_apart, valid, write_name
 from micronet.outcome import Outcome
+from micronet.ownership import Outputs, check_outputs
 from micronet.preprocess import log_intensity
 from micronet.raw_scan import refuse_second_log
-from micronet.record import make_folder, sha256_of, versions, write_json
+from micronet.record import make_folder, sha256_of, versions
 from micronet.result import above, measure, score_line, scores_record, write_result
 from micronet.volume import Volume, share_grid
 
-__all__ = ["Job", "TimePoint", "Weights", "check_stems", "input_record", "segment_file"]
+__all__ = [
+    "MADE_BY",
+    "Job",
+    "TimePoint",
+    "Weights",
+    "check_results",
+    "check_stems",
+    "input_record",
+    "read_beside",
+    "segment_file",
+]
 
+#: What the record of a result says that made it.
+MADE_BY = "infer.py"
 #: Most refinements when asked to go on until the output is stable.
 MOST_ITERATIONS = 100
 
@@ -111,6 +131,14 @@ class Job:
             files["labels"] = self.output / f"{stem}_labels.tif"
         return files | (vessel_paths(self.output, stem) if self.measures else {})
 
+    def outputs(self, stem: str) -> Outputs:
+        """Return the files that the results of a volume consist of, and those that other settings would write too."""
+        everything = [replace(self, report=True, measures=True, label_tiff=True, mesh=mesh) for mesh in MESH_FORMATS]
+        possible = {file.name for job in everything for file in job.files_on_request(stem).values()}
+        names = [f"{stem}_probability.nrrd", f"{stem}.seg.nrrd", f"{stem}_preview.png"]
+        names += [file.name for file in self.files_on_request(stem).values()]
+        return Outputs(self.output, f"{stem}.json", MADE_BY, names, outdated=sorted(possible - set(names)))
+
     def parameters(self) -> dict[str, Any]:
         """Return what the numbers of a result depend on, as JSON has it."""
         settings = asdict(self)
@@ -136,6 +164,18 @@ class TimePoint:
 def check_stems(inputs: Sequence[Path]) -> list[str]:
     """Raise InputError when two inputs would write the same files; return what is nearly so, for the person."""
     return check_apart((volume_stem(path), path) for path in inputs)
+
+
+def read_beside(job: Job, weights: Path) -> list[Path]:
+    """Return the files that are read for every volume: masks, weights, the card of these."""
+    masks = [mask for mask in (job.initial_mask, job.annotation) if mask is not None]
+    return [*(file for mask in masks for file in files_read_with(mask)), weights, card_path(weights)]
+
+
+def check_results(inputs: Sequence[Path], weights: Path, job: Job) -> None:
+    """Raise MicronetError where results would take the place of anything but earlier ones, before any is computed."""
+    read = [file for path in inputs for file in files_read_with(path)]
+    check_outputs([job.outputs(volume_stem(path)) for path in inputs], [*read, *read_beside(job, weights)])
 
 
 def segment_file(
@@ -199,8 +239,10 @@ def _segment_file(
     stem = volume_stem(path) if time_point is None else time_point.stem
     roles = {"initial_mask": (time_point and time_point.start) or job.initial_mask, "annotation": job.annotation}
     masks = {role: mask for role, mask in roles.items() if mask is not None}
-    record_path = job.output / f"{stem}.json"
+    outputs = job.outputs(stem)
     began = time.perf_counter()
+    check_outputs([outputs], [*files_read_with(path), *read_beside(job, weights.path)])
+    done = outputs.read()
     asked = {
         "input": input_record(path) if time_point is None else time_point.source,
         "weights": {"path": write_name(weights.path), "sha256": weights.sha256, "network": weights.model.name},
@@ -208,12 +250,13 @@ def _segment_file(
         "parameters": job.parameters(),
     }
     on_request = job.files_on_request(stem)
-    if record_path.exists() and not force:
-        outcome = _already_done(path, record_path, asked)
+    if done is not None and not force:
+        outcome = _already_done(path, outputs.record_path, done, asked)
         missing = [kind for kind, file in on_request.items() if not file.exists()]
         if not missing:
             return outcome
         say(f"  {missing[0]:<12}not written before; segmented again for it")
+    outputs.check_room()
     memory = _plan(path, weights, job, time_point, tuple(masks.values()))
     say(f"  memory      {memory.description}")
     if time_point is None:
@@ -294,27 +337,25 @@ def _segment_file(
         more = f"; {scores['annotated_outside_y_crop']:,} annotated voxels below --y-crop not counted"
         say(f"  scores      {score_line(counts)}{more if scores['annotated_outside_y_crop'] else ''}")
 
-    make_folder(job.output)
-    everything = replace(job, report=True, measures=True, label_tiff=True).files_on_request(stem).values()
-    for old in (record_path, *everything, *(surface_path(job.output, stem, kind) for kind in MESH_FORMATS)):
-        remove_old(old)  # from here on the old result is no longer whole
-    files = write_result(
-        job.output,
-        stem,
-        volume,
-        probability,
-        mask,
-        annotation=None if truth is None else truth.array,
-        probability_name=f"{stem}_probability.nrrd",
-    )
-    if job.report:
-        files["report"] = on_request["report"]
-    if job.mesh is not None:
-        files |= write_surface(on_request["mesh"], volume.with_array(mask))
-    if job.measures:
-        files |= write_vessels(job.output, stem, volume.with_array(mask))
-    if job.label_tiff:
-        files["labels"] = write_label_tiff(on_request["labels"], [mask], volume)
+    with outputs.staged() as folder:
+        files = write_result(
+            folder,
+            stem,
+            volume,
+            probability,
+            mask,
+            annotation=None if truth is None else truth.array,
+            probability_name=f"{stem}_probability.nrrd",
+        )
+        on_request = replace(job, output=folder).files_on_request(stem)
+        if job.report:
+            files["report"] = on_request["report"]
+        if job.mesh is not None:
+            files |= write_surface(on_request["mesh"], volume.with_array(mask))
+        if job.measures:
+            files |= write_vessels(folder, stem, volume.with_array(mask))
+        if job.label_tiff:
+            files["labels"] = write_label_tiff(on_request["labels"], [mask], volume)
     record = asked | {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "volume": {
@@ -344,9 +385,11 @@ def _segment_file(
         "versions": versions(),
     }
     if report is not None:
-        report.write(on_request["report"], probability, record, annotation=None if truth is None else truth.array)
-    write_json(record_path, record)
-    names = [*(file.name for file in files.values()), record_path.name]
+        with outputs.staged() as folder:
+            page = replace(job, output=folder).files_on_request(stem)["report"]
+            report.write(page, probability, record, annotation=None if truth is None else truth.array)
+    outputs.finish(record)
+    names = [*(file.name for file in files.values()), outputs.record_path.name]
     say(f"  wrote       {job.output}/: {', '.join(names)}")
     score = "" if scores is None else f", F {scores['f1']:.3f}"
     return Outcome(path, "done", f"{result['voxels']:,} voxels{um3}{score}")
@@ -377,13 +420,12 @@ def _plan(path: Path, weights: Weights, job: Job, time_point: TimePoint | None, 
         raise InputError(f"'{path}': {error}") from error
 
 
-def _already_done(path: Path, record_path: Path, asked: dict[str, Any]) -> Outcome:
+def _already_done(path: Path, record_path: Path, recorded: dict[str, Any], asked: dict[str, Any]) -> Outcome:
     try:
-        recorded = json.loads(record_path.read_text(encoding="utf-8"))
         same = all(recorded[key] == asked[key] for key in ("parameters", "masks")) and all(
             recorded[key]["sha256"] == asked[key]["sha256"] for key in ("input", "weights")
         )
-    except (ValueError, KeyError, TypeError, OSError, RecursionError):
+    except (KeyError, TypeError):
         same = False
     if not same:
         raise FileError(

@@ -13,15 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from micronet.card import planned_weights, record_weights
 from micronet.checkpoint import load_state, save_state
 from micronet.commands import Command, forms
-from micronet.dataset import DataSet, Sample
+from micronet.dataset import DataSet, Sample, dataset_files
 from micronet.errors import FileError, InputError, MicronetError
 from micronet.io.checks import is_file
 from micronet.keeper import Bar, Keeper, Scalars, Settings, Wishes, now
 from micronet.metrics import Overlap, overlap
 from micronet.models import MicroRNet, bootstrap, model_for_state
 from micronet.names import file_part, same_name
+from micronet.ownership import Outputs, check_outputs
 from micronet.record import sha256_of
 from micronet.result import above, score_line, write_result
 from micronet.runfolder import Places, Run, latest_session, session_path, sessions, set_aside, weights_named
@@ -200,11 +202,16 @@ class Session:
         self._write_weights(self.places.checkpoints / "ur-net_bootstrap.pt", bootstrap(self._keeper.weights()))
 
     def _write_weights(self, path: Path, weights: Mapping[str, Tensor]) -> None:
+        outputs = planned_weights(path, advice="save NAME takes another name")
+        check_outputs([outputs], dataset_files(self._dataset))
+        outputs.check_room()
         self._keeper.begin()
         aside = None
         if path.is_file() and not _same_weights(path, weights):
             aside = set_aside(path)
-        save_state(path, weights)
+        with outputs.staged() as folder:
+            save_state(folder / path.name, weights)
+        record_weights(outputs, {"network": self.network, "run": self.run.name, "step": self.trainer.step})
         self._say(f"wrote {path} (step {self.trainer.step:,})")
         if aside is not None:
             self._say(f"  what had that name is now {aside}")
@@ -279,13 +286,17 @@ class Session:
         if not samples:
             raise InputError(f"'{self._dataset.path}' lists no {split} volume")
         self._keeper.weights()
-        self._keeper.begin()
         refines = isinstance(self.trainer.model, MicroRNet)
         passes = self.trainer.iterations if refines else 1
+        suffix = f"_{passes}" if refines else ""
+        planned = [self._outputs(sample, suffix) for sample in samples]
+        check_outputs(planned, dataset_files(self._dataset))
+        planned[0].check_room()
+        self._keeper.begin()
         pooled = Overlap(0, 0, 0)
         bar = self._progress(passes * len(samples))
         try:
-            for sample in samples:
+            for sample, outputs in zip(samples, planned, strict=True):
 
                 def after_pass(_: object, name: str = sample.entry.name) -> None:
                     bar.update(name)
@@ -293,7 +304,7 @@ class Session:
                         raise InputError("interrupted: the volumes that were not reported were not written")
 
                 probability = self.trainer.predict(sample, after_pass)
-                pooled += self._report(sample, probability, f"_{passes}" if refines else "")
+                pooled += self._report(sample, probability, outputs)
         finally:
             bar.close()
         if len(samples) > 1:
@@ -301,30 +312,33 @@ class Session:
         if split == "test" and self._dataset.caution:
             self._say(f"caution: {self._dataset.caution}")
 
-    def _report(self, sample: Sample, probability: NDArray[np.float32], suffix: str) -> Overlap:
+    def _outputs(self, sample: Sample, suffix: str) -> Outputs:
+        """Return the files that the result of one volume consists of."""
+        stem = f"{self.run.name}_{self.trainer.step}_{file_part(sample.entry.name)}{suffix}"
+        names = [f"{stem}.nrrd", f"{stem}.seg.nrrd", f"{stem}_preview.png"]
+        return Outputs(self.places.predictions, f"{stem}.json", "training", names)
+
+    def _report(self, sample: Sample, probability: NDArray[np.float32], outputs: Outputs) -> Overlap:
         """Write one result on the grid of its volume, zero below the crop, and return its score."""
         scores = overlap(probability > self.trainer.threshold, sample.mask, sample.weight)
         whole = np.zeros(sample.volume.shape, np.float32)
         annotation = np.zeros(sample.volume.shape, bool)
         depth = slice(None, probability.shape[1])
         whole[:, depth], annotation[:, depth] = probability, sample.mask
-        stem = f"{self.run.name}_{self.trainer.step}_{file_part(sample.entry.name)}{suffix}"
-        folder = self.places.predictions
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FileError(f"cannot make the folder '{folder}': {error.strerror}") from error
-        write_result(
-            folder,
-            stem,
-            sample.volume,
-            whole,
-            above(whole, self.trainer.threshold),
-            annotation=annotation,
-            probability_name=f"{stem}.nrrd",
-        )
+        stem = outputs.record_path.stem
+        with outputs.staged() as folder:
+            write_result(
+                folder,
+                stem,
+                sample.volume,
+                whole,
+                above(whole, self.trainer.threshold),
+                annotation=annotation,
+                probability_name=f"{stem}.nrrd",
+            )
+        outputs.finish({"volume": sample.entry.name, "run": self.run.name, "step": self.trainer.step})
         self._say(f"{sample.entry.name}: {score_line(scores)}")
-        self._say(f"  wrote {folder / stem}.nrrd, .seg.nrrd, _preview.png")
+        self._say(f"  wrote {outputs.folder / stem}.nrrd, .seg.nrrd, _preview.png")
         return scores
 
     def _do_status(self, _: Command) -> None:

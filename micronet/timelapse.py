@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from micronet.drift import centroid, image_drift
 from micronet.errors import InputError
 from micronet.inference import Iteration
-from micronet.io import open_recording, read_annotation, read_volume, volume_stem, write_label_tiff
+from micronet.io import files_read_with, open_recording, read_annotation, read_volume, volume_stem, write_label_tiff
 from micronet.metrics import overlap
 from micronet.models import MicroRNet
 from micronet.outcome import Outcome
-from micronet.segment import Job, TimePoint, Weights, check_stems, input_record, segment_file
+from micronet.ownership import Outputs, check_outputs
+from micronet.record import versions
+from micronet.segment import MADE_BY, Job, TimePoint, Weights, check_stems, input_record, read_beside, segment_file
 from micronet.table import write_table
 from micronet.time_plot import write_time_plot
 from micronet.volume import Volume, share_grid
@@ -169,6 +171,10 @@ class TimeLapseRun:
         if job.annotation is not None:
             raise InputError("--annotation is one mask: score the time points afterwards, one by one")
         self._lapse, self._weights, self._job = lapse, weights, job
+        self._outputs = _summary_outputs(lapse, job)
+        read = [file for path in dict.fromkeys(lapse.paths) for file in files_read_with(path)]
+        planned = [replace(job, label_tiff=False).outputs(stem) for stem in lapse.stems]
+        check_outputs([*planned, self._outputs], [*read, *read_beside(job, weights.path)])
         self._refines = isinstance(weights.model, MicroRNet)
         self._start: Start = start if self._refines else "blank"
         self._say, self._on_iteration, self._force = say, on_iteration, force
@@ -221,36 +227,50 @@ class TimeLapseRun:
         """Append a row; the table is written with the first time point that is segmented, when its unit is known."""
         self._rows.append(row)
         if self._last is not None:
-            _write_table(self._table, self._rows, self._lapse.interval_s, self._last[1])
+            with self._outputs.staged() as folder:
+                _write_table(folder / self._table, self._rows, self._lapse.interval_s, self._last[1])
 
     @property
-    def _table(self) -> Path:
-        return self._job.output / f"{self._lapse.stem}_timelapse.csv"
+    def _table(self) -> str:
+        return f"{self._lapse.stem}_timelapse.csv"
 
     def finish(self) -> None:
         """Write the plot, and the labels where they are asked for; MicronetError if that cannot be done."""
         if self._last is None:
             return
         lapse, job, rows, grid = self._lapse, self._job, self._rows, self._last[1]
-        plot = self._table.with_suffix(".png")
         in_um = grid.spacing_um is not None
-        write_time_plot(
-            plot,
-            [row.number * (lapse.interval_s or 1.0) for row in rows],
-            [_number(row.um3 if in_um else row.voxels) for row in rows],
-            [_number(row.dice) for row in rows],
-            [row.drift or (math.nan,) * 3 for row in rows],
-            in_um=in_um,
-            in_seconds=lapse.interval_s is not None,
-            title=lapse.stem,
-        )
-        files = [self._table, plot]
-        if job.label_tiff:
-            found = [row for row in rows if row.voxels is not None]
-            masks = (read_annotation(job.output / f"{row.name}.seg.nrrd").mask.array for row in found)
-            labels = job.output / f"{lapse.stem}_timelapse_labels.tif"
-            files.append(write_label_tiff(labels, masks, grid, count=len(found), interval_s=lapse.interval_s))
-        self._say(f"wrote {job.output}/: {', '.join(file.name for file in files)}")
+        files = [self._table, f"{lapse.stem}_timelapse.png"]
+        with self._outputs.staged() as folder:
+            write_time_plot(
+                folder / files[1],
+                [row.number * (lapse.interval_s or 1.0) for row in rows],
+                [_number(row.um3 if in_um else row.voxels) for row in rows],
+                [_number(row.dice) for row in rows],
+                [row.drift or (math.nan,) * 3 for row in rows],
+                in_um=in_um,
+                in_seconds=lapse.interval_s is not None,
+                title=lapse.stem,
+            )
+            if job.label_tiff:
+                found = [row for row in rows if row.voxels is not None]
+                masks = (read_annotation(job.output / f"{row.name}.seg.nrrd").mask.array for row in found)
+                labels = folder / f"{lapse.stem}_timelapse_labels.tif"
+                files.append(write_label_tiff(labels, masks, grid, count=len(found), interval_s=lapse.interval_s).name)
+        self._outputs.finish({"time_points": [row.name for row in rows], "versions": versions()})
+        self._say(f"wrote {job.output}/: {', '.join(files)}")
+
+
+def _summary_outputs(lapse: TimeLapse, job: Job) -> Outputs:
+    """Return the files of all time points together."""
+    labels = f"{lapse.stem}_timelapse_labels.tif"
+    return Outputs(
+        job.output,
+        f"{lapse.stem}_timelapse.json",
+        MADE_BY,
+        [f"{lapse.stem}_timelapse.csv", f"{lapse.stem}_timelapse.png", *([labels] if job.label_tiff else [])],
+        outdated=[] if job.label_tiff else [labels],
+    )
 
 
 def _settings(job: Job, lapse: TimeLapse, start: Start, last: int | None) -> tuple[Path | None, Job]:

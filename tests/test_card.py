@@ -8,7 +8,7 @@ import pytest
 
 import infer
 from micronet import MicroNet, Volume, engine, read_volume, write_volume
-from micronet.card import Expected, Look, card_line, card_path, expected, read_card, write_card
+from micronet.card import Expected, Look, card_line, card_path, expected, planned_weights, read_card, write_card
 from micronet.checkpoint import save_state
 from micronet.console import run
 from micronet.errors import FileError
@@ -30,11 +30,12 @@ def volume(array=None, spacing=4.5):
 def weights(tmp_path):
     """Weights with a card that was made from images of mean 100 and standard deviation 40."""
     path = tmp_path / "u-net_test.pt"
-    save_state(path, MicroNet().state_dict())
+    outputs = planned_weights(path, advice="")
+    with outputs.staged() as folder:
+        save_state(folder / path.name, MicroNet().state_dict())
     looks = [Look.of(image(seed, 100 + seed, 40 + 0.5 * seed)) for seed in range(4)]
     write_card(
-        path,
-        sha256=sha256_of(path),
+        outputs,
         spacing_um=4.5,
         intensity_domain="log",
         dtype="uint8",

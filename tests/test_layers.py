@@ -48,6 +48,7 @@ LAYERS = [
         "report",
         "curves",
         "record",
+        "ownership",
         "lock",
         "raw_grid",
         "raw_scan",
@@ -109,9 +110,11 @@ SIBLINGS = {
     "curves": {"io"},
     "time_plot": {"io"},
     "record": {"io"},
+    "ownership": {"record"},
     "sweep_plot": {"io", "report"},
     "table": {"io", "record"},
     "memory": {"inference"},
+    "runfolder": {"card"},
     "training": {"dataset", "inference"},
     "segment_report": {"inference"},
     "raw_scan": {"io", "raw_grid"},
@@ -159,6 +162,8 @@ NO_TORCH = {
     "prepare",
     "mapback",
     "result",
+    "record",
+    "ownership",
 }
 
 

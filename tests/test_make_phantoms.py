@@ -87,13 +87,17 @@ def test_a_crop_keeps_lumens_above_it_and_goes_into_the_data_set(folder, capsys)
     np.testing.assert_array_equal(whole[:, :64], lumen_mask((64, 64, 64), np.random.default_rng(1)))
 
 
-def test_what_is_there_is_not_made_again_and_a_damaged_one_is(folder, capsys):
+def test_what_is_there_is_not_made_again_a_lost_one_is_and_a_changed_one_is_not_replaced(folder, capsys):
     assert call(2, *SMALL, capsys=capsys)[0] == 0
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     before = {path: path.read_bytes() for path in files}
     times = {path: path.stat().st_mtime_ns for path in files}
     image = folder / "phantoms/struct_iso/E5D_phantom_0002.nrrd"
-    image.write_bytes(b"cut off")
+    image.write_bytes(b"changed")
+    code, _, err = call(2, *SMALL, "--force", capsys=capsys)
+    assert (code, image.read_bytes()) == (2, b"changed")
+    assert "E5D_phantom_0002.nrrd' is in the way: we did not write it, or it was changed since" in err
+    image.unlink()
     code, out, _ = call(2, *SMALL, capsys=capsys)
     assert code == 0
     assert "1 made, 1 there already" in out
@@ -121,7 +125,7 @@ def test_a_foreign_image_of_that_name_is_never_replaced(folder, capsys):
     image.write_bytes(b"mine")
     code, _, err = call(1, *SMALL, capsys=capsys)
     assert code == 2
-    assert "exists and is no phantom" in err
+    assert "E5D_phantom_0001.nrrd' is in the way: no record" in err
     assert image.read_bytes() == b"mine"
 
 

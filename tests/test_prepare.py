@@ -292,10 +292,11 @@ class TestRefusals:
         assert (code, "holds a result of other settings" in err) == (2, True)
         assert call(*arguments, "--average", "linear", "--force", capsys=capsys)[0] == 0
         os.remove("struct_iso/scan.json")
-        assert "scan.nrrd' exists; --force replaces it" in call(*arguments, capsys=capsys)[2]
+        assert "scan.nrrd' is in the way: no record" in call(*arguments, "--force", capsys=capsys)[2]
         Path("struct_iso/scan.json").write_text('{"mine": 1}', encoding="utf-8")
-        assert "is no record of prepare.py" in call(*arguments, "--force", capsys=capsys)[2]
-        assert "would replace the scan itself" in call(*arguments, "-o", ".", capsys=capsys)[2]
+        assert "scan.json' is in the way: we did not write it" in call(*arguments, "--force", capsys=capsys)[2]
+        found = call(*arguments, "-o", ".", capsys=capsys)[2]
+        assert "'scan.nrrd' would replace 'scan.nrrd', which this call reads" in found
 
     @pytest.mark.parametrize(
         ("options", "message"),

@@ -56,6 +56,7 @@ def test_only_last_best_and_regular_weights_stay(places, weights):
 
     assert files(places.checkpoints) == [
         "u-net.session",
+        "u-net.session.json",
         "u-net_dice_3.pt",
         "u-net_dice_4.pt",
         "u-net_dice_8.pt",
@@ -75,10 +76,12 @@ def test_thinning_leaves_saved_weights_and_those_of_other_runs_alone(places, wei
 
     assert set(files(places.checkpoints)) == {
         "u-net.session",
+        "u-net.session.json",
         "u-net_dice_7.pt",
         "u-net_mine.pt",
         "ur-net_dice-2_7.pt",
         "u-net-2.session",
+        "u-net-2.session.json",
         "u-net_dice-2_2.pt",
     }
 
@@ -136,11 +139,18 @@ def test_thinning_goes_on_after_reopening(places, weights):
     run = Run.fresh("u-net", places)
     run.keep_best(weights, 1, 1.0)
     run.keep(weights, 2, 1.0, STATE)
-    run.weights_path(9, 1.0).write_bytes(b"of a lost future")
+    run.keep_best(weights, 9, 1.0)  # killed here: of a lost future
+    run.weights_path(10, 1.0).write_bytes(b"of a person")
     again, _ = Run.reopen(latest_session("u-net", places), places)
     again.keep(weights, 3, 1.0, STATE)
 
-    assert files(places.checkpoints) == ["u-net.session", "u-net_dice_1.pt", "u-net_dice_3.pt"]
+    assert files(places.checkpoints) == [
+        "u-net.session",
+        "u-net.session.json",
+        "u-net_dice_1.pt",
+        "u-net_dice_10.pt",
+        "u-net_dice_3.pt",
+    ]
 
 
 @pytest.mark.parametrize(

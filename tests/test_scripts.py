@@ -493,7 +493,7 @@ def test_a_folder_that_cannot_be_made_is_told_in_one_line(embryo, weights, capsy
     code, _, err = call(infer, embryo, "--model", weights, "--iterations", 1, "-o", "taken", capsys=capsys)
 
     assert code == 2
-    assert "error: cannot make the folder 'taken'" in err
+    assert err == "error: cannot write into 'taken': Not a directory\n"
 
 
 def test_a_changed_annotation_is_not_taken_for_what_was_done(embryo, weights, capsys):

@@ -37,11 +37,11 @@ def data(tmp_path_factory):
 class Desk:
     """A session, and what it said."""
 
-    def __init__(self, data, folder, network, recipe="default", wishes=None, validate_every=4, **how):
+    def __init__(self, data, folder, network, recipe="default", wishes=None, validate_every=4, threads=1, **how):
         dataset, samples = data
         self.said = []
         self.bars = []
-        settings = Settings(str(dataset.path), recipe, 5, 2, validate_every, 1)
+        settings = Settings(str(dataset.path), recipe, 5, 2, validate_every, threads)
         torch.manual_seed(settings.seed)
         chosen = replace(RECIPES[recipe], validate_every=validate_every, **how.pop("changes", {}))
         trainer = Trainer(network(), samples["train"], samples["validation"], chosen, 9, settings.iterations)
@@ -134,7 +134,12 @@ def test_training_leaves_weights_session_log_manifest_and_plot(desk, tmp_path):
     for word in ("loss", "prec", "rec", "F", "rate"):
         assert word in d.bars[0].texts[0]
     best = d.trainer.best_step
-    assert files(tmp_path / "checkpoints") == ["u-net.session", f"u-net_dice_{best}.pt", "u-net_dice_8.pt"]
+    assert files(tmp_path / "checkpoints") == [
+        "u-net.session",
+        "u-net.session.json",
+        f"u-net_dice_{best}.pt",
+        "u-net_dice_8.pt",
+    ]
     assert files(tmp_path / "logs") == ["u-net.csv", "u-net.json", "u-net.png"]
     assert same(load_state(tmp_path / "checkpoints" / "u-net_dice_8.pt"), d.trainer.model.state_dict())
     assert same(load_state(tmp_path / "checkpoints" / f"u-net_dice_{best}.pt"), d.trainer.best_state)
@@ -241,7 +246,8 @@ def test_a_later_session_meets_no_earlier_name(desk, tmp_path):
     for path, content in first.items():
         assert path.read_bytes() == content
     assert files(tmp_path / "checkpoints") == [
-        "u-net-2.session", "u-net.session", "u-net_dice-2_2.pt", "u-net_dice_2.pt",
+        "u-net-2.session", "u-net-2.session.json", "u-net.session", "u-net.session.json",
+        "u-net_dice-2_2.pt", "u-net_dice_2.pt",
     ]  # fmt: skip
     assert files(tmp_path / "logs") == [f"u-net{n}.{kind}" for n in ("-2", "") for kind in ("csv", "json", "png")]
 
@@ -423,20 +429,21 @@ def test_other_settings_are_refused_and_name_the_way_out(desk, tmp_path, data):
 
 
 def test_changed_data_threads_and_a_lost_manifest_are_noted_on_resume(desk, tmp_path, data):
-    desk().type("1")
-    path = tmp_path / "logs" / "u-net.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
-    content["dataset"]["volumes"]["train/train_1"]["image"] = "0" * 64
-    path.write_text(json.dumps(content), encoding="utf-8")
-    session = tmp_path / "checkpoints" / "u-net.session"
-    saved = load_session(session)
-    saved["state"]["settings"]["threads"] = 64
-    save_session(session, saved)
+    desk(threads=64).type("1")
+    image = data[0].entries[1].image
+    before = image.read_bytes()
+    image.write_bytes(before + b"\0")
     said = desk().type("resume")
+    image.write_bytes(before)
     assert "not what the run was trained on before: train/train_1" in said
     assert "it ran with 64 threads, this session has 1" in said
 
+    path = tmp_path / "logs" / "u-net.json"
     path.write_text("[1]", encoding="utf-8")
+    with pytest.raises(FileError, match=r"u-net.json' is in the way: .* it was changed since"):
+        desk().type("resume")
+    for name in ("u-net.json", "u-net.csv", "u-net.png"):  # of whose they are nothing is known without it
+        (tmp_path / "logs" / name).unlink()
     assert "the manifest starts anew" in desk().type("resume")
     assert manifest(tmp_path)["commands"][0]["command"] == "resume"
 
@@ -449,7 +456,7 @@ def test_a_damaged_trainer_state_is_told_and_not_kept(desk, tmp_path):
     save_session(path, content)
     before = path.read_bytes()
     d = desk()
-    with pytest.raises(FileError, match=r"u-net.session' is damaged"):
+    with pytest.raises(FileError, match=r"u-net.session' is in the way: .* it was changed since"):
         d.type("resume")
     d.session.close()
     assert path.read_bytes() == before
@@ -595,7 +602,7 @@ def test_predictions_on_a_disk_that_is_really_full_are_told_and_done_again(desk,
 def test_a_read_only_folder_is_told_in_one_line_and_nothing_is_left_in_it(desk, tmp_path, read_only, place, command):
     read_only(tmp_path / place)
     d = desk()
-    with pytest.raises(FileError, match=rf"cannot write '.*{place}/.*': Read-only file system"):
+    with pytest.raises(FileError, match=rf"cannot write into '.*{place}': Read-only file system"):
         d.type(command)
     assert list((tmp_path / place).iterdir()) == []
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 
 from micronet import engine  # noqa: E402
-from micronet.card import Look, expected, write_card  # noqa: E402
+from micronet.card import Look, expected, planned_weights, write_card  # noqa: E402
 from micronet.checkpoint import load_session, save_session, save_state  # noqa: E402
 from micronet.console import THREADS, run  # noqa: E402
 from micronet.dataset import Sample  # noqa: E402
@@ -32,9 +32,10 @@ from micronet.kernels.threads import physical_cores  # noqa: E402
 from micronet.metrics import overlap  # noqa: E402
 from micronet.models import MicroNet, MicroRNet, bootstrap, model_for_state  # noqa: E402
 from micronet.option_types import Whole, path_option  # noqa: E402
+from micronet.ownership import Outputs  # noqa: E402
 from micronet.phantom import Anatomy, Optics, phantom_of_seed  # noqa: E402
 from micronet.recipe import NUMPY_SEED, RECIPES, TORCH_SEED  # noqa: E402
-from micronet.record import sha256_of, versions  # noqa: E402
+from micronet.record import versions  # noqa: E402
 from micronet.training import Trainer, ValidationReport  # noqa: E402
 from micronet.volume import Volume, upright  # noqa: E402
 
@@ -99,13 +100,19 @@ def phantoms(full: Sequence[int], small: Sequence[int], *, vary: bool) -> list[S
 
 def write_phantoms(root: Path) -> None:
     """Write the bundled phantoms under the published names."""
-    for name, seed in BUNDLED.items():
-        sample = phantom(name, seed, SMALL, vary=False)
-        image = root / "struct_iso" / f"E5D_{name}.nrrd"
-        write_volume(image, sample.volume)
-        annotation = root / "annotations" / f"annotation_{name}_iso_full.seg.nrrd"
-        write_segmentation(annotation, [(Segment(name="full seg"), sample.mask)], sample.volume)
-        print(f"{image.name}: foreground {sample.mask.mean():.1%}")
+    files = {
+        name: (f"struct_iso/E5D_{name}.nrrd", f"annotations/annotation_{name}_iso_full.seg.nrrd") for name in BUNDLED
+    }
+    names = [file for pair in files.values() for file in pair]
+    outputs = Outputs(root, "datasets/phantom.json", "make_bundled.py", names, advice="--root DIR writes elsewhere")
+    with outputs.staged() as folder:
+        for name, seed in BUNDLED.items():
+            sample = phantom(name, seed, SMALL, vary=False)
+            image, annotation = (folder / file for file in files[name])
+            write_volume(image, sample.volume)
+            write_segmentation(annotation, [(Segment(name="full seg"), sample.mask)], sample.volume)
+            print(f"{image.name}: foreground {sample.mask.mean():.1%}")
+    outputs.finish({"seeds": BUNDLED, "shape_zyx": SMALL, "versions": versions()})
 
 
 def train(trainer: Trainer, stages: Sequence[Stage], session: Path) -> tuple[dict[str, float], float]:
@@ -188,7 +195,9 @@ def write_weights(
 ) -> None:
     """Write the weights and their model card."""
     path = root / "trained_models" / f"{trainer.model.name}_phantom.pt"
-    save_state(path, trainer.model.state_dict())
+    outputs = planned_weights(path, advice="--root DIR writes elsewhere")
+    with outputs.staged() as folder:
+        save_state(folder / path.name, trainer.model.state_dict())
     found = scores(trainer, validation_f, unseen, demo)
     more = {
         "network": trainer.model.name,
@@ -218,8 +227,7 @@ def write_weights(
         "versions": versions(),
     }
     write_card(
-        path,
-        sha256=sha256_of(path),
+        outputs,
         spacing_um=SPACING_UM,
         intensity_domain="log",
         dtype="uint8",

@@ -5,6 +5,7 @@ from micronet.io.atomic import atomic_path
 from micronet.io.formats import (
     VOLUME_SUFFIXES,
     files_of,
+    files_read_with,
     is_volume_path,
     open_recording,
     open_stack,
@@ -35,6 +36,7 @@ __all__ = [
     "claimed_bytes",
     "extent_of",
     "files_of",
+    "files_read_with",
     "is_volume_path",
     "open_recording",
     "open_stack",

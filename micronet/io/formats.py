@@ -11,7 +11,7 @@ from types import ModuleType
 
 from numpy.typing import ArrayLike, DTypeLike
 
-from micronet.errors import FileError
+from micronet.errors import FileError, MicronetError
 from micronet.io.checks import ReadOptions, reading, regular_file
 from micronet.io.recording import Recording
 from micronet.io.stack import Stack
@@ -20,6 +20,7 @@ from micronet.volume import Volume
 __all__ = [
     "VOLUME_SUFFIXES",
     "files_of",
+    "files_read_with",
     "is_volume_path",
     "open_recording",
     "open_stack",
@@ -103,6 +104,18 @@ def files_of(path: str | os.PathLike[str]) -> tuple[Path, ...]:
         return (file,)
     voxels: Path | None = import_module("micronet.io.nrrd").data_file(file)
     return (file,) if voxels is None else (file, voxels)
+
+
+def files_read_with(path: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """Return the files that reading an input may read: those of a volume, or all of a folder of B-scans.
+
+    Nothing is refused here: of what cannot be read it is the path itself.
+    """
+    path = Path(path)
+    try:
+        return tuple(path.iterdir()) if path.is_dir() else files_of(path)
+    except (MicronetError, OSError):
+        return (path,)
 
 
 def read_volume(
