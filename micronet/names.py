@@ -13,6 +13,7 @@ __all__ = [
     "check_apart",
     "existing",
     "file_part",
+    "folded",
     "listed",
     "name_key",
     "read_name",
@@ -114,8 +115,13 @@ def same_name(name: str, other: str) -> bool:
     return name_key(name) == name_key(other)
 
 
-def _folded(name: str) -> str:
-    return name_key(name_key(name).casefold())
+def folded(name: str) -> str:
+    r"""Return what two names have in common that some disk takes for one: upper and lower case, accents.
+
+    >>> folded("Ä.nrrd") == folded("a\u0308.NRRD")
+    True
+    """
+    return name_key(unicodedata.normalize("NFD", name).casefold())
 
 
 def same_but_for_case(names: Iterable[str]) -> list[tuple[str, str]]:
@@ -125,7 +131,7 @@ def same_but_for_case(names: Iterable[str]) -> list[tuple[str, str]]:
     [('a', 'A')]
     """
     first: dict[str, str] = {}
-    pairs = ((first.setdefault(_folded(name), name), name) for name in names)
+    pairs = ((first.setdefault(folded(name), name), name) for name in names)
     return [(one, two) for one, two in pairs if not same_name(one, two)]
 
 

@@ -26,7 +26,6 @@ import shutil
 import stat
 import sys
 import tempfile
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -34,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from micronet.errors import FileError, InputError
+from micronet.names import folded, read_name, write_name
 from micronet.record import make_folder, read_sealed, sha256_of, write_sealed
 
 __all__ = ["ELSEWHERE", "RECORD_KEYS", "Mark", "Outputs", "check_outputs"]
@@ -257,7 +257,7 @@ class Outputs:
         return found
 
     def _write(self, path: Path, content: Mapping[str, Any], marks: Mapping[str, Sequence[Mark]]) -> None:
-        told = [asdict(mark) for several in marks.values() for mark in several]
+        told = [asdict(mark) | {"name": write_name(mark.name)} for several in marks.values() for mark in several]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_sealed(path, {**content, "made_by": self._made_by, "outputs": told})
 
@@ -305,7 +305,7 @@ def check_outputs(planned: Sequence[Outputs], inputs: Iterable[Path]) -> None:
         for path in outputs.paths:
             if (source := source_of(path)) is not None:
                 raise InputError(f"'{path}' would replace '{source}', which this call reads; {ELSEWHERE}")
-            other = claimed.setdefault(_folded(path), path)
+            other = claimed.setdefault(_place(path), path)
             if other is not path:
                 one = f"'{path}'" if other == path else f"'{other}' and '{path}', one file on many disks,"
                 raise InputError(f"two inputs would both write {one}; run them apart with -o DIR")
@@ -323,7 +323,7 @@ def _mark(told: Any) -> Mark | None:
         return None
     name, size, digest = (told.get(key) for key in ("name", "bytes", "sha256"))
     if isinstance(name, str) and isinstance(size, int) and isinstance(digest, str):
-        return Mark(name, size, digest)
+        return Mark(read_name(name), size, digest)
     return None
 
 
@@ -352,16 +352,12 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _folded(path: Path) -> tuple[object, str]:
+def _place(path: Path) -> tuple[object, str]:
     """Return what two paths share that some disk takes for one."""
     folder: object = _identity(path.parent)
     if folder is None:
-        folder = _fold(os.path.realpath(path.parent))
-    return folder, _fold(path.name)
-
-
-def _fold(text: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
+        folder = folded(os.path.realpath(path.parent))
+    return folder, folded(path.name)
 
 
 def _existing(folder: Path) -> Path:

@@ -24,6 +24,7 @@ from micronet.card import card_path, planned_weights, read_card, record_weights
 from micronet.checkpoint import load_state, save_state
 from micronet.errors import FileError, InputError
 from micronet.io import Segment, files_of, write_segmentation
+from micronet.names import write_name
 from micronet.ownership import Mark, Outputs, check_outputs
 from micronet.record import read_sealed, write_sealed
 from micronet.volume import upright
@@ -222,7 +223,7 @@ class TestPlan:
 
 
 def test_a_sealed_record_is_read_as_written_and_not_when_changed(tmp_path):
-    content = {"a": [1, 0.1, None], "name": os.fsdecode(b"scan\xff"), "µ": "ü", "seal": "of an older one"}
+    content = {"a": [1, 0.1, None], "name": write_name(os.fsdecode(b"scan\xff")), "µ": "ü", "seal": "of an older one"}
     write_sealed(tmp_path / "r", content)
     found = read_sealed(tmp_path / "r")
     assert {key: found[key] for key in ("a", "name", "µ")} == {key: content[key] for key in ("a", "name", "µ")}
@@ -233,6 +234,18 @@ def test_a_sealed_record_is_read_as_written_and_not_when_changed(tmp_path):
         (tmp_path / "r").write_bytes(changed)
         assert read_sealed(tmp_path / "r") is None
     assert read_sealed(tmp_path / "none") is None
+
+
+def test_a_file_whose_name_is_no_text_is_ours_the_next_time(tmp_path):
+    name = os.fsdecode(b"a#b\xff.nrrd")
+    for content in ("one", "two"):
+        outputs = Outputs(tmp_path, "r.json", "test", [name])
+        check_outputs([outputs], [])
+        with outputs.staged() as folder:
+            (folder / name).write_text(content)
+        outputs.finish({})
+    assert (tmp_path / name).read_text() == "two"
+    assert "a%23b%FF.nrrd" in (tmp_path / "r.json").read_text(encoding="utf-8")
 
 
 # --- the scripts ---
