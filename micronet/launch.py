@@ -128,8 +128,8 @@ def train(network: type[MicroNet] | type[MicroRNet], arguments: argparse.Namespa
         )
         counts = ", ".join(f"{len(found)} {split}" for split, found in samples.items())
         say(f"data set {settings.dataset}{why}: {counts} volumes")
-        for note in dict.fromkeys(note for found in samples.values() for sample in found for note in sample.notes):
-            say(f"note: {note}")
+        for assumed in dict.fromkeys(one for found in samples.values() for sample in found for one in sample.notes):
+            say(f"note: {assumed}")
         say(f"{network.name}, recipe {settings.recipe}, seed {settings.seed}; {computes}, {settings.threads} threads")
         if note:
             say(note)

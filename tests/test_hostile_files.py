@@ -117,6 +117,12 @@ def test_a_nifti_whose_orientation_is_no_number_is_told_without_a_warning(tmp_pa
     content = bytearray(path.read_bytes())
     content[280:284] = b"\x01\x00\x80\x7f"  # srow_x: a NaN that signals
     path.write_bytes(content)
+    assert (
+        "cannot be used (directions and origin must be finite numbers): the qform is taken"
+        in read_volume(path).notes[0]
+    )
+    content[252:254] = bytes(2)  # no qform either
+    path.write_bytes(content)
     with pytest.raises(FileError, match=r"a.nii': directions and origin must be finite"):
         read_volume(path)
 

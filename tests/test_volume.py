@@ -138,3 +138,14 @@ class TestSameGrid:
         volume = Volume(_zeros(), units="um", space=self.lps)
         with pytest.raises(InputError, match=r"space 'scanner-xyz' cannot be compared with 'a.nrrd'"):
             self._check(volume, Volume(_zeros(), units="um", space="scanner-xyz"))
+
+
+def test_another_length_unit_moves_no_voxel():
+    volume = Volume(_zeros(), upright((4.5, 3, 2)), [1, 2, 3], units="um")
+    told = volume.in_units("mm")
+    assert told.spacing_um == pytest.approx((4.5, 3, 2), rel=1e-15)
+    assert told.origin.tolist() == [0.001, 0.002, 0.003]
+    assert told.in_units("um").directions.tolist() == volume.directions.tolist()
+    assert told.in_units("mm") is told
+    with pytest.raises(InputError, match="a spacing that is not known cannot be told in a length unit"):
+        Volume(_zeros()).in_units("mm")
