@@ -88,6 +88,12 @@ class TestOutputs:
                 write(outputs(tmp_path, "a"), a="ours")
             assert (tmp_path / "r.json").read_bytes() == before
 
+    def test_a_name_that_is_no_text_stays_ours(self, tmp_path):
+        name = os.fsdecode(b"Gef\xe4\xdf")
+        for text in ("first", "second"):
+            write(outputs(tmp_path, name, record=f"{name}.json"), **{name: text})
+        assert (tmp_path / name).read_text() == "second"
+
     def test_a_link_is_no_file_of_ours_whatever_it_leads_to(self, tmp_path):
         write(outputs(tmp_path, "a"), a="ours")
         (tmp_path / "a").rename(tmp_path / "elsewhere")
@@ -474,7 +480,7 @@ def train(data, *commands, capsys, more=()):
 def test_the_prompt_replaces_nothing_foreign(folder, capsys):
     data = write_dataset(folder / "data", train=1)
     for place, names in {
-        "predictions": ["u-net_0_validation_0.nrrd", "u-net_0_validation_0.json", "u-net_0_validation_0_preview.png"],
+        "predictions": ["u-net_0_validation_0.json", "u-net_0_validation_0_preview.png"],
         "checkpoints": ["u-net_mine.pt", "u-net_mine.json", "ur-net_bootstrap.pt"],
     }.items():
         command = {"predictions": "val", "checkpoints": "save mine"}[place]
@@ -501,16 +507,19 @@ def test_a_name_that_is_saved_again_keeps_both_weights_with_their_cards(folder, 
         assert Path(f"checkpoints/u-net_mine{number}.json").is_file()
 
 
-@pytest.mark.parametrize("name", ["logs/u-net.csv", "logs/u-net.png", "logs/u-net.json", "checkpoints/u-net.session"])
-def test_a_training_goes_on_only_with_files_that_are_as_it_left_them(folder, capsys, name):
+def test_a_training_goes_on_only_with_files_that_are_as_it_left_them(folder, capsys):
     data = write_dataset(folder / "data", train=1)
     assert train(data, "1", capsys=capsys)[0] == 0
-    path = Path(name)
-    path.write_bytes(path.read_bytes() + b"\n")
-    before = {path: content for path, content in contents(folder).items() if path.name[0] != "."}
-    code, out, _ = train(data, "resume", capsys=capsys)
-    assert (code, f"'{name}' is in the way" in out) == (2, True)
-    assert {path: content for path, content in contents(folder).items() if path.name[0] != "."} == before
+    for name in ("logs/u-net.csv", "logs/u-net.png", "logs/u-net.json", "checkpoints/u-net.session"):
+        path = Path(name)
+        whole = path.read_bytes()
+        path.write_bytes(whole + b"\n")
+        before = {path: content for path, content in contents(folder).items() if path.name[0] != "."}
+        code, out, _ = train(data, "resume", capsys=capsys)
+        assert (code, f"'{name}' is in the way" in out) == (2, True)
+        assert {path: content for path, content in contents(folder).items() if path.name[0] != "."} == before
+        path.write_bytes(whole)
+    assert train(data, "resume", capsys=capsys)[0] == 0
 
 
 def test_a_lock_that_is_none_is_not_emptied(folder, capsys):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from micronet.errors import FileError
 
-__all__ = ["atomic_path", "remove_old"]
+__all__ = ["atomic_path"]
 
 # Bytes; what common file systems allow.
 _LONGEST_NAME = 255
@@ -64,11 +64,3 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # on a read-only disk there is none, and saying so would hide the error
             temporary.unlink(missing_ok=True)
-
-
-def remove_old(path: Path) -> None:
-    """Remove a result that is about to be replaced, if it is there; FileError when that is not possible."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise FileError(f"cannot replace '{path}': {error.strerror}") from error
