@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import re
+import subprocess
+import sys
 import zlib
 from html.parser import HTMLParser
 
@@ -225,6 +227,11 @@ def test_a_page_is_whole_without_any_network_and_nothing_a_person_named_is_marku
     assert not re.search(r"https?://|url\(|@import|fetch\(|XMLHttpRequest|innerHTML", text)
     policy = next(a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+
+
+def test_who_asks_for_no_page_loads_no_jinja2():
+    code = "import sys, micronet.page.html; sys.exit('jinja2' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_very_long_record_is_cut_and_says_so(tmp_path):

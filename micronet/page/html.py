@@ -11,15 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from micronet.errors import printable
 from micronet.io.atomic import atomic_path
 from micronet.page.shown import Shown
 from micronet.report import ANNOTATION_COLOUR, MASK_COLOUR
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 __all__ = ["LARGEST_PAGE", "Markup", "Section", "figure", "note", "table", "write_page"]
 
@@ -126,6 +128,9 @@ def _manifest(record: Mapping[str, Any]) -> Markup:
 
 @cache
 def _templates() -> Environment:
+    # Takes 30 ms, and few of those who score ask for a page.
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
     loader = FunctionLoader(_file)
     return Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True, finalize=_shown
