@@ -28,6 +28,7 @@ LAYERS = [
     {
         "volume",
         "engine",
+        "unchanged",
         "models",
         "distortion",
         "augmentation",
@@ -94,7 +95,7 @@ SIBLINGS = {
     "distances": {"errors", "metrics"},
     "sweep": {"errors", "metrics"},
     "centreline": {"topology"},
-    "models": {"engine"},
+    "models": {"engine", "unchanged"},
     "surface": {"volume"},
     "vessels": {"volume"},
     "augmentation": {"models"},
