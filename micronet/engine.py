@@ -35,6 +35,7 @@ __all__ = [
     "refiner",
     "serves",
     "slab_refiner",
+    "unkept",
 ]
 
 Engine = Literal["auto", "numba", "torch"]
@@ -73,6 +74,13 @@ def make_ready(training: bool, progress: Callable[[float], None]) -> None:
     from micronet.kernels.warm import warm_up
 
     warm_up(training, progress)
+
+
+def unkept() -> str:
+    """Return why what was compiled is not kept for the next time, empty where it is."""
+    from micronet.kernels import jit
+
+    return jit.unkept()
 
 
 def kept_array(shape: tuple[int, ...]) -> NDArray[np.float32]:
