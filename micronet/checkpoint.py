@@ -18,7 +18,7 @@ from micronet.io.atomic import atomic_path
 from micronet.io.checks import is_file
 from micronet.models import MicroNet, MicroRNet, model_for_state
 from micronet.names import existing
-from micronet.pickle_guard import check_archive
+from micronet.pickle_guard import checked_archive
 
 __all__ = ["find_weights", "load_model", "load_session", "load_state", "save_session", "save_state"]
 
@@ -111,15 +111,15 @@ def _prefix(state: Mapping[str, Tensor]) -> str:
 def _read(path: Path, kind: str, what: str, largest: int) -> Any:
     if not is_file(path):
         raise FileError(f"no {kind} file '{path}'")
-    if path.stat().st_size > largest:
-        raise FileError(f"'{path}' has {path.stat().st_size:,} bytes: too large for {what}")
     try:
-        check_archive(path, kind, what, largest)
+        archive = checked_archive(path, kind, what, largest)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on its way to refuse a file PyTorch may warn of what it itself does
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(archive, map_location="cpu", weights_only=True)
     except FileError:
         raise
+    except OSError as error:
+        raise FileError(f"'{path}' cannot be read: {error.strerror or error}") from error
     except Exception as error:  # torch raises a dozen kinds for broken files; none of them may reach a person
         raise FileError(f"'{path}' is not a {kind} file that PyTorch can read") from error
 

@@ -79,7 +79,7 @@ def set_threads(threads: int | None) -> int:
 def set_engine(choice: engine.Engine, *, training: bool = False, device: str = "cpu") -> str:
     """Choose who computes, compile it if this is its first use here, and return its name for the person.
 
-    What is compiled is kept for the next time; a line and a bar say so while it happens.
+    What is compiled is kept for the next time; a line and a bar say so while it happens, and a line where it is not.
     """
     engine.choose(choice)
     if choice == "torch" or device != "cpu" or not engine.available():
@@ -92,6 +92,11 @@ def set_engine(choice: engine.Engine, *, training: bool = False, device: str = "
                 bar.update(round(100 * fraction) - bar.n)
 
             engine.make_ready(training, progress)
+        if reason := engine.unkept():
+            sys.stderr.write(
+                printable(f"the compiled engine is not kept ({reason}): the next start compiles it again; ")
+                + "NUMBA_CACHE_DIR names another folder\n"
+            )
     return "numba engine"
 
 

@@ -1,8 +1,9 @@
 """The numba engine (kernels/) as part of PyTorch's graph.
 
-One rule decides who computes: the engine does where numba is installed and image, mask and parameters are float32 on
-the CPU and no gradient with respect to image or mask is asked for; PyTorch does everything else. The numbers are the
-same up to float32 rounding, and gradients are nearer to float64's than PyTorch's own.
+One rule decides who computes: the engine does where numba is installed, the network is as it was built, image, mask
+and parameters are float32 on the CPU, no gradient with respect to image or mask is asked for, and nothing looks on at
+what PyTorch does (tracing, a transform); PyTorch does everything else. The numbers are the same up to float32 rounding,
+and gradients are nearer to float64's than PyTorch's own.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ __all__ = [
     "refiner",
     "serves",
     "slab_refiner",
+    "unkept",
 ]
 
 Engine = Literal["auto", "numba", "torch"]
@@ -74,6 +76,13 @@ def make_ready(training: bool, progress: Callable[[float], None]) -> None:
     warm_up(training, progress)
 
 
+def unkept() -> str:
+    """Return why what was compiled is not kept for the next time, empty where it is."""
+    from micronet.kernels import jit
+
+    return jit.unkept()
+
+
 def kept_array(shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Return an array of any content in memory that passes and training steps leave to each other."""
     from micronet.kernels import kept
@@ -89,20 +98,49 @@ def forget_memory() -> None:
 
 
 def serves(x: Tensor, parameters: Mapping[str, Tensor]) -> bool:
-    """Return whether the engine computes this forward pass; InputError if it is demanded but cannot."""
+    """Return whether the engine computes this forward pass; InputError if it is demanded but cannot.
+
+    Parameters
+    ----------
+    x : Tensor
+        What is looked at, of any shape.
+    parameters : mapping of str to Tensor
+        Those of a network that is as it was built (`micronet.unchanged`); empty for any other.
+    """
     if _choice["engine"] == "torch" or not available():
         return False
     tensors = [x, *parameters.values()]
     fits = (
-        all(type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
-        and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+        len(parameters) > 0
+        and all(
+            type(t) in (Tensor, torch.nn.Parameter)
+            and t.dtype == torch.float32
+            and t.is_cpu
+            and t.layout == torch.strided
+            and not t.is_neg()
+            for t in tensors
+        )
         and not (x.requires_grad and torch.is_grad_enabled())
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
+        and not _watched()
     )
     if not fits and _choice["engine"] == "numba":
-        raise InputError("the numba engine computes float32 on the CPU, without gradients of the image or mask")
+        raise InputError(
+            "the numba engine computes float32 on the CPU, without gradients of the image or mask, "
+            "with the layers of a µ-Net or µr-Net as they were built"
+        )
     return fits
+
+
+def _watched() -> bool:
+    """Return whether something must see PyTorch's own operations: compiling, tracing, a transform, a mode."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch.autograd.forward_ad._current_level >= 0
+    )
 
 
 def forward(x: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
@@ -165,8 +203,8 @@ def pass_bytes(size: tuple[int, int, int], planes: int | None = None) -> int:
 class _Network(torch.autograd.Function):
     """Forward and backward of a whole network, sample by sample.
 
-    All that is large is handed to PyTorch to keep, which frees it after the backward pass and notices when it, the
-    input or the output was changed in between.
+    All that is large is handed to PyTorch to keep, which frees it after the backward pass. It notices when the input,
+    the output or a weight was changed in between; a bias may be, as in PyTorch.
     """
 
     @staticmethod
@@ -186,7 +224,9 @@ class _Network(torch.autograd.Function):
             kept += [torch.from_numpy(array) for array in large]
             ctx.samples.append((saved.with_large([np.empty((0, 0, 0), np.float32)] * (len(large) + 1)), len(large)))
         result = _batch(found)
-        ctx.save_for_backward(x, result, *kept)
+        weights = [value for value in values if value.ndim > 1]
+        ctx.weights = len(weights)
+        ctx.save_for_backward(x, result, *weights, *kept)
         return result
 
     @staticmethod
@@ -195,6 +235,7 @@ class _Network(torch.autograd.Function):
         from micronet.kernels.gradient import backward
 
         _, result, *kept = ctx.saved_tensors
+        kept = kept[ctx.weights :]
         totals: list[Tensor] = []
         for n, (saved, count) in enumerate(ctx.samples):
             arrays = [result[n, 0].numpy(), *(tensor.numpy() for tensor in kept[:count])]

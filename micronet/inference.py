@@ -153,7 +153,7 @@ def predict_in_slabs(
     array = volume.array if isinstance(volume, Volume) else volume
     depth = _checked_depth(array, model, iterations, initial_mask, y_crop)
     size = array.shape[0], depth, array.shape[2]
-    parameters = dict(model.named_parameters())
+    parameters = model.engine_parameters()
     if not works_in_slabs(model):
         raise InputError("only the numba engine on the CPU works in slabs")
     mean, sd = image_statistics(array)
@@ -196,7 +196,7 @@ def predict_in_slabs(
 
 def works_in_slabs(model: MicroNet | MicroRNet) -> bool:
     """Return whether `predict_in_slabs` can be used: the numba engine computes this model."""
-    return engine.serves(torch.empty(0), dict(model.named_parameters()))
+    return engine.serves(torch.empty(0), model.engine_parameters())
 
 
 def _checked_depth(
@@ -285,12 +285,12 @@ def refine(
 
 def _looker(image: NDArray[np.float32], model: MicroNet | MicroRNet) -> Callable[..., NDArray[np.float32]]:
     """Return a function from a mask (none for a µ-Net) to the probability."""
-    parameters = dict(model.named_parameters())
+    parameters = model.engine_parameters()
     if engine.serves(torch.from_numpy(image), parameters):
         refiner = engine.refiner(parameters, image)
         return lambda mask=None: refiner(mask, _MASK)
     # One input tensor for all passes: the image in channel 0, the mask of the moment in channel 1.
-    first = next(iter(parameters.values()))
+    first = next(model.parameters())
     x = torch.empty((1, 1 + model.mask_channels, *image.shape), dtype=first.dtype, device=first.device)
     x[0, 0] = torch.from_numpy(image)
 

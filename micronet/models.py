@@ -6,6 +6,7 @@ both ways. The U shape is that of the 3-D U-Net (Çiçek et al. 2016), the activ
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import ClassVar
@@ -16,6 +17,7 @@ from torch.nn.functional import interpolate
 
 from micronet import engine
 from micronet.errors import InputError
+from micronet.unchanged import Layout, layout_of, unchanged_parameters
 
 __all__ = ["MINIMUM_AXIS", "MicroNet", "MicroRNet", "bootstrap", "model_for_state"]
 
@@ -67,15 +69,11 @@ class _TinyUNet(nn.Module):
         InputError
             If the channels are not the network's or an axis is shorter than 32.
         """
-        channels = 1 + self.mask_channels
-        if x.ndim != 5 or x.shape[1] != channels or min(x.shape[2:]) < MINIMUM_AXIS:
-            raise InputError(
-                f"{self.name} takes (N, {channels}, D, H, W) with D, H, W of at least {MINIMUM_AXIS}, "
-                f"found {tuple(x.shape)}"
-            )
-        parameters = dict(self.named_parameters())
-        if engine.serves(x, parameters):
-            return engine.forward(x, parameters)
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            self._check(x)
+            parameters = unchanged_parameters(self, _layout(self.mask_channels), alone=False)
+            if len(x) > 0 and engine.serves(x, parameters):
+                return engine.forward(x, parameters)
         image, mask = x[:, :1], x[:, 1:]
         x0 = torch.cat((mask, self.down0(image)), dim=1)  # (N, m + 4, D, H, W)
         x1 = self.down1(x0)  # (N, 4, D/4, H/4, W/4)
@@ -83,6 +81,29 @@ class _TinyUNet(nn.Module):
         x3 = self.up1(torch.cat((x1, interpolate(x2, size=x1.shape[2:])), dim=1))  # (N, 4, D/4, H/4, W/4)
         probability: Tensor = self.up0(torch.cat((x0, interpolate(x3, size=x0.shape[2:])), dim=1))
         return probability
+
+    def _check(self, x: Tensor) -> None:
+        channels = 1 + self.mask_channels
+        if x.ndim != 5 or x.shape[1] != channels or min(x.shape[2:]) < MINIMUM_AXIS:
+            raise InputError(
+                f"{self.name} takes (N, {channels}, D, H, W) with D, H, W of at least {MINIMUM_AXIS}, "
+                f"found {tuple(x.shape)}"
+            )
+
+    def engine_parameters(self) -> dict[str, Tensor]:
+        """Return the parameters for the numba engine to compute with, without a call of this module.
+
+        Empty where that would not give what a call gives: ``forward``, a layer or a hook is not as it was built.
+        """
+        if type(self) not in (MicroNet, MicroRNet):
+            return {}
+        return unchanged_parameters(self, _layout(self.mask_channels), alone=True)
+
+
+@functools.cache
+def _layout(mask_channels: int) -> Layout:
+    with torch.random.fork_rng(devices=[]):
+        return layout_of(MicroRNet() if mask_channels else MicroNet())
 
 
 class MicroNet(_TinyUNet):

@@ -3,13 +3,17 @@
 import os
 import pickle
 import pickletools
+import random
+import struct
+import time
+import tracemalloc
 import zipfile
 
 import pytest
 import torch
 
 from micronet import load_model
-from micronet.checkpoint import find_weights, load_state, save_state
+from micronet.checkpoint import find_weights, load_session, load_state, save_session, save_state
 from micronet.errors import FileError
 from micronet.models import MicroNet, MicroRNet
 
@@ -228,3 +232,184 @@ def test_a_tensor_that_is_called_is_refused_without_a_warning_of_pytorch(tmp_pat
         load_state(tmp_path / "b.pt")
     assert "unrecognized function tensor" in str(refused.value.__cause__)
     assert capfd.readouterr() == ("", "")
+
+
+def _entries(path):
+    with zipfile.ZipFile(path) as archive:
+        return {entry.filename: (archive.read(entry), entry.header_offset) for entry in archive.infolist()}
+
+
+def _two_directories(path):
+    """Write weights whose list of entries two readers see differently; return what only PyTorch's sees as the pickle.
+
+    Python's zipfile takes the list that lies right before the end record, PyTorch's reader the one whose place is
+    stated there. Of both, the entries have the same names, so that the lists are equally long.
+    """
+    huge = b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R."  # 2 GiB when it is built
+    save_state(path, MicroNet().state_dict())
+    seen = {f"archive/{name.partition('/')[2]}": content for name, (content, _) in _entries(path).items()}
+    halves = []
+    for entries in (seen | {"archive/data.pkl": huge, "archive/data/0": bytes(60_000)}, seen):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in entries.items():
+                archive.writestr(name, content)
+        content = path.read_bytes()
+        size, start = struct.unpack_from("<II", content, len(content) - 10)
+        halves.append((content[:start], content[start : start + size], content[start + size :]))
+    (files, listed, end), (more_files, more_listed, _) = halves
+    assert len(listed) == len(more_listed)
+    moved = bytearray(more_listed)  # Python adds how far the list lies from where it is stated to be
+    at = 0
+    while at < len(moved):
+        (name_length, offset) = (*struct.unpack_from("<H", moved, at + 28), *struct.unpack_from("<I", moved, at + 42))
+        struct.pack_into("<I", moved, at + 42, offset + len(files) - len(more_files))
+        at += 46 + name_length
+    path.write_bytes(files + listed + more_files + moved + end)
+    return huge
+
+
+def test_an_archive_whose_list_two_readers_see_differently_is_refused_at_once(tmp_path):
+    path = tmp_path / "two.pt"
+    huge = _two_directories(path)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.read("archive/data.pkl") != huge
+    assert torch._C.PyTorchFileReader(str(path)).get_record("data.pkl") == huge
+
+    tracemalloc.start()
+    begun = time.perf_counter()
+    try:
+        with pytest.raises(FileError, match=r"two.pt' is not a weight file that is read: there are bytes in it that"):
+            load_model(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert time.perf_counter() - begun < 2
+    assert peak < 2 * path.stat().st_size + (16 << 20)
+
+
+def _flipped(content, bit):
+    spoilt = bytearray(content)
+    spoilt[bit // 8] ^= 1 << bit % 8
+    return bytes(spoilt)
+
+
+@pytest.mark.parametrize(("save", "load"), [(save_state, load_state), (save_session, load_session)])
+def test_a_flipped_bit_in_a_tensor_is_refused_in_one_line(tmp_path, save, load):
+    save(tmp_path / "a", MicroRNet().state_dict())
+    content = (tmp_path / "a").read_bytes()
+    places = []  # of every tensor's bytes in the file
+    for name, (stored, offset) in _entries(tmp_path / "a").items():
+        if "/data/" in name:
+            start = offset + 30 + sum(struct.unpack_from("<HH", content, offset + 26))
+            assert content[start : start + len(stored)] == stored
+            places += range(8 * start, 8 * (start + len(stored)))
+    for bit in random.Random(16).sample(places, 160):
+        (tmp_path / "b").write_bytes(_flipped(content, bit))
+        with pytest.raises(FileError, match=r"b' is damaged: '\w+/data/\d+' in it is not what was written") as error:
+            load(tmp_path / "b")
+        assert "\n" not in str(error.value)
+
+
+def test_a_flipped_bit_anywhere_is_refused_or_changes_nothing(tmp_path):
+    state = MicroNet().state_dict()
+    save_state(tmp_path / "a.pt", state)
+    content = (tmp_path / "a.pt").read_bytes()
+    refused = 0
+    for bit in random.Random(17).sample(range(8 * len(content)), 100):
+        (tmp_path / "b.pt").write_bytes(_flipped(content, bit))
+        try:
+            found = load_state(tmp_path / "b.pt")
+        except FileError:
+            refused += 1
+        else:
+            assert all(torch.equal(found[key], tensor) for key, tensor in state.items())
+    assert refused > 50  # the rest is room between the entries
+
+
+def test_archives_that_zip_has_packed_again_load_with_the_same_bits(tmp_path):
+    state = MicroNet().state_dict()
+    save_state(tmp_path / "a.pt", state)
+    with zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, (content, _) in _entries(tmp_path / "a.pt").items():
+            archive.writestr(name, content)
+    assert all(torch.equal(load_state(tmp_path / "b.pt")[key], tensor) for key, tensor in state.items())
+    with zipfile.ZipFile(tmp_path / "c.pt", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("c/data.pkl", b"\x80\x02}.")
+    with pytest.raises(FileError, match=r"c.pt' is not a weight file that is read: .* packed as zip rarely is"):
+        load_state(tmp_path / "c.pt")
+
+
+def test_published_weights_load_with_the_bits_that_pytorch_alone_reads(shared):
+    for path in sorted((shared / "data" / "yolk_sac" / "trained_models").glob("*.pt")):
+        found, expected = load_state(path), torch.load(path, weights_only=True)
+        assert list(found) == list(expected)
+        assert all(found[key].numpy().tobytes() == tensor.numpy().tobytes() for key, tensor in expected.items())
+
+
+def test_an_entry_that_unpacks_to_more_than_it_states_takes_no_more_memory(tmp_path):
+    path = tmp_path / "lie.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(100_000_000))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(struct.pack("<I", 100_000_000), struct.pack("<I", 1000)))
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(FileError, match=r"lie.pt' is damaged: 'a/data.pkl' in it is not what was written"):
+            load_state(path)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_name_that_pytorch_reads_as_another_is_not_given_to_it(tmp_path):
+    """It takes names without regard to case, and up to a zero byte."""
+    harmful = b"\x80\x02cbuiltins\nbytearray\nK\x05\x85R."
+    with zipfile.ZipFile(tmp_path / "case.pt", "w") as archive:
+        archive.writestr("a/DATA.PKL", harmful)
+        archive.writestr("a/version", "3\n")
+        archive.writestr("a/byteorder", "little")
+    assert torch.load(tmp_path / "case.pt", weights_only=True) == bytearray(5)
+    with pytest.raises(FileError, match=r"case.pt' is not a weight file that PyTorch can read"):
+        load_state(tmp_path / "case.pt")
+
+    save_state(tmp_path / "a.pt", {"x": torch.ones(3)})
+    entries = {name: content for name, (content, _) in _entries(tmp_path / "a.pt").items()}
+    pickled = next(name for name in entries if name.endswith("data.pkl"))
+    entries[pickled] = entries[pickled].replace(b"X\x01\0\0\x000", b"X\x03\0\0\x000\0a")
+    with zipfile.ZipFile(tmp_path / "zero.pt", "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    with pytest.raises(FileError, match=r"zero.pt' holds more than weights .*: a text that is cut short\)"):
+        load_state(tmp_path / "zero.pt")
+
+
+def test_too_many_entries_objects_or_folders_are_refused_before_they_are_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "entries.pt", "w") as archive:
+        for number in range(10_001):
+            archive.writestr(f"a/{number}", b"")
+    with pytest.raises(FileError, match=r"entries.pt' is not a weight file that is read: more than 10,000 files in it"):
+        load_state(tmp_path / "entries.pt")
+
+    _archive(tmp_path / "objects.pt", b"\x80\x02" + b"N" * 200_000 + b".")
+    with pytest.raises(FileError, match=r"objects.pt' holds more than weights .*: more than 100,000 objects\)"):
+        load_state(tmp_path / "objects.pt")
+
+    _archive(tmp_path / "list.pt", bytes(10_000_001))
+    with pytest.raises(FileError, match=r"list.pt': the list of what is in it has 10,000,001 bytes: too large"):
+        load_state(tmp_path / "list.pt")
+
+    with zipfile.ZipFile(tmp_path / "folders.pt", "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02}.")
+        archive.writestr("b/version", b"3\n")
+    with pytest.raises(FileError, match=r"folders.pt' is not a weight file .*: its files lie in no common folder"):
+        load_state(tmp_path / "folders.pt")
+
+
+def test_weights_that_may_not_be_opened_are_told_with_the_reason(tmp_path):
+    save_state(tmp_path / "a.pt", MicroNet().state_dict())
+    (tmp_path / "a.pt").chmod(0)
+    if os.access(tmp_path / "a.pt", os.R_OK):
+        pytest.skip("the superuser may read everything")
+    with pytest.raises(FileError, match=r"a.pt' cannot be read: Permission denied"):
+        load_state(tmp_path / "a.pt")

@@ -1,5 +1,6 @@
 """The numba engine against float64 PyTorch: probabilities, gradients, repeats, threads, vector widths, caches."""
 
+import ctypes
 import itertools
 import os
 import subprocess
@@ -17,7 +18,7 @@ from micronet.errors import InputError
 from micronet.kernels.gradient import backward, forward_saving
 from micronet.kernels.jit import LANES
 from micronet.kernels.layout import strips
-from micronet.kernels.microkernels import BAND
+from micronet.kernels.microkernels import BAND, BLOCK, SELU, kernel_addresses
 from micronet.kernels.network import Refiner, forward, nearest_indices
 from micronet.kernels.threads import Team, split
 from micronet.models import MicroNet, MicroRNet, bootstrap, model_for_state
@@ -196,6 +197,59 @@ def test_gradients_of_a_network_that_is_sure_everywhere(network, rng):
     image, mask, tube = inputs(model, (33, 36, 40), rng)
     errors = Oracle(model, image, mask).errors(np.where(tube, -1e-6, 1e-7))
     assert max(errors.values()) < 3e-5, errors  # float32 holds a logit of -50 to 4e-6
+
+
+@pytest.mark.parametrize("low", [1e-30, 1e-6, 1e-2, 1.0])
+def test_selu_keeps_all_digits(low, rng):
+    """A convolution whose one weight is 1 shows the activation alone."""
+    address = kernel_addresses()[0]
+    plane = np.zeros((BAND + 2, 3 * LANES), np.float32)
+    plane[1:-1, LANES:-LANES] = rng.uniform(-1, 1, (BAND, LANES)) * low * 10.0 ** rng.uniform(0, 2, (BAND, LANES))
+    weights = np.zeros(BLOCK, np.float32)
+    weights[(1 * 3 + 1) * 4] = 1  # dx, dy in the middle, output 0
+    bias = np.zeros(4, np.float32)
+    taps = np.array([[plane[0, LANES:].ctypes.data, weights.ctypes.data]], np.int64)
+    widened = np.zeros((4, *plane.shape), np.float32)  # rows of input and output are equally long
+    begin = widened[0, 0, LANES:].ctypes.data
+    convolve = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 9)(address)
+    convolve(taps.ctypes.data, 1, begin, widened.strides[0], plane.strides[0], 1, 1, bias.ctypes.data, int(SELU))
+    found = widened[0, :BAND, LANES:-LANES]
+
+    expected = torch.selu(torch.from_numpy(plane[1:-1, LANES:-LANES]).double()).numpy()
+    np.testing.assert_allclose(found, expected, rtol=4 * 2.0**-23, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("network", "seed", "shape", "biases"), [(MicroNet, 6, (36, 40, 41), 1), (MicroRNet, 7, (32, 35, 40), 0)]
+)
+def test_gradients_of_small_and_large_weights(network, seed, shape, biases):
+    """Small weights make small activations: SELU's values near 0. Large ones make errors large, PyTorch's too.
+
+    The seeds are of networks in which no SELU input is so near to 0 that float32 takes it for one of the other sign.
+    """
+    errors, eager_errors = {}, {}
+    for scale in (1e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0):
+        model = model_with_biases(network, seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(scale if parameter.ndim > 1 else scale * biases)
+        image, mask, tube = inputs(model, shape, np.random.default_rng(3))
+        oracle = Oracle(model, image, mask)
+        given = loss_gradient(oracle.probability, tube, 1.0, np.ones(shape)).astype(np.float32)
+        right = oracle.gradients(given.astype(float))
+        _, saved = forward_saving(arrays_of(model), image, mask, 1)
+        found = backward(saved, given)
+        errors[scale] = _worst(found, right)
+        if scale in (1e-3, 3.0):
+            _eager(model, stacked(image, mask)).backward(torch.from_numpy(given)[None, None])
+            eager_errors[scale] = _worst({name: p.grad.numpy() for name, p in model.named_parameters()}, right)
+    assert all(error < 1e-5 for scale, error in errors.items() if scale not in eager_errors), errors
+    assert all(errors[scale] <= 2 * error for scale, error in eager_errors.items()), (errors, eager_errors)
+
+
+def _worst(found, right):
+    """Return the largest error of any tensor, as a part of its largest value; 0 where all are 0, as without a slope."""
+    return max((np.abs(found[name] - g).max() / np.abs(g).max() for name, g in right.items() if g.any()), default=0.0)
 
 
 @pytest.fixture(scope="module")

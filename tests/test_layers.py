@@ -30,6 +30,7 @@ LAYERS = [
     {
         "volume",
         "engine",
+        "unchanged",
         "models",
         "distortion",
         "augmentation",
@@ -100,7 +101,7 @@ SIBLINGS = {
     "distances": {"errors", "metrics"},
     "sweep": {"errors", "metrics"},
     "centreline": {"topology"},
-    "models": {"engine"},
+    "models": {"engine", "unchanged"},
     "surface": {"volume"},
     "vessels": {"volume"},
     "augmentation": {"models"},

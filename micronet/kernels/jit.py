@@ -3,7 +3,8 @@
 Numba keys its cache by function source, argument types and CPU, but not by what a function calls nor by our vector
 width. All kernels therefore share one folder whose name carries a hash of every kernel source, of numba's version
 and of the width; it lies where numba was told to cache (``NUMBA_CACHE_DIR``), else in the user's cache folder,
-else (nothing writable there) in the temporary folder.
+else (nothing writable there) in the temporary folder. Where nothing can be kept (a full disk), kernels are compiled
+all the same, and `unkept` tells why.
 """
 
 from __future__ import annotations
@@ -11,19 +12,22 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import pickle
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
 from llvmlite import binding
+from numba.core.caching import FunctionCache
+from numba.core.ccallback import CFunc
+from numba.core.sigutils import normalize_signature
 
 from micronet.errors import InputError
 
-__all__ = ["LANES", "cache_folder", "compile_c", "jit", "vector_lanes"]
+__all__ = ["LANES", "cache_folder", "compile_c", "jit", "unkept", "vector_lanes"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -84,15 +88,45 @@ def cache_folder() -> Path | None:
     return None
 
 
-@contextmanager
-def _caching_there() -> Iterator[bool]:
-    """Point numba's cache at our folder while a kernel is declared; True when there is a folder."""
+class _Cache(FunctionCache):
+    """Numba's cache of one kernel, which does without what cannot be read or written."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return what was compiled before, None where there is nothing that can be read."""
+        try:
+            return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
+        except (OSError, EOFError, pickle.UnpicklingError):
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep what was compiled, or remember why it is not kept."""
+        try:
+            super().save_overload(sig, data)  # type: ignore[no-untyped-call]
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            _UNKEPT.append(f"'{cache_folder()}': {getattr(error, 'strerror', None) or 'a damaged file'}")
+
+
+_UNKEPT: list[str] = []
+
+
+def unkept() -> str:
+    """Return why something that was compiled in this process could not be kept, empty where all was."""
+    if cache_folder() is None:
+        return "no folder for it can be written"
+    return _UNKEPT[0] if _UNKEPT else ""
+
+
+def _keep(compiled: Any, function: Callable[..., Any]) -> None:
+    """Let numba look in our folder before it compiles a kernel, and keep there what it compiled."""
     config: Any = numba.config
     folder, before = cache_folder(), config.CACHE_DIR
-    if folder is not None:
-        config.CACHE_DIR = str(folder)
+    if folder is None:
+        return
+    config.CACHE_DIR = str(folder)
     try:
-        yield folder is not None
+        compiled._cache = _Cache(function)  # type: ignore[no-untyped-call]
+    except RuntimeError as error:  # numba asks whether it may write there too, a moment later
+        _UNKEPT.append(str(error))
     finally:
         config.CACHE_DIR = before
 
@@ -103,8 +137,8 @@ def jit(function: Callable[_P, _R]) -> Callable[_P, _R]:
     Arithmetic stays IEEE (no fastmath): a NaN in the image is a NaN in the result. Division by zero follows
     NumPy. Kernels are serial; `micronet.kernels.threads` runs them on parts of a volume.
     """
-    with _caching_there() as cache:
-        compiled = numba.njit(nogil=True, cache=cache, error_model="numpy")(function)
+    compiled = numba.njit(nogil=True, error_model="numpy")(function)
+    _keep(compiled, function)
     return cast(Callable[_P, _R], compiled)
 
 
@@ -114,10 +148,13 @@ def compile_c(signature: Any, function: Callable[..., None]) -> int:
     Callers reach it through the address, so that its many unrolled instructions are compiled once, not once in
     every caller.
     """
-    with _caching_there() as cache:
-        compiled: Any = numba.cfunc(signature, cache=cache, error_model="numpy")(function)
-    _KEPT.append(compiled)
+    c_function: Any = CFunc
+    types: Any = normalize_signature(signature)  # type: ignore[no-untyped-call]
+    compiled = c_function(function, types, locals={}, options={"error_model": "numpy"})
+    _keep(compiled, function)
+    compiled.compile()
+    _LIVING.append(compiled)
     return int(compiled.address)
 
 
-_KEPT: list[Any] = []  # the code behind an address lives as long as its C function object
+_LIVING: list[Any] = []  # the code behind an address lives as long as its C function object

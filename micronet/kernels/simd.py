@@ -24,15 +24,14 @@ FLOAT_BYTES = 4
 SELU_SCALE = 1.0507009873554804934193349852946
 SELU_ALPHA = 1.6732632423543772848170429916717
 
-# 2**r for |r| <= 1/2, lowest power first: least largest relative error (2e-9) of all that are exact at 0
-_EXP2 = (
-    1.0,
-    0.6931472028575785,
-    0.24022647913273115,
-    0.05550332467150675,
-    0.00961843738142315,
-    0.0013398875669758726,
-    0.00015353358497311907,
+# (2**r - 1) / r for |r| <= 1/2, lowest power first: least largest relative error (2e-8 as float32)
+_EXP2_MINUS_1 = (
+    0.693147187926756,
+    0.2402264979495681,
+    0.05550357433322948,
+    0.009618237494556163,
+    0.0013390735645575633,
+    0.00015403512730595884,
 )
 
 cgutils: Any = _untyped
@@ -138,10 +137,11 @@ class Simd:
         return b.fmul(p, power)
 
     def selu(self, x: Value) -> Value:
-        """Return scale * (x if x > 0 else alpha * (exp(x) - 1)), NaN for NaN.
+        """Return scale * (x if x > 0 else alpha * (exp(x) - 1)) within 4 units in the last place, NaN for NaN.
 
-        exp(x) = 2**n * 2**r, n = round(x / ln 2), |r| <= 1/2; 2**r is a polynomial. Adding 1.5 * 2**23 rounds to a
-        whole number and leaves it in the low bits.
+        exp(x) - 1 = 2**n * (2**r - 1) + (2**n - 1), n = round(x / ln 2), |r| <= 1/2; 2**r - 1 is r times a polynomial:
+        near 0, where n is 0, all digits are kept. Adding 1.5 * 2**23 rounds to a whole number and leaves it in the low
+        bits.
         """
         b = self.b
         zero, low = self.constant(0.0), self.constant(-80.0)
@@ -151,13 +151,13 @@ class Simd:
         per_ln2, whole = self.constant(1.4426950408889634), self.constant(1.5 * 2**23)
         n = self.multiply_add(negative, per_ln2, whole)
         r = self.multiply_add(negative, per_ln2, b.fneg(b.fsub(n, whole)))
-        p = self.constant(_EXP2[-1])
-        for c in _EXP2[-2::-1]:
+        p = self.constant(_EXP2_MINUS_1[-1])
+        for c in _EXP2_MINUS_1[-2::-1]:
             p = self.multiply_add(p, r, self.constant(c))
         shift = ir.Constant(_INT_VECTOR, [23] * LANES)
-        e = b.bitcast(b.add(b.bitcast(p, _INT_VECTOR), b.shl(b.bitcast(n, _INT_VECTOR), shift)), _VECTOR)
-        scale = SELU_SCALE * SELU_ALPHA
-        curve = self.multiply_add(e, self.constant(scale), self.constant(-scale))
+        floor = self.constant(SELU_SCALE * SELU_ALPHA)
+        height = b.bitcast(b.add(b.bitcast(floor, _INT_VECTOR), b.shl(b.bitcast(n, _INT_VECTOR), shift)), _VECTOR)
+        curve = self.multiply_add(height, b.fmul(p, r), b.fsub(height, floor))
         return self.multiply_add(positive, self.constant(SELU_SCALE), curve)
 
     def sigmoid(self, x: Value) -> Value:

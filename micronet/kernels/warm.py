@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from micronet.kernels.gradient import backward, forward_saving
-from micronet.kernels.jit import cache_folder
+from micronet.kernels.jit import cache_folder, unkept
 from micronet.kernels.layout import Array
 from micronet.kernels.microkernels import kernel_addresses
 from micronet.kernels.network import forward
@@ -53,5 +54,6 @@ def warm_up(training: bool = False, progress: Callable[[float], None] | None = N
         forward(parameters, volume, volume, 1)
     told(1.0)
     stamp = _stamp(training)
-    if stamp is not None:
-        stamp.touch()
+    if stamp is not None and not unkept():
+        with contextlib.suppress(OSError):  # it costs the next start a look at what is kept
+            stamp.touch()

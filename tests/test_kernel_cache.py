@@ -1,0 +1,96 @@
+"""Compiled kernels are kept where there is room; where there is none, the engine works without."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from disks import fill
+
+from micronet.kernels.jit import LANES, cache_folder
+
+COMPILE = """
+import resource, signal, sys
+from numba import types
+if "small" in sys.argv:  # files may have a hundred bytes: what a full disk does, without a disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+from micronet.kernels import jit
+from one_kernel import add, store
+assert add(1.0, 2.0) == 3.0
+assert jit.compile_c(types.void(types.int64), store)
+print(jit.unkept())
+"""
+KERNEL = """
+from micronet.kernels.jit import jit
+@jit
+def add(a, b):
+    return a + b
+def store(a):
+    pass
+"""
+
+
+def compile_two(folder, *arguments):
+    (folder / "one_kernel.py").write_text(KERNEL)
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", COMPILE, *arguments],
+        env={
+            **os.environ,
+            "NUMBA_CACHE_DIR": str(folder / "cache"),
+            "PYTHONPATH": f"{folder}{os.pathsep}{os.getcwd()}",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    kept = [path for path in (folder / "cache").rglob("*") if path.suffix in (".nbi", ".nbc")]
+    return done.stdout.strip(), kept
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_kernels_are_compiled_where_nothing_can_be_kept_and_the_reason_is_told(tmp_path):
+    reason, kept = compile_two(tmp_path, "small")
+    assert reason.endswith("': File too large")
+    assert str(tmp_path) in reason
+    assert kept == []
+    reason, kept = compile_two(tmp_path)
+    assert reason == ""
+    assert len(kept) == 4
+    for path in kept:  # as a disk leaves it that fails
+        path.write_bytes(path.read_bytes()[:10])
+    assert compile_two(tmp_path)[0].endswith("': a damaged file")
+
+
+SET_ENGINE = """
+from micronet.console import set_engine
+print(set_engine("auto", training=True))
+"""
+
+
+def test_a_full_disk_costs_the_cache_and_not_the_work(tmp_path, small_disk, engine_ready):
+    """All kernels but one are there already, so that this test need not compile them all."""
+    ready = cache_folder()
+    size = sum(path.stat().st_size + 8192 for path in ready.rglob("*"))
+    disk = small_disk(tmp_path / "disk", size)
+    there = disk / ready.name
+    shutil.copytree(ready, there)
+    for path in [*there.glob("*.compiled"), *there.rglob("gradient_decoder.largest-*")]:
+        path.unlink()
+    fill(disk)
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(disk), "MICRONET_LANES": str(LANES)}
+
+    def start():
+        done = subprocess.run(
+            [sys.executable, "-B", "-c", SET_ENGINE], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == "numba engine\n"
+        return done.stderr
+
+    said = start()
+    assert f"the compiled engine is not kept ('{there}': No space left on device): the next start" in said
+    assert "Traceback" not in said
+    (disk / "ballast").unlink()
+    assert start() == "compiling the engine for this machine, once; this takes about half a minute\n"
