@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes, distance_transform_edt, maximum_filter
 from skimage.graph import MCP_Geometric
 
-from micronet.isotropic import IsotropicGrid, is_isotropic
+from micronet.isotropic import CORNER, IsotropicGrid, ended, is_isotropic
 from micronet.topology import skeleton
 
 __all__ = ["Branch", "Centreline", "centreline"]
@@ -22,14 +22,6 @@ _SMOOTHED_OVER = 5
 
 # A line reaches as far as so many times the radius and so many voxels.
 _REACH = 2.0
-# From the middle of a flat end to its rim is so many times the radius, and a little more.
-_CORNER = 1.5
-
-# A line that runs into a rim loses so much radius a length, over so many voxels.
-_RIM_SLOPE = 0.4
-_RIM_OVER = 3.0
-# The radius along a straight lumen varies by less than so many voxels.
-_UNEVEN = 0.25
 
 # An end branch is a vessel when it leaves the lumen that it forks from by more than so many voxels.
 _STUB = 2.0
@@ -105,7 +97,8 @@ def centreline(
     Where voxels are no cubes, the lumen is thinned on a grid of the finest spacing (`micronet.isotropic`, which tells
     of the memory), on which its wall is interpolated. Up to 8 : 1, tubes, bends and rings of a radius of about the
     coarse spacing and more have the length that they have where voxels are cubes, and their radius, within 10 %; where
-    the lumen ends is known to half a coarse voxel.
+    the lumen ends is known to half a coarse voxel. Of the radius `IsotropicGrid.excess` is taken off, at most half the
+    finest spacing, since fewer voxels outside lie near the wall.
     """
     filled = binary_fill_holes(piece)
     if is_isotropic(spacing):
@@ -154,7 +147,7 @@ def _thinned(
     for path in paths:
         points = _smoothed(graph.points(path), path.closed)
         if planes_apart and not path.closed:
-            points = _ended(points, voxels_wide, lumen, path, planes_apart)
+            points = ended(points, (path.first is None, path.last is None), voxels_wide, lumen, planes_apart)
         nearest = tuple(np.rint(points).astype(np.intp).T)
         branches.append(Branch(points, radius[nearest], _length(points, steps)))
     meeting = Counter(end for path in paths for end in (path.first, path.last) if end is not None)
@@ -183,7 +176,7 @@ def _completed(
     whole = line.copy()
     while len(missed):
         path = np.array(middle.traceback(missed[0]))
-        reaches = _CORNER * depth[tuple(path.T)] >= np.linalg.norm((path - missed[0]) * steps, axis=1)
+        reaches = CORNER * depth[tuple(path.T)] >= np.linalg.norm((path - missed[0]) * steps, axis=1)
         path = path[: np.flatnonzero(reaches)[0] + 1]
         whole[tuple(path.T)] = True
         apart = np.linalg.norm((missed[:, None] - path) * steps, axis=2)
@@ -321,57 +314,6 @@ def _smoothed(points: NDArray[np.float64], closed: bool) -> NDArray[np.float64]:
             for i, reach in ((i, min(half, i, count - 1 - i)) for i in range(count))
         ]
     )
-
-
-def _ended(
-    points: NDArray[np.float64], radius: NDArray[np.float64], lumen: NDArray[np.bool_], path: _Path, apart: int
-) -> NDArray[np.float64]:
-    """Return a line in voxels that are cubes whose open ends lie about a radius before the wall.
-
-    What runs into the rim of a flat end, where the radius falls almost as fast as the line goes on, is taken off; a
-    line that stops early goes on straight, as far as the lumen stays as wide. Planes of the mask lie `apart` voxels:
-    between them the nearest voxel outside is farther away, so what counts is the least radius over that length.
-    """
-    for end in (path.first, path.last):
-        if end is None:
-            radii = radius[tuple(np.rint(points).astype(np.intp).T)]
-            points = points[_rim(points, radii, apart) :]
-            radii = radii[len(radii) - len(points) :]
-            points = np.concatenate([_onward(points, radii, radius, lumen, apart), points])
-        points = points[::-1]
-    return points
-
-
-def _rim(points: NDArray[np.float64], radii: NDArray[np.float64], apart: int) -> int:
-    """Return how many points at the beginning of a line run into a rim."""
-    along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
-    ahead = np.interp(along[:, None] + _RIM_OVER + np.arange(apart + 1), along, radii).min(axis=1)
-    rim = (ahead - radii >= _RIM_SLOPE * _RIM_OVER) & (along <= _CORNER * ahead)
-    return int(np.flatnonzero(rim)[-1]) + 1 if rim.any() else 0
-
-
-def _onward(
-    points: NDArray[np.float64],
-    radii: NDArray[np.float64],
-    radius: NDArray[np.float64],
-    lumen: NDArray[np.bool_],
-    apart: int,
-) -> NDArray[np.float64]:
-    """Return the points to put before the first, up to a radius on, last first."""
-    if not np.isfinite(radii[0]):
-        return points[:0]
-    wide = radii[: apart + 1].min()
-    back = points[min(len(points) - 1, max(1, round(wide)))]
-    length = float(np.linalg.norm(points[0] - back))
-    if length == 0:
-        return points[:0]
-    onward: NDArray[np.float64] = points[0] + np.arange(1, int(radii[0]) + 1)[:, None] * (points[0] - back) / length
-    nearest = np.rint(onward).astype(np.intp)
-    inside = ((nearest >= 0) & (nearest < lumen.shape)).all(axis=1)
-    at = tuple(nearest.clip(0, np.array(lumen.shape) - 1).T)
-    as_wide = inside & lumen[at] & (radius[at] >= wide - _UNEVEN)
-    count = len(onward) if as_wide.all() else int(np.argmin(as_wide))
-    return onward[: max(0, count - 1)][::-1]  # the radius is that of the middle, which may lie one voxel on
 
 
 def _length(points: NDArray[np.float64], steps: NDArray[np.float64]) -> float:

@@ -11,10 +11,18 @@ from scipy.ndimage import affine_transform, distance_transform_edt
 
 from micronet.topology import components
 
-__all__ = ["IsotropicGrid", "is_isotropic"]
+__all__ = ["CORNER", "IsotropicGrid", "ended", "is_isotropic"]
+
+#: From the middle of a flat end to its rim is so many times the radius, and a little more.
+CORNER = 1.5
 
 # Spacings closer than this are one spacing that was rounded.
 _TOLERANCE = 0.01
+# A line that runs into a rim loses so much radius a length, over so many voxels.
+_RIM_SLOPE = 0.4
+_RIM_OVER = 3.0
+# The radius along a straight lumen varies by less than so many voxels.
+_UNEVEN = 0.25
 # So many voxels of the new grid are interpolated at once.
 _SLAB = 1 << 22
 
@@ -105,3 +113,58 @@ class IsotropicGrid:
             )
             np.greater(found, 0, out=part)
         return positive
+
+
+def ended(
+    points: NDArray[np.float64],
+    open_ends: tuple[bool, bool],
+    radius: NDArray[np.float64],
+    lumen: NDArray[np.bool_],
+    apart: int,
+) -> NDArray[np.float64]:
+    """Return a line in voxels that are cubes whose open ends lie about a radius before the wall.
+
+    What runs into the rim of a flat end, where the radius falls almost as fast as the line goes on, is taken off; a
+    line that stops early goes on straight, as far as the lumen stays as wide. Planes of the mask lie `apart` voxels:
+    between them the nearest voxel outside is farther away, so what counts is the least radius over that length.
+    """
+    for is_open in open_ends:
+        if is_open:
+            radii = radius[tuple(np.rint(points).astype(np.intp).T)]
+            points = points[_rim(points, radii, apart) :]
+            radii = radii[len(radii) - len(points) :]
+            points = np.concatenate([_onward(points, radii, radius, lumen, apart), points])
+        points = points[::-1]
+    return points
+
+
+def _rim(points: NDArray[np.float64], radii: NDArray[np.float64], apart: int) -> int:
+    """Return how many points at the beginning of a line run into a rim."""
+    along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
+    ahead = np.interp(along[:, None] + _RIM_OVER + np.arange(apart + 1), along, radii).min(axis=1)
+    rim = (ahead - radii >= _RIM_SLOPE * _RIM_OVER) & (along <= CORNER * ahead)
+    return int(np.flatnonzero(rim)[-1]) + 1 if rim.any() else 0
+
+
+def _onward(
+    points: NDArray[np.float64],
+    radii: NDArray[np.float64],
+    radius: NDArray[np.float64],
+    lumen: NDArray[np.bool_],
+    apart: int,
+) -> NDArray[np.float64]:
+    """Return the points to put before the first, up to a radius on, last first."""
+    if not np.isfinite(radii[0]):
+        return points[:0]
+    wide = radii[: apart + 1].min()
+    back = points[min(len(points) - 1, max(1, round(wide)))]
+    length = float(np.linalg.norm(points[0] - back))
+    if length == 0:
+        return points[:0]
+    onward: NDArray[np.float64] = points[0] + np.arange(1, int(radii[0]) + 1)[:, None] * (points[0] - back) / length
+    nearest = np.rint(onward).astype(np.intp)
+    inside = ((nearest >= 0) & (nearest < lumen.shape)).all(axis=1)
+    at = tuple(nearest.clip(0, np.array(lumen.shape) - 1).T)
+    as_wide = inside & lumen[at] & (radius[at] >= wide - _UNEVEN)
+    count = len(onward) if as_wide.all() else int(np.argmin(as_wide))
+    return onward[: max(0, count - 1)][::-1]  # the radius is that of the middle, which may lie one voxel on
