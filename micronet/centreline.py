@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes, distance_transform_edt, maximum_filter
 from skimage.graph import MCP_Geometric
 
+from micronet.isotropic import CORNER, IsotropicGrid, ended, is_isotropic
 from micronet.topology import skeleton
 
 __all__ = ["Branch", "Centreline", "centreline"]
@@ -21,8 +22,6 @@ _SMOOTHED_OVER = 5
 
 # A line reaches as far as so many times the radius and so many voxels.
 _REACH = 2.0
-# From the middle of a flat end to its rim is so many times the radius, and a little more.
-_CORNER = 1.5
 
 # An end branch is a vessel when it leaves the lumen that it forks from by more than so many voxels.
 _STUB = 2.0
@@ -94,15 +93,40 @@ def centreline(
     voxels from the line, a path along its middle is added from the farthest voxel (the idea of TEASAR: Sato et al.
     2000). The radius is the distance from the middle of the lumen, within one voxel of the point, to the nearest voxel
     outside. At an open end the line stops about a radius before the wall.
+
+    Where voxels are no cubes, the lumen is thinned on a grid of the finest spacing (`micronet.isotropic`, which tells
+    of the memory), on which its wall is interpolated. Up to 8 : 1, tubes, bends and rings of a radius of about the
+    coarse spacing and more have the length that they have where voxels are cubes, and their radius, within 10 %; where
+    the lumen ends is known to half a coarse voxel. Of the radius `IsotropicGrid.excess` is taken off, at most half the
+    finest spacing, since fewer voxels outside lie near the wall.
     """
-    steps = np.asarray(spacing, dtype=np.float64)
     filled = binary_fill_holes(piece)
-    line = skeleton(filled)
-    radius = np.full(piece.shape, np.nan)
-    if not filled.all():
-        depth = distance_transform_edt(filled, sampling=spacing)
+    if is_isotropic(spacing):
+        depth = None if filled.all() else distance_transform_edt(filled, sampling=spacing)
+        return _thinned(filled, depth, np.asarray(spacing, dtype=np.float64), spurs=spurs)
+    grid = IsotropicGrid(filled, spacing)
+    line = _thinned(grid.resampled(), grid.depth(), np.full(3, grid.step), spurs=spurs, planes_apart=grid.planes_apart)
+    branches = (Branch(grid.voxels(b.points), b.radii - grid.excess, b.length) for b in line.branches)
+    return replace(line, branches=tuple(branches))
+
+
+def _thinned(
+    lumen: NDArray[np.bool_],
+    depth: NDArray[np.float64] | None,
+    steps: NDArray[np.float64],
+    *,
+    spurs: bool,
+    planes_apart: int = 0,
+) -> Centreline:
+    """Return the centreline of a lumen without cavities; `depth` is the distance to what is outside.
+
+    Where the lumen comes from a coarser grid, its planes lie `planes_apart` voxels.
+    """
+    line = skeleton(lumen)
+    radius = np.full(lumen.shape, np.nan)
+    if depth is not None:
         radius = maximum_filter(depth, 3)
-        line = _completed(line, filled, depth, radius, steps)
+        line = _completed(line, lumen, depth, radius, steps)
     while True:
         graph = _Graph(line)
         paths = list(graph.paths())
@@ -119,8 +143,11 @@ def centreline(
         for _, path in shortest.values():  # one at each fork, then look again: two that remain are no fork
             line[tuple(graph.voxels[path.inner].T)] = False
     branches = []
+    voxels_wide = radius / steps.min()
     for path in paths:
         points = _smoothed(graph.points(path), path.closed)
+        if planes_apart and not path.closed:
+            points = ended(points, (path.first is None, path.last is None), voxels_wide, lumen, planes_apart)
         nearest = tuple(np.rint(points).astype(np.intp).T)
         branches.append(Branch(points, radius[nearest], _length(points, steps)))
     meeting = Counter(end for path in paths for end in (path.first, path.last) if end is not None)
@@ -149,7 +176,7 @@ def _completed(
     whole = line.copy()
     while len(missed):
         path = np.array(middle.traceback(missed[0]))
-        reaches = _CORNER * depth[tuple(path.T)] >= np.linalg.norm((path - missed[0]) * steps, axis=1)
+        reaches = CORNER * depth[tuple(path.T)] >= np.linalg.norm((path - missed[0]) * steps, axis=1)
         path = path[: np.flatnonzero(reaches)[0] + 1]
         whole[tuple(path.T)] = True
         apart = np.linalg.norm((missed[:, None] - path) * steps, axis=2)

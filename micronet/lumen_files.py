@@ -24,14 +24,15 @@ _VESSEL_COLUMNS = {
     "lumen_um3": "volume: voxels times the volume of one, in µm³",
     "centreline_um": (
         "length of the centreline (thinning of Lee et al. 1994 by scikit-image, cavities filled, completed where it "
-        "does not reach, smoothed over 5 points), in µm; it ends about a radius before an open end of the lumen"
+        "does not reach, smoothed over 5 points; on a grid of the finest spacing), in µm; it ends about a radius "
+        "before an open end of the lumen"
     ),
     "branches": "pieces of centreline between branch points and end points; a closed loop is one",
     "branch_points": "where three branches or more meet; ends shorter than the radius and two voxels are left out",
     "end_points": "where a branch ends",
     "radius_mean_um": (
         "over the points of the centreline; radius: distance from the middle of the lumen, within one voxel of the "
-        "point, to the nearest voxel outside"
+        "point, to the nearest voxel outside; where voxels are no cubes, up to half the finest spacing less"
     ),
     "radius_median_um": "of the same",
     "radius_min_um": "of the same",

@@ -215,7 +215,10 @@ def test_images_of_several_shapes_are_noted(tmp_path, array):
         writer.write(array[0, :2], photometric="minisblack")
     volume = read_volume(path)
     assert np.array_equal(volume.array, array)
-    assert "the file holds 2 images of different shapes; the first is read" in volume.notes
+    assert any(
+        note.endswith("(thumbnails or levels of a pyramid) are not read: (2, 5) (YX) of 16 bits")
+        for note in volume.notes
+    )
 
 
 class TestOme:
@@ -347,13 +350,15 @@ class TestDamaged:
             with pytest.raises(FileError, match=r"a.tif' is (cut short|damaged or no TIFF)"):
                 read_volume(path)
 
-    def test_a_codec_that_is_not_there(self, tmp_path, array):
+    def test_a_packing_that_is_not_read(self, tmp_path, array):
         path = tmp_path / "a.tif"
         tifffile.imwrite(path, array, metadata=None, photometric="minisblack")
         with tifffile.TiffFile(path, mode="r+b") as tif:
             for page in tif.pages:
                 page.tags["Compression"].overwrite(50002)
-        with pytest.raises(FileError, match=r"a.tif' is (packed in a way that needs another library|damaged)"):
+        with pytest.raises(
+            FileError, match=r"a.tif' is packed in a way that is not read \(JPEGXL\): save it uncompressed"
+        ):
             read_volume(path)
 
     def test_header_that_claims_too_much(self, tmp_path, array):

@@ -1,6 +1,7 @@
 """Centrelines, radii and branch points of shapes whose measures are known."""
 
 import csv
+from functools import cache
 
 import numpy as np
 import pytest
@@ -57,13 +58,83 @@ def test_a_ring_has_the_length_of_its_circle():
         assert np.abs(z).max() < 1
 
 
-def test_anisotropic_voxels_measure_the_same_lengths():
-    spacing = (3.0, 1.0, 1.5)
-    for direction in ((0, 1, 0), (1, 0, 0), (1, 1, 1)):
-        line = centreline(cropped(tube(6, 60, direction, spacing)), spacing)
-        assert (len(line.branches), line.branch_points) == (1, 0)
-        assert 60 - 2.5 * 6 - 3 < line.length < 60 - 0.5 * 6 + 1
-        assert np.median(radii(line)) == pytest.approx(6, abs=1.2)
+TUBE, RING = 7, 30
+
+
+def _shape(kind, number, spacing):
+    """Return a tube of 60 or a ring or half of one, of radius 7, in a direction and at a place drawn by number."""
+    rng = np.random.default_rng([number, len(kind)])
+    turned = np.linalg.qr(rng.normal(size=(3, 3)))[0] if number > 2 else np.roll(np.eye(3), number, axis=0)
+    place = rng.uniform(-0.5, 0.5, 3) * spacing if number > 2 else np.zeros(3)
+    half = 32 if kind == "tube" else RING + TUBE + 1
+    counts = [int(np.ceil(half / step)) + 1 for step in spacing]
+    axes = [np.arange(-n, n + 1) * step + at for n, step, at in zip(counts, spacing, place, strict=True)]
+    a, b, c = np.tensordot(turned, np.stack(np.meshgrid(*axes, indexing="ij")), 1)
+    if kind == "tube":
+        return cropped((b**2 + c**2 <= TUBE**2) & (abs(a) <= 30))
+    ring = (np.hypot(a, b) - RING) ** 2 + c**2 <= TUBE**2
+    return cropped(ring & (a > 0) if kind == "bend" else ring)
+
+
+@cache
+def _with_cubes(kind, number):
+    return centreline(_shape(kind, number, np.ones(3))).length
+
+
+# An open end stops about a radius before the wall.
+LENGTHS = {"tube": 60 - 2 * TUBE, "bend": np.pi * RING - 2 * TUBE, "ring": 2 * np.pi * RING}
+
+
+@pytest.mark.parametrize("anisotropy", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("kind", list(LENGTHS))
+def test_tubes_bends_and_rings_measure_the_same_on_coarse_planes(kind, anisotropy):
+    """Within a tenth of the documented length, or of what voxels that are cubes give; the radius of what it is."""
+    for number in range(4):
+        spacing = np.ones(3)
+        spacing[number % 3] = anisotropy
+        line = centreline(_shape(kind, number, spacing), spacing)
+        assert (len(line.branches), line.branch_points) == (1, 0), number
+        likely = LENGTHS[kind], _with_cubes(kind, number)
+        assert 0.9 * min(likely) <= line.length <= 1.1 * max(likely), (number, likely)
+        assert np.median(radii(line)) == pytest.approx(TUBE, rel=0.1), number
+
+
+@pytest.mark.parametrize(("anisotropy", "before"), [(3, 33), (5, 20), (8, 0)])
+def test_a_tube_along_the_coarse_axis_is_not_cut_by_voxels(anisotropy, before):
+    spacing = (float(anisotropy), 1.0, 1.0)
+    line = centreline(cropped(tube(TUBE, 60, (1, 0, 0), spacing)), spacing)
+    assert line.length > before + 10
+    assert 0.9 * 46 < line.length < 1.1 * 52  # 46 to where a radius is left, and 52 where voxels are cubes
+
+
+def test_a_position_on_coarse_planes_is_in_voxels_of_the_mask():
+    spacing = (4.0, 1.0, 1.5)
+    mask = np.zeros((12, 30, 40), bool)
+    mask[2:10, 10:21, 15:24] = True  # in the middle of planes 2 to 9, rows 10 to 20 and columns 15 to 23
+    [branch] = centreline(mask, spacing).branches
+    assert np.median(branch.points[:, 1:], axis=0) == pytest.approx((15, 19), abs=0.5)
+    assert branch.points[:, 0].min() == pytest.approx(11 - branch.points[:, 0].max(), abs=0.6)
+    assert branch.length == pytest.approx(np.ptp(branch.points[:, 0]) * 4, rel=0.1)
+
+
+@pytest.mark.parametrize("spacing", [(8.0, 1.0, 1.0), (1.0, 2.5, 1.3), (0.4, 1.0, 1.0)])
+def test_specks_sheets_and_full_arrays_on_coarse_planes(spacing):
+    one = np.zeros((3, 3, 3), bool)
+    one[1, 1, 1] = True
+    [branch] = centreline(one, spacing).branches
+    assert np.abs(branch.points - 1).max() <= 0.5
+    sheet = centreline(np.pad(np.ones((1, 9, 9), bool), 1), spacing)
+    assert all(np.isfinite(part.points).all() and part.radii.min() > 0 for part in sheet.branches)
+    assert np.isnan(radii(centreline(np.ones((4, 5, 6), bool), spacing))).all()
+
+
+def test_a_thin_vessel_that_jumps_from_plane_to_plane_stays_in_one_piece():
+    mask = np.zeros((8, 5, 40), bool)
+    for plane in range(1, 7):
+        mask[plane, 2, 5 * plane : 5 * plane + 5] = True  # touches the next by a corner alone
+    line = centreline(mask, (6.0, 1.0, 1.0))
+    assert line.end_points == 2
+    assert line.length > 6 * 5
 
 
 def _fork():

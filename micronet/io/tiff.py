@@ -38,8 +38,9 @@ from micronet.io.checks import (
 from micronet.io.recording import Recording, open_flat_recording, recording_axes, recording_of
 from micronet.io.stack import FilePlanes, Stack, build_grid
 from micronet.io.tiff_ome import ome_pixels, ome_shape, ome_spacing
-from micronet.io.tiff_packed import check_chunks, check_packed
-from micronet.io.tiff_pages import check_pages
+from micronet.io.tiff_packed import check_packed, check_size
+from micronet.io.tiff_pages import Pages, check_pages
+from micronet.io.tiff_series import stack_series
 from micronet.io.units import (
     INCH_UM,
     SECONDS_PER,
@@ -68,8 +69,6 @@ _OME_UNIT_NAMES = {"um": "µm"}
 # Formats whose reading in tifffile opens further files, or trusts sizes that nothing has checked.
 _OFF = {"is_ome": False, "is_mmstack": False, "is_ndtiff": False}
 _UINT32 = (1 << 32) - 1
-# No codec of TIFF packs a mask tighter; more is a header that claims too much.
-_MOST_PACKED = 1 << 15
 
 # What tifffile is known to raise on damaged files.
 _DAMAGE = (
@@ -160,7 +159,7 @@ def read_image(path: Path) -> NDArray[Any]:
     with _decoding(path), _opened(path) as tif:
         series = tif.series[0]
         check_dtype(series.dtype or np.dtype("V1"), path)
-        _check_size(tif, series, path)
+        check_size(tif, series, path)
         if len(tif.pages) != 1 or sorted(series.axes) != ["X", "Y"]:
             raise FileError(
                 f"'{path}' is no single grey image: it holds {series.shape} ({series.axes}); "
@@ -214,8 +213,32 @@ def write(path: Path, volume: Volume) -> None:
 
 def _opened(path: Path) -> TiffFile:
     with path.open("rb") as stream:
-        check_pages(stream, path)
-    return TiffFile(path, **_OFF)  # type: ignore[arg-type]
+        pages = check_pages(stream, path)
+    # tifffile looks at four pages and takes the others to be like the first; so it does with all pages of ImageJ.
+    off = _OFF if pages.alike else _OFF | {"is_uniform": False}
+    tif = TiffFile(path, **off)  # type: ignore[arg-type]
+    if tif.is_imagej:
+        try:
+            _check_imagej_pages(tif, pages, path)
+        except BaseException:
+            tif.close()
+            raise
+    return tif
+
+
+def _check_imagej_pages(tif: TiffFile, pages: Pages, path: Path) -> None:
+    """Raise FileError where an ImageJ description tells of fewer pages than there are, or pages are not alike."""
+    if not pages.alike:
+        raise FileError(
+            f"'{path}': its pages are stored in different ways, which an ImageJ stack cannot be; save it again in Fiji"
+        )
+    series = tif.series[0]
+    named = series.size // (tif.pages.first.size or 1)
+    if pages.number > named:
+        raise FileError(
+            f"'{path}': its ImageJ description names {named:,} pages, the file holds {pages.number:,}; "
+            "open all of them in Fiji and save it again"
+        )
 
 
 def _plane(tif: TiffFile, series: TiffPageSeries, number: int, path: Path) -> NDArray[Any]:
@@ -232,12 +255,11 @@ def _layout(
     """Return what holds the voxels, its shape and axes, and the arguments of `Volume` beside the array."""
     page = tif.pages.first
     ome = ome_pixels(page.description, path)
-    series = tif.series[0]
+    series, notes = stack_series(tif, path, described=ome is not None or tif.is_imagej)
     check_dtype(series.dtype or np.dtype("V1"), path)
-    _check_size(tif, series, path)
-    notes = []
-    if len(tif.series) > 1:
-        notes.append(f"the file holds {len(tif.series)} images of different shapes; the first is read")
+    check_size(tif, series, path)
+    if page.photometric == 0:
+        notes.append("the TIFF shows small values bright (MinIsWhite); voxels are read as they are stored")
     shape, axes = series.shape, series.axes
     if ome is not None and not tif.is_imagej:
         shape, axes = ome_shape(ome, series, path)
@@ -268,27 +290,6 @@ def _layout(
     spacing, units, note = _spacing(lengths, unit_names, path, options)
     geometry = {"directions": upright(spacing), "units": units, "notes": (*notes, *([note] if note else []))}
     return series, shape, axes, geometry
-
-
-def _check_size(tif: TiffFile, series: TiffPageSeries, path: Path) -> None:
-    """Raise FileError where the voxels that the TIFF claims cannot be in the file, before memory is taken."""
-    size = tif.filehandle.size
-    first = series.pages[0]
-    packed = first is not None and first.compression != 1
-    if series.nbytes > size * (_MOST_PACKED if packed else 1):
-        raise FileError(f"'{path}': its header claims {series.nbytes:,} bytes of voxels, the file holds {size:,}")
-    if packed:
-        check_chunks(tif, series, path)
-    for page in series.pages:
-        if page is None:
-            raise FileError(f"'{path}': some of its pages are missing")
-        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
-            if not (isinstance(offset, int) and isinstance(count, int)) or min(offset, count) < 0:
-                raise FileError(f"'{path}' is damaged: no voxels can begin at byte {offset} and take {count} bytes")
-            if offset + count > size:
-                raise FileError(
-                    f"'{path}' is cut short: voxels go on to byte {offset + count:,}, the file holds {size:,}"
-                )
 
 
 def _imagej_spacing(tif: TiffFile) -> tuple[list[float | None], list[str]]:
@@ -404,6 +405,4 @@ def _collect_errors() -> Iterator[list[str]]:
 
 
 def _damaged(path: Path, reason: str) -> FileError:
-    if "imagecodecs" in reason:
-        return FileError(f"'{path}' is packed in a way that needs another library: {reason}; save it uncompressed")
     return FileError(f"'{path}' is damaged or no TIFF that can be read ({reason})")

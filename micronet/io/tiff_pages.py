@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from micronet.errors import FileError
 
-__all__ = ["check_pages"]
+__all__ = ["Pages", "check_pages"]
 
 # Byte order, then 42 for a classic TIFF and 43 for one with 64-bit offsets.
 _CLASSIC, _BIG = 42, 43
@@ -22,10 +22,20 @@ _NUMBER_BYTES = {3: 2, 4: 4, 5: 8, 6: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4,
 _MOST_NUMBERS = 2 << 20
 # tifffile takes 25 µs for each; no volume has as many slices.
 _MOST_PAGES = 100_000
+# What a page must share with the first for its voxels to be unpacked like that: size, depth, packing, photometric,
+# order of bits, samples, rows a strip, planes, predictor, tile, sample format.
+_MUST_AGREE = (256, 257, 258, 259, 262, 266, 277, 278, 284, 317, 322, 323, 339)
 
 
-def check_pages(stream: BinaryIO, path: Path) -> int:
-    """Return the number of pages of a TIFF.
+class Pages(NamedTuple):
+    """The chain of pages of a TIFF."""
+
+    number: int
+    alike: bool  #: voxels are stored in the same way in all of them
+
+
+def check_pages(stream: BinaryIO, path: Path) -> Pages:
+    """Return how many pages a TIFF has and whether they are alike.
 
     Raises
     ------
@@ -45,9 +55,11 @@ def check_pages(stream: BinaryIO, path: Path) -> int:
         offset = struct.unpack(offset_form, start[8:16])[0]
     else:
         raise FileError(f"'{path}' is no TIFF that can be read: it starts with {start[:4]!r}")
-    tag_form = f"{order}HHI4x" if version == _CLASSIC else f"{order}HHQ8x"
+    tag_form = f"{order}HHI4s" if version == _CLASSIC else f"{order}HHQ8s"
     seen: set[int] = set()
     tags = 0
+    first: dict[int, tuple[int, bytes]] | None = None
+    alike = True
     while offset:
         if offset in seen:
             raise FileError(f"'{path}' is damaged: its pages run in a circle after {len(seen)}")
@@ -62,13 +74,18 @@ def check_pages(stream: BinaryIO, path: Path) -> int:
             what = "lie over each other" if tags * entry > size else "are more than are read"
             raise FileError(f"'{path}' is damaged: {len(seen):,} of its pages {what}")
         stream.seek(first_tag)
-        for code, kind, length in struct.iter_unpack(tag_form, stream.read(count * entry)):
+        stated = {}
+        for code, kind, length, value in struct.iter_unpack(tag_form, stream.read(count * entry)):
+            if length == 1 and code in _MUST_AGREE:
+                stated[code] = kind, value
             if length * _NUMBER_BYTES.get(kind, 0) > _MOST_NUMBERS:
                 raise FileError(f"'{path}' is damaged: tag {code} of page {len(seen)} holds {length:,} numbers")
+        first = stated if first is None else first
+        alike &= stated == first
         offset = following
     if not seen:
         raise FileError(f"'{path}' is a TIFF without an image")
-    return len(seen)
+    return Pages(len(seen), alike)
 
 
 def _number(stream: BinaryIO, offset: int, form: str, size: int) -> int | None:

@@ -139,15 +139,45 @@ def _tiff(folder, volume):
         options.setdefault("metadata", None)
         tifffile.imwrite(path, array.astype(np.uint16), photometric="minisblack", contiguous=False, **options)
         yield _seed("volume", path, unpacked=2 * array.size)
-    # tifffile unpacks PackBits but does not pack them: each row is written as one run of 21 literal bytes.
-    packed = np.concatenate([np.full((6, 1, 1), 20, np.uint8), array[:, :1]], axis=2)
-    path = folder / "packbits.tif"
-    tifffile.imwrite(path, packed, contiguous=False, metadata=None, photometric="minisblack")
-    with tifffile.TiffFile(path, mode="r+b") as tif:
-        for page in tif.pages:
-            page.tags["ImageWidth"].overwrite(21)
-            page.tags["Compression"].overwrite(32773)
-    yield _seed("volume", path)
+    yield from _packed_tiff(folder, array)
+    yield from _tiff_in_pieces(folder, array)
+
+
+def _packed_tiff(folder, array):
+    """Pack a stack in every way that is read, by tifffile and by Pillow, whose CCITT it cannot write."""
+    for compression in ("lzw", "zstd", "packbits", "jpeg", "lzma"):
+        for name, options in (("", {}), ("_tiles", {"tile": (16, 16)}), ("_strips", {"rowsperstrip": 4})):
+            path = folder / f"{compression}{name}.tif"
+            tifffile.imwrite(path, array, photometric="minisblack", compression=compression, metadata=None, **options)
+            yield _seed("volume", path, unpacked=array.size)
+    path = folder / "float_predictor.tif"
+    tifffile.imwrite(path, array.astype(np.float32), compression="lzw", predictor=3, photometric="minisblack")
+    yield _seed("volume", path, unpacked=4 * array.size)
+    for depth in (1, 4, 12, 24):
+        path = folder / f"bits_{depth}.tif"
+        deep = array > 99 if depth == 1 else array.astype({4: np.uint8, 12: np.uint16, 24: np.uint32}[depth]) >> 4
+        tifffile.imwrite(path, deep, photometric="minisblack", bitspersample=depth, metadata=None)
+        yield _seed("volume", path, unpacked=deep.nbytes)
+    bits = [Image.fromarray(plane > 99) for plane in array]
+    for compression in ("group3", "group4", "tiff_ccitt", "packbits", "tiff_lzw"):
+        path = folder / f"bits_{compression}.tif"
+        bits[0].save(path, save_all=True, append_images=bits[1:], compression=compression)
+        yield _seed("volume", path, unpacked=array.size)
+
+
+def _tiff_in_pieces(folder, array):
+    """Write a stack slice by slice, in chunks packed in different ways, and beside smaller copies of it."""
+    pieces = {
+        "slices": [(plane, {}) for plane in array],
+        "chunks": [(array[:4], {}), (array[4:], {"compression": "lzw"})],
+        "pyramid": [(array, {"subifds": 1}), (array[:, ::2, ::2], {"subfiletype": 1})],
+        "thumbnail": [(array, {}), (array[0, ::4, ::4], {})],
+    }
+    for name, parts in pieces.items():
+        with tifffile.TiffWriter(folder / f"{name}.tif") as writer:
+            for data, options in parts:
+                writer.write(data, photometric="minisblack", **options)
+        yield _seed("volume", folder / f"{name}.tif", unpacked=array.size)
 
 
 def _numpy(folder, array):
