@@ -105,6 +105,10 @@ def train(network: type[MicroNet] | type[MicroRNet], arguments: argparse.Namespa
         )
         counts = ", ".join(f"{len(found)} {split}" for split, found in samples.items())
         say(f"data set {settings.dataset}{why}: {counts} volumes")
+        for found in samples.values():
+            for sample in found:
+                if sample.note is not None:
+                    say(f"{sample.entry.name}: {sample.note}")
         say(f"{network.name}, recipe {settings.recipe}, seed {settings.seed}; {computes}, {settings.threads} threads")
         if note:
             say(note)

@@ -28,6 +28,7 @@ from micronet.lumen_files import surface_path, vessel_paths, write_surface, writ
 from micronet.memory import Memory, Need, plan_memory
 from micronet.metrics import overlap
 from micronet.models import MicroNet, MicroRNet
+from micronet.padding import Padding
 from micronet.preprocess import log_intensity
 from micronet.raw_scan import refuse_second_log
 from micronet.record import make_folder, sha256_of, versions, write_json
@@ -232,7 +233,9 @@ def _segment_file(
     else:
         volume = time_point.volume
     say(f"  volume      {_describe(volume)}")
-    for note in volume.notes:
+    padding = Padding((volume.shape[0], min(job.y_crop or volume.shape[1], volume.shape[1]), volume.shape[2]))
+    notes = [*volume.notes, *([] if padding.note is None else [padding.note])]
+    for note in notes:
         say(f"              note: {note}")
     if job.measures and volume.spacing_um is None:
         raise InputError(f"'{path}' does not state its voxel size, which --measures needs: give --spacing")
@@ -334,7 +337,7 @@ def _segment_file(
             "spacing_um_zyx": None if volume.spacing_um is None else list(volume.spacing_um),
             "space": volume.space,
             "units": volume.units,
-            "notes": list(volume.notes),
+            "notes": notes,
         },
         "result": result | {"warnings": [*([outside] if outside else []), *warnings]},
         "iterations": [asdict(iteration) for iteration in iterations],

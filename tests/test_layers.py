@@ -31,6 +31,7 @@ LAYERS = [
         "models",
         "distortion",
         "augmentation",
+        "padding",
         "resample",
         "intensity",
         "scores",
@@ -98,6 +99,7 @@ SIBLINGS = {
     "surface": {"volume"},
     "vessels": {"volume"},
     "augmentation": {"models"},
+    "padding": {"models"},
     "checkpoint": {"io", "pickle_guard"},  # for io.atomic: whatever is written appears whole or not at all
     "report": {"io"},
     "page": {"io", "report"},

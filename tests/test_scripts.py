@@ -285,7 +285,6 @@ def _cases(folder, embryo):
     holes[3, 4, 5] = np.nan
     np.save(folder / "nan.npy", holes)
     np.save(folder / "constant.npy", np.full((32, 32, 32), 7))
-    np.save(folder / "short.npy", array[:30])
     (folder / "notes.txt").write_text("no volume")
     (folder / "empty").mkdir()
     return {
@@ -300,7 +299,6 @@ def _cases(folder, embryo):
         "objects.npy": r"objects.npy",
         "nan.npy": r"nan.npy': the image holds 1 voxels that are not finite",
         "constant.npy": r"constant.npy': the image is constant: every voxel is 7",
-        "short.npy": r"short.npy': axis Z has 30 voxels; .* at least 32",
         "notes.txt": r"notes.txt.*known: .nrrd",
         "empty": r"empty' is a folder without volumes",
     }
