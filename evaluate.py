@@ -12,12 +12,21 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from micronet.console import inputs_from, run, spacing_option, status_table, tell
+from micronet.console import bytes_option, inputs_from, run, spacing_option, status_table, tell
 from micronet.errors import FileError, InputError, MicronetError
-from micronet.evaluation import Reading, evaluate_pair, find_pairs, read_pair, with_images
+from micronet.evaluation import (
+    Reading,
+    check_reading,
+    check_scoring,
+    evaluate_pair,
+    find_pairs,
+    read_pair,
+    with_images,
+)
 from micronet.evaluation_report import EvaluationReport
 from micronet.io.atomic import remove_old
 from micronet.lumen_files import write_vessels
+from micronet.ram import SHARE, Allowance
 from micronet.record import make_folder
 from micronet.score_tables import summary_lines, write_evaluations
 from micronet.scores import Scoring, summarise
@@ -48,10 +57,13 @@ def main(arguments: argparse.Namespace) -> int:
     evaluations, outcomes = [], []
     for pair in tqdm(pairs, leave=False, disable=None, unit="pair"):
         try:
+            allowance = Allowance.of(arguments.max_ram)
+            check_reading(pair, reading, allowance)
             masks = read_pair(pair, reading)
             tell(f"{pair.name}: {masks.descriptions[0]} against {masks.descriptions[1]}")
             if masks.spacing_um is None:
                 tell("  note: no spacing stated, so nothing in µm; give --spacing")
+            check_scoring(pair, masks, allowance, measures=arguments.measures, report=report is not None)
             evaluation = evaluate_pair(masks, pair, scoring)
             if arguments.measures:
                 make_folder(arguments.output)
@@ -106,6 +118,12 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--report", action="store_true", help="write a page too, with slices to scroll through (HTML)")
     p.add_argument(
         "--image", dest="images", nargs="+", type=Path, default=[], metavar="FILE", help="shown in it; or folders"
+    )
+    p.add_argument(
+        "--max-ram",
+        type=bytes_option,
+        metavar="SIZE",
+        help=f"memory to take at most, such as 3GB (default: {100 * SHARE:.0f} %% of what is free)",
     )
     p.add_argument("--force", action="store_true", help="replace scores that are there")
     p.add_argument("--debug", action="store_true", help="show the whole traceback when something fails")

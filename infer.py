@@ -30,7 +30,7 @@ from micronet.console import (
 )
 from micronet.errors import InputError
 from micronet.io.mesh import MESH_FORMATS
-from micronet.memory import SHARE
+from micronet.ram import SHARE
 from micronet.segment import Job, Outcome, Weights, check_stems, segment_file
 from micronet.timelapse import Start, open_time_lapse, segment_time_lapse
 

@@ -178,6 +178,7 @@ def segment_time_lapse(
             if last is not None:
                 check_same_grid(last[1], volume, lapse.stems[last[0]], stem)
             begin, mine = _settings(job, lapse, start if refines else "blank", None if last is None else last[0])
+            beside = 0 if last is None else last[1].array.nbytes + last[2].nbytes
             outcome = segment_file(
                 path,
                 weights,
@@ -185,7 +186,7 @@ def segment_time_lapse(
                 say=say,
                 on_iteration=on_iteration,
                 force=force,
-                time_point=TimePoint(stem, volume, lapse.source(number), begin),
+                time_point=TimePoint(stem, volume, lapse.source(number), begin, beside),
             )
             mask = read_annotation(job.output / f"{stem}.seg.nrrd").mask.array
         except MicronetError as error:

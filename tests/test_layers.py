@@ -14,6 +14,7 @@ import micronet
 LAYERS = [
     {
         "errors",
+        "ram",
         "kernels",
         "phantom",
         "losses",
@@ -37,6 +38,7 @@ LAYERS = [
         "scores",
         "surface",
         "vessels",
+        "footprint",
     },
     {
         "io",
@@ -90,6 +92,7 @@ SIBLINGS = {
     "losses": {"errors", "kernels"},  # for kernels.kept and kernels.threads
     "soap": {"errors"},
     "metrics": {"errors"},
+    "ram": {"errors"},
     "drift": {"errors"},
     "topology": {"errors", "metrics"},
     "distances": {"errors", "metrics"},
@@ -122,6 +125,8 @@ SIBLINGS = {
 }
 NO_TORCH = {
     "errors",
+    "ram",
+    "footprint",
     "kernels",
     "phantom",
     "metrics",
