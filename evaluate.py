@@ -14,12 +14,23 @@ import numpy as np
 from micronet.batch import run_batch
 from micronet.console import inputs_from, run, tell
 from micronet.errors import FileError, InputError
-from micronet.evaluation import Pair, Reading, evaluate_pair, files_of_pairs, find_pairs, read_pair, with_images
+from micronet.evaluation import (
+    Pair,
+    Reading,
+    check_reading,
+    check_scoring,
+    evaluate_pair,
+    files_of_pairs,
+    find_pairs,
+    read_pair,
+    with_images,
+)
 from micronet.evaluation_report import EvaluationReport
 from micronet.lumen_files import write_vessels
-from micronet.option_types import Real, Whole, axes_option, path_option, spacing_option, text_option
+from micronet.option_types import Real, Whole, axes_option, bytes_option, path_option, spacing_option, text_option
 from micronet.outcome import Outcome
 from micronet.ownership import check_outputs
+from micronet.ram import SHARE, Allowance
 from micronet.score_tables import ScoreTables, planned_scores, summary_lines
 from micronet.scores import Scoring, summarise
 
@@ -51,12 +62,15 @@ def main(arguments: argparse.Namespace) -> int:
     tables = ScoreTables(outputs, scoring, reading)
 
     def score(pair: Pair) -> Outcome:
+        allowance = Allowance.of(arguments.max_ram)
+        check_reading(pair, reading, allowance)
         masks = read_pair(pair, reading)
         tell(f"  {masks.descriptions[0]} against {masks.descriptions[1]}")
         for note in masks.notes:
             tell(f"  note: {note}")
         if masks.spacing_um is None:
             tell("  note: no spacing stated, so nothing in µm; give --spacing")
+        check_scoring(pair, masks, allowance, measures=arguments.measures, report=report is not None)
         evaluation = evaluate_pair(masks, pair, scoring)
         if arguments.measures:
             with outputs.staged() as folder:
@@ -131,6 +145,12 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="FILE",
         help="shown in it; or folders",
+    )
+    p.add_argument(
+        "--max-ram",
+        type=bytes_option,
+        metavar="SIZE",
+        help=f"memory to take at most, such as 3GB (default: {100 * SHARE:.0f} %% of what is free)",
     )
     p.add_argument("--force", action="store_true", help="replace scores that are there")
     p.add_argument("--debug", action="store_true", help="show the whole traceback when something fails")

@@ -24,7 +24,6 @@ from micronet.console import (
 )
 from micronet.errors import InputError
 from micronet.io.mesh import MESH_FORMATS
-from micronet.memory import SHARE
 from micronet.option_types import (
     Real,
     Sizes,
@@ -38,6 +37,7 @@ from micronet.option_types import (
     text_option,
 )
 from micronet.outcome import Outcome
+from micronet.ram import SHARE
 from micronet.segment import Job, Weights, check_results, check_stems, segment_file
 from micronet.timelapse import Start, TimeLapseRun, open_time_lapse
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from micronet.augmentation import FLIPS, Augmentation
 from micronet.errors import FileError, InputError, MicronetError
 from micronet.io import files_of, files_read_with, read_annotation, read_volume
-from micronet.models import MINIMUM_AXIS
 from micronet.names import existing, name_key
+from micronet.padding import Padding
 from micronet.preprocess import image_statistics, log_intensity, standardize
 from micronet.raw_scan import refuse_second_log
 from micronet.record import sha256_of
@@ -147,6 +147,11 @@ class Sample:
         counted = None if weight is None else np.ascontiguousarray(weight[:, depth])
         return cls(entry, volume, image, inside, counted, *image_statistics(volume.array))
 
+    @property
+    def padded(self) -> str | None:
+        """A line on what is mirrored of the cropped image for the network, None where nothing is."""
+        return Padding(self.image.shape).note
+
     def normalized(self) -> NDArray[np.float32]:
         """Return the cropped image as the networks take it, float32 (Z, Y, X)."""
         return standardize(self.image, self.mean, self.sd)
@@ -273,8 +278,8 @@ def _entry(table: Mapping[str, Any], folder: Path, roots: Sequence[Path]) -> Ent
     values = dict(table)
     for key in ("image", "annotation"):
         values[key] = _inside(key, existing(folder / values[key].replace("{name}", values["name"])), roots)
-    if "y_crop" in values and values["y_crop"] < MINIMUM_AXIS:
-        raise InputError(f"y_crop = {values['y_crop']} must be at least {MINIMUM_AXIS}")
+    if "y_crop" in values and values["y_crop"] < 1:
+        raise InputError(f"y_crop = {values['y_crop']} must be at least 1")
     if "within" in values:
         values["within"] = _box(values["within"])
     if "spacing_um" in values:
@@ -365,8 +370,8 @@ def load_split(dataset: DataSet, splits: Sequence[str] = SPLITS) -> dict[str, li
     Raises
     ------
     DataSetError
-        Naming every volume that is missing, damaged, shorter than 32 along an axis, without lumen inside its
-        crop, or on another grid than its annotation.
+        Naming every volume that is missing, damaged, without lumen inside its crop, or on another grid than its
+        annotation.
     """
     problems: list[str] = []
     samples: dict[str, list[Sample]] = {split: [] for split in splits}
@@ -394,9 +399,6 @@ def _load(entry: Entry, images: dict[tuple[Any, ...], tuple[Volume, float, float
     volume, mask, weight, notes = _read_labels(entry, volume)
     depth = slice(None, entry.y_crop)
     image, mask = volume.array[:, depth], mask[:, depth]
-    for axis, length in zip("ZYX", image.shape, strict=True):
-        if length < MINIMUM_AXIS:
-            raise InputError(f"'{entry.image}': axis {axis} has {length} voxels, at least {MINIMUM_AXIS} are needed")
     weight = None if weight is None else np.ascontiguousarray(weight[:, depth])
     counted = mask if weight is None else mask & weight
     if not counted.any():

@@ -9,8 +9,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from micronet.errors import FileError, InputError
-from micronet.io import VOLUME_SUFFIXES, files_read_with, is_volume_path, read_annotation, read_volume, volume_stem
+from micronet.footprint import least_bytes, scores_bytes, vessels_bytes
+from micronet.io import (
+    VOLUME_SUFFIXES,
+    claimed_bytes,
+    files_read_with,
+    is_volume_path,
+    read_annotation,
+    read_volume,
+    volume_stem,
+)
 from micronet.names import listed, name_key, same_but_for_case
+from micronet.ram import Allowance
 from micronet.scores import Scores, Scoring, score_masks
 from micronet.sweep import Sweep, mask_above, threshold_sweep
 from micronet.volume import Volume, share_grid
@@ -20,6 +30,8 @@ __all__ = [
     "MaskPair",
     "Pair",
     "Reading",
+    "check_reading",
+    "check_scoring",
     "evaluate_pair",
     "files_of_pairs",
     "find_pairs",
@@ -233,6 +245,31 @@ def _by_name(files: Sequence[Path]) -> dict[str, Path]:
         if other is not file:
             raise InputError(f"'{other}' and '{file}' are both of volume '{volume_name(file)}'; name one of them")
     return named
+
+
+def check_reading(pair: Pair, reading: Reading, allowance: Allowance) -> None:
+    """Raise MemoryLimitError where the files of a pair do not fit into memory, by their headers alone."""
+    annotation, prediction = (claimed_bytes(path, axes=reading.axes) for path in (pair.annotation, pair.prediction))
+    image = 0 if pair.image is None else claimed_bytes(pair.image, axes=reading.axes)
+    # A file is read and turned, the mask is chosen from it, and the last one stays.
+    kept = prediction if reading.probability else 0
+    held = annotation + prediction + kept + image
+    allowance.check(held, max(2 * annotation, 2 * prediction, 2 * image), f"'{pair.prediction}'")
+
+
+def check_scoring(
+    pair: Pair, masks: MaskPair, allowance: Allowance, *, measures: bool = False, report: bool = False
+) -> None:
+    """Raise MemoryLimitError where the scores of masks that are read, or what else is asked for, does not fit."""
+    arrays = [masks.predicted.array, masks.annotated.array]
+    others = [volume.array for volume in (masks.probability, masks.image) if volume is not None]
+    held = sum(array.nbytes for array in (*arrays, *others))
+    where = f"'{pair.prediction}': "
+    allowance.check(held, scores_bytes(*arrays), f"{where}scoring")
+    if measures:
+        allowance.check(held, max(map(vessels_bytes, arrays)), f"{where}--measures")
+    if report:
+        allowance.check(held, least_bytes(arrays[0].size)["--report"], f"{where}--report")
 
 
 def read_pair(pair: Pair, reading: Reading | None = None) -> MaskPair:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from micronet import engine
 from micronet.errors import InputError
 from micronet.io.scratch import Scratch
-from micronet.models import MINIMUM_AXIS, MicroNet, MicroRNet
+from micronet.models import MicroNet, MicroRNet
+from micronet.padding import Padding
 from micronet.preprocess import MASK_OFFSET, MASK_SCALE, image_statistics, normalize_image, normalize_mask, standardize
 from micronet.volume import Volume, share_grid
 
@@ -69,7 +70,8 @@ def predict(
     Parameters
     ----------
     volume : Volume or ndarray of shape (Z, Y, X)
-        Raw intensities; they are normalised here, over the whole volume. No axis shorter than 32.
+        Raw intensities; they are normalised here, over the whole volume. An axis below 32 voxels is mirrored for the
+        network (`micronet.padding.Padding`); what is returned, counted and called back with is the volume itself.
     model : MicroNet or MicroRNet
         The work is done on the device that its weights lie on.
     iterations : int
@@ -93,8 +95,8 @@ def predict(
     Raises
     ------
     InputError
-        If the volume is no (Z, Y, X) array of real numbers, too short, constant or not finite; if the initial
-        mask does not fit; or if an option is out of range.
+        If the volume is no (Z, Y, X) array of real numbers, constant or not finite; if the initial mask does not
+        fit; or if an option is out of range.
     """
     array = volume.array if isinstance(volume, Volume) else volume
     depth = _checked_depth(array, model, iterations, initial_mask, y_crop)
@@ -152,7 +154,7 @@ def predict_in_slabs(
     """
     array = volume.array if isinstance(volume, Volume) else volume
     depth = _checked_depth(array, model, iterations, initial_mask, y_crop)
-    size = array.shape[0], depth, array.shape[2]
+    padding = Padding((array.shape[0], depth, array.shape[2]))
     parameters = model.engine_parameters()
     if not works_in_slabs(model):
         raise InputError("only the numba engine on the CPU works in slabs")
@@ -161,24 +163,28 @@ def predict_in_slabs(
     passes = iterations if isinstance(model, MicroRNet) else 1
 
     def read_image(first: int, stop: int) -> NDArray[np.float32]:
-        return standardize(array[first:stop, :depth], mean, sd)
+        return padding.pad_planes(lambda low, high: standardize(array[low:high, :depth], mean, sd), first, stop)
 
     def read_before(first: int, stop: int) -> NDArray[np.float32]:
         return before[first:stop][:, :depth].astype(np.float32, copy=False)
+
+    def read_mask(first: int, stop: int) -> NDArray[np.float32]:
+        return padding.pad_planes(read_before, first, stop)
 
     with ExitStack() as files:
         now = files.enter_context(Scratch(folder, array.shape))
 
         def write(first: int, found: NDArray[np.float32]) -> None:
+            first, found = padding.unpad_planes(first, found)
             change.add(read_before(first, first + len(found)), found)
             deeper = array.shape[1] - depth
             now.put(first, np.pad(found, ((0, 0), (0, deeper), (0, 0))) if deeper else found)
 
-        look = engine.slab_refiner(parameters, size, read_image, planes)
+        look = engine.slab_refiner(parameters, padding.shape, read_image, planes)
         for number in range(1, passes + 1):
             began = time.perf_counter()
             change = _Change()
-            look(read_before if isinstance(model, MicroRNet) else None, write, _MASK)
+            look(read_mask if isinstance(model, MicroRNet) else None, write, _MASK)
             iteration = change.iteration(number, time.perf_counter() - began)
             if on_iteration is not None:
                 on_iteration(iteration)
@@ -206,7 +212,7 @@ def _checked_depth(
     initial_mask: Volume | NDArray[Any] | None,
     y_crop: int | None,
 ) -> int:
-    """Return how many voxels of Y are looked at; InputError where an option or an axis does not fit."""
+    """Return how many voxels of Y are looked at; InputError where an option does not fit."""
     if array.ndim != 3:
         raise InputError(f"a volume has three axes (Z, Y, X), this array has shape {array.shape}")
     depth = array.shape[1] if y_crop is None else y_crop
@@ -214,11 +220,6 @@ def _checked_depth(
         raise InputError(f"y-crop must lie in 1..{array.shape[1]} (the Y axis), found {y_crop}")
     if iterations < 1:
         raise InputError(f"iterations must be at least 1, found {iterations}")
-    for axis, length in zip("ZYX", (array.shape[0], depth, array.shape[2]), strict=True):
-        if length < MINIMUM_AXIS:
-            raise InputError(
-                f"axis {axis} has {length} voxels; the networks pool twice by 4 and need at least {MINIMUM_AXIS}"
-            )
     if isinstance(model, MicroNet) and initial_mask is not None:
         raise InputError("µ-Net takes no initial mask; use a µr-Net, or leave the mask out")
     return depth
@@ -254,7 +255,7 @@ def refine(
     Parameters
     ----------
     image : ndarray of shape (Z, Y, X), float32
-        Normalised, as `micronet.normalize_image` gives it.
+        Normalised, as `micronet.normalize_image` gives it; short axes are mirrored here.
     start : ndarray of shape (Z, Y, X), float32
         Probability to start from; what a µ-Net is compared with in its one `Iteration`.
     model, iterations, on_iteration, until_stable, on_probability
@@ -265,11 +266,12 @@ def refine(
     ndarray of shape (Z, Y, X), float32
     """
     refines = isinstance(model, MicroRNet)
-    look = _looker(image, model)
+    padding = Padding(image.shape)
+    look = _looker(padding.pad(image), model)
     before = start
     for number in range(1, (iterations if refines else 1) + 1):
         began = time.perf_counter()
-        now = look(before) if refines else look()
+        now = padding.unpad(look(padding.pad(before)) if refines else look())
         change = _Change()
         change.add(before, now)
         iteration = change.iteration(number, time.perf_counter() - began)

@@ -130,6 +130,9 @@ def train(network: type[MicroNet] | type[MicroRNet], arguments: argparse.Namespa
         say(f"data set {settings.dataset}{why}: {counts} volumes")
         for assumed in dict.fromkeys(one for found in samples.values() for sample in found for one in sample.notes):
             say(f"note: {assumed}")
+        for sample in (sample for found in samples.values() for sample in found):
+            if sample.padded is not None:
+                say(f"{sample.entry.name}: {sample.padded}")
         say(f"{network.name}, recipe {settings.recipe}, seed {settings.seed}; {computes}, {settings.threads} threads")
         if note:
             say(note)

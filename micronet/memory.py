@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
+import math
 import shutil
-import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
-from micronet import engine
+from micronet import engine, ram
 from micronet.errors import FileError, InputError
 from micronet.inference import works_in_slabs
 from micronet.models import MicroNet, MicroRNet
+from micronet.padding import Padding
+from micronet.ram import Allowance, size
 
-__all__ = ["SHARE", "Memory", "Need", "available_memory", "plan_memory"]
+__all__ = ["Memory", "Need", "plan_memory"]
 
-#: Part of the available memory that is used where nobody says how much.
-SHARE = 0.8
-# Interpreter, PyTorch, compiled kernels and the preview; measured.
-_PROGRAM = 500_000_000
-# Estimates came within 3 % of what was measured, before this.
-_MARGIN = 1.08
 # What PyTorch takes a voxel beside what the caller holds; 185 and 223 were measured.
 _TORCH_BYTES = {"u-net": 200, "ur-net": 240}
 # Thicker slabs save nearly nothing: 16 planes beside each are computed twice.
 _THICKEST = 128
-_CGROUP, _GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True)
@@ -47,6 +42,13 @@ class Need:
         Its logarithm is taken first.
     masks : tuple of int
         Bytes that each mask read beside it takes in its file, layers and all, unpacked.
+    soft_start : bool
+        One of them is a probability that the refinement starts from: kept as float32.
+    beside : int
+        Bytes that the caller holds, such as the volume of the time point before.
+    options : mapping of str to int
+        What is asked for beside the usual files: bytes that it takes at least, whatever is found. `Memory.check` has
+        the rest once the mask is known.
     """
 
     shape: tuple[int, int, int]
@@ -54,20 +56,37 @@ class Need:
     stored: np.dtype[np.generic]
     logarithm: bool = False
     masks: tuple[int, ...] = ()
+    soft_start: bool = False
+    beside: int = 0
+    options: Mapping[str, int] = field(default_factory=dict)
+
+    def held(self, planes: int | None) -> int:
+        """Return about how many bytes are held once the mask is known, beside the program."""
+        voxels = math.prod(self.shape)
+        return self._inputs() + voxels * (1 if planes is not None else 5)
+
+    def _inputs(self) -> int:
+        voxels = math.prod(self.shape)
+        image = voxels * (4 if self.logarithm else self.stored.itemsize)
+        return self.beside + image + (len(self.masks) + 3 * self.soft_start) * voxels
 
     def bytes(self, model: MicroNet | MicroRNet, planes: int | None = None) -> int:
         """Return about how many bytes the process takes at most: whole, or in slabs of some planes."""
         depth, height, width = self.shape
-        voxels, looked_at = depth * height * width, depth * self.depth * width
-        size = depth, self.depth, width
+        voxels = depth * height * width
+        padding = Padding((depth, self.depth, width))
+        looked_at, size = math.prod(padding.shape), padding.shape
         image = voxels * (4 if self.logarithm else self.stored.itemsize)
         # Readers turn axes and byte order, and a mask is chosen from labels, before they are what they will be.
         stored = voxels * self.stored.itemsize
-        reading = max([stored + image, 2 * stored, *(image + mask + len(self.masks) * voxels for mask in self.masks)])
-        holding = image + len(self.masks) * voxels
+        kept = (len(self.masks) + 3 * self.soft_start) * voxels
+        reading = self.beside + max([stored + image, 2 * stored, *(image + mask + kept for mask in self.masks)])
+        holding = self._inputs()
         refines = isinstance(model, MicroRNet)
         if planes is not None:
             work = engine.pass_bytes(size, planes)
+            if padding.needed:  # what is read is padded, and of a thin stack all planes at a time
+                work += 2 * 4 * math.prod(size[1:]) * (size[0] if size[0] > depth else planes + 16)
             output = 2 * voxels  # the segmentation, and where it agrees with an annotation
         else:
             # The image and, for a µr-Net, the last probability, the same normalised, and what it started from.
@@ -76,8 +95,11 @@ class Need:
                 work += engine.pass_bytes(size)
             else:
                 work += looked_at * _TORCH_BYTES[model.name]
+            if padding.needed:  # beside what is padded, the same without its margins
+                work *= 2
             output = (4 + 4 + 2) * voxels
-        return int(_PROGRAM + _MARGIN * max(reading, holding + work, holding + output))
+        after = self.held(planes) + max(self.options.values(), default=0)
+        return int(ram.PROGRAM + ram.MARGIN * max(reading, holding + work, holding + output, after))
 
     def scratch_bytes(self, model: MicroNet | MicroRNet) -> int:
         """Return how much room slabs take on the disk."""
@@ -99,12 +121,25 @@ class Memory:
         Thickness of the slabs; None for the whole volume at once.
     description : str
         One line, to be shown to the person.
+    held : int
+        Bytes, estimated, that are held once the mask is known, beside the program.
+    allowance : Allowance
+        The same as `allowed`, with its words.
     """
 
     needed: int
     allowed: int | None
     slab_planes: int | None
     description: str
+    held: int
+    allowance: Allowance
+
+    def check(self, option: str, work: int) -> int:
+        """Return the bytes of the process with the work of an option, now that the mask is known.
+
+        InputError that names the option where that is more than allowed.
+        """
+        return self.allowance.check(self.held, work, option)
 
 
 def plan_memory(need: Need, model: MicroNet | MicroRNet, max_ram: int | None, folder: Path) -> Memory:
@@ -130,91 +165,38 @@ def plan_memory(need: Need, model: MicroNet | MicroRNet, max_ram: int | None, fo
     FileError
         If there is no room for the intermediate files.
     """
-    available = available_memory() if max_ram is None else None
-    allowed = max_ram if max_ram is not None else available and int(SHARE * available)
-    whole = need.bytes(model)
-    limit = (
-        "what is available is not known"
-        if allowed is None
-        else f"{_size(allowed)} allowed ({'--max-ram' if available is None else f'{SHARE:.0%} of what is available'})"
-    )
-    if allowed is None or whole <= allowed:
-        return Memory(whole, allowed, None, f"whole: about {_size(whole)} needed, {limit}")
+    allowance = Allowance.of(max_ram)
+    whole, limit = need.bytes(model), allowance.words
+    if allowance.fits(whole):
+        return Memory(
+            whole, allowance.bytes, None, f"whole: about {size(whole)} needed, {limit}", need.held(None), allowance
+        )
     if not works_in_slabs(model):
         raise InputError(
-            f"about {_size(whole)} of memory needed, {limit}; only the numba engine on the CPU could do it in slabs "
+            f"about {size(whole)} of memory needed, {limit}; only the numba engine on the CPU could do it in slabs "
             "(--engine auto --device cpu), else crop the volume or raise --max-ram"
         )
-    planes = next((n for n in range(_THICKEST, 0, -4) if need.bytes(model, n) <= allowed), None)
+    planes = next((n for n in range(_THICKEST, 0, -4) if allowance.fits(need.bytes(model, n))), None)
     if planes is None:
-        raise InputError(
-            f"about {_size(need.bytes(model, 4))} of memory needed even in slabs, {limit}; crop the volume, "
-            "free memory or raise --max-ram"
-        )
+        _refuse(need, model, allowance)
     planes = min(planes, -(-need.shape[0] // 4) * 4)
     needed, scratch = need.bytes(model, planes), need.scratch_bytes(model)
     _check_room(folder, scratch)
-    how = f"slabs of {planes} planes: about {_size(needed)} needed, {limit}; whole it would be {_size(whole)}"
-    return Memory(needed, allowed, planes, f"{how}; {_size(scratch)} of intermediate files in {folder}/")
+    how = f"slabs of {planes} planes: about {size(needed)} needed, {limit}; whole it would be {size(whole)}"
+    how += f"; {size(scratch)} of intermediate files in {folder}/"
+    return Memory(needed, allowance.bytes, planes, how, need.held(planes), allowance)
 
 
-def available_memory() -> int | None:
-    """Return how many bytes could be taken now without pushing anybody out; None where the system does not tell."""
-    found = [_available_to_system(), *_available_to_group()]
-    return min((number for number in found if number is not None), default=None)
-
-
-def _available_to_system() -> int | None:
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    if sys.platform == "win32":
-        return _available_to_windows()
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # macOS tells only how much there is
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
-
-
-def _available_to_windows() -> int | None:
-    import ctypes
-
-    # MEMORYSTATUSEX: its own length and the load in 32 bits each, then seven numbers of 64 bits.
-    status = (ctypes.c_uint64 * 8)()
-    status[0] = ctypes.sizeof(status)
-    done = ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # type: ignore[attr-defined,unused-ignore]
-    return int(status[2]) if done else None
-
-
-def _available_to_group() -> list[int]:
-    """Return what the control groups of this process (containers, batch jobs) leave it."""
-    left = []
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in _GROUPS.read_text(encoding="utf-8").splitlines():
-            _, controllers, name = line.split(":", 2)
-            if controllers not in ("", "memory"):
-                continue
-            root, limit, used = (
-                (_CGROUP, "memory.max", "memory.current")
-                if not controllers
-                else (_CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
-            )
-            here = root / name.lstrip("/")
-            for folder in (here, *here.parents):
-                if not folder.is_relative_to(root):
-                    break
-                with contextlib.suppress(OSError, ValueError):  # "max", or no such controller
-                    most = int((folder / limit).read_text())
-                    left.append(max(most - int((folder / used).read_text()) + _cached(folder), 0))
-    return left
-
-
-def _cached(folder: Path) -> int:
-    """Return how much of a control group's memory is files that can be read again."""
-    for line in (folder / "memory.stat").read_text().splitlines():
-        if line.startswith(("inactive_file ", "total_inactive_file ")):
-            return int(line.split()[1])
-    return 0
+def _refuse(need: Need, model: MicroNet | MicroRNet, allowance: Allowance) -> NoReturn:
+    """Say what does not fit even in slabs: an option, where it would fit without it."""
+    for option in need.options:
+        others = {name: least for name, least in need.options.items() if name != option}
+        if allowance.fits(replace(need, options=others).bytes(model, 4)):
+            allowance.check(need.held(4), need.options[option], option)
+    raise InputError(
+        f"about {size(need.bytes(model, 4))} of memory needed even in slabs, {allowance.words}; crop the volume, "
+        "free memory or raise --max-ram"
+    )
 
 
 def _check_room(folder: Path, needed: int) -> None:
@@ -222,10 +204,6 @@ def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(here).free
     if free < needed:
         raise FileError(
-            f"intermediate files take {_size(needed)} in '{folder}', {_size(free)} are free; raise --max-ram, or "
+            f"intermediate files take {size(needed)} in '{folder}', {size(free)} are free; raise --max-ram, or "
             "choose another disk with -o DIR"
         )
-
-
-def _size(number: int) -> str:
-    return f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"

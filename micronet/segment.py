@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from micronet import engine
 from micronet.card import card_line, card_path
 from micronet.checkpoint import load_model
 from micronet.errors import FileError, InputError
+from micronet.footprint import least_bytes, mesh_bytes, vessels_bytes
 from micronet.inference import Iteration, predict, predict_in_slabs
 from micronet.io import (
     claimed_bytes,
@@ -38,7 +40,9 @@ from micronet.models import MicroNet, MicroRNet
 from micronet.names import check_apart, valid, write_name
 from micronet.outcome import Outcome
 from micronet.ownership import Outputs, check_outputs
+from micronet.padding import Padding
 from micronet.preprocess import log_intensity
+from micronet.ram import MemoryLimitError
 from micronet.raw_scan import refuse_second_log
 from micronet.record import make_folder, sha256_of, versions
 from micronet.result import above, measure, score_line, scores_record, write_result
@@ -122,6 +126,12 @@ class Job:
         """Refinements at most."""
         return self.iterations or (MOST_ITERATIONS if self.until_stable else 10)
 
+    @property
+    def options(self) -> set[str]:
+        """What is asked for beside the usual files."""
+        wished = {"--report": self.report, "--mesh": self.mesh, "--measures": self.measures}
+        return {name for name, value in wished.items() if value}
+
     def files_on_request(self, stem: str) -> dict[str, Path]:
         """Return the files, by kind, that are written only when asked for, and are."""
         files = {"report": self.output / f"{stem}_report.html"} if self.report else {}
@@ -152,13 +162,15 @@ class TimePoint:
     """One time point of a recording, read already.
 
     `stem` names its files, `source` is what the record says of the input, and `start` the file with the probability
-    (0 to 255) that the refinement starts from, instead of the job's initial mask.
+    (0 to 255) that the refinement starts from, instead of the job's initial mask. `beside` is how many bytes the caller
+    holds meanwhile.
     """
 
     stem: str
     volume: Volume
     source: dict[str, Any]
     start: Path | None = None
+    beside: int = 0
 
 
 def check_stems(inputs: Sequence[Path]) -> list[str]:
@@ -264,7 +276,9 @@ def _segment_file(
     else:
         volume = time_point.volume
     say(f"  volume      {_describe(volume)}")
-    for note in volume.notes:
+    padding = Padding((volume.shape[0], min(job.y_crop or volume.shape[1], volume.shape[1]), volume.shape[2]))
+    notes = [*volume.notes, *([] if padding.note is None else [padding.note])]
+    for note in notes:
         say(f"              note: {note}")
     if job.measures and volume.spacing_um is None:
         raise InputError(f"'{path}' does not state its voxel size, which --measures needs: give --spacing")
@@ -347,13 +361,13 @@ def _segment_file(
             annotation=None if truth is None else truth.array,
             probability_name=f"{stem}_probability.nrrd",
         )
-        on_request = replace(job, output=folder).files_on_request(stem)
+        here = replace(job, output=folder)
+        on_request = here.files_on_request(stem)
         if job.report:
             files["report"] = on_request["report"]
-        if job.mesh is not None:
-            files |= write_surface(on_request["mesh"], volume.with_array(mask))
-        if job.measures:
-            files |= write_vessels(folder, stem, volume.with_array(mask))
+        needed, refused = _write_measures(here, stem, volume.with_array(mask), memory, files)
+        for line in refused:
+            say(f"  WARNING     {line}")
         if job.label_tiff:
             files["labels"] = write_label_tiff(on_request["labels"], [mask], volume)
     record = asked | {
@@ -364,9 +378,9 @@ def _segment_file(
             "spacing_um_zyx": None if volume.spacing_um is None else list(volume.spacing_um),
             "space": volume.space,
             "units": volume.units,
-            "notes": list(volume.notes),
+            "notes": notes,
         },
-        "result": result | {"warnings": [*([outside] if outside else []), *warnings]},
+        "result": result | {"warnings": [*([outside] if outside else []), *warnings, *refused]},
         "iterations": [asdict(iteration) for iteration in iterations],
         "scores": scores,
         "files": {kind: write_name(file.name) for kind, file in files.items()},
@@ -377,7 +391,7 @@ def _segment_file(
         },
         "memory": {
             "slab_planes": memory.slab_planes,
-            "estimated_bytes": memory.needed,
+            "estimated_bytes": needed,
             "allowed_bytes": memory.allowed,
         },
         "device": str(next(weights.model.parameters()).device),
@@ -391,8 +405,37 @@ def _segment_file(
     outputs.finish(record)
     names = [*(file.name for file in files.values()), outputs.record_path.name]
     say(f"  wrote       {job.output}/: {', '.join(names)}")
+    if refused:
+        raise InputError(f"'{path}': {refused[0]} (all else is written)")
     score = "" if scores is None else f", F {scores['f1']:.3f}"
     return Outcome(path, "done", f"{result['voxels']:,} voxels{um3}{score}")
+
+
+def _write_measures(job: Job, stem: str, mask: Volume, memory: Memory, files: dict[str, Path]) -> tuple[int, list[str]]:
+    """Write the mesh and the tables, as far as memory suffices: how much they take only the mask tells.
+
+    Returns
+    -------
+    needed : int
+        Bytes of the process at its peak.
+    refused : list of str
+        A line for each option that does not fit.
+    """
+    on_request = job.files_on_request(stem)
+    needed, refused = memory.needed, []
+    if job.mesh is not None:
+        try:
+            needed = max(needed, memory.check("--mesh", mesh_bytes(mask.array)))
+            files |= write_surface(on_request["mesh"], mask)
+        except MemoryLimitError as error:
+            refused.append(str(error))
+    if job.measures:
+        try:
+            needed = max(needed, memory.check("--measures", vessels_bytes(mask.array)))
+            files |= write_vessels(job.output, stem, mask)
+        except MemoryLimitError as error:
+            refused.append(str(error))
+    return needed, refused
 
 
 def input_record(path: Path) -> dict[str, Any]:
@@ -413,6 +456,9 @@ def _plan(path: Path, weights: Weights, job: Job, time_point: TimePoint | None, 
         grid.array.dtype,
         logarithm=job.intensity == "log",
         masks=tuple(claimed_bytes(mask, axes=job.axes, shape=job.shape) for mask in masks),
+        soft_start=time_point is not None and time_point.start is not None,
+        beside=0 if time_point is None else time_point.beside,
+        options={name: least for name, least in least_bytes(math.prod(grid.shape)).items() if name in job.options},
     )
     try:
         return plan_memory(need, weights.model, job.max_ram, job.output)
@@ -461,7 +507,9 @@ def _read_probability(
     """Return the volume, whose length unit may be settled by the probability, and that."""
     volume, found, _ = share_grid(volume, read_volume(probability_path), str(path), str(probability_path))
     say(f"  start from  {probability_path.name}")
-    return volume, found.with_array(found.array.astype(np.float32) / 255)
+    probability = found.array.astype(np.float32)
+    probability /= 255
+    return volume, found.with_array(probability)
 
 
 def _changes(iterations: Sequence[Iteration], job: Job) -> str:

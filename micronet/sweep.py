@@ -69,12 +69,13 @@ def threshold_sweep(probability: NDArray[Any], annotated: NDArray[np.bool_]) -> 
     _check(probability)
     thresholds = np.arange(LEVELS) / 255
     # How many thresholds a voxel exceeds: v / 255 lies above those from 0 to (v - 1) / 255.
-    exceeded = probability
-    if probability.dtype != np.uint8:
-        exceeded = np.searchsorted(thresholds, probability, side="left").astype(np.uint8)
+    counted = np.zeros((2, LEVELS + 1), np.int64)
+    for plane, true in zip(probability, annotated, strict=True):  # numbers of 64 bits are made of each voxel
+        exceeded = plane if plane.dtype == np.uint8 else np.searchsorted(thresholds, plane, side="left")
+        counted[0] += np.bincount(exceeded[true], minlength=LEVELS + 1)
+        counted[1] += np.bincount(exceeded.ravel(), minlength=LEVELS + 1)
     # Voxels above threshold k exceeded at least k + 1 of them.
-    inside = np.bincount(exceeded[annotated], minlength=LEVELS + 1)[::-1].cumsum()[::-1][1:]
-    anywhere = np.bincount(exceeded.ravel(), minlength=LEVELS + 1)[::-1].cumsum()[::-1][1:]
+    inside, anywhere = counted[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]
     total = int(np.count_nonzero(annotated))
     counts = [Overlap(int(tp), int(all_) - int(tp), total - int(tp)) for tp, all_ in zip(inside, anywhere, strict=True)]
     return Sweep(tuple(thresholds.tolist()), tuple(counts))
@@ -94,8 +95,8 @@ def mask_above(probability: NDArray[Any], threshold: float) -> NDArray[np.bool_]
 
 
 def _check(probability: NDArray[Any]) -> None:
-    is_float = probability.dtype.kind == "f"
-    if probability.dtype != np.uint8 and not (is_float and ((probability >= 0) & (probability <= 1)).all()):
+    fits = probability.dtype.kind == "f" and all(((plane >= 0) & (plane <= 1)).all() for plane in probability)
+    if probability.dtype != np.uint8 and not fits:
         raise InputError(
             f"no probabilities: {probability.dtype} from {probability.min():g} to {probability.max():g}, "
             "expected uint8 (0 to 255) or floating-point numbers in [0, 1]"

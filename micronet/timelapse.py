@@ -201,6 +201,7 @@ class TimeLapseRun:
         if last is not None:
             _, volume, _ = share_grid(last[1], volume, lapse.stems[last[0]], row.name)
         begin, mine = _settings(job, lapse, self._start, None if last is None else last[0])
+        beside = 0 if last is None else last[1].array.nbytes + last[2].nbytes
         outcome = segment_file(
             lapse.paths[number],
             self._weights,
@@ -208,7 +209,7 @@ class TimeLapseRun:
             say=self._say,
             on_iteration=self._on_iteration,
             force=self._force,
-            time_point=TimePoint(row.name, volume, lapse.source(number), begin),
+            time_point=TimePoint(row.name, volume, lapse.source(number), begin, beside),
         )
         mask = read_annotation(job.output / f"{row.name}.seg.nrrd").mask.array
         if self._refines:

@@ -136,11 +136,23 @@ def skeleton(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     survived[labels[line]] = True
     for number, where in enumerate(ndimage.find_objects(labels), 1):
         if not survived[number]:
-            piece = np.pad(labels[where] == number, 1)
-            depth = ndimage.distance_transform_edt(piece)[1:-1, 1:-1, 1:-1]
-            line[where][np.unravel_index(np.argmax(depth), depth.shape)] = True
+            line[where][_innermost(labels[where] == number)] = True
     thinned[box] = line
     return thinned
+
+
+def _innermost(piece: NDArray[np.bool_]) -> tuple[int, ...]:
+    """Return the voxel that is farthest from the outside, of several the first."""
+    # Where the nearest voxel outside is takes a quarter of the memory of how far it is; that is taken plane by plane.
+    nearest = ndimage.distance_transform_edt(np.pad(piece, 1), return_distances=False, return_indices=True)
+    places = np.indices((1, *nearest.shape[2:]))
+    farthest, best = -1, (0, 0, 0)
+    for z in range(nearest.shape[1]):
+        away = ((nearest[:, z] - places[:, 0] - np.array([z, 0, 0])[:, None, None]) ** 2).sum(axis=0)
+        if away.max() > farthest:
+            y, x = np.unravel_index(np.argmax(away), away.shape)
+            farthest, best = int(away.max()), (z - 1, int(y) - 1, int(x) - 1)
+    return best
 
 
 def cl_dice(

@@ -22,6 +22,7 @@ from micronet.inference import Iteration, refine
 from micronet.losses import fbeta_loss
 from micronet.metrics import Overlap, overlap
 from micronet.models import MicroNet, MicroRNet
+from micronet.padding import Padding
 from micronet.preprocess import normalize_mask, standardize
 from micronet.recipe import NUMPY_SEED, RECIPES, Plan, Recipe, learning_rate
 from micronet.soap import Soap
@@ -237,9 +238,12 @@ class Trainer:
         sample = self.train_samples[index]
         view = self._view(sample)
         truth = view.place(sample.mask)
-        x = engine.kept_array((1, 2 if self._refines else 1, *truth.shape))
-        image = standardize(view.place(sample.image), sample.mean, sample.sd, out=x[0, 0])
-        view.tone(image)
+        padding = Padding(truth.shape)
+        x = engine.kept_array((1, 2 if self._refines else 1, *padding.shape))
+        image = np.empty(truth.shape, np.float32) if padding.needed else x[0, 0]
+        view.tone(standardize(view.place(sample.image), sample.mean, sample.sd, out=image))
+        if padding.needed:
+            x[0, 0] = padding.pad(image)
         if self._refines:
             mask = view.place(self._round_masks()[index])
             start = mask.astype(np.float32)
@@ -250,11 +254,14 @@ class Trainer:
                 if rng.random() < 0.5:
                     start = np.zeros_like(start)
                 start = refine(image, start, self.model, int(rng.integers(1, self.recipe.own_passes + 1)))
-            x[0, 1] = normalize_mask(start)
-        target = torch.from_numpy(truth)[None, None]
-        if sample.weight is None:
+            x[0, 1] = padding.pad(normalize_mask(start))
+        target = torch.from_numpy(padding.pad(truth))[None, None]
+        counted = None if sample.weight is None else view.place(sample.weight)
+        if padding.needed:  # a mirrored voxel is one that nobody annotated
+            counted = padding.inset(np.ones(truth.shape, bool) if counted is None else counted)
+        if counted is None:
             return torch.from_numpy(x), target, None
-        return torch.from_numpy(x), target, torch.from_numpy(view.place(sample.weight).astype(np.float32))[None, None]
+        return torch.from_numpy(x), target, torch.from_numpy(counted.astype(np.float32))[None, None]
 
     def _view(self, sample: Sample) -> View:
         if self.recipe.augmentation is None:

@@ -130,7 +130,6 @@ def test_the_input_is_not_changed_and_no_gradient_is_kept(image, refiner):
         ({"iterations": 0}, "iterations must be at least 1, found 0"),
         ({"y_crop": 0}, r"y-crop must lie in 1..40 \(the Y axis\), found 0"),
         ({"y_crop": 41}, "found 41"),
-        ({"y_crop": 31}, "axis Y has 31 voxels; the networks pool twice by 4 and need at least 32"),
         (
             {"initial_mask": np.zeros((33, 40, 35))},
             r"initial mask has shape \(33, 40, 35\), the volume \(33, 40, 36\)",
@@ -142,13 +141,6 @@ def test_the_input_is_not_changed_and_no_gradient_is_kept(image, refiner):
 def test_bad_options_are_refused(image, refiner, arguments, message):
     with pytest.raises(InputError, match=message):
         predict(image, refiner, **arguments)
-
-
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_short_axis_is_refused_by_name(image, micro, axis):
-    short = np.take(image, range(30), axis=axis)
-    with pytest.raises(InputError, match=f"axis {'ZYX'[axis]} has 30 voxels"):
-        predict(short, micro)
 
 
 def test_micro_net_refuses_a_mask_and_a_flat_image_is_refused(image, micro):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from micronet.errors import FileError
 from micronet.io.atomic import atomic_path
@@ -22,6 +24,7 @@ MESH_FORMATS = ("stl", "ply", "obj")
 # 3D Slicer looks for these words in a mesh's header.
 _SPACE_WORDS = {"left-posterior-superior": "SPACE=LPS"}
 _STL_HEADER = 80
+_ROWS = 1 << 16
 
 
 def write_mesh(path: str | os.PathLike[str], mesh: Mesh) -> Path:
@@ -57,15 +60,16 @@ def write_mesh(path: str | os.PathLike[str], mesh: Mesh) -> Path:
 
 
 def _write_stl(stream: BinaryIO, mesh: Mesh, words: str) -> None:
-    corners = mesh.vertices[mesh.triangles].astype(np.float32)  # (M, 3 corners, 3)
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    lengths = np.linalg.norm(normals, axis=1, keepdims=True)
-    records = np.zeros(len(corners), dtype=[("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
-    records["normal"] = np.divide(normals, lengths, out=np.zeros_like(normals), where=lengths > 0)
-    records["corners"] = corners
     stream.write(words.encode("ascii", "replace")[:_STL_HEADER].ljust(_STL_HEADER))
-    stream.write(np.uint32(len(corners)).astype("<u4").tobytes())
-    stream.write(records.tobytes())
+    stream.write(np.uint32(len(mesh.triangles)).astype("<u4").tobytes())
+    for triangles in _blocks(mesh.triangles):
+        corners = mesh.vertices[triangles].astype(np.float32)  # (M, 3 corners, 3)
+        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        lengths = np.linalg.norm(normals, axis=1, keepdims=True)
+        records = np.zeros(len(corners), dtype=[("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
+        records["normal"] = np.divide(normals, lengths, out=np.zeros_like(normals), where=lengths > 0)
+        records["corners"] = corners
+        stream.write(records.tobytes())
 
 
 def _write_ply(stream: BinaryIO, mesh: Mesh, words: str) -> None:
@@ -79,14 +83,24 @@ def _write_ply(stream: BinaryIO, mesh: Mesh, words: str) -> None:
         "property list uchar int vertex_indices",
         "end_header",
     ]
-    faces = np.zeros(len(mesh.triangles), dtype=[("count", "u1"), ("corners", "<i4", 3)])
-    faces["count"], faces["corners"] = 3, mesh.triangles
     stream.write(("\n".join(header) + "\n").encode("ascii", "replace"))
-    stream.write(mesh.vertices.astype("<f4").tobytes())
-    stream.write(faces.tobytes())
+    for vertices in _blocks(mesh.vertices):
+        stream.write(vertices.astype("<f4").tobytes())
+    for triangles in _blocks(mesh.triangles):
+        faces = np.zeros(len(triangles), dtype=[("count", "u1"), ("corners", "<i4", 3)])
+        faces["count"], faces["corners"] = 3, triangles
+        stream.write(faces.tobytes())
 
 
 def _write_obj(stream: BinaryIO, mesh: Mesh, words: str) -> None:
     stream.write(f"# {words}\n".encode("ascii", "replace"))
-    np.savetxt(stream, mesh.vertices, fmt="v %.9g %.9g %.9g")
-    np.savetxt(stream, mesh.triangles + 1, fmt="f %d %d %d")
+    for vertices in _blocks(mesh.vertices):
+        np.savetxt(stream, vertices, fmt="v %.9g %.9g %.9g")
+    for triangles in _blocks(mesh.triangles):
+        np.savetxt(stream, triangles + 1, fmt="f %d %d %d")
+
+
+def _blocks(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yield rows some at a time, so that a mesh of millions is never in memory twice."""
+    for first in range(0, len(rows), _ROWS):
+        yield rows[first : first + _ROWS]

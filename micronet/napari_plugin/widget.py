@@ -17,6 +17,7 @@ from napari.utils.notifications import show_info, show_warning
 from micronet.errors import InputError
 from micronet.napari_plugin.layers import GRID, grid_of, layer_attributes, settled_grids
 from micronet.napari_plugin.segmenter import Step, default_weights, steps, warning
+from micronet.padding import Padding
 from micronet.volume import Volume
 
 __all__ = ["segment_widget"]
@@ -41,6 +42,9 @@ def _segment(
     told = warning(grid, array, weights)
     if told is not None:
         show_warning(told)
+    mirrored = Padding(array.shape[-3:]).note if array.ndim in (3, 4) else None
+    if mirrored is not None:
+        show_info(mirrored)
     name = f"{image.name} lumen"
     beginning = None if start is None else np.asarray(start.data)
     labels = np.zeros(array.shape, np.uint8)

@@ -1,0 +1,87 @@
+"""How much memory the measures of a mask take, by the mask: counted cheaply, before they are made."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micronet.metrics import bounding_box
+
+__all__ = [
+    "least_bytes",
+    "mesh_bytes",
+    "mesh_vertices",
+    "scores_bytes",
+    "surface_voxels",
+    "vessels_bytes",
+]
+
+# All measured, with empty, full and noisy masks and vessels: benchmarks/memory.py.
+# Of a page: coarse copies of the volume, pictures, and what draws them; in the end it grows no more.
+_PAGE, _SHOWN = 180_000_000, 31
+# Of a mesh: a slab as marching cubes takes it, and what is kept and smoothed of each vertex.
+_SLAB, _SLAB_VOXEL, _VERTEX = 1 << 21, 7, 180
+# Of the vessels: labels and distances of each voxel of the box, and what each voxel of the surface may leave behind:
+# no skeleton has more voxels than that.
+_LABELLED, _MEASURED, _SKELETON = 5, 80, 400
+# Of the scores: distance maps and skeletons in the box, and the distances of the surfaces' voxels.
+_SCORED, _APART = 24, 85
+
+
+def mesh_bytes(mask: NDArray[np.bool_]) -> int:
+    """Return about how many bytes the surface of a mask takes at most, until it is written."""
+    return _SLAB_VOXEL * min(mask.size, _SLAB) + _VERTEX * mesh_vertices(mask)
+
+
+def vessels_bytes(mask: NDArray[np.bool_]) -> int:
+    """Return about how many bytes the tables of the vessels take at most, until they are written."""
+    return _LABELLED * mask.size + _MEASURED * _box_voxels(mask) + _SKELETON * surface_voxels(mask)
+
+
+def scores_bytes(predicted: NDArray[np.bool_], annotated: NDArray[np.bool_]) -> int:
+    """Return about how many bytes `micronet.scores.score_masks` takes at most."""
+    box = max(_box_voxels(predicted), _box_voxels(annotated), _box_voxels(predicted | annotated))
+    return 2 * predicted.size + _SCORED * box + _APART * max(surface_voxels(predicted), surface_voxels(annotated))
+
+
+def least_bytes(voxels: int) -> dict[str, int]:
+    """Return what options take whatever the mask is, by their names: a label TIFF takes a plane."""
+    return {
+        "--mesh": _SLAB_VOXEL * min(voxels, _SLAB),
+        "--measures": _LABELLED * voxels,
+        "--report": min(_PAGE, _SHOWN * voxels),
+        "--label-tiff": 0,
+    }
+
+
+def _box_voxels(mask: NDArray[np.bool_]) -> int:
+    return math.prod(part.stop - part.start for part in bounding_box(mask))
+
+
+def mesh_vertices(mask: NDArray[np.bool_]) -> int:
+    """Return how many vertices the surface of a mask has: one between every two neighbours of which one is inside.
+
+    >>> mesh_vertices(np.ones((1, 1, 2), bool))
+    10
+    """
+    shared = 0
+    for z, plane in enumerate(mask):
+        shared += int(np.count_nonzero(plane[1:] & plane[:-1])) + int(np.count_nonzero(plane[:, 1:] & plane[:, :-1]))
+        shared += int(np.count_nonzero(plane & mask[z - 1])) if z else 0
+    return 6 * int(np.count_nonzero(mask)) - 2 * shared  # a voxel has six faces
+
+
+def surface_voxels(mask: NDArray[np.bool_]) -> int:
+    """Return how many voxels of a mask have a face to the outside, or the end of the volume.
+
+    >>> surface_voxels(np.ones((3, 3, 4), bool))
+    34
+    """
+    count = 0
+    for z in range(1, len(mask) - 1):
+        inside = mask[z - 1] & mask[z] & mask[z + 1]
+        inside[1:-1, 1:-1] &= (mask[z, :-2, 1:-1] & mask[z, 2:, 1:-1]) & (mask[z, 1:-1, :-2] & mask[z, 1:-1, 2:])
+        count += int(np.count_nonzero(inside[1:-1, 1:-1]))
+    return int(np.count_nonzero(mask)) - count
