@@ -152,7 +152,7 @@ def folder(tmp_path, monkeypatch):
         ("prepare scan.nrrd --domain log --iso 1e300", "--iso: '1e300': expected a number from 0.01 to 1000"),
         ("prepare scan.nrrd --domain log --iso 1e-9", "--iso: '1e-9': expected a number"),
         ("prepare scan.nrrd --domain log --iso 0.01 --spacing 1000000", "voxels are more than can be made"),
-        ("prepare scan.nrrd --domain log --iso 0.01 --spacing 2", "GB in 'struct_iso', "),
+        ("prepare scan.nrrd --domain log --iso 0.01 --spacing 2", "GB there, "),
         ("make_phantoms 1 --shape 64,64,64,5", "expected three sizes"),
         ("make_phantoms 1 --shape 99999,99999,99999", "expected three sizes such as 200,260,218"),
         ("make_phantoms 1 --shape 9999,9999,9999", "GB of memory needed, "),
