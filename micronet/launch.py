@@ -19,7 +19,7 @@ from micronet.keeper import Scalars, Settings
 from micronet.lock import FolderLock
 from micronet.models import MicroNet, MicroRNet
 from micronet.names import same_but_for_case
-from micronet.option_types import Whole, path_option, text_option
+from micronet.option_types import Whole, commands_option, path_option
 from micronet.prompt import Interrupts, TerminalBar, converse, line_editing, say, show_file
 from micronet.recipe import NUMPY_SEED, RECIPES, TORCH_SEED, Recipe
 from micronet.runfolder import Places, Run, latest_session, sweep
@@ -43,7 +43,10 @@ def add_training_options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--recipe", choices=sorted(RECIPES), help="default: default")
     p.add_argument(
-        "--run", type=text_option, metavar="COMMANDS", help='carry out commands and leave, such as "123; val; finish"'
+        "--run",
+        type=commands_option,
+        metavar="COMMANDS",
+        help='carry out commands and leave, such as "123; val; finish"',
     )
     p.add_argument("--resume", action="store_true", help="first go on with the session that was last, as it was set")
     p.add_argument(

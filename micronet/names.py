@@ -160,11 +160,11 @@ def existing(path: Path) -> Path:
     A name that was typed, in a data set say, has its accents composed; that of a file from a Mac may not.
     """
     try:
-        if path.exists():
+        if path.exists() or path.parent == path or str(path).isascii():
             return path
-        folder = existing(path.parent) if path.parent != path else path
-        if not folder.is_dir():
-            return path
+        folder = existing(path.parent)
+        if (folder / path.name).exists():
+            return folder / path.name
         found = [file for file in folder.iterdir() if same_name(file.name, path.name)]
     except (OSError, ValueError, RecursionError):  # a name that no file can have
         return path

@@ -22,6 +22,7 @@ __all__ = [
     "Whole",
     "axes_option",
     "bytes_option",
+    "commands_option",
     "device_option",
     "dtype_option",
     "path_option",
@@ -180,6 +181,11 @@ def path_option(text: str) -> Path:
     if max(map(len, map(os.fsencode, path.parts)), default=0) > _LONGEST_NAME or len(os.fsencode(path)) > _LONGEST_PATH:
         raise _refused(text, f"a name of at most {_LONGEST_NAME} bytes, a path of at most {_LONGEST_PATH}")
     return path
+
+
+def commands_option(text: str) -> str:
+    """Take the commands of ``--run`` as they are, none as well; `micronet.commands` says what is wrong with one."""
+    return text
 
 
 def text_option(text: str) -> str:

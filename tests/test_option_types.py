@@ -78,6 +78,8 @@ def test_an_option_states_what_it_may_be_and_refuses_all_else(name, action, caps
     assert stated, f"{action.dest} of {name} takes anything: give it a type of micronet.option_types"
     if action.type in TEXTS:
         values = ("", "  ", *(("x" * 256, "a/" * 3000) if action.type is option_types.path_option else ()))
+    elif action.type is option_types.commands_option:  # an empty one is none; others are tried below
+        values = ()
     elif action.choices is not None:
         values = (*NOT_NUMBERS, *NUMBERS)
     else:
@@ -150,10 +152,12 @@ def folder(tmp_path, monkeypatch):
         ("prepare scan.nrrd --domain log --iso 1e300", "--iso: '1e300': expected a number from 0.01 to 1000"),
         ("prepare scan.nrrd --domain log --iso 1e-9", "--iso: '1e-9': expected a number"),
         ("prepare scan.nrrd --domain log --iso 0.01 --spacing 1000000", "voxels are more than can be made"),
-        ("prepare scan.nrrd --domain log --iso 0.01 --spacing 2", "GB in 'struct_iso', "),
+        ("prepare scan.nrrd --domain log --iso 0.01 --spacing 2", "GB there, "),
         ("make_phantoms 1 --shape 64,64,64,5", "expected three sizes"),
         ("make_phantoms 1 --shape 99999,99999,99999", "expected three sizes such as 200,260,218"),
         ("make_phantoms 1 --shape 9999,9999,9999", "GB of memory needed, "),
+        ("train_micronet --run nan", "unknown command 'nan'"),
+        ("train_micrornet --run 1;1e300", "give N K, whole numbers"),
         ("make_phantoms 999999999", "argument N: '999999999': expected a whole number from 1 to 10000"),
         ("make_phantoms 5000 --time-points 5000", "25,000,000 phantoms: a set has 10,000 at most"),
     ],

@@ -142,11 +142,11 @@ def test_run_checks_its_commands_before_it_does_any_and_stops_at_the_first_that_
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--iterations", 0), "--iterations must be at least 1, found 0"),
-        (("--validate-every", 0), "--validate-every must be at least 1, found 0"),
-        (("--keep-every", 0), "--keep-every must be at least 1, found 0"),
-        (("--threads", 0), "--threads must be at least 1, found 0"),
-        (("--seed", -1), "--seed must lie in 0.."),
+        (("--iterations", 0), "--iterations: '0': expected a whole number from 1 to 1000"),
+        (("--validate-every", 0), "--validate-every: '0': expected a whole number from 1 to 1000000"),
+        (("--keep-every", 0), "--keep-every: '0': expected a whole number from 1 to 1000000"),
+        (("--threads", 0), "--threads: '0': expected a whole number from 1 to 1024"),
+        (("--seed", -1), "--seed: '-1': expected a whole number from 0 to 2147483647"),
         (("--dataset", "missing.toml"), "cannot read data set 'missing.toml'"),
         (("--resume",), "there is no earlier session of u-net in 'checkpoints'"),
         (("--checkpoints", "data/tiny.toml"), "cannot write 'data/tiny.toml/.u-net.lock'"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -26,8 +28,8 @@ def check_room(folder: Path, shape: tuple[int, ...]) -> None:
     needed, free = 4 * math.prod(shape), shutil.disk_usage(here).free
     if needed > free:
         raise FileError(
-            f"a volume of {' x '.join(map(str, shape))} voxels takes {needed / 1e9:.3g} GB in '{folder}', "
-            f"{free / 1e9:.3g} GB are free"
+            f"cannot write '{folder}': {os.strerror(errno.ENOSPC)}; a volume of {' x '.join(map(str, shape))} voxels "
+            f"takes {needed / 1e9:.3g} GB there, {free / 1e9:.3g} GB are free"
         )
 
 
