@@ -247,29 +247,29 @@ def _by_name(files: Sequence[Path]) -> dict[str, Path]:
     return named
 
 
-def check_reading(pair: Pair, reading: Reading, allowance: Allowance) -> None:
-    """Raise MemoryLimitError where the files of a pair do not fit into memory, by their headers alone."""
+def check_reading(pair: Pair, reading: Reading, allowance: Allowance) -> int:
+    """Return about how many bytes reading a pair takes, by the headers alone; MemoryLimitError where it is too much."""
     annotation, prediction = (claimed_bytes(path, axes=reading.axes) for path in (pair.annotation, pair.prediction))
     image = 0 if pair.image is None else claimed_bytes(pair.image, axes=reading.axes)
     # A file is read and turned, the mask is chosen from it, and the last one stays.
     kept = prediction if reading.probability else 0
     held = annotation + prediction + kept + image
-    allowance.check(held, max(2 * annotation, 2 * prediction, 2 * image), f"'{pair.prediction}'")
+    return allowance.check(held, max(2 * annotation, 2 * prediction, 2 * image), f"'{pair.prediction}'")
 
 
 def check_scoring(
     pair: Pair, masks: MaskPair, allowance: Allowance, *, measures: bool = False, report: bool = False
-) -> None:
-    """Raise MemoryLimitError where the scores of masks that are read, or what else is asked for, does not fit."""
-    arrays = [masks.predicted.array, masks.annotated.array]
+) -> int:
+    """Return about how many bytes the scores of a pair take, and what else is asked for; MemoryLimitError as above."""
+    arrays = masks.predicted.array, masks.annotated.array
     others = [volume.array for volume in (masks.probability, masks.image) if volume is not None]
     held = sum(array.nbytes for array in (*arrays, *others))
-    where = f"'{pair.prediction}': "
-    allowance.check(held, scores_bytes(*arrays), f"{where}scoring")
+    works = {"scoring": scores_bytes(*arrays)}
     if measures:
-        allowance.check(held, max(map(vessels_bytes, arrays)), f"{where}--measures")
+        works["--measures"] = max(vessels_bytes(array) for array in arrays)
     if report:
-        allowance.check(held, least_bytes(arrays[0].size)["--report"], f"{where}--report")
+        works["--report"] = least_bytes(arrays[0].size)["--report"] + 4 * arrays[0].size  # kinds of voxels, as masks
+    return max(allowance.check(held, work, f"'{pair.prediction}': {what}") for what, work in works.items())
 
 
 def read_pair(pair: Pair, reading: Reading | None = None) -> MaskPair:

@@ -21,8 +21,9 @@ __all__ = [
 # All measured, with empty, full and noisy masks and vessels: benchmarks/memory.py.
 # Of a page: coarse copies of the volume, pictures, and what draws them; in the end it grows no more.
 _PAGE, _SHOWN = 180_000_000, 31
-# Of a mesh: a slab as marching cubes takes it, and what is kept and smoothed of each vertex.
-_SLAB, _SLAB_VOXEL, _VERTEX = 1 << 21, 7, 180
+# Of a mesh: rows on their way to the file and what multiplies them; a slab as marching cubes takes it; what is kept and
+# smoothed of each vertex.
+_ROWS, _SLAB, _SLAB_VOXEL, _VERTEX = 8_000_000, 1 << 21, 7, 180
 # Of the vessels: labels and distances of each voxel of the box, and what each voxel of the surface may leave behind:
 # no skeleton has more voxels than that.
 _LABELLED, _MEASURED, _SKELETON = 5, 80, 400
@@ -32,7 +33,7 @@ _SCORED, _APART = 24, 85
 
 def mesh_bytes(mask: NDArray[np.bool_]) -> int:
     """Return about how many bytes the surface of a mask takes at most, until it is written."""
-    return _SLAB_VOXEL * min(mask.size, _SLAB) + _VERTEX * mesh_vertices(mask)
+    return _ROWS + _SLAB_VOXEL * min(mask.size, _SLAB) + _VERTEX * mesh_vertices(mask)
 
 
 def vessels_bytes(mask: NDArray[np.bool_]) -> int:
@@ -49,7 +50,7 @@ def scores_bytes(predicted: NDArray[np.bool_], annotated: NDArray[np.bool_]) -> 
 def least_bytes(voxels: int) -> dict[str, int]:
     """Return what options take whatever the mask is, by their names: a label TIFF takes a plane."""
     return {
-        "--mesh": _SLAB_VOXEL * min(voxels, _SLAB),
+        "--mesh": _ROWS + _SLAB_VOXEL * min(voxels, _SLAB),
         "--measures": _LABELLED * voxels,
         "--report": min(_PAGE, _SHOWN * voxels),
         "--label-tiff": 0,

@@ -24,7 +24,7 @@ MESH_FORMATS = ("stl", "ply", "obj")
 # 3D Slicer looks for these words in a mesh's header.
 _SPACE_WORDS = {"left-posterior-superior": "SPACE=LPS"}
 _STL_HEADER = 80
-_ROWS = 1 << 16
+_ROWS = 1 << 14
 
 
 def write_mesh(path: str | os.PathLike[str], mesh: Mesh) -> Path:
