@@ -53,7 +53,7 @@ class _Axis(NamedTuple):
     """Smoothing along Z or Y: voxel i is the sum of weights[scale, i, k] times voxel first[scale, i] + k."""
 
     first: NDArray[np.int64]  # (scales, length)
-    count: NDArray[np.int64]  # (scales, length)
+    taps: NDArray[np.int64]  # (scales, length)
     weights: NDArray[np.float64]  # (scales, length, most)
 
 
@@ -286,7 +286,6 @@ def _eigenvalue_polynomial() -> NDArray[np.float64]:
 
     With θ = acos(r) / 3: 1 - cos θ = 2 s, 1 - r = 1 - cos 3θ = 2 s (3 - 4 s)², s = sin²(θ / 2).
     """
-
     v = np.cos(np.pi * (np.arange(17) + 0.5) / 17)
     s = np.sin(np.arccos((1 - v) / 2) / 6) ** 2
     chebyshev = np.polynomial.chebyshev
