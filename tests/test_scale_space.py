@@ -103,25 +103,25 @@ def test_features_at_voxels_are_those_of_the_volume(rng):
     assert features_at(volume, np.zeros_like(where), (1.0,), (1.0, 1.0, 1.0)).shape == (0, 6)
 
 
-def layers_for(rng, inputs):
-    shapes = ((8, inputs), (5, 8), (1, 5))
+def layers_for(rng, inputs, members=1):
+    shapes = ((members, 8, inputs), (members, 5, 8), (members, 1, 5))
     return [
-        ((rng.normal(size=s) / s[1] ** 0.5).astype(np.float32), rng.normal(size=s[0]).astype(np.float32))
+        ((rng.normal(size=s) / s[2] ** 0.5).astype(np.float32), rng.normal(size=s[:2]).astype(np.float32))
         for s in shapes
     ]
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_perceptron_is_the_one_on_stored_features(rng, threads):
+@pytest.mark.parametrize(("threads", "members"), [(1, 1), (3, 2)])
+def test_perceptrons_are_those_on_stored_features(rng, threads, members):
     volume = rng.normal(size=(12, 70, 21)).astype(np.float32)
-    layers = layers_for(rng, 16)
+    layers = layers_for(rng, 16, members)
     values = features(volume, (1.0, 2.0, 4.0), (1.0, 1.0, 1.0)).reshape(16, -1).astype(np.float64)
     for weights, bias in layers[:2]:
-        values = np.maximum(weights @ values + bias[:, None], 0)
-    expected = 1 / (1 + np.exp(-(layers[2][0] @ values + layers[2][1][:, None])))
+        values = np.maximum(weights @ values + bias[..., None], 0)
+    expected = 1 / (1 + np.exp(-(layers[2][0] @ values + layers[2][1][..., None])))
     out = np.empty_like(volume)
     assert perceptron(volume, (1.0, 2.0, 4.0), (1.0, 1.0, 1.0), layers, out, threads) is out
-    np.testing.assert_allclose(out.ravel(), expected[0], atol=2e-6)
+    np.testing.assert_allclose(out.ravel(), expected[:, 0].mean(0), atol=2e-6)
     once = perceptron(volume, (1.0, 2.0, 4.0), (1.0, 1.0, 1.0), layers, threads=1)
     np.testing.assert_array_equal(out, once)
 
@@ -152,7 +152,7 @@ def test_what_features_cannot_be_of_is_refused_in_one_line(rng):
         features(volume, (1.0,), one, slice(2, 2))
     with pytest.raises(InputError, match="marked in bool"):
         features_at(volume, volume, (1.0,), one)
-    with pytest.raises(InputError, match=r"perceptron on 6 features .* found \(8, 16\)"):
+    with pytest.raises(InputError, match=r"perceptrons on 6 features .* found \(1, 8, 16\)"):
         perceptron(volume, (1.0,), one, layers_for(rng, 16))
 
 

@@ -34,7 +34,7 @@ __all__ = ["Layer", "default_scales", "feature_count", "features", "features_at"
 
 Array = NDArray[np.float32]
 
-#: Weights (outputs, inputs) and bias (outputs,) of one layer of a perceptron, float32.
+#: Weights (members, outputs, inputs) and bias (members, outputs) of one layer of some perceptrons, float32.
 Layer = tuple[Array, Array]
 
 #: Default scales, in units of the finest spacing.
@@ -45,6 +45,8 @@ _EACH = 5
 _TRUNCATE = 4.0
 #: Rows that are worked on at a time: with what they need around them they stay in the second cache.
 _ROWS = 64
+#: Columns that the perceptron works on at a time, at least one row.
+_COLUMNS = 512
 #: A larger sigma, in voxels, than any structure asks for: its tables alone would fill the memory.
 _LARGEST_SIGMA = 200.0
 
@@ -169,14 +171,15 @@ def perceptron(
     out: Array | None = None,
     threads: int | None = None,
 ) -> Array:
-    """Return the probability that a perceptron gives every voxel for its features, which are forgotten row by row.
+    """Return the mean probability that perceptrons give every voxel for its features, which are forgotten row by row.
 
     Parameters
     ----------
     volume, scales_um, spacing_um, threads
         As `features`.
     layers : three of (weights, bias)
-        ReLU follows the first two; the last has one output, a logit.
+        Of shapes (members, outputs, inputs) and (members, outputs). ReLU follows the first two; the last has one
+        output, a logit.
     out : ndarray of the shape of `volume`, float32, optional
         Written to and returned.
 
@@ -185,10 +188,11 @@ def perceptron(
     ndarray of shape (Z, Y, X), float32
     """
     tables = _tables(volume, scales_um, spacing_um)
-    widths = [feature_count(len(scales_um)), *(len(bias) for _, bias in layers)]
-    if len(layers) != 3 or [w.shape for w, _ in layers] != [(b, a) for a, b in pairwise(widths)]:
-        found = ", ".join(str(weights.shape) for weights, _ in layers)
-        raise InputError(f"the layers of a perceptron on {widths[0]} features are three in a chain, found {found}")
+    inputs = feature_count(len(scales_um))
+    shapes = [weights.shape for weights, _ in layers]
+    if not _chain(shapes, [bias.shape for _, bias in layers], inputs):
+        found = ", ".join(map(str, shapes))
+        raise InputError(f"perceptrons on {inputs} features have three layers in a chain, found {found}")
     result = np.empty(volume.shape, np.float32) if out is None else out
     arrays = tuple(np.ascontiguousarray(array, dtype=np.float32) for layer in layers for array in layer)
 
@@ -197,6 +201,15 @@ def perceptron(
 
     _in_blocks(fill, volume.shape, (0, len(volume)), threads)
     return result
+
+
+def _chain(weights: Sequence[tuple[int, ...]], biases: Sequence[tuple[int, ...]], inputs: int) -> bool:
+    """Return whether these are the shapes of three layers, from `inputs` to one output."""
+    if len(weights) != 3 or any(len(shape) != 3 for shape in weights):
+        return False
+    members, widths = weights[0][0], [inputs, *(shape[1] for shape in weights)]
+    chained = [(members, after, before) for before, after in pairwise(widths)]
+    return members > 0 and widths[-1] == 1 and chained == list(weights) and [s[:2] for s in chained] == list(biases)
 
 
 def _runs(marked: NDArray[np.bool_], most: int = 16) -> list[tuple[int, int]]:
@@ -511,6 +524,16 @@ def _fill_features(volume, tables, z0, z1, y0, y1, first, out):  # type: ignore[
 
 
 @jit
+def _add_8(total, w, rows, i):  # type: ignore[no-untyped-def]
+    a, b, c, d = rows[i], rows[i + 1], rows[i + 2], rows[i + 3]
+    e, f, g, h = rows[i + 4], rows[i + 5], rows[i + 6], rows[i + 7]
+    p, q, r, s, t, u, v, o = w[i], w[i + 1], w[i + 2], w[i + 3], w[i + 4], w[i + 5], w[i + 6], w[i + 7]
+    for x in range(len(total)):
+        left = (p * a[x] + q * b[x]) + (r * c[x] + s * d[x])
+        total[x] += left + ((t * e[x] + u * f[x]) + (v * g[x] + o * h[x]))
+
+
+@jit
 def _layer(rows, weights, bias, out):  # type: ignore[no-untyped-def]
     """Write weights @ rows + bias."""
     inputs = len(rows)
@@ -518,10 +541,10 @@ def _layer(rows, weights, bias, out):  # type: ignore[no-untyped-def]
         total, w = out[j], weights[j]
         total[:] = bias[j]
         i = 0
-        while i + 4 <= inputs:
-            _add_4(total, w[i : i + 4], rows[i], rows[i + 1], rows[i + 2], rows[i + 3])
-            i += 4
-        for i in range(inputs - inputs % 4, inputs):
+        while i + 8 <= inputs:
+            _add_8(total, w, rows, i)
+            i += 8
+        for i in range(inputs - inputs % 8, inputs):
             _add(total, w[i], rows[i])
 
 
@@ -535,22 +558,37 @@ def _rectify(rows):  # type: ignore[no-untyped-def]
 
 
 @jit
+def _add_probability(logit, total):  # type: ignore[no-untyped-def]
+    for x in range(len(total)):
+        total[x] += np.float32(1) / (np.float32(1) + np.exp(-logit[x]))
+
+
+@jit
 def _fill_probability(volume, tables, z0, z1, y0, y1, layers, out):  # type: ignore[no-untyped-def]
     first, first_bias, second, second_bias, last, last_bias = layers
-    width = volume.shape[2]
+    members, width = len(first), volume.shape[2]
     rings, room, line, d = _new_rings(tables, y1 - y0, width)
-    found = np.empty((first.shape[1], width), np.float32)
-    one = np.empty((first.shape[0], width), np.float32)
-    two = np.empty((second.shape[0], width), np.float32)
-    logit = np.empty((1, width), np.float32)
+    block = min(max(_COLUMNS // width, 1), y1 - y0)  # rows at a time
+    found = np.empty((first.shape[2], block, width), np.float32)
+    rows = found.reshape(first.shape[2], block * width)
+    one = np.empty((first.shape[1], block * width), np.float32)
+    two = np.empty((second.shape[1], block * width), np.float32)
+    logit = np.empty((1, block * width), np.float32)
+    total = np.empty(block * width, np.float32)
     for z in range(z0, z1):
         _next_planes(volume, tables, z, z0, y0, y1, rings, room, line)
-        for y in range(y0, y1):
-            _row_features(volume, tables, z, y, y0, rings, d, found)
-            _layer(found, first, first_bias, one)
-            _rectify(one)
-            _layer(one, second, second_bias, two)
-            _rectify(two)
-            _layer(two, last, last_bias, logit)
-            for x in range(width):
-                out[z, y, x] = np.float32(1) / (np.float32(1) + np.exp(-logit[0, x]))
+        for y in range(y0, y1, block):
+            count = min(block, y1 - y)
+            for row in range(count):
+                _row_features(volume, tables, z, y + row, y0, rings, d, found[:, row])
+            total[:] = 0
+            for member in range(members):
+                _layer(rows, first[member], first_bias[member], one)
+                _rectify(one)
+                _layer(one, second[member], second_bias[member], two)
+                _rectify(two)
+                _layer(two, last[member], last_bias[member], logit)
+                _add_probability(logit[0], total)
+            for row in range(count):
+                for x in range(width):
+                    out[z, y + row, x] = total[row * width + x] / members
