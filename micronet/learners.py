@@ -1,0 +1,173 @@
+"""The learners of `micronet.lesson`: a pixel network, and a µ-Net on the volume made isotropic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from micronet.dataset import Sample
+from micronet.inference import refine
+from micronet.kernels.scale_space import default_scales, features_at
+from micronet.lesson import Lesson, Mask
+from micronet.models import MINIMUM_AXIS, MicroNet
+from micronet.pixel import PixelNetwork
+from micronet.recipe import RECIPES
+from micronet.teaching import train_pixel_network
+from micronet.training import StepReport, Trainer
+from micronet.volume import Volume, upright
+
+__all__ = ["MicroNetLearner", "PixelLearner", "TaughtMicroNet", "TaughtPixelNetwork"]
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TaughtPixelNetwork:
+    """A pixel network after a lesson, with the features of the lesson's voxels."""
+
+    network: PixelNetwork
+    lesson: Lesson
+    features: Array
+
+    def at(self, asked: Mask) -> Array:
+        """Return the probability of some voxels of the lesson, from features that are there already."""
+        with torch.no_grad():
+            x = self.network.normalized(torch.from_numpy(self.features[asked]))
+            members = torch.sigmoid(self.network(x.expand(len(self.network.layer0.weight), -1, -1)))
+            return np.asarray(members.mean(0).numpy(), np.float32)
+
+    def everywhere(self) -> Array:
+        """Return the probability of every voxel."""
+        return self.network.predict(self.lesson.image, self.lesson.spacing_um)
+
+
+class PixelLearner:
+    """Trains a pixel network; features of a lesson are computed once, however often it is learned from."""
+
+    def __init__(self, members: int = 3, steps: int = 400, name: str = "pixel network") -> None:
+        self.members, self.steps, self.name = members, steps, name
+        self._seen: tuple[Lesson, Array] | None = None
+
+    def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtPixelNetwork:
+        """Train on some voxels of the lesson."""
+        scales = PixelNetwork(default_scales(lesson.spacing_um)).scales
+        if self._seen is None or self._seen[0] is not lesson:
+            self._seen = lesson, features_at(lesson.image, lesson.annotated, scales, lesson.spacing_um)
+        found = self._seen[1]
+        network = train_pixel_network(
+            found[learned], lesson.lumen[learned], scales, members=self.members, steps=self.steps, seed=seed
+        )
+        return TaughtPixelNetwork(network, lesson, found)
+
+
+@dataclass(frozen=True)
+class TaughtMicroNet:
+    """A µ-Net after a lesson, with what it says of the volume."""
+
+    network: MicroNet
+    lesson: Lesson
+    probability: Array
+
+    def at(self, asked: Mask) -> Array:
+        """Return the probability of some voxels of the lesson."""
+        return self.probability[self.lesson.annotated][asked]
+
+    def everywhere(self) -> Array:
+        """Return the probability of every voxel."""
+        return self.probability
+
+
+class MicroNetLearner:
+    """Trains a µ-Net on the volume, resampled to an isotropic grid and padded where it is thin.
+
+    Parameters
+    ----------
+    steps : int
+    most_voxels : int
+        The isotropic grid is as fine as the finest spacing, but has no more voxels than these.
+    on_step : callable, optional
+        Receives the report of every step.
+    """
+
+    name = "u-net"
+
+    def __init__(
+        self, steps: int = 120, most_voxels: int = 2_000_000, on_step: Callable[[StepReport], None] | None = None
+    ) -> None:
+        self.steps, self.most_voxels, self.on_step = steps, most_voxels, on_step
+
+    def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtMicroNet:
+        """Train on some voxels of the lesson."""
+        shape = isotropic_shape(lesson.labels.shape, lesson.spacing_um, self.most_voxels)
+        image = _padded(resampled(lesson.image, shape))
+        labels = np.zeros_like(lesson.labels)
+        labels[lesson.annotated] = np.where(learned, lesson.labels[lesson.annotated], 0)
+        labels = _nearest(labels, shape)
+        labels = np.pad(labels, [(0, n - m) for n, m in zip(image.shape, labels.shape, strict=True)])
+        sample = Sample.of("volume", Volume(image, upright()), labels == 1, labels > 0)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = MicroNet()
+        # The image is normalised already: what was added to fill it up must not count.
+        trainer = Trainer(network, [replace(sample, mean=0.0, sd=1.0)], (), RECIPES["default"], seed)
+        trainer.begin(self.steps)
+        trainer.run(self.on_step or (lambda report: None), lambda report: None)
+        found = refine(image, np.zeros_like(image), network, 1)
+        inside = tuple(slice(n) for n in shape)
+        return TaughtMicroNet(network, lesson, resampled(found[inside], lesson.labels.shape))
+
+
+def isotropic_shape(shape: Sequence[int], spacing_um: Sequence[float], most_voxels: int) -> tuple[int, ...]:
+    """Return the shape of an isotropic grid over the same box, as fine as `most_voxels` allow.
+
+    >>> isotropic_shape((10, 40, 40), (5.0, 1.0, 1.0), 10**6)
+    (50, 40, 40)
+    >>> isotropic_shape((10, 40, 40), (5.0, 1.0, 1.0), 10_000)
+    (25, 20, 20)
+    """
+    lengths = np.asarray(shape) * np.asarray(spacing_um)
+    step = max(float(min(spacing_um)), float(np.prod(lengths) / most_voxels) ** (1 / 3))
+    z, y, x = (max(1, int(length / step + 0.5)) for length in lengths)
+    return z, y, x
+
+
+def resampled(array: Array, shape: Sequence[int]) -> Array:
+    """Return an array on another grid over the same box: linear, and smoothed first along axes that become coarser."""
+    ratios = [old / new for old, new in zip(array.shape, shape, strict=True)]
+    smooth = array
+    for axis, ratio in enumerate(ratios):
+        if ratio > 1.01:
+            smooth = ndimage.gaussian_filter1d(smooth, ratio / 2, axis=axis, mode="nearest")
+    for axis, (ratio, length) in enumerate(zip(ratios, shape, strict=True)):
+        if length != array.shape[axis]:
+            smooth = _along(smooth, (np.arange(length) + 0.5) * ratio - 0.5, axis)
+    return np.ascontiguousarray(smooth, dtype=np.float32)
+
+
+def _along(array: Array, places: NDArray[np.float64], axis: int) -> Array:
+    """Return an array sampled linearly at places along an axis; beyond the ends lies the last voxel."""
+    inside = np.clip(places, 0, array.shape[axis] - 1)
+    low = np.floor(inside).astype(np.intp)
+    high = np.minimum(low + 1, array.shape[axis] - 1)
+    along = [1, 1, 1]
+    along[axis] = -1
+    part = (inside - low).astype(np.float32).reshape(along)
+    return np.asarray(array.take(low, axis) * (1 - part) + array.take(high, axis) * part)
+
+
+def _nearest(labels: NDArray[np.uint8], shape: Sequence[int]) -> NDArray[np.uint8]:
+    places = [
+        np.minimum(((np.arange(new) + 0.5) * old / new).astype(np.intp), old - 1)
+        for old, new in zip(labels.shape, shape, strict=True)
+    ]
+    return labels[np.ix_(*places)]
+
+
+def _padded(image: Array) -> Array:
+    """Return an image whose axes are long enough for a µ-Net: it is reflected at its end, as often as that takes."""
+    return np.pad(image, [(0, max(0, MINIMUM_AXIS - length)) for length in image.shape], mode="symmetric")
