@@ -3,8 +3,8 @@
 python benchmarks/features.py                    # 100³ against scikit-image; memory at 256³
 
 Same scales and threads, in turn in one process, the shortest time counts. From every scale scikit-image makes
-intensity, edges and Hessian eigenvalues, as we do. Memory is the growth of the largest resident size while a pixel network
-of three members is applied to a loaded float32 volume, the probability included.
+intensity, edges and Hessian eigenvalues, as we do. Memory is the growth of the largest resident size while a pixel
+network of three members is applied to a loaded float32 volume, the probability included.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def main() -> None:
     network.predict(volume, ONE, threads=arguments.threads)
     grown = (peak_bytes() - before) / volume.size
     print(
-        f"pixel network at {arguments.memory_size}³: {grown:.1f} bytes a voxel above the loaded volume, 4 of them the result"
+        f"pixel network at {arguments.memory_size}³: {grown:.1f} bytes a voxel above the loaded volume, "
+        "4 of them the result"
     )
     volume = rng.normal(size=(arguments.size,) * 3).astype(np.float32)
     features(volume, scales, ONE)
