@@ -1,4 +1,4 @@
-"""Scale-space features of every voxel, and a perceptron on them, plane by plane: never all in memory.
+"""Scale-space features of every voxel, and perceptrons or trees on them, row by row: never all in memory.
 
 The features of a voxel are its value and, at each scale sigma (µm), five more, of the image smoothed with a Gaussian:
 
@@ -27,10 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.errors import InputError
+from micronet.kernels.boosting import Trees, add_trees
 from micronet.kernels.jit import jit
 from micronet.kernels.threads import Team, physical_cores, split
 
-__all__ = ["Layer", "default_scales", "feature_count", "features", "features_at", "perceptron"]
+__all__ = ["Layer", "default_scales", "feature_count", "features", "features_at", "perceptron", "tree_sum"]
 
 Array = NDArray[np.float32]
 
@@ -198,6 +199,42 @@ def perceptron(
 
     def fill(z0: int, z1: int, y0: int, y1: int) -> None:
         _fill_probability(volume, tables, z0, z1, y0, y1, arrays, result)
+
+    _in_blocks(fill, volume.shape, (0, len(volume)), threads)
+    return result
+
+
+def tree_sum(
+    volume: Array,
+    scales_um: Sequence[float],
+    spacing_um: Sequence[float],
+    trees: Trees,
+    out: Array | None = None,
+    threads: int | None = None,
+) -> Array:
+    """Return the probability that boosted trees give every voxel for its features.
+
+    Parameters
+    ----------
+    volume, scales_um, spacing_um, threads
+        As `features`.
+    trees : Trees
+        On features of these scales.
+    out : ndarray of the shape of `volume`, float32, optional
+        Written to and returned.
+
+    Returns
+    -------
+    ndarray of shape (Z, Y, X), float32
+    """
+    tables = _tables(volume, scales_um, spacing_um)
+    inputs = feature_count(len(scales_um))
+    if trees.feature.size and not 0 <= trees.feature.min() <= trees.feature.max() < inputs:
+        raise InputError(f"trees ask for features {trees.feature.min()} to {trees.feature.max()}, there are {inputs}")
+    result = np.empty(volume.shape, np.float32) if out is None else out
+
+    def fill(z0: int, z1: int, y0: int, y1: int) -> None:
+        _fill_tree_sum(volume, tables, z0, z1, y0, y1, trees, inputs, result)
 
     _in_blocks(fill, volume.shape, (0, len(volume)), threads)
     return result
@@ -592,3 +629,19 @@ def _fill_probability(volume, tables, z0, z1, y0, y1, layers, out):  # type: ign
             for row in range(count):
                 for x in range(width):
                     out[z, y + row, x] = total[row * width + x] / members
+
+
+@jit
+def _fill_tree_sum(volume, tables, z0, z1, y0, y1, trees, inputs, out):  # type: ignore[no-untyped-def]
+    width = volume.shape[2]
+    rings, room, line, d = _new_rings(tables, y1 - y0, width)
+    found = np.empty((inputs, width), np.float32)
+    leaf, logit = np.empty(width, np.uint8), np.empty(width, np.float32)
+    for z in range(z0, z1):
+        _next_planes(volume, tables, z, z0, y0, y1, rings, room, line)
+        for y in range(y0, y1):
+            _row_features(volume, tables, z, y, y0, rings, d, found)
+            add_trees(found, trees, leaf, logit)
+            row = out[z, y]
+            row[:] = 0
+            _add_probability(logit, row)
