@@ -36,6 +36,7 @@ from micronet.io import read_volume  # noqa: E402
 from micronet.kernels.scale_space import default_scales, features_at  # noqa: E402
 from micronet.kernels.threads import physical_cores  # noqa: E402
 from micronet.metrics import bounding_box, overlap  # noqa: E402
+from micronet.pixel_trees import train_pixel_trees  # noqa: E402
 from micronet.preprocess import normalize_image  # noqa: E402
 from micronet.record import versions, write_json  # noqa: E402
 from micronet.teaching import train_pixel_network  # noqa: E402
@@ -151,11 +152,21 @@ def pixel(case: Case, labels: Labels, seed: int) -> Mask:
     return network.predict(image, case.spacing_um) > 0.5
 
 
+def trees(case: Case, labels: Labels, seed: int) -> Mask:
+    """Boosted trees on the same features."""
+    image, annotated = normalize_image(case.image), labels > 0
+    scales = default_scales(case.spacing_um)
+    found = features_at(image, annotated, scales, case.spacing_um)
+    taught = train_pixel_trees(found, labels[annotated] == 1, scales, seed=seed, threads=torch.get_num_threads())
+    return taught.predict(image, case.spacing_um) > 0.5
+
+
 METHODS: dict[str, Callable[[Case, Labels, int], Mask]] = {
     "forest": forest,
     "otsu": otsu,
     "sato": sato_tubes,
     "pixel": pixel,
+    "trees": trees,
 }
 
 

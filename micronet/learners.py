@@ -1,4 +1,4 @@
-"""The learners of `micronet.lesson`: a pixel network, and a µ-Net on the volume made isotropic."""
+"""The learners of `micronet.lesson`: pixel trees, a pixel network, and a µ-Net on the volume made isotropic."""
 
 from __future__ import annotations
 
@@ -12,18 +12,65 @@ from scipy import ndimage
 
 from micronet.dataset import Sample
 from micronet.inference import refine
+from micronet.kernels.boosting import logits
 from micronet.kernels.scale_space import default_scales, features_at
 from micronet.lesson import Lesson, Mask
 from micronet.models import MINIMUM_AXIS, MicroNet
 from micronet.pixel import PixelNetwork
+from micronet.pixel_trees import PixelTrees, train_pixel_trees
 from micronet.recipe import RECIPES
 from micronet.teaching import train_pixel_network
 from micronet.training import StepReport, Trainer
 from micronet.volume import Volume, upright
 
-__all__ = ["MicroNetLearner", "PixelLearner", "TaughtMicroNet", "TaughtPixelNetwork"]
+__all__ = ["MicroNetLearner", "PixelLearner", "TaughtMicroNet", "TaughtPixelNetwork", "TaughtTrees", "TreesLearner"]
 
 Array = NDArray[np.float32]
+
+
+class _Features:
+    """Features of the voxels of a lesson, computed once, however often it is learned from."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[Lesson, tuple[float, ...], Array] | None = None
+
+    def of(self, lesson: Lesson) -> tuple[tuple[float, ...], Array]:
+        """Return scales, rounded as weights hold them, and features (voxels, features)."""
+        if self._seen is None or self._seen[0] is not lesson:
+            scales = tuple(float(np.float32(scale)) for scale in default_scales(lesson.spacing_um))
+            self._seen = lesson, scales, features_at(lesson.image, lesson.annotated, scales, lesson.spacing_um)
+        return self._seen[1:]
+
+
+@dataclass(frozen=True)
+class TaughtTrees:
+    """Pixel trees after a lesson, with the features of the lesson's voxels."""
+
+    trees: PixelTrees
+    lesson: Lesson
+    features: Array
+
+    def at(self, asked: Mask) -> Array:
+        """Return the probability of some voxels of the lesson, from features that are there already."""
+        return np.asarray(1 / (1 + np.exp(-logits(self.features[asked], self.trees.trees))), np.float32)
+
+    def everywhere(self) -> Array:
+        """Return the probability of every voxel."""
+        return self.trees.predict(self.lesson.image, self.lesson.spacing_um)
+
+
+class TreesLearner:
+    """Fits pixel trees."""
+
+    def __init__(self, trees: int = 150, name: str = "pixel trees") -> None:
+        self.trees, self.name = trees, name
+        self._features = _Features()
+
+    def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtTrees:
+        """Fit trees to some voxels of the lesson."""
+        scales, found = self._features.of(lesson)
+        trees = train_pixel_trees(found[learned], lesson.lumen[learned], scales, trees=self.trees, seed=seed)
+        return TaughtTrees(trees, lesson, found)
 
 
 @dataclass(frozen=True)
@@ -47,18 +94,15 @@ class TaughtPixelNetwork:
 
 
 class PixelLearner:
-    """Trains a pixel network; features of a lesson are computed once, however often it is learned from."""
+    """Trains a pixel network."""
 
     def __init__(self, members: int = 3, steps: int = 400, name: str = "pixel network") -> None:
         self.members, self.steps, self.name = members, steps, name
-        self._seen: tuple[Lesson, Array] | None = None
+        self._features = _Features()
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtPixelNetwork:
         """Train on some voxels of the lesson."""
-        scales = PixelNetwork(default_scales(lesson.spacing_um)).scales
-        if self._seen is None or self._seen[0] is not lesson:
-            self._seen = lesson, features_at(lesson.image, lesson.annotated, scales, lesson.spacing_um)
-        found = self._seen[1]
+        scales, found = self._features.of(lesson)
         network = train_pixel_network(
             found[learned], lesson.lumen[learned], scales, members=self.members, steps=self.steps, seed=seed
         )

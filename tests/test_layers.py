@@ -30,6 +30,7 @@ LAYERS = [
         "engine",
         "models",
         "pixel",
+        "pixel_trees",
         "distortion",
         "augmentation",
         "resample",

@@ -97,7 +97,7 @@ def boost(
             for level in range(depth):
                 gains = np.empty((width, _BINS - 1))
                 team.run(lambda a, b: _gains(a, b, binned, drawn, leaf, slope, bend, penalty, gains), parts)  # noqa: B023
-                column, cut = np.unravel_index(np.argmax(gains), gains.shape)
+                column, cut = map(int, np.unravel_index(np.argmax(gains), gains.shape))
                 found.feature[tree, level], found.threshold[tree, level] = column, cuts[column, cut]
                 everywhere |= (binned[column] > cut).astype(np.uint8) << level
                 leaf = everywhere[drawn]
