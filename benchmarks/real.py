@@ -35,8 +35,9 @@ sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 from micronet.io import read_volume  # noqa: E402
 from micronet.kernels.scale_space import default_scales, features_at  # noqa: E402
 from micronet.kernels.threads import physical_cores  # noqa: E402
+from micronet.learners import TreesLearner  # noqa: E402
+from micronet.lesson import Lesson, choose  # noqa: E402
 from micronet.metrics import bounding_box, overlap  # noqa: E402
-from micronet.pixel_trees import train_pixel_trees  # noqa: E402
 from micronet.preprocess import normalize_image  # noqa: E402
 from micronet.record import versions, write_json  # noqa: E402
 from micronet.teaching import train_pixel_network  # noqa: E402
@@ -154,11 +155,27 @@ def pixel(case: Case, labels: Labels, seed: int) -> Mask:
 
 def trees(case: Case, labels: Labels, seed: int) -> Mask:
     """Boosted trees on the same features."""
-    image, annotated = normalize_image(case.image), labels > 0
-    scales = default_scales(case.spacing_um)
-    found = features_at(image, annotated, scales, case.spacing_um)
-    taught = train_pixel_trees(found, labels[annotated] == 1, scales, seed=seed, threads=torch.get_num_threads())
-    return taught.predict(image, case.spacing_um) > 0.5
+    return _taught(case, labels, seed, TreesLearner())
+
+
+def fine_trees(case: Case, labels: Labels, seed: int) -> Mask:
+    """Boosted trees on the features of the four finest scales."""
+    return _taught(case, labels, seed, TreesLearner(scales=4))
+
+
+def _taught(case: Case, labels: Labels, seed: int, learner: TreesLearner) -> Mask:
+    lesson = Lesson(normalize_image(case.image), labels, case.spacing_um)
+    return learner.learn(lesson, np.ones(len(lesson.lumen), bool), seed).for_the_volume().everywhere() > 0.5
+
+
+def chosen(case: Case, labels: Labels, seed: int) -> Mask:
+    """What cross-validation inside the annotation takes of both: one of them, or their mean."""
+    lesson = Lesson(normalize_image(case.image), labels, case.spacing_um)
+    learners = [TreesLearner(), TreesLearner(scales=4)]
+    names = choose(lesson, learners, seed=seed).names
+    everything = np.ones(len(lesson.lumen), bool)
+    taught = [each.learn(lesson, everything, seed) for each in learners if each.name in names]
+    return np.mean([each.for_the_volume().everywhere() for each in taught], axis=0) > 0.5
 
 
 METHODS: dict[str, Callable[[Case, Labels, int], Mask]] = {
@@ -167,6 +184,8 @@ METHODS: dict[str, Callable[[Case, Labels, int], Mask]] = {
     "sato": sato_tubes,
     "pixel": pixel,
     "trees": trees,
+    "fine trees": fine_trees,
+    "chosen": chosen,
 }
 
 

@@ -13,11 +13,12 @@ from scipy import ndimage
 from micronet.dataset import Sample
 from micronet.inference import refine
 from micronet.kernels.boosting import logits
-from micronet.kernels.scale_space import default_scales, features_at
+from micronet.kernels.scale_space import default_scales, features, features_at
 from micronet.lesson import Lesson, Mask
 from micronet.models import MINIMUM_AXIS, MicroNet
 from micronet.pixel import PixelNetwork
 from micronet.pixel_trees import PixelTrees, train_pixel_trees
+from micronet.prevalence import annotates_slices, logit_shift, prevalence
 from micronet.recipe import RECIPES
 from micronet.teaching import train_pixel_network
 from micronet.training import StepReport, Trainer
@@ -27,6 +28,9 @@ __all__ = ["MicroNetLearner", "PixelLearner", "TaughtMicroNet", "TaughtPixelNetw
 
 Array = NDArray[np.float32]
 
+#: Planes from which it is told how common lumen is.
+_SEEN_PLANES = 12
+
 
 class _Features:
     """Features of the voxels of a lesson, computed once, however often it is learned from."""
@@ -34,10 +38,10 @@ class _Features:
     def __init__(self) -> None:
         self._seen: tuple[Lesson, tuple[float, ...], Array] | None = None
 
-    def of(self, lesson: Lesson) -> tuple[tuple[float, ...], Array]:
-        """Return scales, rounded as weights hold them, and features (voxels, features)."""
+    def of(self, lesson: Lesson, count: int | None = None) -> tuple[tuple[float, ...], Array]:
+        """Return the finest scales, rounded as weights hold them, and features (voxels, features)."""
         if self._seen is None or self._seen[0] is not lesson:
-            scales = tuple(float(np.float32(scale)) for scale in default_scales(lesson.spacing_um))
+            scales = tuple(float(np.float32(scale)) for scale in default_scales(lesson.spacing_um)[:count])
             self._seen = lesson, scales, features_at(lesson.image, lesson.annotated, scales, lesson.spacing_um)
         return self._seen[1:]
 
@@ -58,17 +62,32 @@ class TaughtTrees:
         """Return the probability of every voxel."""
         return self.trees.predict(self.lesson.image, self.lesson.spacing_um)
 
+    def for_the_volume(self) -> TaughtTrees:
+        """Return these trees corrected for how common lumen is in the volume, where strokes were annotated."""
+        if annotates_slices(self.lesson.labels):
+            return self
+        step = max(1, len(self.lesson.image) // _SEEN_PLANES)
+        planes = range(step // 2, len(self.lesson.image), step)
+        seen = [features(self.lesson.image, self.trees.scales, self.lesson.spacing_um, slice(z, z + 1)) for z in planes]
+        rows = np.concatenate([plane.reshape(len(plane), -1) for plane in seen], axis=1).T
+        probability = np.asarray(1 / (1 + np.exp(-logits(rows, self.trees.trees))), np.float32)
+        taught = float(self.lesson.lumen.mean())
+        shift = logit_shift(prevalence(probability, taught), taught)
+        trees = self.trees.trees._replace(start=float(np.float32(self.trees.trees.start + shift)))
+        return replace(self, trees=replace(self.trees, trees=trees))
+
 
 class TreesLearner:
-    """Fits pixel trees."""
+    """Fits pixel trees; on the finest `scales` of the default ones, if not on all."""
 
-    def __init__(self, trees: int = 150, name: str = "pixel trees") -> None:
-        self.trees, self.name = trees, name
+    def __init__(self, trees: int = 150, scales: int | None = None) -> None:
+        self.trees, self.scales = trees, scales
+        self.name = "pixel trees" if scales is None else f"pixel trees at {scales} scales"
         self._features = _Features()
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtTrees:
         """Fit trees to some voxels of the lesson."""
-        scales, found = self._features.of(lesson)
+        scales, found = self._features.of(lesson, self.scales)
         trees = train_pixel_trees(found[learned], lesson.lumen[learned], scales, trees=self.trees, seed=seed)
         return TaughtTrees(trees, lesson, found)
 

@@ -19,6 +19,7 @@ LAYERS = [
         "losses",
         "soap",
         "metrics",
+        "prevalence",
         "drift",
         "topology",
         "distances",
