@@ -169,7 +169,7 @@ def _taught(case: Case, labels: Labels, seed: int, learner: TreesLearner) -> Mas
 
 
 def chosen(case: Case, labels: Labels, seed: int) -> Mask:
-    """What cross-validation inside the annotation takes of both: one of them, or their mean."""
+    """Boosted trees of both kinds, or their mean: what cross-validation inside the annotation takes."""
     lesson = Lesson(normalize_image(case.image), labels, case.spacing_um)
     learners = [TreesLearner(), TreesLearner(scales=4)]
     names = choose(lesson, learners, seed=seed).names

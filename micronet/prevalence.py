@@ -2,7 +2,8 @@
 
 A person paints about as many strokes of lumen as of background; in the volume lumen may be a twentieth. A learner takes
 the strokes' share for the volume's and calls too much lumen. The volume itself says better: the share is the one at
-which the probabilities, corrected for it, have it as their mean (Saerens, Latinne and Decaestecker 2002). Whole slices are no such choice of the person's; there the correction made results worse, and is not to be used.
+which the probabilities, corrected for it, have it as their mean (Saerens, Latinne and Decaestecker 2002). Whole slices
+are no such choice of the person's; there the correction made results worse, and is not to be used.
 """
 
 from __future__ import annotations
