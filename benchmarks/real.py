@@ -1,0 +1,252 @@
+"""Measure on real volumes what a few annotated slices or strokes are worth to each way of segmenting.
+
+python benchmarks/real.py DATA                                   # all of it
+python benchmarks/real.py DATA --only forest pixel --volumes lightsheet --seeds 1
+
+DATA holds lightsheet/brain_vessels.tif with brain_vessels_sparse.tif, and two_photon/NAME.nrrd with NAME_label.nrrd.
+Of a two-photon volume the central 384 x 384 voxels of every plane are taken. Each method is given the same annotated
+voxels and scored on those that were not annotated; where the truth is known in a part of the volume, in that part. In
+clDice both masks hold the annotation where there is one. Seconds are those from labels to mask, training and features
+included.
+
+To add a method, add a line to METHODS. Needs scikit-learn (requirements-dev.txt).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from skimage.feature import multiscale_basic_features
+from skimage.filters import sato, threshold_otsu
+from sklearn.ensemble import RandomForestClassifier
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
+
+from micronet.io import read_volume  # noqa: E402
+from micronet.kernels.scale_space import default_scales, features_at  # noqa: E402
+from micronet.kernels.threads import physical_cores  # noqa: E402
+from micronet.learners import TreesLearner  # noqa: E402
+from micronet.lesson import Lesson, choose  # noqa: E402
+from micronet.metrics import bounding_box, overlap  # noqa: E402
+from micronet.preprocess import normalize_image  # noqa: E402
+from micronet.record import versions, write_json  # noqa: E402
+from micronet.teaching import train_pixel_network  # noqa: E402
+from micronet.topology import cl_dice  # noqa: E402
+
+Mask = NDArray[np.bool_]
+Labels = NDArray[np.uint8]  # 0 not annotated, 1 lumen, 2 background
+
+TWO_PHOTON = (
+    "burgess2014_tgMouse",
+    "poon2015_plaqueVessels",
+    "burgess2014_noisySparseVessels",
+    "burgess2014_bbbDisruption",
+)
+TASKS = ("one slice", "three slices", "strokes")
+_CROP = 384
+
+
+@dataclass(frozen=True)
+class Case:
+    """A volume with what is known of it: every annotated voxel of `truth`."""
+
+    name: str
+    image: NDArray[Any]
+    truth: Labels
+    spacing_um: tuple[float, float, float]
+
+
+def read_cases(data: Path, names: Sequence[str]) -> list[Case]:
+    """Return the volumes asked for."""
+    cases = []
+    for name in names:
+        if name == "lightsheet":
+            folder, one = data / "lightsheet", (1.0, 1.0, 1.0)
+            image = read_volume(folder / "brain_vessels.tif", axes="ZYX", spacing_um=one)
+            truth = read_volume(folder / "brain_vessels_sparse.tif", axes="ZYX", spacing_um=one).array
+        else:
+            image = read_volume(data / "two_photon" / f"{name}.nrrd")
+            inside = read_volume(data / "two_photon" / f"{name}_label.nrrd").array > 0
+            truth = np.where(inside, 1, 2)
+        y, x = ((length - min(length, _CROP)) // 2 for length in image.array.shape[1:])
+        box = np.s_[:, y : y + _CROP, x : x + _CROP]
+        array, labels = np.ascontiguousarray(image.array[box]), np.ascontiguousarray(truth[box].astype(np.uint8))
+        z_um, y_um, x_um = map(float, image.spacing_um)
+        cases.append(Case(name, array, labels, (z_um, y_um, x_um)))
+    return cases
+
+
+def annotate(case: Case, task: str, seed: int) -> Labels:
+    """Return what a person has annotated: only strokes depend on the seed."""
+    known = np.flatnonzero((case.truth > 0).any(axis=(1, 2)))
+    labels = np.zeros_like(case.truth)
+    if task == "strokes":
+        rng = np.random.default_rng([seed, 12])
+        for z in known[np.linspace(0, len(known) - 1, 7).round().astype(int)[1:-1]]:
+            for number in range(12):
+                _paint(labels[z], case.truth[z], 1 + number % 2, rng)
+        return labels
+    parts = {"one slice": (0.5,), "three slices": (0.25, 0.5, 0.75)}[task]
+    planes = [known[int(part * len(known))] for part in parts]
+    labels[planes] = case.truth[planes]
+    return labels
+
+
+def _paint(labels: Labels, truth: Labels, value: int, rng: np.random.Generator) -> None:
+    """Paint one stroke, three voxels wide, that wanders over 22 voxels and never outside what it is to mark."""
+    places = np.argwhere(truth == value)
+    if not len(places):
+        return
+    y, x = places[rng.integers(len(places))].astype(float)
+    direction = rng.uniform(0, 2 * np.pi)
+    for _ in range(22):
+        row, column = round(y), round(x)
+        if not (0 <= row < truth.shape[0] and 0 <= column < truth.shape[1]):
+            return
+        brush = np.s_[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
+        labels[brush][truth[brush] == value] = value
+        direction += rng.normal(0, 0.3)
+        y, x = y + np.sin(direction), x + np.cos(direction)
+
+
+def forest(case: Case, labels: Labels, seed: int) -> Mask:
+    """Random forest on filter features: the recipe of ilastik, Labkit and Trainable Weka."""
+    found = multiscale_basic_features(case.image, sigma_min=0.7, sigma_max=5, workers=torch.get_num_threads())
+    model = RandomForestClassifier(100, n_jobs=torch.get_num_threads(), random_state=seed)
+    model.fit(found[labels > 0], labels[labels > 0] == 1)
+    return np.asarray(model.predict_proba(found.reshape(-1, found.shape[-1]))[:, 1] > 0.5).reshape(labels.shape)
+
+
+def otsu(case: Case, labels: Labels, seed: int) -> Mask:
+    """Above Otsu's threshold of the logarithm."""
+    logarithm = np.log(np.maximum(case.image.astype(np.float32), 1))
+    return np.asarray(logarithm > threshold_otsu(logarithm))
+
+
+def sato_tubes(case: Case, labels: Labels, seed: int) -> Mask:
+    """Tubeness of the logarithm (Sato et al. 1998), the threshold fitted to the annotation."""
+    logarithm = np.log(np.maximum(case.image.astype(np.float32), 1))
+    response = sato(logarithm, sigmas=(1.0, 2.0, 4.0), black_ridges=False)
+    annotated = labels > 0
+    thresholds = np.quantile(response[annotated], np.linspace(0.3, 0.995, 60))
+    truth = labels[annotated] == 1
+    best = max(thresholds, key=lambda threshold: overlap(response[annotated] > threshold, truth).f_score())
+    return np.asarray(response > best)
+
+
+def pixel(case: Case, labels: Labels, seed: int) -> Mask:
+    """Pixel network on the image as it is."""
+    image, annotated = normalize_image(case.image), labels > 0
+    scales = default_scales(case.spacing_um)
+    found = features_at(image, annotated, scales, case.spacing_um)
+    network = train_pixel_network(found, labels[annotated] == 1, scales, seed=seed)
+    return network.predict(image, case.spacing_um) > 0.5
+
+
+def trees(case: Case, labels: Labels, seed: int) -> Mask:
+    """Boosted trees on the same features."""
+    return _taught(case, labels, seed, TreesLearner())
+
+
+def fine_trees(case: Case, labels: Labels, seed: int) -> Mask:
+    """Boosted trees on the features of the four finest scales."""
+    return _taught(case, labels, seed, TreesLearner(scales=4))
+
+
+def _taught(case: Case, labels: Labels, seed: int, learner: TreesLearner) -> Mask:
+    lesson = Lesson(normalize_image(case.image), labels, case.spacing_um)
+    return learner.learn(lesson, np.ones(len(lesson.lumen), bool), seed).for_the_volume().everywhere() > 0.5
+
+
+def chosen(case: Case, labels: Labels, seed: int) -> Mask:
+    """Boosted trees of both kinds, or their mean: what cross-validation inside the annotation takes."""
+    lesson = Lesson(normalize_image(case.image), labels, case.spacing_um)
+    learners = [TreesLearner(), TreesLearner(scales=4)]
+    names = choose(lesson, learners, seed=seed).names
+    everything = np.ones(len(lesson.lumen), bool)
+    taught = [each.learn(lesson, everything, seed) for each in learners if each.name in names]
+    return np.mean([each.for_the_volume().everywhere() for each in taught], axis=0) > 0.5
+
+
+METHODS: dict[str, Callable[[Case, Labels, int], Mask]] = {
+    "forest": forest,
+    "otsu": otsu,
+    "sato": sato_tubes,
+    "pixel": pixel,
+    "trees": trees,
+    "fine trees": fine_trees,
+    "chosen": chosen,
+}
+
+
+def score(case: Case, labels: Labels, predicted: Mask) -> dict[str, float]:
+    """Return Dice and clDice where the truth is known and was not given."""
+    known, given = case.truth > 0, labels > 0
+    dice = overlap(predicted, case.truth == 1, known & ~given).f_score()
+    filled = np.where(given, labels == 1, predicted & known)
+    box = bounding_box(known)
+    return {"dice": dice, "cldice": cl_dice(filled[box], (case.truth == 1)[box]).score}
+
+
+def table(rows: Sequence[dict[str, Any]], methods: Sequence[str], tasks: Sequence[str]) -> str:
+    """Return Markdown: a line for each method and volume, means over the seeds."""
+    lines = ["| volume | method | " + " | ".join(f"{task}: Dice, clDice, s" for task in tasks) + " |"]
+    lines.append("|---" * (2 + len(tasks)) + "|")
+    names = list(dict.fromkeys(row["volume"] for row in rows))
+    groups = [(name, [name]) for name in names]
+    thin = [name for name in names if name != "lightsheet"]
+    if len(thin) > 1:
+        groups.append((f"mean of {len(thin)} two-photon", thin))
+    for title, members in groups:
+        for method in methods:
+            cells = []
+            for task in tasks:
+                mine = [r for r in rows if (r["method"], r["task"]) == (method, task) and r["volume"] in members]
+                means = {key: np.mean([row[key] for row in mine]) for key in ("dice", "cldice", "seconds")}
+                cells.append(f"{means['dice']:.3f}, {means['cldice']:.3f}, {means['seconds']:.1f}")
+            lines.append(f"| {title} | {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run every method on every task; print the table as it grows, write JSON and Markdown."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
+    parser.add_argument("--volumes", nargs="+", choices=("lightsheet", *TWO_PHOTON), metavar="NAME")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=physical_cores())
+    parser.add_argument("-o", "--output", type=Path, default=Path("real.json"), help="the table lies beside it, .md")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows: list[dict[str, Any]] = []
+    for case in read_cases(arguments.data, arguments.volumes or ("lightsheet", *TWO_PHOTON)):
+        for task in arguments.tasks:
+            for method in arguments.only:
+                for seed in range(arguments.seeds):
+                    labels = annotate(case, task, seed)
+                    began = time.perf_counter()
+                    predicted = METHODS[method](case, labels, seed)
+                    seconds = time.perf_counter() - began
+                    rows.append({"volume": case.name, "task": task, "method": method, "seed": seed})
+                    rows[-1] |= {"seconds": seconds, **score(case, labels, predicted)}
+                    print(rows[-1], flush=True)
+    text = table(rows, arguments.only, arguments.tasks)
+    write_json(arguments.output, {"scores": rows, "threads": arguments.threads, "versions": versions()})
+    arguments.output.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
+    print(f"\n{text}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Boosted trees on the features of a voxel: training from histograms, and application row by row.
+
+A tree is symmetric: all nodes of a level ask the same question, is feature f above a threshold, so that its answers are
+the bits of a number that points into a table of 2**depth values (Kohavi 1994: oblivious decision graphs; Prokhorenkova
+et al. 2018). The sum of all trees' values is a logit. Trees are added one after the other, each fitted to gradient g
+and curvature h of the cross-entropy at the sum so far (Friedman 2001): a level takes the question with the largest sum
+over its leaves of ``G² / (H + penalty)``, G and H summed in a leaf, and a leaf's value is ``-rate G / (H + penalty)``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micronet.errors import InputError
+from micronet.kernels.jit import jit
+from micronet.kernels.threads import Team, physical_cores, split
+
+__all__ = ["Trees", "add_trees", "boost", "logits"]
+
+#: Thresholds of a feature that are tried: quantiles.
+_BINS = 64
+
+
+class Trees(NamedTuple):
+    """Symmetric trees, and the logit that they are added to."""
+
+    feature: NDArray[np.int32]  # (trees, depth)
+    threshold: NDArray[np.float32]  # (trees, depth): above it a bit is set
+    value: NDArray[np.float32]  # (trees, 2**depth); the first question is bit 0
+    start: float
+
+
+def boost(
+    features: NDArray[np.float32],
+    lumen: NDArray[np.bool_],
+    *,
+    trees: int = 150,
+    depth: int = 5,
+    rate: float = 0.1,
+    penalty: float = 3.0,
+    batch: int = 20_000,
+    seed: int = 0,
+    threads: int | None = None,
+) -> Trees:
+    """Fit trees to annotated voxels.
+
+    Parameters
+    ----------
+    features : ndarray of shape (voxels, features), float32
+    lumen : ndarray of bool, shape (voxels,)
+    trees, depth : int
+    rate : float
+        What is taken of a leaf's best value.
+    penalty : float
+        Added to the curvature of a leaf: leaves of few voxels say little.
+    batch : int
+        Voxels that a tree is grown on, drawn without replacement; all take part in its values.
+    seed : int
+    threads : int, optional
+        Default: the physical cores. It does not change the result.
+
+    Returns
+    -------
+    Trees
+
+    Raises
+    ------
+    InputError
+        If a class is missing.
+    """
+    count, width = features.shape
+    if not lumen.any() or lumen.all():
+        missing = "background" if lumen.any() else "lumen"
+        raise InputError(f"no voxel is annotated as {missing}; lumen and background are needed")
+    rng = np.random.default_rng([seed, 7])
+    cuts = np.quantile(features, np.arange(1, _BINS) / _BINS, axis=0).astype(np.float32).T.copy()  # (features, 63)
+    binned = np.empty((width, count), np.uint8)
+    for column in range(width):  # bin b lies above cut b - 1 and not above cut b
+        binned[column] = np.searchsorted(cuts[column], features[:, column], side="left")
+    truth = lumen.astype(np.float32)
+    start = float(np.log(truth.mean() / (1 - truth.mean())))
+    total = np.full(count, start, np.float32)
+    found = Trees(
+        np.empty((trees, depth), np.int32), np.empty((trees, depth), np.float32),
+        np.empty((trees, 2**depth), np.float32), start,
+    )  # fmt: skip
+    slope, bend = np.empty(count, np.float32), np.empty(count, np.float32)
+    with Team(threads or physical_cores()) as team:
+        parts = split(width, 2 * team.threads)
+        for tree in range(trees):
+            _slopes(total, truth, slope, bend)
+            drawn = np.sort(rng.choice(count, batch, replace=False)) if batch < count else np.arange(count)
+            leaf, everywhere = np.zeros(len(drawn), np.uint8), np.zeros(count, np.uint8)
+            for level in range(depth):
+                gains = np.empty((width, _BINS - 1))
+                team.run(lambda a, b: _gains(a, b, binned, drawn, leaf, slope, bend, penalty, gains), parts)  # noqa: B023
+                column, cut = map(int, np.unravel_index(np.argmax(gains), gains.shape))
+                found.feature[tree, level], found.threshold[tree, level] = column, cuts[column, cut]
+                everywhere |= (binned[column] > cut).astype(np.uint8) << level
+                leaf = everywhere[drawn]
+            _grow(everywhere, slope, bend, rate, penalty, found.value[tree], total)
+    return found
+
+
+def logits(features: NDArray[np.float32], trees: Trees) -> NDArray[np.float32]:
+    """Return the logit of each row of features (voxels, features)."""
+    total = np.empty(len(features), np.float32)
+    add_trees(np.ascontiguousarray(features.T), trees, np.empty(len(total), np.uint8), total)
+    return total
+
+
+@jit
+def _slopes(total, truth, slope, bend):  # type: ignore[no-untyped-def]
+    for i in range(len(total)):
+        p = np.float32(1) / (np.float32(1) + np.exp(-total[i]))
+        slope[i] = p - truth[i]
+        bend[i] = p * (np.float32(1) - p)
+
+
+@jit
+def _gains(first, stop, binned, drawn, leaf, slope, bend, penalty, gains):  # type: ignore[no-untyped-def]
+    """Write what every threshold of the features first .. stop - 1 would be worth."""
+    leaves = np.int64(leaf.max()) + 1
+    bins = gains.shape[1] + 1
+    sums = np.empty((leaves, bins, 2), np.float64)
+    for column in range(first, stop):
+        sums[:] = 0
+        row = binned[column]
+        for k in range(len(drawn)):
+            i = drawn[k]
+            sums[leaf[k], row[i], 0] += slope[i]
+            sums[leaf[k], row[i], 1] += bend[i]
+        gains[column] = 0
+        for each in range(leaves):
+            whole_g, whole_h = 0.0, 0.0
+            for b in range(bins):
+                whole_g += sums[each, b, 0]
+                whole_h += sums[each, b, 1]
+            g, h = 0.0, 0.0
+            for b in range(bins - 1):
+                g += sums[each, b, 0]
+                h += sums[each, b, 1]
+                rest_g, rest_h = whole_g - g, whole_h - h
+                gains[column, b] += g * g / (h + penalty) + rest_g * rest_g / (rest_h + penalty)
+
+
+@jit
+def _grow(leaf, slope, bend, rate, penalty, value, total):  # type: ignore[no-untyped-def]
+    """Write the values of the leaves and add them to the logits."""
+    g, h = np.zeros(len(value)), np.zeros(len(value))
+    for i in range(len(leaf)):
+        g[leaf[i]] += slope[i]
+        h[leaf[i]] += bend[i]
+    for each in range(len(value)):
+        value[each] = -rate * g[each] / (h[each] + penalty)
+    for i in range(len(leaf)):
+        total[i] += value[leaf[i]]
+
+
+@jit
+def add_trees(rows, trees, leaf, total):  # type: ignore[no-untyped-def]
+    """Write the logits of columns of rows (features, voxels); `leaf` is room for as many uint8."""
+    total[:] = trees.start
+    for tree in range(len(trees.feature)):
+        leaf[:] = 0
+        for level in range(trees.feature.shape[1]):
+            row, above = rows[trees.feature[tree, level]], trees.threshold[tree, level]
+            bit = np.uint8(1 << level)
+            for x in range(len(leaf)):
+                leaf[x] |= bit if row[x] > above else np.uint8(0)
+        table = trees.value[tree]
+        for x in range(len(total)):
+            total[x] += table[leaf[x]]

@@ -1,0 +1,152 @@
+"""What a person has annotated in one volume, and learners that are chosen by what they say of held-out voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micronet.errors import InputError
+from micronet.metrics import overlap
+from micronet.teaching_folds import Folds, hold_out
+
+__all__ = ["Choice", "Learner", "Lesson", "Taught", "choose"]
+
+Mask = NDArray[np.bool_]
+#: A learner, or a mean of several, is taken in place of a simpler one only if it is better by so much Dice.
+_WORTH_IT = 0.002
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A volume with the voxels that a person has annotated.
+
+    Parameters
+    ----------
+    image : ndarray of shape (Z, Y, X), float32
+        Normalised, as `micronet.normalize_image` gives it.
+    labels : ndarray of uint8, shape (Z, Y, X)
+        0 not annotated, 1 lumen, 2 background.
+    spacing_um : (z, y, x)
+    """
+
+    image: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+    spacing_um: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if self.image.shape != self.labels.shape:
+            raise InputError(f"labels have shape {self.labels.shape}, the volume {self.image.shape}")
+
+    @cached_property
+    def annotated(self) -> Mask:
+        """Where there is a label: bool (Z, Y, X). Its voxels, in the order of the array, are those of the lesson."""
+        return self.labels > 0
+
+    @cached_property
+    def lumen(self) -> Mask:
+        """What the voxels of the lesson are: bool (voxels,)."""
+        return np.asarray(self.labels[self.annotated] == 1)
+
+
+class Taught(Protocol):
+    """What a learner knows after a lesson."""
+
+    def at(self, asked: Mask) -> NDArray[np.float32]:
+        """Return the probability of some voxels of the lesson; `asked` is bool (voxels,)."""
+
+    def everywhere(self) -> NDArray[np.float32]:
+        """Return the probability of every voxel, (Z, Y, X)."""
+
+
+class Learner(Protocol):
+    """A way to learn from annotated voxels."""
+
+    name: str
+
+    def learn(self, lesson: Lesson, learned: Mask, seed: int) -> Taught:
+        """Learn from some voxels of the lesson; `learned` is bool (voxels,)."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which learners' probabilities to average, and what every candidate scored on held-out voxels.
+
+    `scores` maps names, joined by " + ", to Dice pooled over the folds, the best first; empty, as `held_out` is, where
+    the annotation was too small to be divided.
+    """
+
+    names: tuple[str, ...]
+    scores: dict[str, float]
+    held_out: str
+
+    def told(self) -> str:
+        """Return the one line that says what was chosen, and why."""
+        if not self.scores:
+            return f"{self.names[0]}: the annotation is too small to hold anything out"
+        listed = ", ".join(f"{name} {score:.3f}" for name, score in self.scores.items())
+        return f"{' + '.join(self.names)}: Dice on held-out {self.held_out}: {listed}"
+
+
+def choose(
+    lesson: Lesson,
+    learners: Sequence[Learner],
+    *,
+    seed: int = 0,
+    folds: Folds | None = None,
+    on_fold: Callable[[str, int, int], None] | None = None,
+) -> Choice:
+    """Decide between learners, and means of them, by cross-validation inside the annotation.
+
+    Parameters
+    ----------
+    lesson : Lesson
+    learners : sequence of Learner
+        The simplest first: a later one has to be better by more than 0.002.
+    seed : int
+        Passed on to the learners.
+    folds : Folds, optional
+        Default: `hold_out`.
+    on_fold : callable, optional
+        Receives learner, folds done by it and folds to do.
+
+    Returns
+    -------
+    Choice
+
+    Raises
+    ------
+    InputError
+        If there is no learner, or a class is missing.
+    """
+    if not learners:
+        raise InputError("there is no learner to choose from")
+    divided = hold_out(lesson.labels, lesson.spacing_um) if folds is None else folds
+    if not divided.folds:
+        return Choice((learners[0].name,), {}, "")
+    held = np.logical_or.reduce([fold.held for fold in divided.folds])
+    found: dict[str, NDArray[np.float32]] = {}
+    for learner in learners:
+        probability = np.zeros(len(lesson.lumen), np.float32)
+        for number, fold in enumerate(divided.folds, 1):
+            probability[fold.held] = learner.learn(lesson, fold.learned, seed).at(fold.held)
+            if on_fold is not None:
+                on_fold(learner.name, number, len(divided.folds))
+        found[learner.name] = probability
+    truth = lesson.lumen & held
+    scores: dict[tuple[str, ...], float] = {}
+    for count in range(1, len(found) + 1):
+        for names in combinations(found, count):
+            mean = np.mean([found[name] for name in names], axis=0)
+            scores[names] = overlap((mean > 0.5) & held, truth).f_score()
+    best = next(iter(scores))
+    for names, score in scores.items():
+        if score > scores[best] + _WORTH_IT:
+            best = names
+    ranked = sorted(scores.items(), key=lambda item: -item[1])
+    return Choice(best, {" + ".join(names): score for names, score in ranked}, divided.what)

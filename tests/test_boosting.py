@@ -1,0 +1,76 @@
+"""Boosted trees on features: by hand, and against themselves on stored features."""
+
+import numpy as np
+import pytest
+
+from micronet.errors import InputError
+from micronet.kernels.boosting import Trees, boost, logits
+from micronet.kernels.scale_space import features, tree_sum
+
+ONE = (1.0, 1.0, 1.0)
+
+
+def test_two_questions_make_four_leaves_by_hand():
+    feature = np.array([[0, 1], [1, 1]], np.int32)
+    threshold = np.array([[0.5, 2.0], [0.0, 1.0]], np.float32)
+    value = np.array([[1, 2, 4, 8], [10, 20, 40, 80]], np.float32)
+    rows = np.array([[0.5, 2.0], [0.6, 2.0], [0.0, 2.1], [1.0, 3.0]], np.float32)  # above a threshold, not at it
+    expected = [0.5 + 1 + 80, 0.5 + 2 + 80, 0.5 + 4 + 80, 0.5 + 8 + 80]
+    np.testing.assert_array_equal(logits(rows, Trees(feature, threshold, value, 0.5)), np.float32(expected))
+
+
+def test_one_tree_by_hand():
+    found = np.arange(100, dtype=np.float32)[:, None]
+    lumen = np.arange(100) >= 60
+    trees = boost(found, lumen, trees=1, depth=1, rate=1.0, penalty=0.0)
+    # Start at log(0.4 / 0.6); p = 0.4: below, g = 0.4 and h = 0.24 a voxel, above g = -0.6.
+    assert trees.start == pytest.approx(np.log(0.4 / 0.6), rel=1e-6)
+    assert 58 < trees.threshold[0, 0] < 60.5
+    pure = logits(found, trees)[[0, 99]] - trees.start
+    np.testing.assert_allclose(pure, [-0.4 / 0.24, 0.6 / 0.24], rtol=0.05)
+
+
+def test_what_no_single_threshold_tells_apart_is_learned(rng):
+    found = rng.uniform(-1, 1, (3000, 5)).astype(np.float32)
+    lumen = (found[:, 1] > 0) != (found[:, 3] > 0.2)
+    unseen = rng.uniform(-1, 1, (1000, 5)).astype(np.float32)
+    told = logits(unseen, boost(found, lumen, trees=60)) > 0
+    assert np.mean(told == ((unseen[:, 1] > 0) != (unseen[:, 3] > 0.2))) > 0.96
+
+
+def test_threads_do_not_change_a_bit_and_another_seed_does(rng):
+    found, lumen = rng.normal(size=(4000, 9)).astype(np.float32), rng.random(4000) < 0.3
+    first = boost(found, lumen, trees=5, batch=1000, seed=1, threads=1)
+    for one, other in zip(first[:3], boost(found, lumen, trees=5, batch=1000, seed=1, threads=3)[:3], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not np.array_equal(first.value, boost(found, lumen, trees=5, batch=1000, seed=2).value)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_sum_over_a_volume_is_that_on_stored_features(rng, threads):
+    volume = rng.normal(size=(9, 70, 21)).astype(np.float32)
+    found = features(volume, (1.0, 2.0), ONE).reshape(11, -1).T
+    trees = boost(found, found[:, 1] > 0.2 + found[:, 7], trees=20)
+    expected = 1 / (1 + np.exp(-logits(found, trees).astype(np.float64)))
+    out = np.empty_like(volume)
+    assert tree_sum(volume, (1.0, 2.0), ONE, trees, out, threads) is out
+    np.testing.assert_allclose(out.ravel(), expected, atol=1e-6)
+
+
+def test_few_voxels_and_features_without_spread_are_learned_from():
+    found = np.zeros((2, 3), np.float32)
+    found[1, 2] = 1
+    trees = boost(found, np.array([False, True]), trees=40, penalty=0.1)
+    assert np.isfinite(trees.value).all()
+    low, high = logits(found, trees)
+    assert low < 0 < high
+
+
+def test_one_class_alone_and_features_that_are_not_there_are_refused(rng):
+    found = rng.normal(size=(20, 6)).astype(np.float32)
+    with pytest.raises(InputError, match="no voxel is annotated as background"):
+        boost(found, np.ones(20, bool))
+    trees = boost(found, found[:, 0] > 0, trees=2)
+    trees.feature[0, 0] = 6
+    with pytest.raises(InputError, match=r"trees ask for features \d to 6, there are 6"):
+        tree_sum(np.zeros((4, 5, 6), np.float32), (1.0,), ONE, trees)

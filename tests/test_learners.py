@@ -1,0 +1,64 @@
+"""Learners on real lessons, small ones."""
+
+import numpy as np
+import pytest
+
+from micronet.kernels.scale_space import default_scales, features
+from micronet.learners import MicroNetLearner, PixelLearner, TreesLearner, resampled
+from micronet.lesson import Lesson, choose
+
+
+@pytest.fixture
+def lesson(rng) -> Lesson:
+    """A bright tube along Z in 8 thick planes, of which three are annotated."""
+    z, y, x = np.indices((8, 40, 40))
+    mask = (y - 20 - z) ** 2 + (x - 20) ** 2 < 50
+    labels = np.zeros(mask.shape, np.uint8)
+    labels[[1, 4, 6]] = np.where(mask[[1, 4, 6]], 1, 2)
+    return Lesson((mask + rng.normal(0, 0.4, mask.shape)).astype(np.float32), labels, (4.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("learner", [PixelLearner(members=2, steps=20), TreesLearner(trees=20)])
+def test_a_learner_says_the_same_at_voxels_and_everywhere(lesson, learner):
+    taught = learner.learn(lesson, np.ones(len(lesson.lumen), bool), seed=1)
+    asked = np.zeros(len(lesson.lumen), bool)
+    asked[::7] = True
+    np.testing.assert_allclose(taught.at(asked), taught.everywhere()[lesson.annotated][asked], atol=1e-5)
+    scales = [np.float32(scale) for scale in default_scales(lesson.spacing_um)]
+    found = features(lesson.image, scales, lesson.spacing_um)
+    np.testing.assert_array_equal(taught.features, found[:, lesson.annotated].T)
+
+
+def test_voxels_that_are_held_out_teach_nothing(lesson):
+    learned = np.arange(len(lesson.lumen)) % 3 > 0
+    other = Lesson(lesson.image, lesson.labels.copy(), lesson.spacing_um)
+    flipped = other.labels[lesson.annotated]
+    flipped[~learned] = 3 - flipped[~learned]
+    other.labels[lesson.annotated] = flipped
+    for learner in (PixelLearner(members=1, steps=5), TreesLearner(trees=5), MicroNetLearner(steps=1)):
+        one, two = (learner.learn(each, learned, seed=3).everywhere() for each in (lesson, other))
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_micro_net_learns_on_an_isotropic_grid_and_answers_on_the_volumes_own(lesson):
+    told = []
+    taught = MicroNetLearner(steps=15, on_step=told.append).learn(lesson, np.ones(len(lesson.lumen), bool), seed=0)
+    assert taught.everywhere().shape == lesson.image.shape
+    assert len(told) == 15
+    assert told[-1].loss < told[0].loss
+    np.testing.assert_array_equal(taught.at(lesson.lumen), taught.everywhere()[lesson.labels == 1])
+
+
+def test_learners_are_chosen_in_a_real_lesson(lesson):
+    choice = choose(lesson, [TreesLearner(trees=30), PixelLearner(members=1, steps=30)])
+    assert choice.held_out == "slices"
+    assert set(choice.scores) == {"pixel trees", "pixel network", "pixel trees + pixel network"}
+    assert choice.scores["pixel trees"] > 0.85
+
+
+def test_a_ramp_stays_a_ramp_on_another_grid():
+    ramp = np.broadcast_to(np.arange(20, dtype=np.float32), (4, 3, 20))
+    finer = resampled(ramp, (4, 6, 40))
+    np.testing.assert_allclose(finer[2, 3, 1:-1], np.arange(40)[1:-1] / 2 - 0.25, atol=1e-6)
+    coarser = resampled(ramp, (4, 3, 10))
+    np.testing.assert_allclose(coarser[1, 1, 2:-2], np.arange(10)[2:-2] * 2 + 0.5, atol=1e-5)

@@ -1,0 +1,63 @@
+"""Pixel trees: what a state dict may hold, what a slice teaches them."""
+
+import numpy as np
+import pytest
+import torch
+
+from micronet.errors import InputError
+from micronet.kernels.scale_space import default_scales, features_at
+from micronet.pixel_trees import PixelTrees, pixel_trees_for_state, train_pixel_trees
+
+ONE = (1.0, 1.0, 1.0)
+
+
+@pytest.fixture
+def trees(rng) -> PixelTrees:
+    found = rng.normal(size=(300, 11)).astype(np.float32)
+    return train_pixel_trees(found, found[:, 3] + found[:, 5] > 0.1, (0.7, 2.0), trees=6)
+
+
+def test_a_state_dict_is_all_there_is(rng, trees, tmp_path):
+    torch.save(trees.state_dict(), tmp_path / "trees.pt")
+    state = torch.load(tmp_path / "trees.pt", weights_only=True)
+    assert all(tensor.dtype == torch.float32 for tensor in state.values())
+    image = rng.normal(size=(5, 8, 9)).astype(np.float32)
+    np.testing.assert_array_equal(pixel_trees_for_state(state).predict(image, ONE), trees.predict(image, ONE))
+
+
+@pytest.mark.parametrize(
+    ("key", "tensor", "message"),
+    [
+        ("scales_um", None, "not pixel trees: scales_um, trees.feature"),
+        ("surprise", torch.zeros(3), "not pixel trees: scales_um, trees.feature"),
+        ("trees.feature", torch.zeros(6), "not pixel trees: scales_um, trees.feature"),
+        ("trees.feature", torch.zeros(20_000, 5), "20000 of depth 5; at most 32, 10000 and 8 expected"),
+        ("trees.feature", torch.full((6, 5), 11.0), "asks for features that are not among the 11"),
+        ("trees.feature", torch.full((6, 5), 0.5), "asks for features that are not among the 11"),
+        ("trees.value", torch.zeros(6, 31), r"'trees.value' is \(6, 31\), \(6, 32\) expected"),
+        ("trees.start", torch.tensor([torch.inf]), "not finite, first in 'trees.start'"),
+        ("scales_um", torch.tensor([1.0, 0.0]), "no pixel trees have, first in 'scales_um'"),
+    ],
+)
+def test_a_state_dict_that_is_none_is_refused_by_name(trees, key, tensor, message):
+    state = dict(trees.state_dict())
+    if tensor is None:
+        del state[key]
+    else:
+        state[key] = tensor
+    with pytest.raises(InputError, match=message):
+        pixel_trees_for_state(state)
+
+
+def test_one_annotated_slice_teaches_the_rest_of_the_volume(rng):
+    z, y, x = np.indices((24, 40, 40))
+    mask = (y - 20 - 6 * np.sin(z / 6)) ** 2 + (x - 20) ** 2 < 36
+    image = (mask + rng.normal(0, 0.5, mask.shape)).astype(np.float32)
+    where = np.zeros(mask.shape, bool)
+    where[12] = True
+    scales = default_scales(ONE)
+    trees = train_pixel_trees(features_at(image, where, scales, ONE), mask[where], scales, trees=60)
+    predicted = trees.predict(image, ONE) > 0.5
+    both = np.count_nonzero((predicted & mask)[~where])
+    dice = 2 * both / (np.count_nonzero(predicted[~where]) + np.count_nonzero(mask[~where]))
+    assert dice > 0.9  # a threshold on the noisy image gives 0.5
