@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from micronet.isotropic import is_isotropic
 from micronet.metrics import bounding_box
 
 __all__ = [
@@ -27,6 +29,8 @@ _ROWS, _SLAB, _SLAB_VOXEL, _VERTEX = 8_000_000, 1 << 21, 7, 180
 # Of the vessels: labels and distances of each voxel of the box, and what each voxel of the surface may leave behind:
 # no skeleton has more voxels than that.
 _LABELLED, _MEASURED, _SKELETON = 5, 80, 400
+# Of a centreline on a grid of cubes: distances, paths and skeleton of each of them (`micronet.isotropic`).
+_CUBE = 125
 # Of the scores: distance maps and skeletons in the box, and the distances of the surfaces' voxels.
 _SCORED, _APART = 24, 85
 
@@ -36,9 +40,16 @@ def mesh_bytes(mask: NDArray[np.bool_]) -> int:
     return _ROWS + _SLAB_VOXEL * min(mask.size, _SLAB) + _VERTEX * mesh_vertices(mask)
 
 
-def vessels_bytes(mask: NDArray[np.bool_]) -> int:
-    """Return about how many bytes the tables of the vessels take at most, until they are written."""
-    return _LABELLED * mask.size + _MEASURED * _box_voxels(mask) + _SKELETON * surface_voxels(mask)
+def vessels_bytes(mask: NDArray[np.bool_], spacing: Sequence[float] = (1, 1, 1)) -> int:
+    """Return about how many bytes the tables of the vessels take at most, until they are written.
+
+    Where the spacing along (Z, Y, X) is not equal, centrelines are drawn on a grid of the finest one.
+    """
+    box = _box_voxels(mask)
+    if is_isotropic(spacing):
+        return _LABELLED * mask.size + _MEASURED * box + _SKELETON * surface_voxels(mask)
+    cubes = math.prod(2 + (part.stop - part.start) * step / min(spacing) for part, step in _box(mask, spacing))
+    return _LABELLED * mask.size + _MEASURED * box + int(_CUBE * cubes if box else 0)
 
 
 def scores_bytes(predicted: NDArray[np.bool_], annotated: NDArray[np.bool_]) -> int:
@@ -55,6 +66,10 @@ def least_bytes(voxels: int) -> dict[str, int]:
         "--report": min(_PAGE, _SHOWN * voxels),
         "--label-tiff": 0,
     }
+
+
+def _box(mask: NDArray[np.bool_], spacing: Sequence[float]) -> Iterator[tuple[slice, float]]:
+    return zip(bounding_box(mask), spacing, strict=True)
 
 
 def _box_voxels(mask: NDArray[np.bool_]) -> int:

@@ -431,7 +431,7 @@ def _write_measures(job: Job, stem: str, mask: Volume, memory: Memory, files: di
             refused.append(str(error))
     if job.measures:
         try:
-            needed = max(needed, memory.check("--measures", vessels_bytes(mask.array)))
+            needed = max(needed, memory.check("--measures", vessels_bytes(mask.array, mask.spacing_um or (1, 1, 1))))
             files |= write_vessels(job.output, stem, mask)
         except MemoryLimitError as error:
             refused.append(str(error))
