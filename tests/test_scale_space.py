@@ -15,11 +15,11 @@ def by_scipy(volume, scales_um, spacing_um):
     found = [volume]
 
     def correlate(array, weights, axis):
-        return ndimage.correlate1d(array, weights, axis=axis, mode="reflect")
+        return ndimage.correlate1d(array, weights, axis=axis, mode="nearest")
 
     for scale in scales_um:
         steps = [scale / spacing for spacing in spacing_um]
-        smooth = ndimage.gaussian_filter(volume, steps, mode="reflect", truncate=4.0)
+        smooth = ndimage.gaussian_filter(volume, steps, mode="nearest", truncate=4.0)
         slopes = [steps[a] * correlate(smooth, [-0.5, 0, 0.5], a) for a in range(3)]
         hessian = np.empty((*volume.shape, 3, 3))
         for a in range(3):
