@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from micronet.errors import InputError
-from micronet.kernels import scale_space
+from micronet.kernels import feature_rows
 from micronet.kernels.scale_space import default_scales, feature_count, features, features_at, perceptron
 
 
@@ -78,7 +78,7 @@ def test_eigenvalues_are_exact_where_they_are_equal_and_nearly_so(rng, matrix):
     for row, (a, b) in enumerate(places, 3):
         derivatives[row] = matrices[:, a, b]
     found = np.empty((3, count))
-    scale_space._eigenvalues(derivatives, *found)
+    feature_rows._eigenvalues(derivatives, *found)
     np.testing.assert_allclose(found.T, np.linalg.eigvalsh(matrices), rtol=0, atol=1e-7)
     assert (np.diff(found, axis=0) >= 0).all()
 
