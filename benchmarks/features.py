@@ -47,7 +47,7 @@ def main() -> None:
     scales = tuple(np.logspace(np.log2(FINEST), np.log2(COARSEST), SCALES, base=2))
     network = PixelNetwork(scales, members=3)
     network.predict(np.zeros((8, 8, 8), np.float32), ONE)  # compiled, or loaded from the cache
-    volume = rng.normal(size=(arguments.memory_size,) * 3).astype(np.float32)
+    volume = rng.standard_normal((arguments.memory_size,) * 3, dtype=np.float32)
     before = peak_bytes()
     network.predict(volume, ONE, threads=arguments.threads)
     grown = (peak_bytes() - before) / volume.size
@@ -55,7 +55,7 @@ def main() -> None:
         f"pixel network at {arguments.memory_size}³: {grown:.1f} bytes a voxel above the loaded volume, "
         "4 of them the result"
     )
-    volume = rng.normal(size=(arguments.size,) * 3).astype(np.float32)
+    volume = rng.standard_normal((arguments.size,) * 3, dtype=np.float32)
     features(volume, scales, ONE)
     ours, theirs = [], []
     for _ in range(arguments.rounds):

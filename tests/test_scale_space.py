@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from micronet.errors import InputError
-from micronet.kernels import scale_space
+from micronet.kernels import feature_rows
 from micronet.kernels.scale_space import default_scales, feature_count, features, features_at, perceptron
 
 
@@ -15,11 +15,11 @@ def by_scipy(volume, scales_um, spacing_um):
     found = [volume]
 
     def correlate(array, weights, axis):
-        return ndimage.correlate1d(array, weights, axis=axis, mode="reflect")
+        return ndimage.correlate1d(array, weights, axis=axis, mode="nearest")
 
     for scale in scales_um:
         steps = [scale / spacing for spacing in spacing_um]
-        smooth = ndimage.gaussian_filter(volume, steps, mode="reflect", truncate=4.0)
+        smooth = ndimage.gaussian_filter(volume, steps, mode="nearest", truncate=4.0)
         slopes = [steps[a] * correlate(smooth, [-0.5, 0, 0.5], a) for a in range(3)]
         hessian = np.empty((*volume.shape, 3, 3))
         for a in range(3):
@@ -78,7 +78,7 @@ def test_eigenvalues_are_exact_where_they_are_equal_and_nearly_so(rng, matrix):
     for row, (a, b) in enumerate(places, 3):
         derivatives[row] = matrices[:, a, b]
     found = np.empty((3, count))
-    scale_space._eigenvalues(derivatives, *found)
+    feature_rows._eigenvalues(derivatives, *found)
     np.testing.assert_allclose(found.T, np.linalg.eigvalsh(matrices), rtol=0, atol=1e-7)
     assert (np.diff(found, axis=0) >= 0).all()
 
