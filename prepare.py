@@ -103,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--domain", choices=DOMAINS, help="what the numbers of the scan are; log is never taken twice")
     p.add_argument("--average", choices=AVERAGES, default="log", help="what is averaged (default: %(default)s)")
     p.add_argument(
-        "--iso", dest="iso_um", type=Real(0.01, 1000), default=4.5, metavar="UM", help="new voxel size (%(default)s)"
+        "--iso", dest="iso_um", type=Real(1e-3, 1e6), default=4.5, metavar="UM", help="new voxel size (%(default)s)"
     )
     p.add_argument(
         "--noise-floor", type=Real(-1e30, 1e30), metavar="N", help="in the scan's own numbers (default: measured)"

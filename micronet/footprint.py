@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.isotropic import is_isotropic
 from micronet.metrics import bounding_box
+from micronet.volume import is_isotropic
 
 __all__ = [
     "least_bytes",

@@ -11,13 +11,11 @@ from scipy.ndimage import affine_transform, distance_transform_edt
 
 from micronet.topology import components
 
-__all__ = ["CORNER", "IsotropicGrid", "ended", "is_isotropic"]
+__all__ = ["CORNER", "IsotropicGrid", "ended"]
 
 #: From the middle of a flat end to its rim is so many times the radius, and a little more.
 CORNER = 1.5
 
-# Spacings closer than this are one spacing that was rounded.
-_TOLERANCE = 0.01
 # A line that runs into a rim loses so much radius a length, over so many voxels.
 _RIM_SLOPE = 0.4
 _RIM_OVER = 3.0
@@ -25,11 +23,6 @@ _RIM_OVER = 3.0
 _UNEVEN = 0.25
 # So many voxels of the new grid are interpolated at once.
 _SLAB = 1 << 22
-
-
-def is_isotropic(spacing: Sequence[float]) -> bool:
-    """Whether voxels are cubes, but for rounding."""
-    return max(spacing) <= min(spacing) * (1 + _TOLERANCE)
 
 
 class IsotropicGrid:

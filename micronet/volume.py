@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,8 +11,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from micronet.errors import InputError
 
-__all__ = ["MICROMETRES_PER", "UNITS_ASSUMED", "Volume", "check_same_grid", "settle_units", "share_grid", "upright"]
+__all__ = [
+    "MICROMETRES_PER",
+    "UNITS_ASSUMED",
+    "Volume",
+    "check_same_grid",
+    "is_isotropic",
+    "settle_units",
+    "share_grid",
+    "upright",
+]
 
+# Spacings closer than this are one spacing that was rounded.
+_ONE_SPACING = 0.01
 #: Micrometres per length unit, by the names under which `Volume.units` may state one.
 MICROMETRES_PER: Mapping[str, float] = {"nm": 1e-3, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
 
@@ -300,3 +311,8 @@ def _corners_apart(volume: Volume, other: Volume) -> float:
 def _lengths(volume: Volume) -> str:
     spacing = volume.spacing_um
     return "unknown" if spacing is None else " x ".join(f"{length:.4g}" for length in spacing)
+
+
+def is_isotropic(spacing: Sequence[float]) -> bool:
+    """Whether voxels are cubes, but for rounding."""
+    return max(spacing) <= min(spacing) * (1 + _ONE_SPACING)

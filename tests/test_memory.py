@@ -283,7 +283,7 @@ class TestInfer:
     def test_a_size_without_sense_is_refused(self, folder, capsys, text):
         code, _, err = call(infer, "a.nrrd", f"--max-ram={text}", capsys=capsys)
         assert code == 2
-        assert "give a size with its unit, such as 3GB or 800MB" in err
+        assert "expected a size with its unit, such as 3GB or 800MB" in err
 
 
 def test_scratch_reads_back_what_was_put_anywhere(tmp_path, rng):

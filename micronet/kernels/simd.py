@@ -24,8 +24,8 @@ FLOAT_BYTES = 4
 SELU_SCALE = 1.0507009873554804934193349852946
 SELU_ALPHA = 1.6732632423543772848170429916717
 
-# (2**r - 1) / r for |r| <= 1/2, lowest power first, each a float32: least largest relative error (2e-8), where r is x times
-# the float32 nearest to 1 / ln 2, whose own error is made up for
+# (2**r - 1) / r for |r| <= 1/2, lowest power first, each a float32: least largest relative error (2e-8), where r is x
+# times the float32 nearest to 1 / ln 2, whose own error is made up for
 _EXP2_MINUS_1 = (
     0.6931471824645996,
     0.24022650718688965,

@@ -17,7 +17,7 @@ from mutate import mutate, mutate_json
 from PIL import Image
 
 from micronet import MicroNet, MicroRNet, Volume, write_volume
-from micronet.card import Expected, Look, write_card
+from micronet.card import Expected, Look, planned_weights, write_card
 from micronet.checkpoint import save_session, save_state
 from micronet.io import Segment, write_segmentation
 from micronet.prepare import Preparation, prepare_file
@@ -253,8 +253,11 @@ spacing_um = 4.5
 def _records(folder):
     """Write what lies beside weights and beside a scan; of the scan that data sets have."""
     looks = {name: Expected(1.0, 0.5, 1.5) for name in Look.__dataclass_fields__}
-    about = {"sha256": "0" * 64, "spacing_um": 4.5, "intensity_domain": "log", "dtype": "uint8"}
-    path = write_card(folder / "card.pt", **about, look=looks, more={"seeds": [1, 2]})
+    outputs = planned_weights(folder / "card.pt", "")
+    with outputs.staged() as staging:
+        (staging / "card.pt").write_bytes(b"weights")
+    about = {"spacing_um": 4.5, "intensity_domain": "log", "dtype": "uint8"}
+    path = write_card(outputs, **about, look=looks, more={"seeds": [1, 2]})
     yield _seed("card", path, text=path.stat().st_size)
     prepared = folder / "prepared"
     prepare_file(
