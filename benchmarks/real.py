@@ -37,11 +37,12 @@ from micronet.kernels.scale_space import default_scales, features_at  # noqa: E4
 from micronet.kernels.threads import physical_cores  # noqa: E402
 from micronet.learners import TreesLearner  # noqa: E402
 from micronet.lesson import Lesson, choose  # noqa: E402
-from micronet.metrics import bounding_box, overlap  # noqa: E402
+from micronet.metrics import overlap  # noqa: E402
 from micronet.preprocess import normalize_image  # noqa: E402
 from micronet.record import versions, write_json  # noqa: E402
 from micronet.teaching import train_pixel_network  # noqa: E402
 from micronet.topology import cl_dice  # noqa: E402
+from micronet.volume import bounding_box  # noqa: E402
 
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.uint8]  # 0 not annotated, 1 lumen, 2 background

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from micronet.vessels import measure_vessels
     from micronet.volume import Volume
 
-__version__ = "0.1.0"
+from micronet.version import __version__ as __version__
 
 __all__ = [
     "MicroNet",

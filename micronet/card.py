@@ -28,9 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.errors import FileError, InputError
+from micronet.io.sidecar import stated_domain
 from micronet.ownership import Outputs
 from micronet.preprocess import image_statistics
-from micronet.raw_scan import stated_domain
 from micronet.record import sha256_of, versions
 from micronet.volume import Volume
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from micronet.augmentation import FLIPS, Augmentation
 from micronet.errors import FileError, InputError, MicronetError
 from micronet.io import files_of, files_read_with, read_annotation, read_volume
+from micronet.io.sidecar import refuse_second_log
 from micronet.names import existing, name_key
 from micronet.padding import Padding
 from micronet.preprocess import image_statistics, log_intensity, standardize
-from micronet.raw_scan import refuse_second_log
 from micronet.record import sha256_of
 from micronet.volume import Volume, share_grid
 

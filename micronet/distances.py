@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from micronet.errors import InputError
-from micronet.metrics import bounding_box
+from micronet.volume import bounding_box
 
 __all__ = ["SurfaceDistances", "surface_distances"]
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from micronet.errors import InputError
 from micronet.kernels import noise
-from micronet.kernels.distortion_numpy import Edits
 from micronet.kernels.noise import RandomNumbers
 from micronet.kernels.threads import physical_cores
+from micronet.kernels.warp import Edits
 
 try:
     from micronet.kernels.size_map import size_map as _map_sizes

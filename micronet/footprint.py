@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.metrics import bounding_box
-from micronet.volume import is_isotropic
+from micronet.volume import bounding_box, is_isotropic
 
 __all__ = [
     "least_bytes",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,54 +14,15 @@ from torch import Tensor
 from micronet.dataset import DataSet, dataset_files, hashes
 from micronet.errors import FileError, InputError, MicronetError
 from micronet.names import write_name
+from micronet.ports import Bar, Scalars, Settings, Wishes
 from micronet.recipe import Plan
-from micronet.record import versions
+from micronet.record import now, versions
 from micronet.runfolder import LogRow, Places, Run
 from micronet.training import StepReport, Trainer, ValidationReport
 
-__all__ = ["Bar", "Keeper", "Scalars", "Settings", "Wishes", "now"]
-
-
-class Bar(Protocol):
-    """One progress bar."""
-
-    def update(self, text: str) -> None:
-        """Advance by one and show a text."""
-
-    def close(self) -> None:
-        """Remove the bar."""
-
-
-class Scalars(Protocol):
-    """Where TensorBoard scalars go."""
-
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> Any:
-        """Add one point."""
-
-    def close(self) -> Any:
-        """Write what is buffered."""
-
-
-class Wishes:
-    """What a person or the system wants of a session at work; signal handlers set it."""
-
-    #: End the step in hand and return to the prompt.
-    stop = False
-    #: Save and leave.
-    leave = False
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a run depends on beside the trainer's own state; a resumed one must agree in all but `threads`."""
-
-    dataset: str
-    recipe: str
-    seed: int
-    iterations: int
-    validate_every: int
-    threads: int
-    data: tuple[str, ...] = ()
+__all__ = [
+    "Keeper",
+]
 
 
 class Keeper:
@@ -375,8 +335,3 @@ class Keeper:
         changed = sorted(name for name in present if known.get(name) != present[name])
         if changed:
             self._say(f"note: these volumes are not what the run was trained on before: {', '.join(changed)}")
-
-
-def now() -> str:
-    """Return the time with its zone, to the second."""
-    return datetime.now().astimezone().isoformat(timespec="seconds")

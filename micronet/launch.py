@@ -15,11 +15,11 @@ from micronet.commands import parse_command
 from micronet.console import add_common_options, set_engine, set_threads
 from micronet.dataset import DataSet, load_split, read_dataset
 from micronet.errors import FileError, InputError
-from micronet.keeper import Scalars, Settings
 from micronet.lock import FolderLock
 from micronet.models import MicroNet, MicroRNet
 from micronet.names import same_but_for_case
 from micronet.option_types import Whole, commands_option, path_option
+from micronet.ports import Scalars, Settings
 from micronet.prompt import Interrupts, TerminalBar, converse, line_editing, say, show_file
 from micronet.recipe import NUMPY_SEED, RECIPES, TORCH_SEED, Recipe
 from micronet.runfolder import Places, Run, latest_session, sweep

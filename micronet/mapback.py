@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from micronet.errors import FileError, InputError
 from micronet.io import Segment, files_of, files_read_with, read_annotation, volume_stem, write_mask_planes
+from micronet.io.sidecar import MADE_BY, read_record, scan_name
 from micronet.names import existing
 from micronet.ownership import Outputs, check_outputs
-from micronet.raw_grid import covers, parallel_steps
-from micronet.raw_scan import MADE_BY, RawScan, geometry_record, read_record, scan_name
+from micronet.raw_scan import RawScan, covers, geometry_record, parallel_steps
 from micronet.record import sha256_of, versions
 from micronet.resample import sample_planes
 from micronet.volume import MICROMETRES_PER, Volume, settle_units

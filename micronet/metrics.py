@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from micronet.errors import InputError
 
-__all__ = ["Overlap", "bounding_box", "overlap"]
+__all__ = ["Overlap", "overlap"]
 
 
 @dataclass(frozen=True)
@@ -94,16 +94,3 @@ def overlap(predicted: NDArray[Any], annotated: NDArray[Any], counted: NDArray[A
         int(np.count_nonzero(predicted)) - true_positives,
         int(np.count_nonzero(annotated)) - true_positives,
     )
-
-
-def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """Return the slices of the smallest box that holds a mask, of no extent around an empty one.
-
-    >>> bounding_box(np.array([[False, True, True], [False, False, False]]))
-    (slice(0, 1, None), slice(1, 3, None))
-    """
-    box = []
-    for axis in range(mask.ndim):
-        filled = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        box.append(slice(int(filled[0]), int(filled[-1]) + 1) if filled.size else slice(0, 0))
-    return tuple(box)

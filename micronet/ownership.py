@@ -33,8 +33,9 @@ from pathlib import Path
 from typing import Any
 
 from micronet.errors import FileError, InputError
+from micronet.io.atomic import make_folder
 from micronet.names import folded, read_name, write_name
-from micronet.record import make_folder, read_sealed, sha256_of, write_sealed
+from micronet.record import read_sealed, sha256_of, write_sealed
 
 __all__ = ["ELSEWHERE", "RECORD_KEYS", "Mark", "Outputs", "check_outputs"]
 

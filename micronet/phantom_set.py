@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from micronet import __version__
 from micronet.errors import FileError, InputError
 from micronet.io import (
     Segment,
@@ -28,6 +27,7 @@ from micronet.ownership import Outputs, check_outputs
 from micronet.phantom import Anatomy, Optics, mask_of_seed, optics_of_seed, render_oct, speckle_of_seed
 from micronet.phantom.anatomy import SPACING_UM
 from micronet.record import sha256_of
+from micronet.version import __version__
 from micronet.volume import Volume, upright
 
 __all__ = ["MADE_BY", "PhantomSet", "Subject", "make_set", "over_annotations", "procedural"]

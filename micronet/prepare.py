@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from micronet.errors import FileError, InputError
 from micronet.intensity import DOMAINS, Average, Domain, above_floor, finish, noise_floor, range_of, to_bytes
 from micronet.io import Stack, nrrd
+from micronet.io.atomic import make_folder
 from micronet.io.scratch import Scratch, check_room
+from micronet.io.sidecar import MADE_BY, scan_name, stated_domain
 from micronet.names import write_name
 from micronet.ownership import Outputs, check_outputs
-from micronet.raw_grid import AXES, structural_grid
-from micronet.raw_scan import MADE_BY, RawScan, geometry_record, scan_name, stated_domain
-from micronet.record import make_folder, sha256_of, versions
+from micronet.raw_scan import AXES, RawScan, geometry_record, structural_grid
+from micronet.record import sha256_of, versions
 from micronet.resample import antialias_sigma, decimate_planes
 from micronet.volume import Volume
 

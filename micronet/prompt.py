@@ -17,7 +17,7 @@ from tqdm import tqdm
 from micronet.commands import forms, parse_command
 from micronet.console import reason
 from micronet.errors import MicronetError, printable
-from micronet.keeper import Wishes
+from micronet.ports import Wishes
 from micronet.session import Session
 
 __all__ = ["Interrupts", "TerminalBar", "converse", "line_editing", "say", "show_file"]

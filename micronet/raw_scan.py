@@ -1,23 +1,30 @@
-"""A raw scan as a person describes it, and what lies beside it."""
+"""A raw scan as a person describes it, and where its voxels and those made of it lie."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from micronet.errors import InputError
-from micronet.io import Stack, open_stack, volume_stem
-from micronet.names import existing, read_name, same_name
-from micronet.raw_grid import true_grid
-from micronet.volume import Volume
+from micronet.io import Stack, open_stack
+from micronet.resample import output_size
+from micronet.volume import MICROMETRES_PER, Volume
 
-__all__ = ["MADE_BY", "RawScan", "geometry_record", "read_record", "refuse_second_log", "scan_name", "stated_domain"]
-
-#: What the record of a structural volume says that made it.
-MADE_BY = "prepare.py"
-_MOST_JSON = 1 << 20
+__all__ = [
+    "AXES",
+    "RawScan",
+    "covers",
+    "empty_grid",
+    "geometry_record",
+    "parallel_steps",
+    "structural_grid",
+    "true_grid",
+]
 
 
 @dataclass(frozen=True)
@@ -46,48 +53,6 @@ class RawScan:
             raise InputError(f"'{stack.path}': {error}") from error
 
 
-def scan_name(path: Path) -> str:
-    """Return the name of a raw scan's results: its own, without folder and suffix."""
-    return path.resolve().name if path.is_dir() else volume_stem(path)
-
-
-def read_record(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in a file; None where there is none that can be read."""
-    try:
-        if path.stat().st_size > _MOST_JSON:
-            return None
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def stated_domain(path: Path) -> tuple[str | None, Path]:
-    """Return the domain that the JSON beside a scan states, None where there is none, and that file.
-
-    ``scan.json`` speaks for ``scan.tif`` and ``scan.nrrd`` alike; but a record of `MADE_BY` only for the volume that
-    was made.
-    """
-    beside = existing(path.resolve().with_name(f"{scan_name(path)}.json"))
-    found = read_record(beside) or {}
-    output = found.get("output")
-    told = read_name(str(output.get("file"))) if isinstance(output, dict) else ""
-    if found.get("made_by") == MADE_BY and not same_name(told, path.name):
-        return None, beside
-    domain = found.get("domain")
-    return (domain.strip().lower() if isinstance(domain, str) else None), beside
-
-
-def refuse_second_log(path: Path) -> None:
-    """Raise InputError where the JSON beside a volume says that its numbers are logarithms already."""
-    stated, beside = stated_domain(path)
-    if stated in ("log", "db"):
-        raise InputError(
-            f"'{path}': '{beside.name}' beside it says that it holds logarithms already (domain {stated}), and the "
-            'logarithm is asked for again; leave --intensity log, or intensity = "log", away'
-        )
-
-
 def geometry_record(grid: Volume) -> dict[str, Any]:
     """Return where the voxels of a grid lie, as JSON has it."""
     spacing = grid.spacing_um
@@ -99,3 +64,124 @@ def geometry_record(grid: Volume) -> dict[str, Any]:
         "units": grid.units,
         "space": grid.space,
     }
+
+
+#: The axes of an array.
+AXES = "ZYX"
+# How far the axes of two grids may run apart over a whole volume, in voxels, and still count as parallel.
+_PARALLEL = 0.1
+_MOST_VOXELS = 1 << 40
+
+
+def empty_grid(grid: Volume, shape: tuple[int, ...] | None = None) -> Volume:
+    """Return a uint8 volume of the same geometry whose array of zeros takes no memory."""
+    array = np.broadcast_to(np.uint8(0), grid.shape if shape is None else shape)
+    return replace(grid, array=array, header={}, notes=())
+
+
+def true_grid(grid: Volume, depth_axis: str, refractive_index: float) -> Volume:
+    """Return the grid of a scan in µm, its optical path along the depth axis turned into depth.
+
+    Parameters
+    ----------
+    grid : Volume
+        As the file has it, of known spacing.
+    depth_axis : {"Z", "Y", "X"}
+        Where light travels.
+    refractive_index : float
+        Of the sample; the spacing along the depth axis is divided by it. Voxel (0, 0, 0) stays where it is.
+    """
+    spacing = grid.spacing_um
+    if spacing is None:
+        raise InputError("the spacing is not known; give it with --spacing Z,Y,X in µm")
+    if depth_axis not in tuple(AXES):
+        raise InputError(f"--depth-axis {depth_axis}: expected Z, Y or X")
+    if not 1 <= refractive_index < 5:
+        raise InputError(f"--refractive-index {refractive_index:g}: expected 1 (path in air) or more, such as 1.38")
+    lengths = np.array(spacing)
+    lengths[AXES.index(depth_axis)] /= refractive_index
+    placed = replace(empty_grid(grid), units_assumed=False)  # the origin stays, whatever becomes of the spacing
+    return placed.in_units("um").with_spacing(lengths)
+
+
+def structural_grid(grid: Volume, iso_um: float) -> tuple[Volume, tuple[float, float, float]]:
+    """Return the isotropic grid that covers another one, and the ratios of their voxels' lengths.
+
+    Parameters
+    ----------
+    grid : Volume
+        In µm.
+    iso_um : float
+        The new distance between voxels.
+
+    Returns
+    -------
+    grid : Volume
+        Its axes run in the same directions and its first voxel begins where the other's begins, so its origin lies
+        ``(iso - spacing) / 2`` further along each axis. The last voxel of an axis may reach beyond the other grid.
+    ratios : tuple of 3 floats
+        `iso_um` over the spacing along (Z, Y, X).
+    """
+    if not 0 < iso_um < float("inf"):
+        raise InputError(f"--iso {iso_um:g}: expected a length in µm above 0")
+    lengths = np.linalg.norm(grid.directions, axis=1)
+    z, y, x = (float(iso_um / length) for length in lengths)
+    shape = tuple(output_size(size, ratio) for size, ratio in zip(grid.shape, (z, y, x), strict=True))
+    if math.prod(shape) > _MOST_VOXELS:
+        raise InputError(
+            f"--iso {iso_um:g}: {' x '.join(f'{size:,}' for size in shape)} voxels are more than can be made"
+        )
+    axes = grid.directions / lengths[:, None]
+    origin = grid.origin + ((iso_um - lengths) / 2) @ axes
+    return replace(empty_grid(grid, shape), directions=axes * iso_um, origin=origin), (z, y, x)
+
+
+def parallel_steps(
+    grid: Volume, other: Volume
+) -> tuple[tuple[int, int, int], NDArray[np.float64], NDArray[np.float64]]:
+    """Return how the voxels of a grid lie among those of another with parallel axes.
+
+    Parameters
+    ----------
+    grid, other : Volume
+        Of known spacing; where both state a space, in one that can be converted.
+
+    Returns
+    -------
+    order : tuple of 3 ints
+        Axis i of `grid` runs along axis ``order[i]`` of `other`.
+    steps, starts : ndarray of shape (3,), float64
+        Voxel o of `grid` lies at ``starts[i] + steps[i] * o[i]`` on axis ``order[i]``, in voxels of `other`.
+
+    Raises
+    ------
+    InputError
+        If the axes are not parallel: over the whole grid they run more than a tenth of a voxel apart.
+    """
+    if grid.space and other.space:
+        other = other.in_space(grid.space)
+    scale, other_scale = MICROMETRES_PER[grid.units], MICROMETRES_PER[other.units]
+    inverse = np.linalg.inv(other.directions * other_scale)
+    matrix = (grid.directions * scale) @ inverse  # row i: the step along axis i of `grid`, in voxels of `other`
+    starts = (grid.origin * scale - other.origin * other_scale) @ inverse
+    order = [int(axis) for axis in np.abs(matrix).argmax(axis=1)]
+    along = np.zeros_like(matrix)
+    along[range(3), order] = matrix[range(3), order]
+    apart = (np.abs(matrix - along) * (np.array(grid.shape) - 1)[:, None]).sum(axis=0).max()
+    if sorted(order) != [0, 1, 2] or apart > _PARALLEL:
+        raise InputError("their axes are not parallel")
+    return (order[0], order[1], order[2]), matrix[range(3), order], starts[order]
+
+
+def covers(grid: Volume, other: Volume) -> bool:
+    """Whether a grid takes the same room as another with parallel axes, as a structural volume does of its scan.
+
+    Both begin and end at the same places, up to a voxel of the coarser.
+    """
+    try:
+        order, steps, starts = parallel_steps(grid, other)
+    except InputError:
+        return False
+    ends = np.sort([starts - steps / 2, starts + steps * (np.array(grid.shape) - 0.5)], axis=0)
+    room = np.array([[-0.5] * 3, [other.shape[axis] - 0.5 for axis in order]])
+    return bool((np.abs(ends - room) <= np.maximum(1.0, np.abs(steps)) + _PARALLEL).all())

@@ -9,16 +9,17 @@ import re
 import stat
 import sys
 from collections.abc import Mapping
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from micronet import __version__
 from micronet.errors import FileError
 from micronet.io.atomic import atomic_path
 from micronet.names import valid
+from micronet.version import __version__
 
-__all__ = ["make_folder", "read_sealed", "sha256_of", "versions", "write_json", "write_sealed"]
+__all__ = ["now", "read_sealed", "sha256_of", "versions", "write_json", "write_sealed"]
 
 # A record may name some ten thousand files.
 _LARGEST_RECORD = 16_000_000
@@ -40,14 +41,6 @@ def sha256_of(*paths: Path) -> str:
         except OSError as error:
             raise FileError(f"cannot read '{path}': {error.strerror}") from error
     return digest.hexdigest()
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder for output, with those above it; FileError when that is not possible."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"cannot make the folder '{path}': {error.strerror}") from error
 
 
 def versions() -> dict[str, str]:
@@ -100,3 +93,8 @@ def _text(record: Mapping[str, Any]) -> bytes:
 def _write(path: Path, text: bytes) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(text)
+
+
+def now() -> str:
+    """Return the time with its zone, to the second."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")

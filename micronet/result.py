@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.io import Segment, extent_of, nrrd, write_mask_planes
+from micronet.io import Segment, nrrd, write_mask_planes
 from micronet.io.scratch import Scratch
 from micronet.metrics import Overlap
 from micronet.names import write_name
 from micronet.report import write_preview
-from micronet.volume import Volume
+from micronet.volume import Volume, bounding_box
 
 __all__ = ["above", "measure", "score_line", "scores_record", "write_result"]
 
@@ -61,7 +61,7 @@ def write_result(
     }
     levels = (np.rint(plane * 255).astype(np.uint8) for plane in probability)
     nrrd.write(files["probability"], volume.with_array(np.broadcast_to(np.uint8(0), volume.shape)), levels)
-    write_mask_planes(files["segmentation"], Segment(name="lumen"), iter(mask), volume, extent_of(mask))
+    write_mask_planes(files["segmentation"], Segment(name="lumen"), iter(mask), volume, bounding_box(mask))
     write_preview(
         files["preview"],
         volume.array,

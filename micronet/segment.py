@@ -31,8 +31,10 @@ from micronet.io import (
     volume_stem,
     write_label_tiff,
 )
+from micronet.io.atomic import make_folder
 from micronet.io.mesh import MESH_FORMATS
 from micronet.io.scratch import Scratch
+from micronet.io.sidecar import refuse_second_log
 from micronet.lumen_files import surface_path, vessel_paths, write_surface, write_vessels
 from micronet.memory import Memory, Need, plan_memory
 from micronet.metrics import overlap
@@ -43,8 +45,7 @@ from micronet.ownership import Outputs, check_outputs
 from micronet.padding import Padding
 from micronet.preprocess import log_intensity
 from micronet.ram import MemoryLimitError
-from micronet.raw_scan import refuse_second_log
-from micronet.record import make_folder, sha256_of, versions
+from micronet.record import sha256_of, versions
 from micronet.result import above, measure, score_line, scores_record, write_result
 from micronet.volume import Volume, share_grid
 

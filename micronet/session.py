@@ -19,12 +19,13 @@ from micronet.commands import Command, forms
 from micronet.dataset import DataSet, Sample, dataset_files
 from micronet.errors import FileError, InputError, MicronetError
 from micronet.io.checks import is_file
-from micronet.keeper import Bar, Keeper, Scalars, Settings, Wishes, now
+from micronet.keeper import Keeper
 from micronet.metrics import Overlap, overlap
 from micronet.models import MicroRNet, bootstrap, model_for_state
 from micronet.names import file_part, same_name
 from micronet.ownership import Outputs, check_outputs
-from micronet.record import sha256_of
+from micronet.ports import Bar, Scalars, Settings, Wishes
+from micronet.record import now, sha256_of
 from micronet.result import above, score_line, write_result
 from micronet.runfolder import Places, Run, latest_session, session_path, sessions, set_aside, weights_named
 from micronet.training import Trainer

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from skimage.measure import marching_cubes
 
 from micronet.errors import InputError
-from micronet.metrics import bounding_box
-from micronet.volume import MICROMETRES_PER, Volume
+from micronet.io.mesh import Mesh
+from micronet.volume import MICROMETRES_PER, Volume, bounding_box
 
-__all__ = ["Mesh", "lumen_surface"]
+__all__ = ["lumen_surface"]
 
 # Taubin 1995: a step that shrinks and one that swells, in turn.
 _SHRINK, _SWELL, _ROUNDS = 0.5, -0.53, 10
@@ -22,28 +20,6 @@ _SHRINK, _SWELL, _ROUNDS = 0.5, -0.53, 10
 _FARTHEST = 0.24
 #: Voxels of a slab that marching cubes looks at; what it takes grows with them.
 _SLAB_VOXELS = 1 << 21
-
-
-@dataclass(frozen=True, eq=False)
-class Mesh:
-    """Triangles around a lumen.
-
-    Parameters
-    ----------
-    vertices : ndarray of float64, shape (N, 3)
-        Positions along the three world axes of the volume, in `unit`.
-    triangles : ndarray of int32, shape (M, 3)
-        Indices of vertices, anticlockwise seen from outside.
-    space : str
-        What the world axes mean: ``"left-posterior-superior"``, or what the volume states; ``""`` when that is nothing.
-    unit : str
-        ``"um"``, or ``"voxel"`` when the volume's spacing is not known.
-    """
-
-    vertices: NDArray[np.float64]
-    triangles: NDArray[np.int32]
-    space: str
-    unit: str
 
 
 def lumen_surface(mask: Volume) -> Mesh:

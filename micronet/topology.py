@@ -15,7 +15,7 @@ from scipy import ndimage
 from skimage.morphology import skeletonize
 
 from micronet.errors import InputError
-from micronet.metrics import bounding_box
+from micronet.volume import bounding_box
 
 __all__ = ["Betti", "ClDice", "betti_numbers", "cl_dice", "components", "skeleton"]
 

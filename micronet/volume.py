@@ -15,6 +15,7 @@ __all__ = [
     "MICROMETRES_PER",
     "UNITS_ASSUMED",
     "Volume",
+    "bounding_box",
     "check_same_grid",
     "is_isotropic",
     "settle_units",
@@ -316,3 +317,16 @@ def _lengths(volume: Volume) -> str:
 def is_isotropic(spacing: Sequence[float]) -> bool:
     """Whether voxels are cubes, but for rounding."""
     return max(spacing) <= min(spacing) * (1 + _ONE_SPACING)
+
+
+def bounding_box(mask: NDArray[Any]) -> tuple[slice, ...]:
+    """Return the slices of the smallest box that holds a mask, of no extent around an empty one.
+
+    >>> bounding_box(np.array([[False, True, True], [False, False, False]]))
+    (slice(0, 1, None), slice(1, 3, None))
+    """
+    box = []
+    for axis in range(mask.ndim):
+        filled = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        box.append(slice(int(filled[0]), int(filled[-1]) + 1) if filled.size else slice(0, 0))
+    return tuple(box)

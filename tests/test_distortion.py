@@ -12,7 +12,7 @@ from micronet import distort, size_map
 from micronet.distortion import EditSettings, sample_distortion
 from micronet.errors import InputError
 from micronet.kernels import distortion_numpy, noise, warp
-from micronet.kernels.distortion_numpy import Edits
+from micronet.kernels.warp import Edits
 
 ONLY_WARP = EditSettings(blank=0, lose=0, gain=0)
 

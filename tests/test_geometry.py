@@ -15,7 +15,7 @@ import prepare
 from micronet import MicroNet, Volume, read_annotation, read_volume, write_volume
 from micronet.checkpoint import save_state
 from micronet.io import Segment, write_segmentation
-from micronet.raw_grid import true_grid
+from micronet.raw_scan import true_grid
 
 # Oblique, anisotropic, one axis flipped: steps along (Z, Y, X) in µm.
 SPACING = (6.0, 2.7, 3.3)

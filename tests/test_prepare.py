@@ -20,8 +20,7 @@ from micronet.intensity import above_floor, finish, noise_floor, range_of, to_by
 from micronet.io import Segment, read_annotation, read_volume, write_segmentation, write_volume
 from micronet.mapback import map_back
 from micronet.prepare import Preparation, prepare_file
-from micronet.raw_grid import parallel_steps, structural_grid, true_grid
-from micronet.raw_scan import RawScan
+from micronet.raw_scan import RawScan, parallel_steps, structural_grid, true_grid
 from micronet.resample import antialias_sigma
 from micronet.volume import Volume, upright
 

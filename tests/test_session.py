@@ -20,8 +20,8 @@ from micronet.checkpoint import load_session, load_state, save_session, save_sta
 from micronet.commands import parse_command
 from micronet.dataset import load_split, read_dataset
 from micronet.errors import FileError, InputError
-from micronet.keeper import Settings, Wishes
 from micronet.models import bootstrap
+from micronet.ports import Settings, Wishes
 from micronet.recipe import RECIPES
 from micronet.runfolder import Places
 from micronet.session import Session

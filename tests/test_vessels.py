@@ -11,10 +11,9 @@ from micronet.centreline import centreline
 from micronet.errors import InputError
 from micronet.io import read_annotation
 from micronet.lumen_files import write_vessels
-from micronet.metrics import bounding_box
 from micronet.topology import betti_numbers
 from micronet.vessels import measure_vessels
-from micronet.volume import Volume, upright
+from micronet.volume import Volume, bounding_box, upright
 
 
 def tube(radius, length, direction, spacing=(1.0, 1.0, 1.0), side=73):

@@ -18,7 +18,6 @@ from micronet.io.recording import Recording
 from micronet.io.seg_nrrd import (
     Segment,
     Segmentation,
-    extent_of,
     read_segmentation,
     write_mask_planes,
     write_segmentation,
@@ -34,7 +33,6 @@ __all__ = [
     "Stack",
     "atomic_path",
     "claimed_bytes",
-    "extent_of",
     "files_of",
     "files_read_with",
     "is_volume_path",

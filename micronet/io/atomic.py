@@ -11,7 +11,7 @@ from pathlib import Path
 
 from micronet.errors import FileError
 
-__all__ = ["atomic_path"]
+__all__ = ["atomic_path", "make_folder"]
 
 # Bytes; what common file systems allow.
 _LONGEST_NAME = 255
@@ -64,3 +64,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # on a read-only disk there is none, and saying so would hide the error
             temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for output, with those above it; FileError when that is not possible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot make the folder '{path}': {error.strerror}") from error

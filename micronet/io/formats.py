@@ -42,7 +42,7 @@ _MODULES = {
     ".tif": "tiff",
     ".tiff": "tiff",
     ".npy": "npy",
-    ".raw": "raw",
+    ".raw": "npy",
 }
 
 #: The suffixes of files that can be read and written.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +14,7 @@ from numpy.typing import NDArray
 from micronet.errors import FileError
 from micronet.io.atomic import atomic_path
 
-if TYPE_CHECKING:
-    from micronet.surface import Mesh
-
-__all__ = ["MESH_FORMATS", "write_mesh"]
+__all__ = ["MESH_FORMATS", "Mesh", "write_mesh"]
 
 #: Formats that can be written: their suffixes without the dot.
 MESH_FORMATS = ("stl", "ply", "obj")
@@ -25,6 +23,28 @@ MESH_FORMATS = ("stl", "ply", "obj")
 _SPACE_WORDS = {"left-posterior-superior": "SPACE=LPS"}
 _STL_HEADER = 80
 _ROWS = 1 << 14
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """Triangles around a lumen.
+
+    Parameters
+    ----------
+    vertices : ndarray of float64, shape (N, 3)
+        Positions along the three world axes of the volume, in `unit`.
+    triangles : ndarray of int32, shape (M, 3)
+        Indices of vertices, anticlockwise seen from outside.
+    space : str
+        What the world axes mean: ``"left-posterior-superior"``, or what the volume states; ``""`` when that is nothing.
+    unit : str
+        ``"um"``, or ``"voxel"`` when the volume's spacing is not known.
+    """
+
+    vertices: NDArray[np.float64]
+    triangles: NDArray[np.int32]
+    space: str
+    unit: str
 
 
 def write_mesh(path: str | os.PathLike[str], mesh: Mesh) -> Path:

@@ -1,4 +1,4 @@
-"""NumPy arrays (.npy): the bare array, without geometry and without pickle."""
+"""Bare voxels without geometry: NumPy arrays (.npy, without pickle), and files without header (.raw)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 import os
 import tokenize
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from micronet.errors import FileError
+from micronet.errors import FileError, InputError
 from micronet.io.atomic import atomic_path
 from micronet.io.checks import ReadOptions, build_volume, check_dtype, from_file, one_line, unstated_axes
 from micronet.io.recording import Recording, open_flat_recording, recording_axes
@@ -24,43 +24,92 @@ _MAGIC = b"\x93NUMPY"
 _LONGEST_HEADER = 1 << 16
 
 
+class _Layout(NamedTuple):
+    """Where the voxels lie: first byte, sizes, type, and whether the first axis is the fastest."""
+
+    start: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran_order: bool = False
+
+
 def read(path: Path, options: ReadOptions) -> Volume:
-    """Read a .npy whose axes are `options.axes`, by default (Z, Y, X)."""
+    """Read a file whose axes are `options.axes`, by default (Z, Y, X)."""
+    start, shape, dtype, fortran_order = _layout(path, options)
     with path.open("rb") as stream:
-        shape, fortran_order, dtype = _header(stream, path)
+        stream.seek(start)
         array = from_file(stream, dtype, shape[::-1] if fortran_order else shape, path)
-    array = array.T if fortran_order else array
-    array, notes = unstated_axes(array, options, path)
-    return build_volume(path, array, notes=(*notes, *_no_spacing(options)))
+    array, notes = unstated_axes(array.T if fortran_order else array, options, path)
+    return build_volume(path, array, notes=(*notes, *_no_spacing(path, options)))
 
 
 def open_stack(path: Path, options: ReadOptions) -> Stack:
     """Open such a file to read it plane by plane."""
-    with path.open("rb") as stream:
-        shape, fortran_order, dtype = _header(stream, path)
-        start = stream.tell()
-    return open_flat(path, start, shape, dtype, options, fortran_order=fortran_order, notes=_no_spacing(options))
+    start, shape, dtype, fortran_order = _layout(path, options)
+    notes = _no_spacing(path, options)
+    return open_flat(path, start, shape, dtype, options, fortran_order=fortran_order, notes=notes)
 
 
 def open_recording(path: Path, options: ReadOptions) -> Recording:
     """Open such a file with an axis of time."""
-    with path.open("rb") as stream:
-        shape, fortran_order, dtype = _header(stream, path)
-        start = stream.tell()
+    start, shape, dtype, fortran_order = _layout(path, options)
     axes = recording_axes(shape, options, path)
     if fortran_order:
         shape, axes = shape[::-1], axes[::-1]
-    return open_flat_recording(path, shape, axes, dtype, start=start, notes=_no_spacing(options))
+    return open_flat_recording(path, shape, axes, dtype, start=start, notes=_no_spacing(path, options))
 
 
 def write(path: Path, volume: Volume) -> None:
-    """Write the bare array."""
+    """Write the voxels alone, (Z, Y, X) in C order; a .raw is little-endian."""
+    array = volume.array
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.save(stream, np.ascontiguousarray(volume.array), allow_pickle=False)
+        if _has_header(path):
+            np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
+        else:
+            np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tofile(stream)
 
 
-def _header(stream: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Return shape, whether the first axis is the fastest, and voxel type; `stream` is left at the first voxel."""
+def _has_header(path: Path) -> bool:
+    return path.suffix.lower() == ".npy"
+
+
+def _layout(path: Path, options: ReadOptions) -> _Layout:
+    if not _has_header(path):
+        return _Layout(0, *_told(path, options))
+    with path.open("rb") as stream:
+        return _header(stream, path)
+
+
+def _told(path: Path, options: ReadOptions) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return shape, slowest axis first, and voxel type, as the person says and the size of the file bears out."""
+    if options.shape is None or options.dtype is None:
+        raise InputError(f"'{path}' has no header: give its shape and voxel type (--shape Z,Y,X --dtype uint16)")
+    try:
+        shape = tuple(int(length) for length in options.shape)
+        if any(length < 1 for length in shape):
+            raise ValueError(shape)
+    except (TypeError, ValueError):
+        raise InputError(f"--shape {options.shape}: expected positive whole numbers, slowest axis first") from None
+    try:
+        dtype = np.dtype(options.dtype)
+    except (TypeError, ValueError):
+        raise InputError(f"--dtype {options.dtype}: expected a voxel type such as uint8, uint16, float32") from None
+    check_dtype(dtype, path)
+    if options.byteorder not in (None, "little", "big"):
+        raise InputError(f"byteorder {options.byteorder!r}: expected 'little' or 'big'")
+    if options.byteorder is not None or dtype.byteorder == "=":
+        dtype = dtype.newbyteorder(">" if options.byteorder == "big" else "<")
+    expected, present = math.prod(shape) * dtype.itemsize, path.stat().st_size
+    if present != expected:
+        raise FileError(
+            f"'{path}' holds {present:,} bytes, but the shape {shape} of {dtype.name} takes {expected:,} "
+            "(--shape, --dtype)"
+        )
+    return shape, dtype
+
+
+def _header(stream: BinaryIO, path: Path) -> _Layout:
+    """Read the header of a .npy."""
     if stream.read(len(_MAGIC)) != _MAGIC:
         raise FileError(f"'{path}' is not a .npy file: it does not start with the NumPy magic")
     stream.seek(0)
@@ -84,8 +133,8 @@ def _header(stream: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dty
     present = path.stat().st_size - stream.tell()
     if present != expected:
         raise FileError(f"'{path}': its header claims {expected:,} bytes of voxels, the file holds {present:,}")
-    return shape, fortran_order, dtype
+    return _Layout(stream.tell(), shape, dtype, fortran_order)
 
 
-def _no_spacing(options: ReadOptions) -> tuple[str, ...]:
-    return () if options.spacing_um is not None else (without_spacing(".npy"),)
+def _no_spacing(path: Path, options: ReadOptions) -> tuple[str, ...]:
+    return () if options.spacing_um is not None else (without_spacing(path.suffix.lower()),)

@@ -24,12 +24,11 @@ from micronet.io.checks import build_volume, reading, regular_file
 from micronet.io.nrrd_geometry import axis_roles, geometry, geometry_fields
 from micronet.io.nrrd_header import NrrdHeader, escape, unescape
 from micronet.names import name_key, same_name
-from micronet.volume import Volume
+from micronet.volume import Volume, bounding_box
 
 __all__ = [
     "Segment",
     "Segmentation",
-    "extent_of",
     "has_segments",
     "read_segmentation",
     "write_mask_planes",
@@ -249,7 +248,7 @@ def write_segmentation(
         placed.append((replace(segment, id=identifier, label_value=value, layer=layer, index=number), layer))
     # 3D Slicer cuts all segments of a layer to the extent of the first, so each states that of the whole
     # layer.
-    extents = [extent_of(labels) for labels in layers]
+    extents = [_extent(bounding_box(labels)) for labels in layers]
     pairs: dict[str, str] = {}
     for segment, layer in placed:
         pairs |= _segment_pairs(replace(segment, extent=extents[layer]))
@@ -272,23 +271,22 @@ def write_mask_planes(
     segment: Segment,
     planes: Iterable[NDArray[np.bool_]],
     grid: Volume,
-    extent: tuple[int, ...] | None = None,
+    box: tuple[slice, ...] | None = None,
 ) -> Path:
     """Write one segment whose mask comes plane by plane along Z, as `write_segmentation` writes a whole one.
 
-    Without `extent`, the `extent_of` the mask, that of the whole grid is stated: the mask's is not known before the
-    last plane.
+    Without `box`, the bounding box of the mask, the extent of the whole grid is stated: the mask's is not known before
+    the last plane.
     """
     target = _named_as_segmentation(path)
     _check_segment(segment, np.broadcast_to(np.False_, grid.shape), grid, target)
-    whole = tuple(bound for size in reversed(grid.shape) for bound in (0, size - 1))
     placed = replace(
         segment,
         id=segment.id or _new_identifier(0, set()),
         label_value=1,
         layer=0,
         index=0,
-        extent=extent or whole,
+        extent=_extent(box or tuple(slice(0, size) for size in grid.shape)),
     )
     nrrd.write_planes(
         target,
@@ -395,14 +393,9 @@ def _new_identifier(number: int, taken: set[str]) -> str:
     return next(name for i in range(number + 1, number + 2 + len(taken)) if (name := f"Segment_{i}") not in taken)
 
 
-def extent_of(labels: NDArray[Any]) -> tuple[int, ...]:
-    """Return first and last labelled voxel along x, y and z; 0 to -1 where there is none."""
-    extent: list[int] = []
-    for axis in (2, 1, 0):
-        others = tuple(i for i in range(3) if i != axis)
-        labelled = np.flatnonzero(labels.any(axis=others))
-        extent += [int(labelled[0]), int(labelled[-1])] if labelled.size else [0, -1]
-    return tuple(extent)
+def _extent(box: tuple[slice, ...]) -> tuple[int, ...]:
+    """Return first and last voxel of a box along x, y and z; 0 to -1 where there is none."""
+    return tuple(end for part in box[::-1] for end in (part.start, part.stop - 1))
 
 
 def _folded(name: str) -> str:

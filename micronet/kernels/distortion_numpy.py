@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["LARGEST", "Edits", "distort_mask", "size_map"]
+from micronet.kernels.warp import Edits
+
+__all__ = ["LARGEST", "distort_mask", "size_map"]
 
 #: Largest size of the size map, and radius of its ball, in voxels.
 LARGEST = 15
-
-
-@dataclass(frozen=True)
-class Edits:
-    """Thresholds and strengths of the formulas in warp.py, in units of a field of variance 1."""
-
-    lose_above: float
-    lost: float
-    gain_above: float
-    gained: float
-    tube: float
-    edge: float
 
 
 def _pairs(array: NDArray[Any], shift: int, axis: int) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -18,15 +18,27 @@ where numba is missing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.kernels.distortion_numpy import Edits
 from micronet.kernels.jit import LANES, jit
 from micronet.kernels.threads import Team, split
 
-__all__ = ["distort_mask"]
+__all__ = ["Edits", "distort_mask"]
+
+
+@dataclass(frozen=True)
+class Edits:
+    """Thresholds and strengths of the formulas in warp.py, in units of a field of variance 1."""
+
+    lose_above: float
+    lost: float
+    gain_above: float
+    gained: float
+    tube: float
+    edge: float
 
 
 @jit

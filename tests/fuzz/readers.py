@@ -20,9 +20,10 @@ from micronet.io import (
     write_segmentation,
     write_volume,
 )
+from micronet.io.sidecar import read_record, stated_domain
 from micronet.mapback import find_record, map_back, scan_of
 from micronet.models import bootstrap
-from micronet.raw_scan import RawScan, read_record, stated_domain
+from micronet.raw_scan import RawScan
 from micronet.runfolder import Places, Run
 from micronet.segment import Job, Weights, segment_file
 

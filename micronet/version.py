@@ -1,0 +1,3 @@
+"""The version of micronet."""
+
+__version__ = "0.1.0"
