@@ -10,11 +10,11 @@ from pathlib import Path
 from micronet.card import card_path, planned_weights, record_weights
 from micronet.checkpoint import load_state, save_state
 from micronet.console import run, tell
-from micronet.errors import FileError
+from micronet.core.errors import FileError
+from micronet.core.ownership import check_outputs
+from micronet.core.provenance import sha256_of
 from micronet.models import bootstrap
 from micronet.option_types import path_option
-from micronet.ownership import check_outputs
-from micronet.record import sha256_of
 
 ROOT = Path(__file__).resolve().parent
 PUBLISHED = ROOT / "trained_models" / "u-net_1600.pt"

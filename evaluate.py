@@ -13,7 +13,10 @@ import numpy as np
 
 from micronet.batch import run_batch
 from micronet.console import inputs_from, run, tell
-from micronet.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError
+from micronet.core.outcome import Outcome
+from micronet.core.ownership import check_outputs
+from micronet.core.ram import SHARE, Allowance
 from micronet.evaluation import (
     Pair,
     Reading,
@@ -28,9 +31,6 @@ from micronet.evaluation import (
 from micronet.evaluation_report import EvaluationReport
 from micronet.lumen_files import write_vessels
 from micronet.option_types import Real, Whole, axes_option, bytes_option, path_option, spacing_option, text_option
-from micronet.outcome import Outcome
-from micronet.ownership import check_outputs
-from micronet.ram import SHARE, Allowance
 from micronet.score_tables import ScoreTables, planned_scores, summary_lines
 from micronet.scores import Scoring, summarise
 

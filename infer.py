@@ -22,7 +22,9 @@ from micronet.console import (
     set_threads,
     tell,
 )
-from micronet.errors import InputError
+from micronet.core.errors import InputError
+from micronet.core.outcome import Outcome
+from micronet.core.ram import SHARE
 from micronet.io.mesh import MESH_FORMATS
 from micronet.option_types import (
     Real,
@@ -36,8 +38,6 @@ from micronet.option_types import (
     spacing_option,
     text_option,
 )
-from micronet.outcome import Outcome
-from micronet.ram import SHARE
 from micronet.segment import Job, Weights, check_results, check_stems, segment_file
 from micronet.timelapse import Start, TimeLapseRun, open_time_lapse
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from micronet.batch import run_batch
 from micronet.console import run, tell
-from micronet.errors import InputError
+from micronet.core.errors import InputError
+from micronet.core.outcome import Outcome
+from micronet.core.ram import available_memory
 from micronet.option_types import Sizes, Whole, path_option, spacing_option, text_option
-from micronet.outcome import Outcome
 from micronet.phantom import PRESETS
 from micronet.phantom_set import PhantomSet, Subject, make_set, over_annotations, procedural
-from micronet.ram import available_memory
 
 FULL_SHAPE, FULL_CROP = (217, 260, 218), 160  # as published
 MOST = 10_000  # phantoms of a set: its data-set file stays one that is read

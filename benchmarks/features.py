@@ -21,8 +21,8 @@ from skimage.feature import multiscale_basic_features
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 
+from micronet.core.threads import physical_cores  # noqa: E402
 from micronet.kernels.scale_space import features  # noqa: E402
-from micronet.kernels.threads import physical_cores  # noqa: E402
 from micronet.pixel import PixelNetwork  # noqa: E402
 
 #: scikit-image spaces its scales in powers; these are ours, at the same ones.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from micronet.checkpoint import load_model
+    from micronet.core.volume import Volume
     from micronet.distortion import distort, size_map
     from micronet.inference import predict
     from micronet.io import read_annotation, read_volume, write_volume
@@ -17,9 +18,8 @@ if TYPE_CHECKING:
     from micronet.scores import score_masks
     from micronet.surface import lumen_surface
     from micronet.vessels import measure_vessels
-    from micronet.volume import Volume
 
-from micronet.version import __version__ as __version__
+from micronet.core.version import __version__ as __version__
 
 __all__ = [
     "MicroNet",
@@ -44,7 +44,8 @@ __all__ = [
 _HOME = {
     "MicroNet": "models",
     "MicroRNet": "models",
-    "Volume": "volume",
+    "Volume": "core.volume",
+    "__version__": "core.version",
     "bootstrap": "models",
     "distort": "distortion",
     "fbeta_loss": "losses",

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 from micronet.models import MINIMUM_AXIS
 
 __all__ = ["FLIPS", "Augmentation", "View"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from micronet.console import reason, tell
-from micronet.outcome import Outcome
+from micronet.core.outcome import Outcome
 
 __all__ = ["run_batch", "status_table"]
 

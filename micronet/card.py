@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError
+from micronet.core.ownership import Outputs
+from micronet.core.provenance import sha256_of, versions
+from micronet.core.volume import Volume
 from micronet.io.sidecar import stated_domain
-from micronet.ownership import Outputs
 from micronet.preprocess import image_statistics
-from micronet.record import sha256_of, versions
-from micronet.volume import Volume
 
 __all__ = [
     "FORMAT",

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes, distance_transform_edt, maximum_filter
 from skimage.graph import MCP_Geometric
 
+from micronet.core.volume import is_isotropic
 from micronet.isotropic import CORNER, IsotropicGrid, ended
 from micronet.topology import skeleton
-from micronet.volume import is_isotropic
 
 __all__ = ["Branch", "Centreline", "centreline"]
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 
 __all__ = ["Command", "Form", "forms", "parse_command"]
 

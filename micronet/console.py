@@ -19,10 +19,10 @@ import torch
 from tqdm import tqdm
 
 from micronet import engine
-from micronet.errors import FileError, InputError, MicronetError, printable
+from micronet.core.errors import FileError, InputError, MicronetError, printable
+from micronet.core.threads import physical_cores
 from micronet.io import VOLUME_SUFFIXES, is_volume_path
 from micronet.io.bscans import natural_order
-from micronet.kernels.threads import physical_cores
 from micronet.option_types import Whole
 
 __all__ = [

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
-from micronet.errors import InputError
-from micronet.volume import bounding_box
+from micronet.core.errors import InputError
+from micronet.core.volume import bounding_box
 
 __all__ = ["SurfaceDistances", "surface_distances"]
 

@@ -15,10 +15,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
+from micronet.core.threads import physical_cores
 from micronet.kernels import noise
 from micronet.kernels.noise import RandomNumbers
-from micronet.kernels.threads import physical_cores
 from micronet.kernels.warp import Edits
 
 try:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 
 __all__ = ["centroid", "image_drift"]
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 
 __all__ = [
     "Engine",

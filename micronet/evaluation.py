@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from micronet.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError
+from micronet.core.names import listed, name_key, same_but_for_case
+from micronet.core.ram import Allowance
+from micronet.core.volume import Volume, share_grid
 from micronet.footprint import least_bytes, scores_bytes, vessels_bytes
 from micronet.io import (
     VOLUME_SUFFIXES,
@@ -19,11 +22,8 @@ from micronet.io import (
     read_volume,
     volume_stem,
 )
-from micronet.names import listed, name_key, same_but_for_case
-from micronet.ram import Allowance
 from micronet.scores import Scores, Scoring, score_masks
 from micronet.sweep import Sweep, mask_above, threshold_sweep
-from micronet.volume import Volume, share_grid
 
 __all__ = [
     "Evaluation",
@@ -148,7 +148,7 @@ def find_pairs(
     """Put predictions and annotations of the same volume together.
 
     One file and one file belong together whatever they are called; else the names of the volumes decide, as
-    `micronet.names.same_name` compares them: however their accents are put together, but not whatever their case.
+    `micronet.core.names.same_name` compares them: however their accents are put together, but not whatever their case.
 
     Parameters
     ----------

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from micronet.core.names import write_name
+from micronet.core.provenance import sha256_of, versions
 from micronet.evaluation import Evaluation, MaskPair, Pair, Reading
 from micronet.io import files_of
-from micronet.names import write_name
 from micronet.page.grid import VOXELS, Grid
 from micronet.page.html import Markup, Section, figure, note, table, write_page
 from micronet.page.plots import Line, bins, data_uri, histogram, plot
 from micronet.page.shown import Movie, Shown
-from micronet.record import sha256_of, versions
 from micronet.report import sampled
 from micronet.score_tables import settings_of
 from micronet.scores import RESAMPLES, Scoring, Summary

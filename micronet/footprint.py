@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.volume import bounding_box, is_isotropic
+from micronet.core.volume import bounding_box, is_isotropic
 
 __all__ = [
     "least_bytes",

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from micronet import engine
-from micronet.errors import InputError
+from micronet.core.errors import InputError
+from micronet.core.volume import Volume, share_grid
 from micronet.io.scratch import Scratch
 from micronet.models import MicroNet, MicroRNet
 from micronet.padding import Padding
 from micronet.preprocess import MASK_OFFSET, MASK_SCALE, image_statistics, normalize_image, normalize_mask, standardize
-from micronet.volume import Volume, share_grid
 
 __all__ = ["STABLE_CHANGE", "Iteration", "predict", "predict_in_slabs", "refine", "works_in_slabs"]
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 
 __all__ = ["AVERAGES", "DOMAINS", "Average", "Domain", "above_floor", "finish", "noise_floor", "range_of", "to_bytes"]
 

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from micronet.core.errors import FileError, InputError, MicronetError
+from micronet.core.names import write_name
+from micronet.core.provenance import now, versions
 from micronet.dataset import DataSet, dataset_files, hashes
-from micronet.errors import FileError, InputError, MicronetError
-from micronet.names import write_name
 from micronet.ports import Bar, Scalars, Settings, Wishes
 from micronet.recipe import Plan
-from micronet.record import now, versions
 from micronet.runfolder import LogRow, Places, Run
 from micronet.training import StepReport, Trainer, ValidationReport
 

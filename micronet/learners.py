@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from micronet.core.volume import Volume, upright
 from micronet.dataset import Sample
 from micronet.inference import refine
 from micronet.kernels.boosting import logits
@@ -22,7 +23,6 @@ from micronet.prevalence import annotates_slices, logit_shift, prevalence
 from micronet.recipe import RECIPES
 from micronet.teaching import train_pixel_network
 from micronet.training import StepReport, Trainer
-from micronet.volume import Volume, upright
 
 __all__ = ["MicroNetLearner", "PixelLearner", "TaughtMicroNet", "TaughtPixelNetwork", "TaughtTrees", "TreesLearner"]
 

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 from micronet.metrics import overlap
 from micronet.teaching_folds import Folds, hold_out
 

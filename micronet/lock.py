@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import lock_descriptor, unlock_descriptor
 
-from micronet.errors import FileError
+from micronet.core.errors import FileError
 
 __all__ = ["FolderLock"]
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
+from micronet.core.threads import Team, split
 from micronet.kernels.kept import kept_array
-from micronet.kernels.threads import Team, split
 
 __all__ = ["fbeta_loss"]
 

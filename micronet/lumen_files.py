@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from micronet.core.names import write_name
+from micronet.core.table import number_cell, write_table
+from micronet.core.volume import MICROMETRES_PER, Volume
 from micronet.io.mesh import write_mesh
-from micronet.names import write_name
-from micronet.table import number_cell, write_table
-from micronet.volume import MICROMETRES_PER, Volume
 
 if TYPE_CHECKING:
     from micronet.vessels import Vessel

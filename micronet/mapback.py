@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError
+from micronet.core.names import existing
+from micronet.core.ownership import Outputs, check_outputs
+from micronet.core.provenance import sha256_of, versions
+from micronet.core.resample import sample_planes
+from micronet.core.volume import MICROMETRES_PER, Volume, settle_units
 from micronet.io import Segment, files_of, files_read_with, read_annotation, volume_stem, write_mask_planes
 from micronet.io.sidecar import MADE_BY, read_record, scan_name
-from micronet.names import existing
-from micronet.ownership import Outputs, check_outputs
 from micronet.raw_scan import RawScan, covers, geometry_record, parallel_steps
-from micronet.record import sha256_of, versions
-from micronet.resample import sample_planes
-from micronet.volume import MICROMETRES_PER, Volume, settle_units
 
 __all__ = ["files_mapped", "find_record", "map_back", "mapped_outputs", "scan_of"]
 

@@ -11,12 +11,13 @@ from typing import NoReturn
 
 import numpy as np
 
-from micronet import engine, ram
-from micronet.errors import FileError, InputError
+from micronet import engine
+from micronet.core import ram
+from micronet.core.errors import FileError, InputError
+from micronet.core.ram import Allowance, size
 from micronet.inference import works_in_slabs
 from micronet.models import MicroNet, MicroRNet
 from micronet.padding import Padding
-from micronet.ram import Allowance, size
 
 __all__ = ["Memory", "Need", "plan_memory"]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
+from micronet.core.names import shortened
 from micronet.io.checks import check_dtype, clean_axes
-from micronet.names import shortened
 
 __all__ = [
     "Real",

@@ -9,7 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from micronet.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError
+from micronet.core.names import name_key, write_name
+from micronet.core.outcome import Outcome
+from micronet.core.ownership import Outputs, check_outputs
+from micronet.core.provenance import sha256_of
+from micronet.core.version import __version__
+from micronet.core.volume import Volume, upright
 from micronet.io import (
     Segment,
     files_of,
@@ -21,14 +27,8 @@ from micronet.io import (
     write_volume,
 )
 from micronet.io.hdf5 import require_h5py, write_pairs
-from micronet.names import name_key, write_name
-from micronet.outcome import Outcome
-from micronet.ownership import Outputs, check_outputs
 from micronet.phantom import Anatomy, Optics, mask_of_seed, optics_of_seed, render_oct, speckle_of_seed
 from micronet.phantom.anatomy import SPACING_UM
-from micronet.record import sha256_of
-from micronet.version import __version__
-from micronet.volume import Volume, upright
 
 __all__ = ["MADE_BY", "PhantomSet", "Subject", "make_set", "over_annotations", "procedural"]
 

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from micronet.errors import FileError
+from micronet.core.errors import FileError
 
 __all__ = ["checked_archive"]
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 from micronet.kernels.scale_space import Layer, feature_count, perceptron
 
 __all__ = ["PixelNetwork", "pixel_network_for_state"]

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 from micronet.kernels.boosting import Trees, boost
 from micronet.kernels.scale_space import feature_count, tree_sum
 

@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError
+from micronet.core.files import make_folder
+from micronet.core.names import write_name
+from micronet.core.ownership import Outputs, check_outputs
+from micronet.core.provenance import sha256_of, versions
+from micronet.core.resample import antialias_sigma, decimate_planes
+from micronet.core.volume import Volume
 from micronet.intensity import DOMAINS, Average, Domain, above_floor, finish, noise_floor, range_of, to_bytes
 from micronet.io import Stack, nrrd
-from micronet.io.atomic import make_folder
 from micronet.io.scratch import Scratch, check_room
 from micronet.io.sidecar import MADE_BY, scan_name, stated_domain
-from micronet.names import write_name
-from micronet.ownership import Outputs, check_outputs
 from micronet.raw_scan import AXES, RawScan, geometry_record, structural_grid
-from micronet.record import sha256_of, versions
-from micronet.resample import antialias_sigma, decimate_planes
-from micronet.volume import Volume
 
 __all__ = ["Preparation", "prepare_file"]
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from micronet.commands import forms, parse_command
 from micronet.console import reason
-from micronet.errors import MicronetError, printable
+from micronet.core.errors import MicronetError, printable
 from micronet.ports import Wishes
 from micronet.session import Session
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
+from micronet.core.resample import output_size
+from micronet.core.volume import MICROMETRES_PER, Volume
 from micronet.io import Stack, open_stack
-from micronet.resample import output_size
-from micronet.volume import MICROMETRES_PER, Volume
 
 __all__ = [
     "AXES",

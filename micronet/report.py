@@ -16,8 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from micronet.errors import InputError
-from micronet.io.atomic import atomic_path
+from micronet.core.errors import InputError
+from micronet.core.files import atomic_path
 
 __all__ = ["ANNOTATION_COLOUR", "MASK_COLOUR", "grey_range", "sampled", "write_preview"]
 

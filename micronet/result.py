@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from micronet.core.names import write_name
+from micronet.core.volume import Volume, bounding_box
 from micronet.io import Segment, nrrd, write_mask_planes
 from micronet.io.scratch import Scratch
 from micronet.metrics import Overlap
-from micronet.names import write_name
 from micronet.report import write_preview
-from micronet.volume import Volume, bounding_box
 
 __all__ = ["above", "measure", "score_line", "scores_record", "write_result"]
 

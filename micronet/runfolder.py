@@ -20,10 +20,10 @@ from torch import Tensor
 
 from micronet.card import card_path
 from micronet.checkpoint import load_session, save_session, save_state
+from micronet.core.errors import FileError, InputError
+from micronet.core.names import read_name, write_name
+from micronet.core.ownership import RECORD_KEYS, Mark, Outputs, check_outputs
 from micronet.curves import Curve, write_curves
-from micronet.errors import FileError, InputError
-from micronet.names import read_name, write_name
-from micronet.ownership import RECORD_KEYS, Mark, Outputs, check_outputs
 
 __all__ = [
     "LogRow",
@@ -97,7 +97,7 @@ class Run:
     - ``logs/<run>.csv``, ``.json``, ``.png``: a line per step and validation, the manifest, the plot. The manifest is
       the record of the other two.
 
-    Only what a record names is ever replaced or removed, see `micronet.ownership`.
+    Only what a record names is ever replaced or removed, see `micronet.core.ownership`.
 
     Parameters
     ----------

@@ -8,15 +8,15 @@ from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import Protocol
 
+from micronet.core.names import write_name
+from micronet.core.ownership import Outputs
+from micronet.core.provenance import versions
+from micronet.core.table import number_cell, write_table
 from micronet.evaluation import Evaluation, Pair, Reading
 from micronet.lumen_files import vessel_paths
-from micronet.names import write_name
-from micronet.ownership import Outputs
-from micronet.record import versions
 from micronet.scores import RESAMPLES, Scores, Scoring, Summary
 from micronet.sweep import Sweep
 from micronet.sweep_plot import write_sweep_plot
-from micronet.table import number_cell, write_table
 
 __all__ = [
     "MADE_BY",

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from micronet.core.errors import InputError
 from micronet.distances import surface_distances
-from micronet.errors import InputError
 from micronet.metrics import overlap
 from micronet.topology import betti_numbers, cl_dice
 

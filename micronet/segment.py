@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from micronet import engine
 from micronet.card import card_line, card_path
 from micronet.checkpoint import load_model
-from micronet.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError
+from micronet.core.files import make_folder
+from micronet.core.names import check_apart, valid, write_name
+from micronet.core.outcome import Outcome
+from micronet.core.ownership import Outputs, check_outputs
+from micronet.core.provenance import sha256_of, versions
+from micronet.core.ram import MemoryLimitError
+from micronet.core.volume import Volume, share_grid
 from micronet.footprint import least_bytes, mesh_bytes, vessels_bytes
 from micronet.inference import Iteration, predict, predict_in_slabs
 from micronet.io import (
@@ -31,7 +38,6 @@ from micronet.io import (
     volume_stem,
     write_label_tiff,
 )
-from micronet.io.atomic import make_folder
 from micronet.io.mesh import MESH_FORMATS
 from micronet.io.scratch import Scratch
 from micronet.io.sidecar import refuse_second_log
@@ -39,15 +45,9 @@ from micronet.lumen_files import surface_path, vessel_paths, write_surface, writ
 from micronet.memory import Memory, Need, plan_memory
 from micronet.metrics import overlap
 from micronet.models import MicroNet, MicroRNet
-from micronet.names import check_apart, valid, write_name
-from micronet.outcome import Outcome
-from micronet.ownership import Outputs, check_outputs
 from micronet.padding import Padding
 from micronet.preprocess import log_intensity
-from micronet.ram import MemoryLimitError
-from micronet.record import sha256_of, versions
 from micronet.result import above, measure, score_line, scores_record, write_result
-from micronet.volume import Volume, share_grid
 
 __all__ = [
     "MADE_BY",

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from micronet.core.names import write_name
+from micronet.core.volume import Volume
 from micronet.inference import Iteration
 from micronet.io.scratch import Scratch
-from micronet.names import write_name
 from micronet.page.grid import Grid
 from micronet.page.html import Markup, Section, figure, note, table, write_page
 from micronet.page.plots import Line, bins, histogram, plot
 from micronet.page.shown import Movie, Shown
 from micronet.report import sampled
 from micronet.scores import DEFINITIONS
-from micronet.volume import Volume
 
 __all__ = ["SegmentReport"]
 

@@ -16,16 +16,16 @@ from torch import Tensor
 from micronet.card import planned_weights, record_weights
 from micronet.checkpoint import load_state, save_state
 from micronet.commands import Command, forms
+from micronet.core.errors import FileError, InputError, MicronetError
+from micronet.core.names import file_part, same_name
+from micronet.core.ownership import Outputs, check_outputs
+from micronet.core.provenance import now, sha256_of
 from micronet.dataset import DataSet, Sample, dataset_files
-from micronet.errors import FileError, InputError, MicronetError
 from micronet.io.checks import is_file
 from micronet.keeper import Keeper
 from micronet.metrics import Overlap, overlap
 from micronet.models import MicroRNet, bootstrap, model_for_state
-from micronet.names import file_part, same_name
-from micronet.ownership import Outputs, check_outputs
 from micronet.ports import Bar, Scalars, Settings, Wishes
-from micronet.record import now, sha256_of
 from micronet.result import above, score_line, write_result
 from micronet.runfolder import Places, Run, latest_session, session_path, sessions, set_aside, weights_named
 from micronet.training import Trainer

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 
 __all__ = ["Soap"]
 

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 from skimage.measure import marching_cubes
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
+from micronet.core.volume import MICROMETRES_PER, Volume, bounding_box
 from micronet.io.mesh import Mesh
-from micronet.volume import MICROMETRES_PER, Volume, bounding_box
 
 __all__ = ["lumen_surface"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 from micronet.metrics import Overlap
 
 __all__ = ["LEVELS", "Sweep", "mask_above", "threshold_sweep"]

@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from micronet.io.atomic import atomic_path
-from micronet.names import shortened, write_name
+from micronet.core.files import atomic_path
+from micronet.core.names import shortened, write_name
 from micronet.report import ANNOTATION_COLOUR, MASK_COLOUR
 from micronet.sweep import Sweep
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 from micronet.pixel import PixelNetwork
 
 __all__ = ["train_pixel_network"]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 
 __all__ = ["Fold", "Folds", "hold_out"]
 

@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from micronet.io.atomic import atomic_path
-from micronet.names import shortened, write_name
+from micronet.core.files import atomic_path
+from micronet.core.names import shortened, write_name
 
 __all__ = ["write_time_plot"]
 

@@ -13,19 +13,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from micronet.core.errors import InputError
+from micronet.core.outcome import Outcome
+from micronet.core.ownership import Outputs, check_outputs
+from micronet.core.provenance import versions
+from micronet.core.table import write_table
+from micronet.core.volume import Volume, share_grid
 from micronet.drift import centroid, image_drift
-from micronet.errors import InputError
 from micronet.inference import Iteration
 from micronet.io import files_read_with, open_recording, read_annotation, read_volume, volume_stem, write_label_tiff
 from micronet.metrics import overlap
 from micronet.models import MicroRNet
-from micronet.outcome import Outcome
-from micronet.ownership import Outputs, check_outputs
-from micronet.record import versions
 from micronet.segment import MADE_BY, Job, TimePoint, Weights, check_stems, input_record, read_beside, segment_file
-from micronet.table import write_table
 from micronet.time_plot import write_time_plot
-from micronet.volume import Volume, share_grid
 
 __all__ = ["FIRST_ITERATIONS", "Start", "TimeLapse", "TimeLapseRun", "open_time_lapse"]
 

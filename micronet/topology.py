@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
-from micronet.errors import InputError
-from micronet.volume import bounding_box
+from micronet.core.errors import InputError
+from micronet.core.volume import bounding_box
 
 __all__ = ["Betti", "ClDice", "betti_numbers", "cl_dice", "components", "skeleton"]
 

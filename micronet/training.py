@@ -15,9 +15,9 @@ from torch import Tensor
 
 from micronet import engine
 from micronet.augmentation import View
+from micronet.core.errors import InputError
 from micronet.dataset import Sample
 from micronet.distortion import distort, sample_distortion, size_map
-from micronet.errors import InputError
 from micronet.inference import Iteration, refine
 from micronet.losses import fbeta_loss
 from micronet.metrics import Overlap, overlap

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from micronet.centreline import Centreline, centreline
-from micronet.errors import InputError
+from micronet.core.errors import InputError
+from micronet.core.volume import Volume
 from micronet.topology import components
-from micronet.volume import Volume
 
 __all__ = ["Vessel", "measure_vessels"]
 

@@ -19,10 +19,10 @@ import prepare
 from micronet import MicroRNet, Volume, write_volume
 from micronet.batch import run_batch
 from micronet.checkpoint import save_state
-from micronet.errors import InputError
+from micronet.core.errors import InputError
+from micronet.core.outcome import Outcome
+from micronet.core.volume import upright
 from micronet.io import Segment, write_segmentation
-from micronet.outcome import Outcome
-from micronet.volume import upright
 
 
 @pytest.fixture
@@ -88,7 +88,9 @@ class TestTheLoop:
 
         assert run_batch((1, 2), job, lambda number: Path(f"n{number}")) == 2
         out = capsys.readouterr().out
-        assert re.search(r"failed  n2  internal error \(AttributeError: .*\) in micronet/volume.py:\d+; --debug", out)
+        assert re.search(
+            r"failed  n2  internal error \(AttributeError: .*\) in micronet/core/volume.py:\d+; --debug", out
+        )
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt("end"), SystemExit("end"), BrokenPipeError("end")])
     def test_what_ends_the_run_ends_it(self, error, capsys):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 from micronet.kernels.boosting import Trees, boost, logits
 from micronet.kernels.scale_space import features, tree_sum
 

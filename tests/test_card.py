@@ -11,9 +11,9 @@ from micronet import MicroNet, Volume, engine, read_volume, write_volume
 from micronet.card import Expected, Look, card_line, card_path, expected, planned_weights, read_card, write_card
 from micronet.checkpoint import save_state
 from micronet.console import run
-from micronet.errors import FileError
-from micronet.record import sha256_of
-from micronet.volume import upright
+from micronet.core.errors import FileError
+from micronet.core.provenance import sha256_of
+from micronet.core.volume import upright
 
 SHAPE = (32, 34, 36)
 

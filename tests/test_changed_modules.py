@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations, prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from micronet import engine
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 from micronet.inference import refine, works_in_slabs
 from micronet.models import MicroNet, MicroRNet
 

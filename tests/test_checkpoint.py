@@ -14,7 +14,7 @@ import torch
 
 from micronet import load_model
 from micronet.checkpoint import find_weights, load_session, load_state, save_session, save_state
-from micronet.errors import FileError
+from micronet.core.errors import FileError
 from micronet.models import MicroNet, MicroRNet
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from micronet.commands import Command, forms, parse_command
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from micronet.core.errors import FileError
 from micronet.curves import Curve, write_curves
-from micronet.errors import FileError
 
 
 def test_the_plot_is_a_png_with_curves_in_it(tmp_path):

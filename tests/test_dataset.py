@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from micronet.augmentation import FLIPS
+from micronet.core.errors import FileError
+from micronet.core.volume import Volume, upright
 from micronet.dataset import DataSetError, Sample, hashes, load_split, read_dataset
-from micronet.errors import FileError
 from micronet.io import Segment, write_segmentation, write_volume
 from micronet.preprocess import normalize_image
-from micronet.volume import Volume, upright
 
 LABORATORY = """
 name = "lab"

@@ -6,8 +6,8 @@ import torch
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
 from shapes import ball, moved, torus
 
+from micronet.core.errors import InputError
 from micronet.distances import surface_distances
-from micronet.errors import InputError
 from micronet.io import read_annotation
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # MONAI's own

@@ -9,8 +9,8 @@ import pytest
 from scipy import ndimage
 
 from micronet import distort, size_map
+from micronet.core.errors import InputError
 from micronet.distortion import EditSettings, sample_distortion
-from micronet.errors import InputError
 from micronet.kernels import distortion_numpy, noise, warp
 from micronet.kernels.warp import Edits
 

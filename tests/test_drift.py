@@ -6,8 +6,8 @@ from scipy import ndimage
 from skimage.registration import phase_cross_correlation
 
 from micronet import drift
+from micronet.core.errors import InputError
 from micronet.drift import centroid, image_drift
-from micronet.errors import InputError
 from micronet.phantom import beating, render_oct
 
 

@@ -14,9 +14,9 @@ from running import call_for_last_line
 from shapes import ball, moved, torus
 
 import evaluate
+from micronet.core.volume import Volume, upright
 from micronet.evaluation import volume_name
 from micronet.io import Segment, write_segmentation, write_volume
-from micronet.volume import Volume, upright
 
 SPACE = "left-posterior-superior"
 

@@ -22,9 +22,9 @@ import make_phantoms
 import prepare
 from micronet import MicroRNet, Volume, read_volume, write_volume
 from micronet.checkpoint import save_state
-from micronet.errors import FileError
+from micronet.core.errors import FileError
+from micronet.core.volume import upright
 from micronet.io import Segment, open_recording, open_stack, read_segmentation, write_segmentation
-from micronet.volume import upright
 
 pytestmark = pytest.mark.usefixtures("engine_ready")
 

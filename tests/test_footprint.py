@@ -15,10 +15,10 @@ import evaluate
 import infer
 from micronet import MicroNet, MicroRNet, Volume, lumen_surface, write_volume
 from micronet.checkpoint import save_state
+from micronet.core.volume import upright
 from micronet.footprint import mesh_vertices, scores_bytes, surface_voxels, vessels_bytes
 from micronet.io import Segment, write_segmentation
 from micronet.memory import Need, plan_memory
-from micronet.volume import upright
 
 
 @pytest.mark.parametrize("part", [0.02, 0.5, 0.9])
@@ -43,7 +43,7 @@ from pathlib import Path
 from micronet import Volume, footprint
 from micronet.lumen_files import write_surface, write_vessels
 from micronet.scores import score_masks
-from micronet.volume import upright
+from micronet.core.volume import upright
 def kilobytes(name):
     return int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
 def on_grid(mask, steps=(2, 2, 2)):
@@ -98,7 +98,7 @@ def test_a_mesh_made_slab_by_slab_is_that_of_the_whole(rng, monkeypatch):
 def folder(tmp_path, monkeypatch, rng):
     """Weights, an image whose mask is noise, and a program that is said to take little, so that small volumes count."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("micronet.ram.PROGRAM", 1_000_000)
+    monkeypatch.setattr("micronet.core.ram.PROGRAM", 1_000_000)
     torch.manual_seed(0)
     save_state(tmp_path / "checkpoints" / "u-net_test.pt", MicroNet().state_dict())
     write_volume(tmp_path / "a.nrrd", Volume(rng.integers(0, 255, (48, 64, 64), np.uint8), upright(2), units="um"))
@@ -143,7 +143,7 @@ class TestPlan:
     SMALL = Need((64, 64, 64), 64, np.dtype(np.uint8))
 
     def test_an_option_that_does_not_fit_beside_the_whole_means_slabs(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("micronet.ram.PROGRAM", 1_000_000)
+        monkeypatch.setattr("micronet.core.ram.PROGRAM", 1_000_000)
         wishes = Need((64, 64, 64), 64, np.dtype(np.uint8), options={"--measures": 20_000_000})
         enough = self.SMALL.bytes(MicroRNet())
         assert plan_memory(self.SMALL, MicroRNet(), enough, tmp_path).slab_planes is None
@@ -170,7 +170,7 @@ class TestEvaluate:
     @pytest.fixture
     def masks(self, tmp_path, monkeypatch, rng):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("micronet.ram.PROGRAM", 1_000_000)
+        monkeypatch.setattr("micronet.core.ram.PROGRAM", 1_000_000)
         mask = rng.random((32, 64, 64)) < 0.5
         for name in ("a", "true"):
             write_segmentation(

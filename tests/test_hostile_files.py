@@ -20,14 +20,14 @@ import infer
 import prepare
 import train_micronet
 from micronet.console import run
+from micronet.core.errors import FileError, InputError
+from micronet.core.provenance import write_json
+from micronet.core.volume import Volume, upright
 from micronet.dataset import DataSetError, load_split, read_dataset
-from micronet.errors import FileError, InputError
 from micronet.io import Segment, files_of, open_stack, read_annotation, read_volume, write_segmentation, write_volume
 from micronet.mapback import map_back, scan_of
 from micronet.prepare import Preparation, prepare_file
 from micronet.raw_scan import RawScan
-from micronet.record import write_json
-from micronet.volume import Volume, upright
 
 HEADER = "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 5 4 3\n"
 

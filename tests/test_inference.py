@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from micronet import MicroNet, MicroRNet, Volume, normalize_image, normalize_mask, predict
-from micronet.errors import InputError
+from micronet.core.errors import InputError
+from micronet.core.volume import upright
 from micronet.inference import STABLE_CHANGE
 from micronet.models import bootstrap, model_for_state
-from micronet.volume import upright
 
 
 @pytest.fixture

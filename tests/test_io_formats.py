@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from micronet.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError
+from micronet.core.volume import Volume, upright
 from micronet.io import (
     VOLUME_SUFFIXES,
     atomic_path,
@@ -18,7 +19,6 @@ from micronet.io import (
     write_volume,
 )
 from micronet.io.checks import reading
-from micronet.volume import Volume, upright
 
 TYPES = [
     "bool",

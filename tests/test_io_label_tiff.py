@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from micronet.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError
+from micronet.core.volume import Volume
 from micronet.io import open_recording, read_annotation, read_volume, write_label_tiff
-from micronet.volume import Volume
 
 # Oblique, anisotropic: what TIFF cannot hold.
 OBLIQUE = np.array([[0.0, 3.0, 4.0], [0.0, -4.5, 0.0], [2.5, 0.0, 0.0]])

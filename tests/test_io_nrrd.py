@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from micronet.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError
+from micronet.core.volume import Volume
 from micronet.io import read_volume, write_volume
 from micronet.io.nrrd_header import escape, parse_header, unescape
-from micronet.volume import Volume
 
 LPS = "left-posterior-superior"
 TYPES = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"]

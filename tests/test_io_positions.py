@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from micronet.errors import MicronetError
+from micronet.core.errors import MicronetError
+from micronet.core.volume import Volume, upright
 from micronet.io import Segment, read_volume, write_segmentation, write_volume
-from micronet.volume import Volume, upright
 
 SHAPE = (3, 4, 5)
 INDICES = [(0, 0, 0), (4, 0, 0), (0, 3, 0), (0, 0, 2), (4, 3, 2)]  # x, y, z

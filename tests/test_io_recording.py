@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 
-from micronet.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError
 from micronet.io import open_recording, read_volume
 
 SHAPE = (3, 4, 5, 6)  # T, Z, Y, X

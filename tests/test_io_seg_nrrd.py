@@ -6,9 +6,9 @@ import pytest
 import SimpleITK as sitk
 import slicerio
 
-from micronet.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError
+from micronet.core.volume import Volume, upright
 from micronet.io import Segment, read_annotation, read_segmentation, read_volume, write_segmentation, write_volume
-from micronet.volume import Volume, upright
 
 LPS = "left-posterior-superior"
 SHAPE = (4, 5, 6)

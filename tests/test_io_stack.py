@@ -9,12 +9,12 @@ import SimpleITK as sitk
 import tifffile
 from PIL import Image
 
-from micronet.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError
+from micronet.core.volume import Volume, upright
 from micronet.io import Segment, open_stack, read_segmentation, read_volume, write_mask_planes, write_volume
 from micronet.io import nrrd as our_nrrd
 from micronet.io.nrrd_geometry import geometry_fields
 from micronet.io.scratch import Scratch
-from micronet.volume import Volume, upright
 
 SPACE = "left-posterior-superior"
 DIRECTIONS = np.array([[0.5, 0.25, 6.0], [0.0, -4.5, 0.5], [3.0, 0.0, -0.25]])

@@ -5,9 +5,9 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 
-from micronet.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError
+from micronet.core.volume import Volume, upright
 from micronet.io import read_annotation, read_volume, write_volume
-from micronet.volume import Volume, upright
 
 
 @pytest.fixture

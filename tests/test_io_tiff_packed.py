@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import tifffile
 from PIL import Image
 
-from micronet.errors import FileError
+from micronet.core.errors import FileError
 from micronet.io import open_stack, read_annotation, read_volume
 
 SHAPE = (5, 37, 43)  # rows of bits that end within a byte

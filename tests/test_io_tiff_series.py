@@ -6,7 +6,7 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 
-from micronet.errors import FileError
+from micronet.core.errors import FileError
 from micronet.io import open_stack, read_volume
 
 SIDE = (8, 10)

@@ -14,13 +14,13 @@ from float64 import Convolution, double
 from torch.nn.functional import conv3d, interpolate
 
 from micronet import engine
-from micronet.errors import InputError
+from micronet.core.errors import InputError
+from micronet.core.threads import Team, split
 from micronet.kernels.gradient import backward, forward_saving
 from micronet.kernels.jit import LANES
 from micronet.kernels.layout import strips
 from micronet.kernels.microkernels import BAND, BLOCK, SELU, kernel_addresses
 from micronet.kernels.network import Refiner, forward, nearest_indices
-from micronet.kernels.threads import Team, split
 from micronet.models import MicroNet, MicroRNet, bootstrap, model_for_state
 from micronet.preprocess import normalize_mask
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from micronet import engine
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 from micronet.models import MicroNet, MicroRNet
 
 

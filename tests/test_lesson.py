@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 from micronet.lesson import Lesson, choose
 from micronet.teaching_folds import hold_out
 

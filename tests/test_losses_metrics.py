@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 from micronet.losses import fbeta_loss
 from micronet.metrics import Overlap, overlap
 

@@ -18,8 +18,8 @@ import slicerio
 
 import make_phantoms
 from micronet import Volume, read_annotation, read_volume
+from micronet.core.errors import InputError
 from micronet.dataset import load_split, read_dataset
-from micronet.errors import InputError
 from micronet.io import Segment, write_segmentation
 from micronet.phantom import lumen_mask, mask_of_seed
 from micronet.phantom_set import over_annotations, procedural

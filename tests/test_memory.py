@@ -14,13 +14,13 @@ from running import call, read_json
 import infer
 from micronet import MicroNet, MicroRNet, Volume, engine, predict, read_volume, write_volume
 from micronet.checkpoint import save_state
-from micronet.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError
+from micronet.core.ram import available_memory
+from micronet.core.volume import upright
 from micronet.inference import predict_in_slabs
 from micronet.io import Segment, claimed_bytes, open_stack, write_segmentation
 from micronet.io.scratch import Scratch
 from micronet.memory import Need, plan_memory
-from micronet.ram import available_memory
-from micronet.volume import upright
 
 pytestmark = pytest.mark.usefixtures("engine_ready")
 
@@ -101,7 +101,7 @@ import micronet.segment, micronet.report, micronet.console
 from micronet import MicroNet, MicroRNet, engine, predict
 from micronet.inference import predict_in_slabs
 from micronet.memory import Need
-from micronet.ram import PROGRAM
+from micronet.core.ram import PROGRAM
 def kilobytes(name):
     return int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
 network, planes, shape, choice = sys.argv[1], int(sys.argv[2]), tuple(map(int, sys.argv[3].split("x"))), sys.argv[4]
@@ -155,8 +155,8 @@ class TestEstimate:
         (group.parent / "memory.current").write_text("1000000\n")
         (group.parent / "memory.stat").write_text("anon 800000\ninactive_file 200000\n")
         (tmp_path / "cgroup").write_text("0::/job/step\n")
-        monkeypatch.setattr("micronet.ram._CGROUP", tmp_path)
-        monkeypatch.setattr("micronet.ram._GROUPS", tmp_path / "cgroup")
+        monkeypatch.setattr("micronet.core.ram._CGROUP", tmp_path)
+        monkeypatch.setattr("micronet.core.ram._GROUPS", tmp_path / "cgroup")
         assert available_memory() == 2_200_000
 
 
@@ -207,7 +207,7 @@ def folder(tmp_path, monkeypatch):
 #: What the process is said to take before it holds a volume, in these tests: little, so that small volumes count.
 @pytest.fixture
 def light(monkeypatch):
-    monkeypatch.setattr("micronet.ram.PROGRAM", 1_000_000)
+    monkeypatch.setattr("micronet.core.ram.PROGRAM", 1_000_000)
 
 
 @pytest.mark.usefixtures("light")

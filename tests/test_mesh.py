@@ -5,12 +5,12 @@ import pytest
 import trimesh
 from shapes import ball, shell, torus
 
-from micronet.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError
+from micronet.core.volume import Volume, upright
 from micronet.io import read_annotation
 from micronet.io.mesh import MESH_FORMATS, write_mesh
 from micronet.surface import lumen_surface
 from micronet.topology import betti_numbers
-from micronet.volume import Volume, upright
 
 UM = 4.5
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 from micronet.models import MicroNet, MicroRNet, bootstrap, model_for_state
 
 

@@ -14,7 +14,7 @@ import torch
 
 from micronet import MicroNet, MicroRNet, Volume, load_model, predict, read_annotation, read_volume, write_volume
 from micronet.checkpoint import save_state
-from micronet.errors import FileError, InputError, MicronetError
+from micronet.core.errors import FileError, InputError, MicronetError
 from micronet.io import Segment, open_recording, read_segmentation, write_label_tiff, write_segmentation
 from micronet.napari_plugin.layers import grid_of
 from micronet.napari_plugin.reader import get_reader, read

@@ -12,9 +12,9 @@ from tiny_training import write_dataset
 
 from micronet import Volume, option_types, write_volume
 from micronet.commands import parse_command
-from micronet.errors import InputError
+from micronet.core.errors import InputError
+from micronet.core.volume import upright
 from micronet.option_types import Real, Sizes, Whole, bytes_option, device_option, dtype_option
-from micronet.volume import upright
 
 SCRIPTS = (
     "infer",

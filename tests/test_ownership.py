@@ -22,12 +22,12 @@ import train_micronet
 from micronet import MicroNet, MicroRNet, Volume, write_volume
 from micronet.card import card_path, planned_weights, read_card, record_weights
 from micronet.checkpoint import load_state, save_state
-from micronet.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError
+from micronet.core.names import write_name
+from micronet.core.ownership import Mark, Outputs, check_outputs
+from micronet.core.provenance import read_sealed, write_sealed
+from micronet.core.volume import upright
 from micronet.io import Segment, files_of, write_segmentation
-from micronet.names import write_name
-from micronet.ownership import Mark, Outputs, check_outputs
-from micronet.record import read_sealed, write_sealed
-from micronet.volume import upright
 
 MINE = b"drawn by hand"
 
@@ -126,7 +126,7 @@ class TestOutputs:
     def test_killed_at_any_moment_everything_stays_ours_and_is_done_again(self, tmp_path, killed_at):
         """Every step of a commit that changes the folder is a renaming or a removal."""
         code = (
-            "import os, sys; from pathlib import Path; from micronet.ownership import Outputs\n"
+            "import os, sys; from pathlib import Path; from micronet.core.ownership import Outputs\n"
             "left = [int(sys.argv[2])]\n"
             "def counted(do):\n"
             "    def step(*a, **k):\n"

@@ -16,8 +16,9 @@ from micronet import MicroNet, MicroRNet, Volume, predict, read_volume, write_vo
 from micronet.augmentation import Augmentation
 from micronet.checkpoint import save_state
 from micronet.console import run
+from micronet.core.errors import InputError
+from micronet.core.volume import upright
 from micronet.dataset import Sample
-from micronet.errors import InputError
 from micronet.inference import predict_in_slabs
 from micronet.io import Segment, read_annotation, write_segmentation
 from micronet.losses import fbeta_loss
@@ -25,7 +26,6 @@ from micronet.padding import Padding
 from micronet.preprocess import normalize_image, normalize_mask
 from micronet.recipe import RECIPES
 from micronet.training import Trainer
-from micronet.volume import upright
 
 pytestmark = pytest.mark.usefixtures("engine_ready")
 

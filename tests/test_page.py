@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from micronet.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError
 from micronet.page.grid import VOXELS, Grid
 from micronet.page.html import LARGEST_PAGE, Section, figure, note, table, write_page
 from micronet.page.plots import Line, bins, histogram, plot

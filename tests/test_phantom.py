@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 from micronet.io import read_annotation, read_volume
 from micronet.phantom import PRESETS, Anatomy, Optics, beating, lumen_mask, render_oct, varied
 from micronet.phantom.distance import squared_distance

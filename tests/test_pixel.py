@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 from micronet.kernels.scale_space import default_scales, features, features_at
 from micronet.pixel import PixelNetwork, pixel_network_for_state
 from micronet.teaching import train_pixel_network

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 from micronet.kernels.scale_space import default_scales, features_at
 from micronet.pixel_trees import PixelTrees, pixel_trees_for_state, train_pixel_trees
 

@@ -15,14 +15,14 @@ from running import call_for_last_line, read_json
 from skimage.transform import resize
 
 import prepare
-from micronet.errors import InputError
+from micronet.core.errors import InputError
+from micronet.core.resample import antialias_sigma
+from micronet.core.volume import Volume, upright
 from micronet.intensity import above_floor, finish, noise_floor, range_of, to_bytes
 from micronet.io import Segment, read_annotation, read_volume, write_segmentation, write_volume
 from micronet.mapback import map_back
 from micronet.prepare import Preparation, prepare_file
 from micronet.raw_scan import RawScan, parallel_steps, structural_grid, true_grid
-from micronet.resample import antialias_sigma
-from micronet.volume import Volume, upright
 
 SPACE = "left-posterior-superior"
 

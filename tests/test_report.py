@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from micronet.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError
 from micronet.report import ANNOTATION_COLOUR, MASK_COLOUR, write_preview
 
 PAGE_WIDTH = 1600  # 10 inches at 160 per inch

@@ -5,8 +5,8 @@ import pytest
 from scipy.ndimage import affine_transform
 from skimage.transform import resize
 
-from micronet.errors import InputError
-from micronet.resample import antialias_sigma, decimate, decimate_planes, output_size, sample_planes
+from micronet.core.errors import InputError
+from micronet.core.resample import antialias_sigma, decimate, decimate_planes, output_size, sample_planes
 
 
 @pytest.mark.parametrize(

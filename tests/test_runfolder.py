@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from micronet.checkpoint import load_state, save_session
-from micronet.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError
 from micronet.lock import FolderLock
 from micronet.models import MicroNet
 from micronet.runfolder import (

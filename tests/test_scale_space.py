@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 from micronet.kernels import feature_rows
 from micronet.kernels.scale_space import default_scales, feature_count, features, features_at, perceptron
 

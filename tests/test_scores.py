@@ -9,7 +9,7 @@ from monai.metrics import DiceMetric, FBetaScore, MeanIoU, get_confusion_matrix
 from scipy.stats import bootstrap
 from shapes import ball, moved, shell, torus
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 from micronet.io import read_annotation
 from micronet.scores import DEFINITIONS, Scores, Scoring, score_masks, summarise
 from micronet.sweep import mask_above, threshold_sweep

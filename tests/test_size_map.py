@@ -6,7 +6,7 @@ import pytest
 from scipy import ndimage
 
 from micronet import size_map
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 from micronet.kernels import distortion_numpy
 
 

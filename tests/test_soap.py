@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 from micronet.soap import Soap
 
 

@@ -19,8 +19,8 @@ import train_micronet
 from micronet import MicroNet, MicroRNet, Volume, write_volume
 from micronet.checkpoint import load_model, save_state
 from micronet.console import run
+from micronet.core.volume import upright
 from micronet.io import Segment, write_segmentation
-from micronet.volume import upright
 
 pytestmark = pytest.mark.usefixtures("engine_ready")
 

@@ -16,7 +16,7 @@ from scipy import ndimage
 import infer
 from micronet import MicroNet, MicroRNet, Volume, load_model, predict, read_annotation, read_volume, write_volume
 from micronet.checkpoint import save_state
-from micronet.volume import upright
+from micronet.core.volume import upright
 
 pytestmark = pytest.mark.usefixtures("engine_ready")
 

@@ -5,7 +5,7 @@ import pytest
 from shapes import ball, hollow_torus, moved, shell, torus
 from skimage import measure, morphology
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 from micronet.io import read_annotation
 from micronet.topology import betti_numbers, cl_dice, components, skeleton
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from micronet.core.errors import InputError
+from micronet.core.volume import Volume
 from micronet.dataset import Sample
-from micronet.errors import InputError
 from micronet.models import MicroNet, MicroRNet
 from micronet.recipe import RECIPES, Plan, learning_rate
 from micronet.training import Trainer
-from micronet.volume import Volume
 
 SHAPE = (32, 33, 34)
 

@@ -8,12 +8,12 @@ import pytest
 from shapes import ball, grid, shell, torus
 
 from micronet.centreline import centreline
-from micronet.errors import InputError
+from micronet.core.errors import InputError
+from micronet.core.volume import Volume, bounding_box, upright
 from micronet.io import read_annotation
 from micronet.lumen_files import write_vessels
 from micronet.topology import betti_numbers
 from micronet.vessels import measure_vessels
-from micronet.volume import Volume, bounding_box, upright
 
 
 def tube(radius, length, direction, spacing=(1.0, 1.0, 1.0), side=73):

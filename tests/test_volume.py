@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from micronet.errors import InputError
-from micronet.volume import Volume, check_same_grid, upright
+from micronet.core.errors import InputError
+from micronet.core.volume import Volume, check_same_grid, upright
 
 
 def _zeros(shape=(2, 3, 4)):

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from micronet import Volume, write_volume
+from micronet.core.volume import upright
 from micronet.io import Segment, write_segmentation
-from micronet.volume import upright
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (32, 36, 33)

@@ -26,18 +26,18 @@ from micronet import engine  # noqa: E402
 from micronet.card import Look, expected, planned_weights, write_card  # noqa: E402
 from micronet.checkpoint import load_session, save_session, save_state  # noqa: E402
 from micronet.console import THREADS, run  # noqa: E402
+from micronet.core.ownership import Outputs  # noqa: E402
+from micronet.core.provenance import versions  # noqa: E402
+from micronet.core.threads import physical_cores  # noqa: E402
+from micronet.core.volume import Volume, upright  # noqa: E402
 from micronet.dataset import Sample  # noqa: E402
 from micronet.io import Segment, write_segmentation, write_volume  # noqa: E402
-from micronet.kernels.threads import physical_cores  # noqa: E402
 from micronet.metrics import overlap  # noqa: E402
 from micronet.models import MicroNet, MicroRNet, bootstrap, model_for_state  # noqa: E402
 from micronet.option_types import Whole, path_option  # noqa: E402
-from micronet.ownership import Outputs  # noqa: E402
 from micronet.phantom import Anatomy, Optics, phantom_of_seed  # noqa: E402
 from micronet.recipe import NUMPY_SEED, RECIPES, TORCH_SEED  # noqa: E402
-from micronet.record import versions  # noqa: E402
 from micronet.training import Trainer, ValidationReport  # noqa: E402
-from micronet.volume import Volume, upright  # noqa: E402
 
 SMALL, FULL, FULL_CROP = (96, 96, 96), (217, 260, 218), 160
 SPACING_UM = 4.5

@@ -1,7 +1,7 @@
 """Volumes and annotations on disk: one module for each format, chosen by the suffix of the file."""
 
+from micronet.core.files import atomic_path
 from micronet.io.annotation import Annotation, claimed_bytes, read_annotation
-from micronet.io.atomic import atomic_path
 from micronet.io.formats import (
     VOLUME_SUFFIXES,
     files_of,

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
+from micronet.core.volume import Volume
 from micronet.io import nrrd
 from micronet.io.checks import ReadOptions, regular_file
 from micronet.io.formats import open_stack_with, read_with, suffix_of
 from micronet.io.seg_nrrd import Segment, has_segments, read_segmentation
-from micronet.volume import Volume
 
 __all__ = ["Annotation", "claimed_bytes", "read_annotation"]
 

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from micronet.errors import FileError
+from micronet.core.errors import FileError
+from micronet.core.names import name_key
 from micronet.io import tiff
 from micronet.io.checks import ReadOptions, check_dtype, clean_axes, one_line, reading, regular_file, spatial_order
 from micronet.io.stack import Stack, build_grid
 from micronet.io.units import without_spacing
-from micronet.names import name_key
 
 __all__ = ["natural_order", "open_stack"]
 

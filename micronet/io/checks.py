@@ -13,9 +13,9 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from micronet.errors import FileError, InputError, MicronetError
-from micronet.names import existing, same_but_for_case, write_name
-from micronet.volume import Volume
+from micronet.core.errors import FileError, InputError, MicronetError
+from micronet.core.names import existing, same_but_for_case, write_name
+from micronet.core.volume import Volume
 
 __all__ = [
     "ReadOptions",

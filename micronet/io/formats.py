@@ -11,11 +11,11 @@ from types import ModuleType
 
 from numpy.typing import ArrayLike, DTypeLike
 
-from micronet.errors import FileError, MicronetError
+from micronet.core.errors import FileError, MicronetError
+from micronet.core.volume import Volume
 from micronet.io.checks import ReadOptions, reading, regular_file
 from micronet.io.recording import Recording
 from micronet.io.stack import Stack
-from micronet.volume import Volume
 
 __all__ = [
     "VOLUME_SUFFIXES",

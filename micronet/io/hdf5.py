@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from micronet.errors import InputError
-from micronet.io.atomic import atomic_path
-from micronet.volume import Volume
+from micronet.core.errors import InputError
+from micronet.core.files import atomic_path
+from micronet.core.volume import Volume
 
 __all__ = ["require_h5py", "write_pairs"]
 

@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
-from micronet.errors import FileError
+from micronet.core.errors import FileError
 from micronet.io.checks import one_line
 
 __all__ = ["ENCODINGS", "check_raw_size", "inflate", "inflate_prefix", "open_encoded", "read_bytes"]

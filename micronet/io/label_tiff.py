@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.errors import FileError, InputError
-from micronet.io.atomic import atomic_path
-from micronet.volume import Volume
+from micronet.core.errors import FileError, InputError
+from micronet.core.files import atomic_path
+from micronet.core.volume import Volume
 
 __all__ = ["write_label_tiff"]
 

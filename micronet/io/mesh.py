@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.errors import FileError
-from micronet.io.atomic import atomic_path
+from micronet.core.errors import FileError
+from micronet.core.files import atomic_path
 
 __all__ = ["MESH_FORMATS", "Mesh", "write_mesh"]
 

@@ -20,15 +20,15 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
-from micronet.errors import FileError, InputError
-from micronet.io.atomic import atomic_path
+from micronet.core.errors import FileError, InputError
+from micronet.core.files import atomic_path
+from micronet.core.volume import MICROMETRES_PER, Volume
 from micronet.io.checks import ReadOptions, build_volume, check_axes, check_dtype, one_line, voxel_bytes
 from micronet.io.inflate import inflate, inflate_prefix
 from micronet.io.nifti_geometry import SPACE, UNIT_CODES, geometry_of
 from micronet.io.recording import Recording, open_flat_recording
 from micronet.io.stack import FilePlanes, Stack, build_grid
 from micronet.io.units import without_interval
-from micronet.volume import MICROMETRES_PER, Volume
 
 __all__ = ["NiftiSource", "open_recording", "open_stack", "read", "write"]
 

@@ -15,10 +15,10 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from micronet.errors import FileError
+from micronet.core.errors import FileError
+from micronet.core.volume import MICROMETRES_PER, UNITS_ASSUMED
 from micronet.io.checks import one_line
 from micronet.io.units import completed, stated_length, without_spacing
-from micronet.volume import MICROMETRES_PER, UNITS_ASSUMED
 
 __all__ = ["SPACE", "UNIT_CODES", "geometry_of"]
 

@@ -10,13 +10,13 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from micronet.errors import FileError, InputError
-from micronet.io.atomic import atomic_path
+from micronet.core.errors import FileError, InputError
+from micronet.core.files import atomic_path
+from micronet.core.volume import Volume
 from micronet.io.checks import ReadOptions, build_volume, check_dtype, from_file, one_line, unstated_axes
 from micronet.io.recording import Recording, open_flat_recording, recording_axes
 from micronet.io.stack import Stack, open_flat
 from micronet.io.units import without_spacing
-from micronet.volume import Volume
 
 __all__ = ["open_recording", "open_stack", "read", "write"]
 

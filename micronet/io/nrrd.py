@@ -18,15 +18,15 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.errors import FileError
-from micronet.io.atomic import atomic_path
+from micronet.core.errors import FileError
+from micronet.core.files import atomic_path
+from micronet.core.volume import Volume
 from micronet.io.checks import ReadOptions, build_volume, check_axes, regular_file, voxel_bytes
 from micronet.io.inflate import inflate
 from micronet.io.nrrd_geometry import axis_roles, geometry, geometry_fields, interval, named_axes, space_of, tells_axes
 from micronet.io.nrrd_header import NrrdHeader, format_whole, header_text, parse_header
 from micronet.io.recording import Recording, open_flat_recording, recording_axes
 from micronet.io.stack import FilePlanes, Stack, build_grid
-from micronet.volume import Volume
 
 __all__ = [
     "claimed_bytes",

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from micronet.errors import FileError
+from micronet.core.errors import FileError
+from micronet.core.volume import Volume, upright
 from micronet.io.nrrd_header import NrrdHeader, format_vectors
 from micronet.io.units import (
     SECONDS_PER,
@@ -18,7 +19,6 @@ from micronet.io.units import (
     without_interval,
     without_spacing,
 )
-from micronet.volume import Volume, upright
 
 __all__ = ["axis_roles", "geometry", "geometry_fields", "interval", "named_axes", "space_of", "tells_axes"]
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.errors import FileError
+from micronet.core.errors import FileError
 
 __all__ = ["NrrdHeader", "escape", "format_vectors", "format_whole", "header_text", "parse_header", "unescape"]
 

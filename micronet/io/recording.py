@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError
+from micronet.core.volume import Volume
 from micronet.io.checks import ReadOptions, clean_axes, native, reading, to_zyx
 from micronet.io.stack import FilePlanes, build_grid
-from micronet.volume import Volume
 
 __all__ = ["Recording", "open_flat_recording", "recording_axes", "recording_of"]
 

@@ -15,7 +15,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.errors import FileError
+from micronet.core.errors import FileError
 
 __all__ = ["Scratch", "check_room"]
 

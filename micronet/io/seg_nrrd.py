@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from micronet.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError
+from micronet.core.names import name_key, same_name
+from micronet.core.volume import Volume, bounding_box
 from micronet.io import nrrd
 from micronet.io.checks import build_volume, reading, regular_file
 from micronet.io.nrrd_geometry import axis_roles, geometry, geometry_fields
 from micronet.io.nrrd_header import NrrdHeader, escape, unescape
-from micronet.names import name_key, same_name
-from micronet.volume import Volume, bounding_box
 
 __all__ = [
     "Segment",

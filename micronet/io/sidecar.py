@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
+from micronet.core.names import existing, read_name, same_name
 from micronet.io import volume_stem
-from micronet.names import existing, read_name, same_name
 
 __all__ = ["MADE_BY", "read_record", "refuse_second_log", "scan_name", "stated_domain"]
 

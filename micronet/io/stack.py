@@ -13,10 +13,10 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError
+from micronet.core.volume import Volume
 from micronet.io.checks import ReadOptions, clean_axes, one_line, reading, spatial_order, to_zyx, unstated_axes
 from micronet.io.inflate import check_raw_size, open_encoded, read_bytes
-from micronet.volume import Volume
 
 __all__ = ["FilePlanes", "Stack", "build_grid", "open_flat"]
 

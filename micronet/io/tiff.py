@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tifffile import TiffFile, TiffFileError, TiffPageSeries, imwrite
 
-from micronet.errors import FileError, InputError
-from micronet.io.atomic import atomic_path
+from micronet.core.errors import FileError, InputError
+from micronet.core.files import atomic_path
+from micronet.core.volume import MICROMETRES_PER, Volume, upright
 from micronet.io.checks import (
     ReadOptions,
     build_volume,
@@ -49,7 +50,6 @@ from micronet.io.units import (
     stated_length,
     without_spacing,
 )
-from micronet.volume import MICROMETRES_PER, Volume, upright
 
 __all__ = [
     "imagej_resolution",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tifffile import TiffPage
 
-from micronet.errors import FileError
+from micronet.core.errors import FileError
 
 __all__ = ["check_jpeg"]
 

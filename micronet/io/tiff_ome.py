@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 from tifffile import TiffPageSeries
 
-from micronet.errors import FileError
+from micronet.core.errors import FileError
 from micronet.io.checks import one_line
 from micronet.io.units import stated_length
 

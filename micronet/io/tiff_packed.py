@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 import imagecodecs
 from tifffile import COMPRESSION, TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
-from micronet.errors import FileError
+from micronet.core.errors import FileError
 from micronet.io.checks import one_line
 from micronet.io.tiff_jpeg import check_jpeg
 

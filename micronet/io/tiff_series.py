@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tifffile import TiffFile, TiffPage, TiffPageSeries
 
-from micronet.errors import FileError
+from micronet.core.errors import FileError
 
 __all__ = ["stack_series"]
 

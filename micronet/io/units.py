@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from micronet.volume import MICROMETRES_PER, UNITS_ASSUMED
+from micronet.core.volume import MICROMETRES_PER, UNITS_ASSUMED
 
 __all__ = [
     "INCH_UM",

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
+from micronet.core.threads import Team, physical_cores, split
 from micronet.kernels.jit import jit
-from micronet.kernels.threads import Team, physical_cores, split
 
 __all__ = ["Trees", "add_trees", "boost", "logits"]
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from micronet.core.threads import Team, physical_cores, split
 from micronet.kernels.coarse import finish_stack, gradient_stack
 from micronet.kernels.gradient_decoder import decode_gradient, largest, upsampled_gradient
 from micronet.kernels.gradient_encoder import encode_gradient
@@ -36,7 +37,6 @@ from micronet.kernels.network import (
     pool_whole_mask,
     run_coarse_levels,
 )
-from micronet.kernels.threads import Team, physical_cores, split
 from micronet.kernels.weights import DZ_IN_SET
 
 __all__ = ["Saved", "backward", "forward_saving"]

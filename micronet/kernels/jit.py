@@ -25,7 +25,7 @@ from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
 from numba.core.sigutils import normalize_signature
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 
 __all__ = ["LANES", "cache_folder", "compile_c", "jit", "unkept", "vector_lanes"]
 
@@ -135,7 +135,7 @@ def jit(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Return `function` compiled on first call, cached, running without Python's global lock.
 
     Arithmetic stays IEEE (no fastmath): a NaN in the image is a NaN in the result. Division by zero follows
-    NumPy. Kernels are serial; `micronet.kernels.threads` runs them on parts of a volume.
+    NumPy. Kernels are serial; `micronet.core.threads` runs them on parts of a volume.
     """
     compiled = numba.njit(nogil=True, error_model="numpy")(function)
     _keep(compiled, function)

@@ -24,10 +24,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from micronet.core.threads import split
 from micronet.kernels.jit import LANES, jit
 from micronet.kernels.kept import aligned_zeros, lend
 from micronet.kernels.microkernels import BAND
-from micronet.kernels.threads import split
 
 __all__ = ["LEFT", "TOP", "Array", "address", "bands", "kept_stack", "new_stack", "reflect", "strips", "vectors"]
 

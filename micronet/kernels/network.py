@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
+from micronet.core.threads import Team, physical_cores, split
 from micronet.kernels.coarse import convolve_stack, pool_stack, upsample_stack
 from micronet.kernels.decoder import AROUND, decode
 from micronet.kernels.encoder import encode, pool_mask
@@ -25,7 +26,6 @@ from micronet.kernels.kept import kept_array
 from micronet.kernels.layout import Array, kept_stack, new_stack, strips
 from micronet.kernels.microkernels import LINEAR, SELU, kernel_addresses
 from micronet.kernels.planes import Line
-from micronet.kernels.threads import Team, physical_cores, split
 from micronet.kernels.weights import Packed, pack
 
 __all__ = ["Activations", "Encoded", "Nearest", "Network", "Part", "Refiner", "Size", "forward"]

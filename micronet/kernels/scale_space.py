@@ -27,10 +27,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
+from micronet.core.threads import Team, physical_cores, split
 from micronet.kernels.boosting import Trees
 from micronet.kernels.feature_rows import fill_features, fill_probability, fill_tree_sum
-from micronet.kernels.threads import Team, physical_cores, split
 
 __all__ = ["Layer", "default_scales", "feature_count", "features", "features_at", "perceptron", "tree_sum"]
 

@@ -19,9 +19,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from micronet.core.threads import Team, split
 from micronet.kernels.distortion_numpy import LARGEST
 from micronet.kernels.jit import jit
-from micronet.kernels.threads import Team, split
 
 __all__ = ["size_map"]
 

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
+from micronet.core.threads import Team, physical_cores
 from micronet.kernels.encoder import pool_mask
 from micronet.kernels.kept import forget
 from micronet.kernels.layout import Array, new_stack, strips
@@ -29,7 +30,6 @@ from micronet.kernels.network import (
     run_coarse_levels,
 )
 from micronet.kernels.planes import Line
-from micronet.kernels.threads import Team, physical_cores
 
 __all__ = ["Planes", "SlabRefiner", "slab_bytes", "whole_bytes"]
 

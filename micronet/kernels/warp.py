@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from micronet.core.threads import Team, split
 from micronet.kernels.jit import LANES, jit
-from micronet.kernels.threads import Team, split
 
 __all__ = ["Edits", "distort_mask"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.errors import InputError
-from micronet.volume import MICROMETRES_PER, Volume, share_grid
+from micronet.core.errors import InputError
+from micronet.core.volume import MICROMETRES_PER, Volume, share_grid
 
 __all__ = ["GRID", "grid_of", "layer_attributes", "settled_grids"]
 
@@ -58,7 +58,7 @@ def settled_grids(
     start: tuple[tuple[int, ...], Mapping[str, Any]],
     names: Sequence[str],
 ) -> tuple[Volume, Volume, str]:
-    """Return the grids of two layers, shape and attributes each, as `micronet.volume.share_grid` settles their units.
+    """Return the grids of two layers, shape and attributes each, as `core.volume.share_grid` settles their units.
 
     Layers that lie on different grids keep theirs: voxels are what counts here.
     """

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from micronet.card import card_line
 from micronet.checkpoint import load_model
-from micronet.errors import InputError
+from micronet.core.errors import InputError
+from micronet.core.provenance import sha256_of
+from micronet.core.volume import Volume
 from micronet.inference import predict
 from micronet.models import MicroNet, MicroRNet
-from micronet.record import sha256_of
 from micronet.timelapse import FIRST_ITERATIONS
-from micronet.volume import Volume
 
 __all__ = ["Step", "default_weights", "steps", "trained_folder", "warning"]
 

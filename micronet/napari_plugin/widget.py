@@ -14,11 +14,11 @@ from napari.layers import Image, Labels
 from napari.qt.threading import thread_worker
 from napari.utils.notifications import show_info, show_warning
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
+from micronet.core.volume import Volume
 from micronet.napari_plugin.layers import GRID, grid_of, layer_attributes, settled_grids
 from micronet.napari_plugin.segmenter import Step, default_weights, steps, warning
 from micronet.padding import Padding
-from micronet.volume import Volume
 
 __all__ = ["segment_widget"]
 

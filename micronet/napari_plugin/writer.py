@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 from micronet.io import Segment, write_label_tiff, write_segmentation
 from micronet.napari_plugin.layers import grid_of
 

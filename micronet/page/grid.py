@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from micronet.core.resample import decimate_planes
 from micronet.io.scratch import Scratch
-from micronet.resample import decimate_planes
 
 __all__ = ["VOXELS", "Grid", "slabs"]
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from micronet.errors import printable
-from micronet.io.atomic import atomic_path
+from micronet.core.errors import printable
+from micronet.core.files import atomic_path
 from micronet.page.shown import Shown
 from micronet.report import ANNOTATION_COLOUR, MASK_COLOUR
 

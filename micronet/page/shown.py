@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 from micronet.io.scratch import Scratch
 from micronet.page.grid import Grid
 from micronet.report import grey_range, sampled

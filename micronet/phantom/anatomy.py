@@ -25,7 +25,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import Voronoi
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 
 __all__ = ["SMALLEST_AXIS", "SPACING_UM", "Anatomy", "beating", "lumen_mask"]
 

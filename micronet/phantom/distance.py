@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.kernels.threads import Team, split
+from micronet.core.threads import Team, split
 
 __all__ = ["squared_distance"]
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from micronet.errors import InputError
-from micronet.kernels.threads import Team, physical_cores
+from micronet.core.errors import InputError
+from micronet.core.threads import Team, physical_cores
 from micronet.phantom.optics import Optics
 from micronet.phantom.tissues import Tissues
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 from micronet.phantom.anatomy import Anatomy, lumen_mask
 from micronet.phantom.oct import render_oct
 from micronet.phantom.optics import PRESETS, Optics, varied

@@ -30,7 +30,7 @@ from PIL import Image
 
 from micronet import MicroRNet, Volume, predict, read_volume, write_volume
 from micronet.checkpoint import save_state
-from micronet.errors import MicronetError
+from micronet.core.errors import MicronetError
 
 KILLED_AT = (0.1, 0.3)
 OPTIONS = ("--iterations", "2", "--threads", "1")

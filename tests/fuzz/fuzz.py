@@ -100,7 +100,7 @@ def work(arguments):
     from readers import READERS, options_for
     from seeds import make_seeds, spoil
 
-    from micronet.errors import MicronetError
+    from micronet.core.errors import MicronetError
 
     warnings.simplefilter("error")
     place = arguments.worker / "seeds"
@@ -153,7 +153,7 @@ def attempt(read, path, options, honest):
 
     `honest` is how many bytes the file holds, unpacked.
     """
-    from micronet.errors import MicronetError
+    from micronet.core.errors import MicronetError
 
     with open("/proc/self/clear_refs", "w") as stream:
         stream.write("5")  # the high-water mark starts anew

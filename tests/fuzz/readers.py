@@ -7,8 +7,8 @@ import numpy as np
 from micronet import Volume
 from micronet.card import card_line, read_card
 from micronet.checkpoint import load_model, load_state
+from micronet.core.errors import MicronetError
 from micronet.dataset import load_split, read_dataset
-from micronet.errors import MicronetError
 from micronet.io import (
     Segment,
     files_of,

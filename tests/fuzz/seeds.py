@@ -19,10 +19,10 @@ from PIL import Image
 from micronet import MicroNet, MicroRNet, Volume, write_volume
 from micronet.card import Expected, Look, planned_weights, write_card
 from micronet.checkpoint import save_session, save_state
+from micronet.core.volume import upright
 from micronet.io import Segment, write_segmentation
 from micronet.prepare import Preparation, prepare_file
 from micronet.raw_scan import RawScan
-from micronet.volume import upright
 
 SHAPE = (32, 33, 34)
 

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 
 __all__ = ["MARGIN", "PROGRAM", "SHARE", "Allowance", "MemoryLimitError", "available_memory", "size"]
 

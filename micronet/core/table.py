@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from micronet.errors import printable
-from micronet.io.atomic import atomic_path
-from micronet.names import write_name
-from micronet.record import versions
+from micronet.core.errors import printable
+from micronet.core.files import atomic_path
+from micronet.core.names import write_name
+from micronet.core.provenance import versions
 
 __all__ = ["number_cell", "write_table"]
 
@@ -27,7 +27,7 @@ def write_table(
     """Write a CSV: lines that begin with # (title, versions, comments), the names of the columns, the rows.
 
     ``pandas.read_csv(path, comment="#")`` reads it, and no cell is a formula to a spreadsheet: a number stands as it
-    is, any other text as `micronet.names.write_name` writes a name. The file appears whole or not at all, and replaces
+    is, any other text as `core.names.write_name` writes a name. The file appears whole or not at all, and replaces
     an older one: to add a row, all of them are written again, so that what is on disk is complete when a run ends.
 
     Raises

@@ -14,10 +14,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from micronet.errors import FileError
-from micronet.io.atomic import atomic_path
-from micronet.names import valid
-from micronet.version import __version__
+from micronet.core.errors import FileError
+from micronet.core.files import atomic_path
+from micronet.core.names import valid
+from micronet.core.version import __version__
 
 __all__ = ["now", "read_sealed", "sha256_of", "versions", "write_json", "write_sealed"]
 
@@ -55,7 +55,7 @@ def versions() -> dict[str, str]:
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record, whole or not at all; UTF-8, two blanks a level, names as `micronet.names.write_name` has them."""
+    """Write a record, whole or not at all; UTF-8, two blanks a level, names as `core.names.write_name` has them."""
     _write(path, _text(record))
 
 

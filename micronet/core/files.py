@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from micronet.errors import FileError
+from micronet.core.errors import FileError
 
 __all__ = ["atomic_path", "make_folder"]
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 
 __all__ = ["antialias_sigma", "decimate", "decimate_planes", "output_size", "sample_planes"]
 

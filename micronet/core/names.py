@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 
 __all__ = [
     "check_apart",

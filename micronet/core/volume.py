@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from micronet.errors import InputError
+from micronet.core.errors import InputError
 
 __all__ = [
     "MICROMETRES_PER",

@@ -32,10 +32,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from micronet.errors import FileError, InputError
-from micronet.io.atomic import make_folder
-from micronet.names import folded, read_name, write_name
-from micronet.record import read_sealed, sha256_of, write_sealed
+from micronet.core.errors import FileError, InputError
+from micronet.core.files import make_folder
+from micronet.core.names import folded, read_name, write_name
+from micronet.core.provenance import read_sealed, sha256_of, write_sealed
 
 __all__ = ["ELSEWHERE", "RECORD_KEYS", "Mark", "Outputs", "check_outputs"]
 
