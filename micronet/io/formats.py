@@ -41,8 +41,8 @@ _MODULES = {
     ".nii.gz": "nifti",
     ".tif": "tiff",
     ".tiff": "tiff",
-    ".npy": "npy",
-    ".raw": "npy",
+    ".npy": "bare",
+    ".raw": "bare",
 }
 
 #: The suffixes of files that can be read and written.

@@ -38,8 +38,8 @@ from micronet.io.checks import (
 )
 from micronet.io.recording import Recording, open_flat_recording, recording_axes, recording_of
 from micronet.io.stack import FilePlanes, Stack, build_grid
+from micronet.io.tiff_guard import Pages, check_packed, check_pages, check_size
 from micronet.io.tiff_ome import ome_pixels, ome_shape, ome_spacing
-from micronet.io.tiff_packed import Pages, check_packed, check_pages, check_size
 from micronet.io.tiff_series import stack_series
 from micronet.io.units import (
     INCH_UM,
