@@ -13,7 +13,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from micronet.batch import run_batch
-from micronet.checkpoint import find_weights
 from micronet.console import (
     add_common_options,
     inputs_from,
@@ -26,6 +25,7 @@ from micronet.core.errors import InputError
 from micronet.core.outcome import Outcome
 from micronet.core.ram import SHARE
 from micronet.io.mesh import MESH_FORMATS
+from micronet.networks.weights import find_weights
 from micronet.option_types import (
     Real,
     Sizes,

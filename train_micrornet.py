@@ -11,7 +11,7 @@ from pathlib import Path
 
 from micronet.console import run
 from micronet.launch import add_training_options, train
-from micronet.models import MicroRNet
+from micronet.networks.models import MicroRNet
 
 ROOT = Path(__file__).resolve().parent
 

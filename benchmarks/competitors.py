@@ -17,10 +17,10 @@ from monai.networks.nets import UNet as MonaiUNet
 from numpy.typing import NDArray
 from skimage.filters import frangi, sato, threshold_otsu
 
-from micronet.checkpoint import load_session, save_session
 from micronet.dataset import Sample
 from micronet.metrics import Overlap, overlap
-from micronet.preprocess import standardize
+from micronet.networks.normalize import standardize
+from micronet.networks.weights import load_session, save_session
 
 __all__ = ["FILTERS", "UNet", "fit_filter", "fit_otsu", "otsu"]
 

@@ -24,11 +24,12 @@ from scipy import ndimage
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 
-from micronet import distort, engine, size_map  # noqa: E402
+from micronet import distort, size_map  # noqa: E402
 from micronet.distortion import EditSettings  # noqa: E402
 from micronet.losses import fbeta_loss  # noqa: E402
-from micronet.models import MicroNet, MicroRNet  # noqa: E402
-from micronet.preprocess import MASK_OFFSET, MASK_SCALE  # noqa: E402
+from micronet.networks import engine  # noqa: E402
+from micronet.networks.models import MicroNet, MicroRNet  # noqa: E402
+from micronet.networks.normalize import MASK_OFFSET, MASK_SCALE  # noqa: E402
 
 SHAPE = (217, 150, 218)
 REFINEMENTS = 10
@@ -79,7 +80,7 @@ def prepare(method, task, shape):
                 x[0, 1] = model(x)[0, 0] * MASK_SCALE - MASK_OFFSET
 
     def refine_ours():
-        from micronet.kernels.network import Refiner
+        from micronet.networks.kernels.network import Refiner
 
         parameters = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
         refiner = Refiner(parameters, x[0, 0].numpy(), torch.get_num_threads())
@@ -280,7 +281,7 @@ def scaling(rounds, threads):
 
 FIRST = """
 import time, numpy as np, torch
-from micronet.models import MicroRNet
+from micronet.networks.models import MicroRNet
 from micronet.losses import fbeta_loss
 model, x = MicroRNet(), torch.zeros(1, 2, 32, 32, 32)
 start = time.perf_counter()

@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 
 from micronet.core.threads import physical_cores  # noqa: E402
-from micronet.kernels.scale_space import features  # noqa: E402
-from micronet.pixel import PixelNetwork  # noqa: E402
+from micronet.networks.kernels.scale_space import features  # noqa: E402
+from micronet.networks.pixel import PixelNetwork  # noqa: E402
 
 #: scikit-image spaces its scales in powers; these are ours, at the same ones.
 FINEST, COARSEST, SCALES = 0.7, 6.0, 6

@@ -28,11 +28,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 
 from micronet import MicroNet, MicroRNet, Volume, write_volume  # noqa: E402
-from micronet.checkpoint import save_state  # noqa: E402
 from micronet.core import ram  # noqa: E402
 from micronet.core.volume import upright  # noqa: E402
 from micronet.evaluation import Pair, Reading, check_reading, check_scoring, read_pair  # noqa: E402
 from micronet.io import Segment, write_segmentation  # noqa: E402
+from micronet.networks.weights import save_state  # noqa: E402
 
 #: infer.py's threshold that makes the mask of an untrained network empty, full or noisy.
 MASKS = {"empty": 0.999999, "full": 0.0, "noise": 0.5}

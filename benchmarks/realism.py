@@ -32,14 +32,14 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 
-from micronet.checkpoint import load_model  # noqa: E402
 from micronet.core.provenance import versions, write_json  # noqa: E402
 from micronet.core.threads import physical_cores  # noqa: E402
 from micronet.dataset import Entry, read_dataset  # noqa: E402
 from micronet.inference import predict  # noqa: E402
 from micronet.io import read_annotation  # noqa: E402
 from micronet.metrics import overlap  # noqa: E402
-from micronet.models import MicroNet, MicroRNet  # noqa: E402
+from micronet.networks.models import MicroNet, MicroRNet  # noqa: E402
+from micronet.networks.weights import load_model  # noqa: E402
 from micronet.phantom import Optics, mask_of_seed, render_oct  # noqa: E402
 from micronet.report import ANNOTATION_COLOUR, MASK_COLOUR  # noqa: E402
 

@@ -7,14 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from micronet.checkpoint import load_model
     from micronet.core.volume import Volume
     from micronet.distortion import distort, size_map
     from micronet.inference import predict
     from micronet.io import read_annotation, read_volume, write_volume
     from micronet.losses import fbeta_loss
-    from micronet.models import MicroNet, MicroRNet, bootstrap
-    from micronet.preprocess import normalize_image, normalize_mask
+    from micronet.networks.models import MicroNet, MicroRNet, bootstrap
+    from micronet.networks.normalize import normalize_image, normalize_mask
+    from micronet.networks.weights import load_model
     from micronet.scores import score_masks
     from micronet.surface import lumen_surface
     from micronet.vessels import measure_vessels
@@ -42,18 +42,18 @@ __all__ = [
 ]
 
 _HOME = {
-    "MicroNet": "models",
-    "MicroRNet": "models",
+    "MicroNet": "networks.models",
+    "MicroRNet": "networks.models",
     "Volume": "core.volume",
     "__version__": "core.version",
-    "bootstrap": "models",
+    "bootstrap": "networks.models",
     "distort": "distortion",
     "fbeta_loss": "losses",
-    "load_model": "checkpoint",
+    "load_model": "networks.weights",
     "lumen_surface": "surface",
     "measure_vessels": "vessels",
-    "normalize_image": "preprocess",
-    "normalize_mask": "preprocess",
+    "normalize_image": "networks.normalize",
+    "normalize_mask": "networks.normalize",
     "predict": "inference",
     "read_annotation": "io",
     "read_volume": "io",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.core.errors import InputError
-from micronet.models import MINIMUM_AXIS
+from micronet.networks.models import MINIMUM_AXIS
 
 __all__ = ["FLIPS", "Augmentation", "View"]
 

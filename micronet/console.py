@@ -18,11 +18,11 @@ from typing import NoReturn
 import torch
 from tqdm import tqdm
 
-from micronet import engine
 from micronet.core.errors import FileError, InputError, MicronetError, printable
 from micronet.core.threads import physical_cores
 from micronet.io import VOLUME_SUFFIXES, is_volume_path
 from micronet.io.bscans import natural_order
+from micronet.networks import engine
 from micronet.option_types import Whole
 
 __all__ = [

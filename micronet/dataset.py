@@ -20,8 +20,8 @@ from micronet.core.provenance import sha256_of
 from micronet.core.volume import Volume, share_grid
 from micronet.io import files_of, files_read_with, read_annotation, read_volume
 from micronet.io.sidecar import refuse_second_log
-from micronet.padding import Padding
-from micronet.preprocess import image_statistics, log_intensity, standardize
+from micronet.networks.normalize import image_statistics, log_intensity, standardize
+from micronet.networks.padding import Padding
 
 __all__ = [
     "SPLITS",

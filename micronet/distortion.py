@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 
 from micronet.core.errors import InputError
 from micronet.core.threads import physical_cores
-from micronet.kernels import noise
-from micronet.kernels.noise import RandomNumbers
-from micronet.kernels.warp import Edits
+from micronet.networks.kernels import noise
+from micronet.networks.kernels.noise import RandomNumbers
+from micronet.networks.kernels.warp import Edits
 
 try:
-    from micronet.kernels.size_map import size_map as _map_sizes
-    from micronet.kernels.warp import distort_mask as _distort_mask
+    from micronet.networks.kernels.size_map import size_map as _map_sizes
+    from micronet.networks.kernels.warp import distort_mask as _distort_mask
 except ModuleNotFoundError:  # no numba here: the same numbers, slower
-    from micronet.kernels.distortion_numpy import distort_mask as _distort_mask
-    from micronet.kernels.distortion_numpy import size_map as _map_sizes
+    from micronet.networks.kernels.distortion_numpy import distort_mask as _distort_mask
+    from micronet.networks.kernels.distortion_numpy import size_map as _map_sizes
 
 __all__ = ["DEFAULT_EDITS", "EditSettings", "distort", "sample_distortion", "size_map"]
 

@@ -13,13 +13,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from micronet import engine
 from micronet.core.errors import InputError
 from micronet.core.volume import Volume, share_grid
 from micronet.io.scratch import Scratch
-from micronet.models import MicroNet, MicroRNet
-from micronet.padding import Padding
-from micronet.preprocess import MASK_OFFSET, MASK_SCALE, image_statistics, normalize_image, normalize_mask, standardize
+from micronet.networks import engine
+from micronet.networks.models import MicroNet, MicroRNet
+from micronet.networks.normalize import (
+    MASK_OFFSET,
+    MASK_SCALE,
+    image_statistics,
+    normalize_image,
+    normalize_mask,
+    standardize,
+)
+from micronet.networks.padding import Padding
 
 __all__ = ["STABLE_CHANGE", "Iteration", "predict", "predict_in_slabs", "refine", "works_in_slabs"]
 
@@ -71,7 +78,7 @@ def predict(
     ----------
     volume : Volume or ndarray of shape (Z, Y, X)
         Raw intensities; they are normalised here, over the whole volume. An axis below 32 voxels is mirrored for the
-        network (`micronet.padding.Padding`); what is returned, counted and called back with is the volume itself.
+        network (`networks.padding.Padding`); what is returned, counted and called back with is the volume itself.
     model : MicroNet or MicroRNet
         The work is done on the device that its weights lie on.
     iterations : int

@@ -17,7 +17,7 @@ from micronet.core.errors import FileError, InputError
 from micronet.core.names import same_but_for_case
 from micronet.dataset import DataSet, load_split, read_dataset
 from micronet.lock import FolderLock
-from micronet.models import MicroNet, MicroRNet
+from micronet.networks.models import MicroNet, MicroRNet
 from micronet.option_types import Whole, commands_option, path_option
 from micronet.ports import Scalars, Settings
 from micronet.prompt import Interrupts, TerminalBar, converse, line_editing, say, show_file

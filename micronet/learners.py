@@ -13,12 +13,12 @@ from scipy import ndimage
 from micronet.core.volume import Volume, upright
 from micronet.dataset import Sample
 from micronet.inference import refine
-from micronet.kernels.boosting import logits
-from micronet.kernels.scale_space import default_scales, features, features_at
 from micronet.lesson import Lesson, Mask
-from micronet.models import MINIMUM_AXIS, MicroNet
-from micronet.pixel import PixelNetwork
-from micronet.pixel_trees import PixelTrees, train_pixel_trees
+from micronet.networks.kernels.boosting import logits
+from micronet.networks.kernels.scale_space import default_scales, features, features_at
+from micronet.networks.models import MINIMUM_AXIS, MicroNet
+from micronet.networks.pixel import PixelNetwork
+from micronet.networks.pixel_trees import PixelTrees, train_pixel_trees
 from micronet.prevalence import annotates_slices, logit_shift, prevalence
 from micronet.recipe import RECIPES
 from micronet.teaching import train_pixel_network

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from micronet.core.errors import InputError
 from micronet.core.threads import Team, split
-from micronet.kernels.kept import kept_array
+from micronet.networks.kernels.kept import kept_array
 
 __all__ = ["fbeta_loss"]
 

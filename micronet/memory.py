@@ -11,13 +11,13 @@ from typing import NoReturn
 
 import numpy as np
 
-from micronet import engine
 from micronet.core import ram
 from micronet.core.errors import FileError, InputError
 from micronet.core.ram import Allowance, size
 from micronet.inference import works_in_slabs
-from micronet.models import MicroNet, MicroRNet
-from micronet.padding import Padding
+from micronet.networks import engine
+from micronet.networks.models import MicroNet, MicroRNet
+from micronet.networks.padding import Padding
 
 __all__ = ["Memory", "Need", "plan_memory"]
 

@@ -15,9 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from micronet import engine
-from micronet.card import card_line, card_path
-from micronet.checkpoint import load_model
 from micronet.core.errors import FileError, InputError
 from micronet.core.files import make_folder
 from micronet.core.names import check_apart, valid, write_name
@@ -44,9 +41,12 @@ from micronet.io.sidecar import refuse_second_log
 from micronet.lumen_files import surface_path, vessel_paths, write_surface, write_vessels
 from micronet.memory import Memory, Need, plan_memory
 from micronet.metrics import overlap
-from micronet.models import MicroNet, MicroRNet
-from micronet.padding import Padding
-from micronet.preprocess import log_intensity
+from micronet.networks import engine
+from micronet.networks.card import card_line, card_path
+from micronet.networks.models import MicroNet, MicroRNet
+from micronet.networks.normalize import log_intensity
+from micronet.networks.padding import Padding
+from micronet.networks.weights import load_model
 from micronet.result import above, measure, score_line, scores_record, write_result
 
 __all__ = [
@@ -77,7 +77,7 @@ class Weights:
 
     @classmethod
     def load(cls, path: Path, device: str = "cpu", say: Callable[[str], None] | None = None) -> Weights:
-        """Read the network onto a device; `say` and FileError as `micronet.checkpoint.load_model`."""
+        """Read the network onto a device; `say` and FileError as `micronet.networks.weights.load_model`."""
         return cls(path, sha256_of(path), load_model(path, say).to(device))
 
     def passes(self, job: Job) -> int:

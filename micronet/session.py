@@ -13,8 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from micronet.card import planned_weights, record_weights
-from micronet.checkpoint import load_state, save_state
 from micronet.commands import Command, forms
 from micronet.core.errors import FileError, InputError, MicronetError
 from micronet.core.names import file_part, same_name
@@ -24,7 +22,9 @@ from micronet.dataset import DataSet, Sample, dataset_files
 from micronet.io.checks import is_file
 from micronet.keeper import Keeper
 from micronet.metrics import Overlap, overlap
-from micronet.models import MicroRNet, bootstrap, model_for_state
+from micronet.networks.card import planned_weights, record_weights
+from micronet.networks.models import MicroRNet, bootstrap, model_for_state
+from micronet.networks.weights import load_state, save_state
 from micronet.ports import Bar, Scalars, Settings, Wishes
 from micronet.result import above, score_line, write_result
 from micronet.runfolder import Places, Run, latest_session, session_path, sessions, set_aside, weights_named

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from micronet.core.errors import InputError
-from micronet.pixel import PixelNetwork
+from micronet.networks.pixel import PixelNetwork
 
 __all__ = ["train_pixel_network"]
 
@@ -33,7 +33,7 @@ def train_pixel_network(
     Parameters
     ----------
     features : ndarray of shape (voxels, features), float32
-        As `micronet.kernels.scale_space.features_at` gives them.
+        As `micronet.networks.kernels.scale_space.features_at` gives them.
     lumen : ndarray of bool, shape (voxels,)
         What the person says that the voxels are: lumen or background.
     scales_um : sequence of float

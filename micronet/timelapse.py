@@ -23,7 +23,7 @@ from micronet.drift import centroid, image_drift
 from micronet.inference import Iteration
 from micronet.io import files_read_with, open_recording, read_annotation, read_volume, volume_stem, write_label_tiff
 from micronet.metrics import overlap
-from micronet.models import MicroRNet
+from micronet.networks.models import MicroRNet
 from micronet.segment import MADE_BY, Job, TimePoint, Weights, check_stems, input_record, read_beside, segment_file
 from micronet.time_plot import write_time_plot
 

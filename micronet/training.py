@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from micronet import engine
 from micronet.augmentation import View
 from micronet.core.errors import InputError
 from micronet.dataset import Sample
@@ -21,9 +20,10 @@ from micronet.distortion import distort, sample_distortion, size_map
 from micronet.inference import Iteration, refine
 from micronet.losses import fbeta_loss
 from micronet.metrics import Overlap, overlap
-from micronet.models import MicroNet, MicroRNet
-from micronet.padding import Padding
-from micronet.preprocess import normalize_mask, standardize
+from micronet.networks import engine
+from micronet.networks.models import MicroNet, MicroRNet
+from micronet.networks.normalize import normalize_mask, standardize
+from micronet.networks.padding import Padding
 from micronet.recipe import NUMPY_SEED, RECIPES, Plan, Recipe, learning_rate
 from micronet.soap import Soap
 

@@ -48,7 +48,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def engine_ready() -> None:
     """Compile the engine, so that no script says on standard error that it does."""
-    from micronet import engine
+    from micronet.networks import engine
 
     engine.make_ready(training=True, progress=lambda _: None)
     engine.make_ready(training=False, progress=lambda _: None)

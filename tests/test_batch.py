@@ -18,11 +18,11 @@ import make_phantoms
 import prepare
 from micronet import MicroRNet, Volume, write_volume
 from micronet.batch import run_batch
-from micronet.checkpoint import save_state
 from micronet.core.errors import InputError
 from micronet.core.outcome import Outcome
 from micronet.core.volume import upright
 from micronet.io import Segment, write_segmentation
+from micronet.networks.weights import save_state
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from micronet.core.errors import InputError
-from micronet.kernels.boosting import Trees, boost, logits
-from micronet.kernels.scale_space import features, tree_sum
+from micronet.networks.kernels.boosting import Trees, boost, logits
+from micronet.networks.kernels.scale_space import features, tree_sum
 
 ONE = (1.0, 1.0, 1.0)
 

@@ -7,13 +7,23 @@ import numpy as np
 import pytest
 
 import infer
-from micronet import MicroNet, Volume, engine, read_volume, write_volume
-from micronet.card import Expected, Look, card_line, card_path, expected, planned_weights, read_card, write_card
-from micronet.checkpoint import save_state
+from micronet import MicroNet, Volume, read_volume, write_volume
 from micronet.console import run
 from micronet.core.errors import FileError
 from micronet.core.provenance import sha256_of
 from micronet.core.volume import upright
+from micronet.networks import engine
+from micronet.networks.card import (
+    Expected,
+    Look,
+    card_line,
+    card_path,
+    expected,
+    planned_weights,
+    read_card,
+    write_card,
+)
+from micronet.networks.weights import save_state
 
 SHAPE = (32, 34, 36)
 

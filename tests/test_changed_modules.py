@@ -11,10 +11,10 @@ from torch.autograd import forward_ad
 from torch.nn.utils import parametrizations, prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from micronet import engine
 from micronet.core.errors import InputError
 from micronet.inference import refine, works_in_slabs
-from micronet.models import MicroNet, MicroRNet
+from micronet.networks import engine
+from micronet.networks.models import MicroNet, MicroRNet
 
 
 @pytest.fixture(autouse=True)
@@ -405,7 +405,7 @@ def test_the_engine_that_is_demanded_refuses_a_changed_network(model, x):
 
 
 def test_looking_for_changes_draws_no_random_numbers():
-    from micronet.models import _layout
+    from micronet.networks.models import _layout
 
     _layout.cache_clear()
     torch.manual_seed(3)

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from micronet import load_model
-from micronet.checkpoint import find_weights, load_session, load_state, save_session, save_state
 from micronet.core.errors import FileError
-from micronet.models import MicroNet, MicroRNet
+from micronet.networks.models import MicroNet, MicroRNet
+from micronet.networks.weights import find_weights, load_session, load_state, save_session, save_state
 
 
 @pytest.mark.parametrize("network", [MicroNet, MicroRNet])

@@ -10,7 +10,7 @@ from micronet.core.errors import FileError
 from micronet.core.volume import Volume, upright
 from micronet.dataset import DataSetError, Sample, hashes, load_split, read_dataset
 from micronet.io import Segment, write_segmentation, write_volume
-from micronet.preprocess import normalize_image
+from micronet.networks.normalize import normalize_image
 
 LABORATORY = """
 name = "lab"

@@ -11,8 +11,8 @@ from scipy import ndimage
 from micronet import distort, size_map
 from micronet.core.errors import InputError
 from micronet.distortion import EditSettings, sample_distortion
-from micronet.kernels import distortion_numpy, noise, warp
-from micronet.kernels.warp import Edits
+from micronet.networks.kernels import distortion_numpy, noise, warp
+from micronet.networks.kernels.warp import Edits
 
 ONLY_WARP = EditSettings(blank=0, lose=0, gain=0)
 

@@ -21,10 +21,10 @@ import infer
 import make_phantoms
 import prepare
 from micronet import MicroRNet, Volume, read_volume, write_volume
-from micronet.checkpoint import save_state
 from micronet.core.errors import FileError
 from micronet.core.volume import upright
 from micronet.io import Segment, open_recording, open_stack, read_segmentation, write_segmentation
+from micronet.networks.weights import save_state
 
 pytestmark = pytest.mark.usefixtures("engine_ready")
 

@@ -14,11 +14,11 @@ from running import call, read_json
 import evaluate
 import infer
 from micronet import MicroNet, MicroRNet, Volume, lumen_surface, write_volume
-from micronet.checkpoint import save_state
 from micronet.core.volume import upright
 from micronet.footprint import mesh_vertices, scores_bytes, surface_voxels, vessels_bytes
 from micronet.io import Segment, write_segmentation
 from micronet.memory import Need, plan_memory
+from micronet.networks.weights import save_state
 
 
 @pytest.mark.parametrize("part", [0.02, 0.5, 0.9])

@@ -13,8 +13,8 @@ import evaluate
 import infer
 import prepare
 from micronet import MicroNet, Volume, read_annotation, read_volume, write_volume
-from micronet.checkpoint import save_state
 from micronet.io import Segment, write_segmentation
+from micronet.networks.weights import save_state
 from micronet.raw_scan import true_grid
 
 # Oblique, anisotropic, one axis flipped: steps along (Z, Y, X) in µm.

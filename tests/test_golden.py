@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from micronet import MicroNet, Volume, bootstrap, fbeta_loss, load_model, normalize_mask, predict
-from micronet.checkpoint import load_state
 from micronet.dataset import Entry, Sample
-from micronet.models import model_for_state
-from micronet.preprocess import image_statistics
+from micronet.networks.models import model_for_state
+from micronet.networks.normalize import image_statistics
+from micronet.networks.weights import load_state
 from micronet.recipe import RECIPES, TORCH_SEED, learning_rate
 from micronet.training import Trainer
 

@@ -11,7 +11,7 @@ from micronet import MicroNet, MicroRNet, Volume, normalize_image, normalize_mas
 from micronet.core.errors import InputError
 from micronet.core.volume import upright
 from micronet.inference import STABLE_CHANGE
-from micronet.models import bootstrap, model_for_state
+from micronet.networks.models import bootstrap, model_for_state
 
 
 @pytest.fixture

@@ -8,21 +8,21 @@ import sys
 import pytest
 from disks import fill
 
-from micronet.kernels.jit import LANES, cache_folder
+from micronet.networks.kernels.jit import LANES, cache_folder
 
 COMPILE = """
 import resource, signal, sys
 from numba import types
 if "small" in sys.argv:  # files may have a hundred bytes: what a full disk does, without a disk
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-from micronet.kernels import jit
+from micronet.networks.kernels import jit
 from one_kernel import add, store
 assert add(1.0, 2.0) == 3.0
 assert jit.compile_c(types.void(types.int64), store)
 print(jit.unkept())
 """
 KERNEL = """
-from micronet.kernels.jit import jit
+from micronet.networks.kernels.jit import jit
 @jit
 def add(a, b):
     return a + b

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from test_kernels_network import NETWORKS, arrays_of, inputs, model_with_biases
 
-from micronet.kernels import kept
-from micronet.kernels.gradient import backward, forward_saving
-from micronet.kernels.layout import LEFT, TOP, kept_stack, new_stack
+from micronet.networks.kernels import kept
+from micronet.networks.kernels.gradient import backward, forward_saving
+from micronet.networks.kernels.layout import LEFT, TOP, kept_stack, new_stack
 
 
 @pytest.fixture(autouse=True)

@@ -13,16 +13,16 @@ import torch
 from float64 import Convolution, double
 from torch.nn.functional import conv3d, interpolate
 
-from micronet import engine
 from micronet.core.errors import InputError
 from micronet.core.threads import Team, split
-from micronet.kernels.gradient import backward, forward_saving
-from micronet.kernels.jit import LANES
-from micronet.kernels.layout import strips
-from micronet.kernels.microkernels import BAND, BLOCK, SELU, kernel_addresses
-from micronet.kernels.network import Refiner, forward, nearest_indices
-from micronet.models import MicroNet, MicroRNet, bootstrap, model_for_state
-from micronet.preprocess import normalize_mask
+from micronet.networks import engine
+from micronet.networks.kernels.gradient import backward, forward_saving
+from micronet.networks.kernels.jit import LANES
+from micronet.networks.kernels.layout import strips
+from micronet.networks.kernels.microkernels import BAND, BLOCK, SELU, kernel_addresses
+from micronet.networks.kernels.network import Refiner, forward, nearest_indices
+from micronet.networks.models import MicroNet, MicroRNet, bootstrap, model_for_state
+from micronet.networks.normalize import normalize_mask
 
 SHAPES = [
     (32, 32, 32),
@@ -447,10 +447,10 @@ def test_team_raises_the_first_error_after_all_are_done():
 
 CHECK = """
 import numba, numpy as np, sys, torch
-from micronet.kernels import jit
-from micronet.kernels.gradient import backward, forward_saving
-from micronet.kernels.microkernels import kernel_addresses
-from micronet.models import MicroRNet
+from micronet.networks.kernels import jit
+from micronet.networks.kernels.gradient import backward, forward_saving
+from micronet.networks.kernels.microkernels import kernel_addresses
+from micronet.networks.models import MicroRNet
 if "plainly" in sys.argv:
     kernel_addresses()
     numba.config.OPT = 0
@@ -501,7 +501,7 @@ def test_every_vector_width_gives_float64s_numbers(lanes, tmp_path):
 
 def test_unknown_vector_width_is_refused():
     done = subprocess.run(
-        [sys.executable, "-c", "import micronet.kernels.jit"],
+        [sys.executable, "-c", "import micronet.networks.kernels.jit"],
         env={**os.environ, "MICRONET_LANES": "5"},
         capture_output=True,
         text=True,
@@ -513,7 +513,7 @@ def test_unknown_vector_width_is_refused():
 def test_cache_folder_falls_back_where_nothing_can_be_written(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("a file, so no folder can be made in it")
-    code = "from micronet.kernels.jit import cache_folder; print(cache_folder())"
+    code = "from micronet.networks.kernels.jit import cache_folder; print(cache_folder())"
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(blocked), "XDG_CACHE_HOME": str(blocked)}
 
     def folder(**more):

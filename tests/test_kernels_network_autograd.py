@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from micronet import engine
 from micronet.core.errors import InputError
-from micronet.models import MicroNet, MicroRNet
+from micronet.networks import engine
+from micronet.networks.models import MicroNet, MicroRNet
 
 
 @pytest.fixture(autouse=True)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from micronet.kernels.scale_space import default_scales, features
 from micronet.learners import MicroNetLearner, PixelLearner, TreesLearner, resampled
 from micronet.lesson import Lesson, choose
+from micronet.networks.kernels.scale_space import default_scales, features
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ import torch
 from running import call, read_json
 
 import infer
-from micronet import MicroNet, MicroRNet, Volume, engine, predict, read_volume, write_volume
-from micronet.checkpoint import save_state
+from micronet import MicroNet, MicroRNet, Volume, predict, read_volume, write_volume
 from micronet.core.errors import FileError, InputError
 from micronet.core.ram import available_memory
 from micronet.core.volume import upright
@@ -21,6 +20,8 @@ from micronet.inference import predict_in_slabs
 from micronet.io import Segment, claimed_bytes, open_stack, write_segmentation
 from micronet.io.scratch import Scratch
 from micronet.memory import Need, plan_memory
+from micronet.networks import engine
+from micronet.networks.weights import save_state
 
 pytestmark = pytest.mark.usefixtures("engine_ready")
 
@@ -67,7 +68,7 @@ class TestSlabs:
         assert [one.stable for one in seen] == [False, True]
 
     def test_they_are_the_same_where_planes_are_cut_into_strips(self, tmp_path, rng, model, monkeypatch):
-        monkeypatch.setattr("micronet.kernels.layout._STRIP", 1000)
+        monkeypatch.setattr("micronet.networks.kernels.layout._STRIP", 1000)
         image = rng.integers(0, 200, (40, 66, 40), np.uint8)
         expected = predict(image, model, 2)
         with predict_in_slabs(image, model, tmp_path, 8, 2) as found:

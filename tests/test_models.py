@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from micronet.core.errors import InputError
-from micronet.models import MicroNet, MicroRNet, bootstrap, model_for_state
+from micronet.networks.models import MicroNet, MicroRNet, bootstrap, model_for_state
 
 
 @pytest.mark.parametrize(("network", "parameters"), [(MicroNet, 6402), (MicroRNet, 6618)])
@@ -87,7 +87,7 @@ def test_state_decides_the_network_and_leaves_the_random_stream_alone():
 
 def test_segmentation_imports_no_compiler_and_nothing_that_few_ask_for():
     code = (
-        "import sys, infer, torch; from micronet.models import MicroNet, model_for_state; "
+        "import sys, infer, torch; from micronet.networks.models import MicroNet, model_for_state; "
         "model_for_state(MicroNet().state_dict()); print(*sys.modules)"
     )
     done = subprocess.run(

@@ -24,7 +24,6 @@ import make_phantoms
 import prepare
 import train_micronet
 from micronet import MicroRNet, Volume, write_volume
-from micronet.checkpoint import find_weights, load_state, save_state
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import check_apart, existing, file_part, read_name, same_name, write_name
 from micronet.core.table import write_table
@@ -32,6 +31,7 @@ from micronet.core.volume import upright
 from micronet.curves import Curve, write_curves
 from micronet.dataset import DataSetError, load_split, read_dataset
 from micronet.io import Segment, read_annotation, read_segmentation, read_volume, write_segmentation
+from micronet.networks.weights import find_weights, load_state, save_state
 from micronet.runfolder import LogRow, Places, Run
 from micronet.time_plot import write_time_plot
 

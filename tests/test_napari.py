@@ -13,13 +13,13 @@ import tifffile
 import torch
 
 from micronet import MicroNet, MicroRNet, Volume, load_model, predict, read_annotation, read_volume, write_volume
-from micronet.checkpoint import save_state
 from micronet.core.errors import FileError, InputError, MicronetError
 from micronet.io import Segment, open_recording, read_segmentation, write_label_tiff, write_segmentation
 from micronet.napari_plugin.layers import grid_of
 from micronet.napari_plugin.reader import get_reader, read
 from micronet.napari_plugin.segmenter import default_weights, steps, warning
 from micronet.napari_plugin.writer import write_labels_tiff, write_seg_nrrd
+from micronet.networks.weights import save_state
 
 SHAPE = (33, 34, 36)
 # Oblique, anisotropic, one axis flipped: 6.0 x 4.5 x 3.0 µm.

@@ -20,14 +20,14 @@ import make_phantoms
 import prepare
 import train_micronet
 from micronet import MicroNet, MicroRNet, Volume, write_volume
-from micronet.card import card_path, planned_weights, read_card, record_weights
-from micronet.checkpoint import load_state, save_state
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import write_name
 from micronet.core.ownership import Mark, Outputs, check_outputs
 from micronet.core.provenance import read_sealed, write_sealed
 from micronet.core.volume import upright
 from micronet.io import Segment, files_of, write_segmentation
+from micronet.networks.card import card_path, planned_weights, read_card, record_weights
+from micronet.networks.weights import load_state, save_state
 
 MINE = b"drawn by hand"
 

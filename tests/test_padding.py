@@ -14,7 +14,6 @@ import train_micronet
 import train_micrornet
 from micronet import MicroNet, MicroRNet, Volume, predict, read_volume, write_volume
 from micronet.augmentation import Augmentation
-from micronet.checkpoint import save_state
 from micronet.console import run
 from micronet.core.errors import InputError
 from micronet.core.volume import upright
@@ -22,8 +21,9 @@ from micronet.dataset import Sample
 from micronet.inference import predict_in_slabs
 from micronet.io import Segment, read_annotation, write_segmentation
 from micronet.losses import fbeta_loss
-from micronet.padding import Padding
-from micronet.preprocess import normalize_image, normalize_mask
+from micronet.networks.normalize import normalize_image, normalize_mask
+from micronet.networks.padding import Padding
+from micronet.networks.weights import save_state
 from micronet.recipe import RECIPES
 from micronet.training import Trainer
 

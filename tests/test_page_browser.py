@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from micronet import MicroRNet, Volume, write_volume
-from micronet.checkpoint import save_state
+from micronet.networks.weights import save_state
 from micronet.page.grid import Grid
 from micronet.page.html import Section, figure, note, table, write_page
 from micronet.page.plots import Line, plot

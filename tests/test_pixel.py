@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from micronet.core.errors import InputError
-from micronet.kernels.scale_space import default_scales, features, features_at
-from micronet.pixel import PixelNetwork, pixel_network_for_state
+from micronet.networks.kernels.scale_space import default_scales, features, features_at
+from micronet.networks.pixel import PixelNetwork, pixel_network_for_state
 from micronet.teaching import train_pixel_network
 
 ONE = (1.0, 1.0, 1.0)

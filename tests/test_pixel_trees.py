@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from micronet.core.errors import InputError
-from micronet.kernels.scale_space import default_scales, features_at
-from micronet.pixel_trees import PixelTrees, pixel_trees_for_state, train_pixel_trees
+from micronet.networks.kernels.scale_space import default_scales, features_at
+from micronet.networks.pixel_trees import PixelTrees, pixel_trees_for_state, train_pixel_trees
 
 ONE = (1.0, 1.0, 1.0)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from micronet.core.errors import InputError
-from micronet.preprocess import normalize_image, normalize_mask
+from micronet.networks.normalize import normalize_image, normalize_mask
 
 
 def test_image_is_centred_and_scaled_by_the_unbiased_deviation():

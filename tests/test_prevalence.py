@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from micronet.kernels.scale_space import default_scales, features_at
 from micronet.learners import TreesLearner
 from micronet.lesson import Lesson
+from micronet.networks.kernels.scale_space import default_scales, features_at
 from micronet.prevalence import annotates_slices, logit_shift, prevalence
 
 

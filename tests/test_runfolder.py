@@ -7,10 +7,10 @@ import sys
 import pytest
 import torch
 
-from micronet.checkpoint import load_state, save_session
 from micronet.core.errors import FileError, InputError
 from micronet.lock import FolderLock
-from micronet.models import MicroNet
+from micronet.networks.models import MicroNet
+from micronet.networks.weights import load_state, save_session
 from micronet.runfolder import (
     LogRow,
     Places,

@@ -5,8 +5,8 @@ import pytest
 from scipy import ndimage
 
 from micronet.core.errors import InputError
-from micronet.kernels import feature_rows
-from micronet.kernels.scale_space import default_scales, feature_count, features, features_at, perceptron
+from micronet.networks.kernels import feature_rows
+from micronet.networks.kernels.scale_space import default_scales, feature_count, features, features_at, perceptron
 
 
 def by_scipy(volume, scales_um, spacing_um):

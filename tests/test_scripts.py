@@ -21,8 +21,8 @@ from running import call, read_json
 import bootstrap_micrornet
 import infer
 from micronet import MicroNet, MicroRNet, Volume, load_model, predict, read_volume, write_volume
-from micronet.checkpoint import save_state
 from micronet.io import Segment, write_segmentation
+from micronet.networks.weights import save_state
 
 pytestmark = pytest.mark.usefixtures("engine_ready")
 

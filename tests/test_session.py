@@ -16,11 +16,11 @@ from disks import fill
 from tiny_training import SHAPE, Y_CROP, write_dataset
 
 from micronet import MicroNet, MicroRNet, load_model
-from micronet.checkpoint import load_session, load_state, save_session, save_state
 from micronet.commands import parse_command
 from micronet.core.errors import FileError, InputError
 from micronet.dataset import load_split, read_dataset
-from micronet.models import bootstrap
+from micronet.networks.models import bootstrap
+from micronet.networks.weights import load_session, load_state, save_session, save_state
 from micronet.ports import Settings, Wishes
 from micronet.recipe import RECIPES
 from micronet.runfolder import Places

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from micronet.core.errors import InputError
-from micronet.kernels.network import Refiner
-from micronet.kernels.slabs import SlabRefiner
-from micronet.models import MicroNet, MicroRNet
+from micronet.networks.kernels.network import Refiner
+from micronet.networks.kernels.slabs import SlabRefiner
+from micronet.networks.models import MicroNet, MicroRNet
 
 
 def arrays_of(network):

@@ -17,10 +17,10 @@ import make_phantoms
 import prepare
 import train_micronet
 from micronet import MicroNet, MicroRNet, Volume, write_volume
-from micronet.checkpoint import load_model, save_state
 from micronet.console import run
 from micronet.core.volume import upright
 from micronet.io import Segment, write_segmentation
+from micronet.networks.weights import load_model, save_state
 
 pytestmark = pytest.mark.usefixtures("engine_ready")
 

@@ -15,8 +15,8 @@ from scipy import ndimage
 
 import infer
 from micronet import MicroNet, MicroRNet, Volume, load_model, predict, read_annotation, read_volume, write_volume
-from micronet.checkpoint import save_state
 from micronet.core.volume import upright
+from micronet.networks.weights import save_state
 
 pytestmark = pytest.mark.usefixtures("engine_ready")
 

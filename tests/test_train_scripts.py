@@ -21,10 +21,10 @@ from tiny_training import ROOT, finish, kill, start, wait_for, write_dataset
 
 import train_micronet
 import train_micrornet
-from micronet.checkpoint import load_session, load_state
 from micronet.console import run
 from micronet.launch import choose_dataset
-from micronet.models import model_for_state
+from micronet.networks.models import model_for_state
+from micronet.networks.weights import load_session, load_state
 from micronet.prompt import Interrupts, completions
 
 pytestmark = pytest.mark.usefixtures("engine_ready")

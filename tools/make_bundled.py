@@ -22,9 +22,6 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 
-from micronet import engine  # noqa: E402
-from micronet.card import Look, expected, planned_weights, write_card  # noqa: E402
-from micronet.checkpoint import load_session, save_session, save_state  # noqa: E402
 from micronet.console import THREADS, run  # noqa: E402
 from micronet.core.ownership import Outputs  # noqa: E402
 from micronet.core.provenance import versions  # noqa: E402
@@ -33,7 +30,10 @@ from micronet.core.volume import Volume, upright  # noqa: E402
 from micronet.dataset import Sample  # noqa: E402
 from micronet.io import Segment, write_segmentation, write_volume  # noqa: E402
 from micronet.metrics import overlap  # noqa: E402
-from micronet.models import MicroNet, MicroRNet, bootstrap, model_for_state  # noqa: E402
+from micronet.networks import engine  # noqa: E402
+from micronet.networks.card import Look, expected, planned_weights, write_card  # noqa: E402
+from micronet.networks.models import MicroNet, MicroRNet, bootstrap, model_for_state  # noqa: E402
+from micronet.networks.weights import load_session, save_session, save_state  # noqa: E402
 from micronet.option_types import Whole, path_option  # noqa: E402
 from micronet.phantom import Anatomy, Optics, phantom_of_seed  # noqa: E402
 from micronet.recipe import NUMPY_SEED, RECIPES, TORCH_SEED  # noqa: E402

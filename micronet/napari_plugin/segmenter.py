@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.card import card_line
-from micronet.checkpoint import load_model
 from micronet.core.errors import InputError
 from micronet.core.provenance import sha256_of
 from micronet.core.volume import Volume
 from micronet.inference import predict
-from micronet.models import MicroNet, MicroRNet
+from micronet.networks.card import card_line
+from micronet.networks.models import MicroNet, MicroRNet
+from micronet.networks.weights import load_model
 from micronet.timelapse import FIRST_ITERATIONS
 
 __all__ = ["Step", "default_weights", "steps", "trained_folder", "warning"]

@@ -18,7 +18,7 @@ from micronet.core.errors import InputError
 from micronet.core.volume import Volume
 from micronet.napari_plugin.layers import GRID, grid_of, layer_attributes, settled_grids
 from micronet.napari_plugin.segmenter import Step, default_weights, steps, warning
-from micronet.padding import Padding
+from micronet.networks.padding import Padding
 
 __all__ = ["segment_widget"]
 

@@ -36,10 +36,10 @@ from tiny_training import write_dataset
 
 import train_micronet
 import train_micrornet
-from micronet import engine
-from micronet.checkpoint import load_model, load_state
 from micronet.console import run
 from micronet.curves import Curve, write_curves
+from micronet.networks import engine
+from micronet.networks.weights import load_model, load_state
 from micronet.runfolder import Places, Run
 
 SCRIPTS = {"u-net": (train_micronet, "10; finish"), "ur-net": (train_micrornet, "4 2; val; finish")}

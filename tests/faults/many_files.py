@@ -29,8 +29,8 @@ import torch
 from PIL import Image
 
 from micronet import MicroRNet, Volume, predict, read_volume, write_volume
-from micronet.checkpoint import save_state
 from micronet.core.errors import MicronetError
+from micronet.networks.weights import save_state
 
 KILLED_AT = (0.1, 0.3)
 OPTIONS = ("--iterations", "2", "--threads", "1")

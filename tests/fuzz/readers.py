@@ -5,8 +5,6 @@ import json
 import numpy as np
 
 from micronet import Volume
-from micronet.card import card_line, read_card
-from micronet.checkpoint import load_model, load_state
 from micronet.core.errors import MicronetError
 from micronet.dataset import load_split, read_dataset
 from micronet.io import (
@@ -22,7 +20,9 @@ from micronet.io import (
 )
 from micronet.io.sidecar import read_record, stated_domain
 from micronet.mapback import find_record, map_back, scan_of
-from micronet.models import bootstrap
+from micronet.networks.card import card_line, read_card
+from micronet.networks.models import bootstrap
+from micronet.networks.weights import load_model, load_state
 from micronet.raw_scan import RawScan
 from micronet.runfolder import Places, Run
 from micronet.segment import Job, Weights, segment_file

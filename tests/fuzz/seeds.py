@@ -17,10 +17,10 @@ from mutate import mutate, mutate_json
 from PIL import Image
 
 from micronet import MicroNet, MicroRNet, Volume, write_volume
-from micronet.card import Expected, Look, planned_weights, write_card
-from micronet.checkpoint import save_session, save_state
 from micronet.core.volume import upright
 from micronet.io import Segment, write_segmentation
+from micronet.networks.card import Expected, Look, planned_weights, write_card
+from micronet.networks.weights import save_session, save_state
 from micronet.prepare import Preparation, prepare_file
 from micronet.raw_scan import RawScan
 

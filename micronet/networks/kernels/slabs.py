@@ -17,10 +17,10 @@ import numpy as np
 
 from micronet.core.errors import InputError
 from micronet.core.threads import Team, physical_cores
-from micronet.kernels.encoder import pool_mask
-from micronet.kernels.kept import forget
-from micronet.kernels.layout import Array, new_stack, strips
-from micronet.kernels.network import (
+from micronet.networks.kernels.encoder import pool_mask
+from micronet.networks.kernels.kept import forget
+from micronet.networks.kernels.layout import Array, new_stack, strips
+from micronet.networks.kernels.network import (
     AS_IT_IS,
     Encoded,
     Network,
@@ -29,7 +29,7 @@ from micronet.kernels.network import (
     encode_image,
     run_coarse_levels,
 )
-from micronet.kernels.planes import Line
+from micronet.networks.kernels.planes import Line
 
 __all__ = ["Planes", "SlabRefiner", "slab_bytes", "whole_bytes"]
 
@@ -48,7 +48,7 @@ def slab_bytes(size: Size, planes: int, threads: int) -> int:
 
 
 def whole_bytes(size: Size, threads: int) -> int:
-    """Return about how many bytes a pass of `micronet.kernels.network.Refiner` takes, its result among them."""
+    """Return about how many bytes a pass of `networks.kernels.network.Refiner` takes, its result among them."""
     depth, height, width = size
     x0 = 4 * depth * _plane_bytes(size)
     return x0 + 5 * _coarse_stack_bytes(size) + threads * _rings_bytes(size) + 4 * depth * height * width

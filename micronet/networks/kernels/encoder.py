@@ -5,10 +5,10 @@ One pass over z; the intermediate plane of the pair of convolutions lives in a r
 
 from __future__ import annotations
 
-from micronet.kernels.jit import jit
-from micronet.kernels.layout import Array
-from micronet.kernels.microkernels import LINEAR, SELU
-from micronet.kernels.planes import (
+from micronet.networks.kernels.jit import jit
+from micronet.networks.kernels.layout import Array
+from micronet.networks.kernels.microkernels import LINEAR, SELU
+from micronet.networks.kernels.planes import (
     Line,
     add_strip_taps,
     add_taps,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.kernels.gradient_planes import (
+from micronet.networks.kernels.gradient_planes import (
     Sums,
     Totals,
     add_adjoint_taps,
@@ -18,9 +18,9 @@ from micronet.kernels.gradient_planes import (
     correlate,
     finish_gradient,
 )
-from micronet.kernels.jit import jit
-from micronet.kernels.layout import Array, address
-from micronet.kernels.planes import add_taps, convolve, new_taps, pool_plane, start, upsample
+from micronet.networks.kernels.jit import jit
+from micronet.networks.kernels.layout import Array, address
+from micronet.networks.kernels.planes import add_taps, convolve, new_taps, pool_plane, start, upsample
 
 __all__ = ["convolve_stack", "finish_stack", "gradient_stack", "pool_stack", "upsample_stack"]
 

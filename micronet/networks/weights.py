@@ -17,8 +17,8 @@ from micronet.core.errors import FileError, InputError
 from micronet.core.files import atomic_path
 from micronet.core.names import existing
 from micronet.io.checks import is_file
-from micronet.models import MicroNet, MicroRNet, model_for_state
-from micronet.pickle_guard import checked_archive
+from micronet.networks.models import MicroNet, MicroRNet, model_for_state
+from micronet.networks.pickle_guard import checked_archive
 
 __all__ = ["find_weights", "load_model", "load_session", "load_state", "save_session", "save_state"]
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from micronet.core.errors import InputError
-from micronet.kernels.boosting import Trees, boost
-from micronet.kernels.scale_space import feature_count, tree_sum
+from micronet.networks.kernels.boosting import Trees, boost
+from micronet.networks.kernels.scale_space import feature_count, tree_sum
 
 __all__ = ["PixelTrees", "pixel_trees_for_state", "train_pixel_trees"]
 
@@ -57,7 +57,7 @@ class PixelTrees:
         out: NDArray[np.float32] | None = None,
         threads: int | None = None,
     ) -> NDArray[np.float32]:
-        """Return the lumen probability of every voxel, as `micronet.pixel.PixelNetwork.predict` does."""
+        """Return the lumen probability of every voxel, as `micronet.networks.pixel.PixelNetwork.predict` does."""
         return tree_sum(image, self.scales, spacing_um, self.trees, out, threads)
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.kernels.jit import jit
-from micronet.kernels.layout import LEFT, TOP, Array
-from micronet.kernels.microkernels import LINEAR, SELU, SIGMOID
-from micronet.kernels.planes import (
+from micronet.networks.kernels.jit import jit
+from micronet.networks.kernels.layout import LEFT, TOP, Array
+from micronet.networks.kernels.microkernels import LINEAR, SELU, SIGMOID
+from micronet.networks.kernels.planes import (
     Line,
     add_strip_taps,
     add_taps,

@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils as _untyped
 from numba.extending import intrinsic
 
-from micronet.kernels.jit import LANES
+from micronet.networks.kernels.jit import LANES
 
 __all__ = ["FLOAT_BYTES", "SELU_ALPHA", "SELU_SCALE", "Simd", "call_c"]
 

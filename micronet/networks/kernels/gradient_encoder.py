@@ -5,7 +5,7 @@ The result of down0.0 was not kept: it is computed again, at a twentieth of the 
 
 from __future__ import annotations
 
-from micronet.kernels.gradient_planes import (
+from micronet.networks.kernels.gradient_planes import (
     Sums,
     Totals,
     add_adjoint_taps,
@@ -15,10 +15,10 @@ from micronet.kernels.gradient_planes import (
     correlate,
     finish_gradient,
 )
-from micronet.kernels.jit import jit
-from micronet.kernels.layout import Array, address
-from micronet.kernels.microkernels import LINEAR
-from micronet.kernels.planes import add_taps, convolve, copy_plane, new_taps, start
+from micronet.networks.kernels.jit import jit
+from micronet.networks.kernels.layout import Array, address
+from micronet.networks.kernels.microkernels import LINEAR
+from micronet.networks.kernels.planes import add_taps, convolve, copy_plane, new_taps, start
 
 __all__ = ["encode_gradient"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.kernels.layout import Array
+from micronet.networks.kernels.layout import Array
 
 __all__ = ["DZ_IN_SET", "Packed", "pack"]
 

@@ -64,35 +64,35 @@ def is_ready(training: bool = False) -> bool:
     """Return whether nothing has to be compiled before the first pass (and step, with `training`) on this machine."""
     if _choice["engine"] == "torch" or not available():
         return True
-    from micronet.kernels.warm import is_compiled
+    from micronet.networks.kernels.warm import is_compiled
 
     return is_compiled(training)
 
 
 def make_ready(training: bool, progress: Callable[[float], None]) -> None:
     """Compile what is needed, once for this machine and version; `progress` gets the fraction done, 0 to 1."""
-    from micronet.kernels.warm import warm_up
+    from micronet.networks.kernels.warm import warm_up
 
     warm_up(training, progress)
 
 
 def unkept() -> str:
     """Return why what was compiled is not kept for the next time, empty where it is."""
-    from micronet.kernels import jit
+    from micronet.networks.kernels import jit
 
     return jit.unkept()
 
 
 def kept_array(shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Return an array of any content in memory that passes and training steps leave to each other."""
-    from micronet.kernels import kept
+    from micronet.networks.kernels import kept
 
     return kept.kept_array(shape)
 
 
 def forget_memory() -> None:
     """Give back the memory that passes and training steps leave to each other; for when there is no next one soon."""
-    from micronet.kernels.kept import forget
+    from micronet.networks.kernels.kept import forget
 
     forget()
 
@@ -105,7 +105,7 @@ def serves(x: Tensor, parameters: Mapping[str, Tensor]) -> bool:
     x : Tensor
         What is looked at, of any shape.
     parameters : mapping of str to Tensor
-        Those of a network that is as it was built (`micronet.unchanged`); empty for any other.
+        Those of a network that is as it was built (`micronet.networks.unchanged`); empty for any other.
     """
     if _choice["engine"] == "torch" or not available():
         return False
@@ -151,7 +151,7 @@ def forward(x: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
     if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters.values()):
         result: Tensor = _Network.apply(x, tuple(parameters), *parameters.values())  # type: ignore[no-untyped-call]
         return result
-    from micronet.kernels.network import forward as compute
+    from micronet.networks.kernels.network import forward as compute
 
     arrays = {name: parameter.detach().numpy() for name, parameter in parameters.items()}
     found = [
@@ -172,7 +172,7 @@ def refiner(parameters: Mapping[str, Tensor], image: NDArray[np.float32]) -> Cal
     Its second argument, (scale, offset), normalises the mask: ``scale * mask - offset``. What depends on the image
     alone is computed here, once. No gradients. The thread count is PyTorch's.
     """
-    from micronet.kernels.network import Refiner
+    from micronet.networks.kernels.network import Refiner
 
     arrays = {name: value.detach().numpy() for name, value in parameters.items()}
     return Refiner(arrays, image, torch.get_num_threads())
@@ -183,10 +183,10 @@ def slab_refiner(
 ) -> Callable[..., None]:
     """Return a function from a reader of the mask (None for a µ-Net) and a writer, which gets the slabs.
 
-    Its third argument normalises the mask, as the second of `refiner`. As `micronet.kernels.slabs.SlabRefiner`: the
+    Its third argument normalises the mask, as the second of `refiner`. As `networks.kernels.slabs.SlabRefiner`: the
     numbers are those of `refiner` to the bit.
     """
-    from micronet.kernels.slabs import SlabRefiner
+    from micronet.networks.kernels.slabs import SlabRefiner
 
     arrays = {name: value.detach().numpy() for name, value in parameters.items()}
     return SlabRefiner(arrays, size, image, planes, torch.get_num_threads())
@@ -194,7 +194,7 @@ def slab_refiner(
 
 def pass_bytes(size: tuple[int, int, int], planes: int | None = None) -> int:
     """Return about how many bytes a pass takes beside what the caller holds: whole, or in slabs of some planes."""
-    from micronet.kernels import slabs
+    from micronet.networks.kernels import slabs
 
     threads = torch.get_num_threads()
     return slabs.whole_bytes(size, threads) if planes is None else slabs.slab_bytes(size, planes, threads)
@@ -209,7 +209,7 @@ class _Network(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, names: tuple[str, ...], *values: Tensor) -> Tensor:
-        from micronet.kernels.gradient import forward_saving
+        from micronet.networks.kernels.gradient import forward_saving
 
         parameters = {name: value.detach().numpy() for name, value in zip(names, values, strict=True)}
         threads = torch.get_num_threads()
@@ -232,7 +232,7 @@ class _Network(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        from micronet.kernels.gradient import backward
+        from micronet.networks.kernels.gradient import backward
 
         _, result, *kept = ctx.saved_tensors
         kept = kept[ctx.weights :]

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from micronet.core.errors import InputError
 from micronet.core.threads import Team, physical_cores, split
-from micronet.kernels.coarse import convolve_stack, pool_stack, upsample_stack
-from micronet.kernels.decoder import AROUND, decode
-from micronet.kernels.encoder import encode, pool_mask
-from micronet.kernels.kept import kept_array
-from micronet.kernels.layout import Array, kept_stack, new_stack, strips
-from micronet.kernels.microkernels import LINEAR, SELU, kernel_addresses
-from micronet.kernels.planes import Line
-from micronet.kernels.weights import Packed, pack
+from micronet.networks.kernels.coarse import convolve_stack, pool_stack, upsample_stack
+from micronet.networks.kernels.decoder import AROUND, decode
+from micronet.networks.kernels.encoder import encode, pool_mask
+from micronet.networks.kernels.kept import kept_array
+from micronet.networks.kernels.layout import Array, kept_stack, new_stack, strips
+from micronet.networks.kernels.microkernels import LINEAR, SELU, kernel_addresses
+from micronet.networks.kernels.planes import Line
+from micronet.networks.kernels.weights import Packed, pack
 
 __all__ = ["Activations", "Encoded", "Nearest", "Network", "Part", "Refiner", "Size", "forward"]
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.models import MINIMUM_AXIS
+from micronet.networks.models import MINIMUM_AXIS
 
 __all__ = ["Padding"]
 
@@ -20,7 +20,7 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 class Padding:
     """What a volume lacks to be looked at: the one place that decides, pads and cuts back.
 
-    An axis below `micronet.models.MINIMUM_AXIS` voxels is mirrored at both ends (``numpy.pad`` mode ``"symmetric"``,
+    An axis below `networks.models.MINIMUM_AXIS` voxels is mirrored at both ends (``numpy.pad`` mode ``"symmetric"``,
     which repeats the last voxel and goes on from there, again and again where the axis is shorter than its margins),
     so that the volume lies in the middle; of an odd number the larger half comes after it. Longer axes are left alone.
 

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.core.threads import Team, split
-from micronet.kernels.jit import LANES, jit
+from micronet.networks.kernels.jit import LANES, jit
 
 __all__ = ["Edits", "distort_mask"]
 

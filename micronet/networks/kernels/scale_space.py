@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 
 from micronet.core.errors import InputError
 from micronet.core.threads import Team, physical_cores, split
-from micronet.kernels.boosting import Trees
-from micronet.kernels.feature_rows import fill_features, fill_probability, fill_tree_sum
+from micronet.networks.kernels.boosting import Trees
+from micronet.networks.kernels.feature_rows import fill_features, fill_probability, fill_tree_sum
 
 __all__ = ["Layer", "default_scales", "feature_count", "features", "features_at", "perceptron", "tree_sum"]
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from micronet.core.errors import InputError
 from micronet.core.threads import Team, physical_cores, split
-from micronet.kernels.jit import jit
+from micronet.networks.kernels.jit import jit
 
 __all__ = ["Trees", "add_trees", "boost", "logits"]
 

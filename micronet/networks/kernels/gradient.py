@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.core.threads import Team, physical_cores, split
-from micronet.kernels.coarse import finish_stack, gradient_stack
-from micronet.kernels.gradient_decoder import decode_gradient, largest, upsampled_gradient
-from micronet.kernels.gradient_encoder import encode_gradient
-from micronet.kernels.gradient_planes import new_sums, new_totals
-from micronet.kernels.layout import Array, kept_stack, new_stack
-from micronet.kernels.microkernels import kernel_addresses
-from micronet.kernels.network import (
+from micronet.networks.kernels.coarse import finish_stack, gradient_stack
+from micronet.networks.kernels.gradient_decoder import decode_gradient, largest, upsampled_gradient
+from micronet.networks.kernels.gradient_encoder import encode_gradient
+from micronet.networks.kernels.gradient_planes import new_sums, new_totals
+from micronet.networks.kernels.layout import Array, kept_stack, new_stack
+from micronet.networks.kernels.microkernels import kernel_addresses
+from micronet.networks.kernels.network import (
     Activations,
     Encoded,
     Network,
@@ -37,7 +37,7 @@ from micronet.kernels.network import (
     pool_whole_mask,
     run_coarse_levels,
 )
-from micronet.kernels.weights import DZ_IN_SET
+from micronet.networks.kernels.weights import DZ_IN_SET
 
 __all__ = ["Saved", "backward", "forward_saving"]
 
@@ -70,7 +70,7 @@ class Saved:
 def forward_saving(
     parameters: Mapping[str, Array], image: Array, mask: Array | None = None, threads: int | None = None
 ) -> tuple[Array, Saved]:
-    """Return the probability as `micronet.kernels.forward` does, and what `backward` needs."""
+    """Return the probability as `micronet.networks.kernels.forward` does, and what `backward` needs."""
     network = Network(parameters)
     image = checked(image, "image")
     mask = check_mask(network, mask, (image.shape[0], image.shape[1], image.shape[2]))

@@ -32,7 +32,7 @@ from micronet.core.ownership import Outputs
 from micronet.core.provenance import sha256_of, versions
 from micronet.core.volume import Volume
 from micronet.io.sidecar import stated_domain
-from micronet.preprocess import image_statistics
+from micronet.networks.normalize import image_statistics
 
 __all__ = [
     "FORMAT",
@@ -100,7 +100,7 @@ class Look:
 
     @classmethod
     def of(cls, image: NDArray[Any]) -> Look:
-        """Return the look of a volume (Z, Y, X); InputError as `micronet.preprocess.image_statistics`."""
+        """Return the look of a volume (Z, Y, X); InputError as `micronet.networks.normalize.image_statistics`."""
         mean, sd = image_statistics(image)
         dark, bright = np.percentile(image[::_STRIDE, ::_STRIDE, ::_STRIDE].astype(np.float64), (1, 99))
         return cls(mean, sd, float((dark - mean) / sd), float((bright - mean) / sd))

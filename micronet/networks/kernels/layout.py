@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.core.threads import split
-from micronet.kernels.jit import LANES, jit
-from micronet.kernels.kept import aligned_zeros, lend
-from micronet.kernels.microkernels import BAND
+from micronet.networks.kernels.jit import LANES, jit
+from micronet.networks.kernels.kept import aligned_zeros, lend
+from micronet.networks.kernels.microkernels import BAND
 
 __all__ = ["LEFT", "TOP", "Array", "address", "bands", "kept_stack", "new_stack", "reflect", "strips", "vectors"]
 

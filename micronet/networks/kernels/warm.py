@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from micronet.kernels.gradient import backward, forward_saving
-from micronet.kernels.jit import cache_folder, unkept
-from micronet.kernels.layout import Array
-from micronet.kernels.microkernels import kernel_addresses
-from micronet.kernels.network import forward
+from micronet.networks.kernels.gradient import backward, forward_saving
+from micronet.networks.kernels.jit import cache_folder, unkept
+from micronet.networks.kernels.layout import Array
+from micronet.networks.kernels.microkernels import kernel_addresses
+from micronet.networks.kernels.network import forward
 
 __all__ = ["is_compiled", "warm_up"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.kernels.gradient_planes import (
+from micronet.networks.kernels.gradient_planes import (
     Sums,
     Totals,
     add_adjoint_taps,
@@ -23,9 +23,9 @@ from micronet.kernels.gradient_planes import (
     list_adjoint_plane,
     sum_shown,
 )
-from micronet.kernels.jit import LANES, jit
-from micronet.kernels.layout import LEFT, TOP, Array, address, reflect
-from micronet.kernels.planes import Taps, new_taps, start, upsample
+from micronet.networks.kernels.jit import LANES, jit
+from micronet.networks.kernels.layout import LEFT, TOP, Array, address, reflect
+from micronet.networks.kernels.planes import Taps, new_taps, start, upsample
 
 __all__ = ["decode_gradient", "largest", "upsampled_gradient"]
 

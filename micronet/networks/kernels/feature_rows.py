@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.kernels.boosting import add_trees
-from micronet.kernels.jit import jit
+from micronet.networks.kernels.boosting import add_trees
+from micronet.networks.kernels.jit import jit
 
 __all__ = ["fill_features", "fill_probability", "fill_tree_sum"]
 

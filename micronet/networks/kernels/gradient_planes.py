@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.kernels.jit import LANES, jit
-from micronet.kernels.layout import LEFT, TOP, Array, address, bands, reflect, vectors
-from micronet.kernels.microkernels import BLOCK, LINEAR
-from micronet.kernels.planes import Taps, convolve_at, start
-from micronet.kernels.simd import SELU_ALPHA, SELU_SCALE, call_c
+from micronet.networks.kernels.jit import LANES, jit
+from micronet.networks.kernels.layout import LEFT, TOP, Array, address, bands, reflect, vectors
+from micronet.networks.kernels.microkernels import BLOCK, LINEAR
+from micronet.networks.kernels.planes import Taps, convolve_at, start
+from micronet.networks.kernels.simd import SELU_ALPHA, SELU_SCALE, call_c
 
 __all__ = [
     "Sums",

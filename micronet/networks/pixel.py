@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from micronet.core.errors import InputError
-from micronet.kernels.scale_space import Layer, feature_count, perceptron
+from micronet.networks.kernels.scale_space import Layer, feature_count, perceptron
 
 __all__ = ["PixelNetwork", "pixel_network_for_state"]
 

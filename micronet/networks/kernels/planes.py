@@ -14,10 +14,10 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.kernels.jit import jit
-from micronet.kernels.layout import LEFT, TOP, Array, address, bands, reflect, vectors
-from micronet.kernels.microkernels import BLOCK, LINEAR
-from micronet.kernels.simd import call_c
+from micronet.networks.kernels.jit import jit
+from micronet.networks.kernels.layout import LEFT, TOP, Array, address, bands, reflect, vectors
+from micronet.networks.kernels.microkernels import BLOCK, LINEAR
+from micronet.networks.kernels.simd import call_c
 
 __all__ = [
     "Line",

@@ -14,8 +14,8 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from micronet.kernels.jit import LANES, compile_c
-from micronet.kernels.simd import FLOAT_BYTES, Simd
+from micronet.networks.kernels.jit import LANES, compile_c
+from micronet.networks.kernels.simd import FLOAT_BYTES, Simd
 
 __all__ = ["BAND", "BLOCK", "LINEAR", "SELU", "SIGMOID", "kernel_addresses"]
 

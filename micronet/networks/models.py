@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from micronet import engine
 from micronet.core.errors import InputError
-from micronet.unchanged import Layout, layout_of, unchanged_parameters
+from micronet.networks import engine
+from micronet.networks.unchanged import Layout, layout_of, unchanged_parameters
 
 __all__ = ["MINIMUM_AXIS", "MicroNet", "MicroRNet", "bootstrap", "model_for_state"]
 

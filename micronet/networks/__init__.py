@@ -1,0 +1,1 @@
+"""Networks, their weights and cards, and the engine that computes them."""
