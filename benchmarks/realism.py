@@ -41,7 +41,7 @@ from micronet.metrics import overlap  # noqa: E402
 from micronet.networks.models import MicroNet, MicroRNet  # noqa: E402
 from micronet.networks.weights import load_model  # noqa: E402
 from micronet.phantom import Optics, mask_of_seed, render_oct  # noqa: E402
-from micronet.report import ANNOTATION_COLOUR, MASK_COLOUR  # noqa: E402
+from micronet.report.preview import ANNOTATION_COLOUR, MASK_COLOUR  # noqa: E402
 
 WEIGHTS = {"u": "u-net_1600.pt", "ur": "ur-net_b0.5_1200.pt"}
 OCT = Optics()

@@ -14,7 +14,7 @@ from micronet.core.volume import Volume, bounding_box
 from micronet.io import Segment, nrrd, write_mask_planes
 from micronet.io.scratch import Scratch
 from micronet.metrics import Overlap
-from micronet.report import write_preview
+from micronet.report.preview import write_preview
 
 __all__ = ["above", "measure", "score_line", "scores_record", "write_result"]
 

@@ -58,7 +58,6 @@ NOT_MOVED = {
     "prompt": "app",
     "raw_scan": "data",
     "recipe": "training",
-    "report": "report",
     "result": "segment",
     "runfolder": "training",
     "score_tables": "measure",

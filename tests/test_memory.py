@@ -98,7 +98,7 @@ def _open_files():
 PEAK = """
 import re, sys, numpy as np, torch
 from pathlib import Path
-import micronet.segment, micronet.report, micronet.console
+import micronet.segment, micronet.report.preview, micronet.console
 from micronet import MicroNet, MicroRNet, engine, predict
 from micronet.inference import predict_in_slabs
 from micronet.memory import Need

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from micronet.core.errors import FileError, InputError
-from micronet.page.grid import VOXELS, Grid
-from micronet.page.html import LARGEST_PAGE, Section, figure, note, table, write_page
-from micronet.page.plots import Line, bins, histogram, plot
-from micronet.page.shown import Movie, Shown
+from micronet.report.page.grid import VOXELS, Grid
+from micronet.report.page.html import LARGEST_PAGE, Section, figure, note, table, write_page
+from micronet.report.page.plots import Line, bins, histogram, plot
+from micronet.report.page.scroller import Movie, Shown
 
 EVIL = (
     "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">&'\"<!--"
@@ -230,7 +230,7 @@ def test_a_page_is_whole_without_any_network_and_nothing_a_person_named_is_marku
 
 
 def test_who_asks_for_no_page_loads_no_jinja2():
-    code = "import sys, micronet.page.html; sys.exit('jinja2' in sys.modules)"
+    code = "import sys, micronet.report.page.html; sys.exit('jinja2' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from micronet import MicroRNet, Volume, write_volume
 from micronet.networks.weights import save_state
-from micronet.page.grid import Grid
-from micronet.page.html import Section, figure, note, table, write_page
-from micronet.page.plots import Line, plot
-from micronet.page.shown import Movie, Shown
+from micronet.report.page.grid import Grid
+from micronet.report.page.html import Section, figure, note, table, write_page
+from micronet.report.page.plots import Line, plot
+from micronet.report.page.scroller import Movie, Shown
 from micronet.segment import Job, Weights, segment_file
 
 FLAGS = (

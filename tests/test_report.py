@@ -8,7 +8,7 @@ import pytest
 from matplotlib.image import imread
 
 from micronet.core.errors import FileError, InputError
-from micronet.report import ANNOTATION_COLOUR, MASK_COLOUR, write_preview
+from micronet.report.preview import ANNOTATION_COLOUR, MASK_COLOUR, write_preview
 
 PAGE_WIDTH = 1600  # 10 inches at 160 per inch
 

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from micronet.io.scratch import Scratch
-from micronet.page.grid import slabs
+from micronet.report.page.grid import slabs
 
 __all__ = ["Line", "bins", "data_uri", "histogram", "plot"]
 

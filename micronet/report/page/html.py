@@ -17,8 +17,8 @@ from markupsafe import Markup, escape
 
 from micronet.core.errors import printable
 from micronet.core.files import atomic_path
-from micronet.page.shown import Shown
-from micronet.report import ANNOTATION_COLOUR, MASK_COLOUR
+from micronet.report.page.scroller import Shown
+from micronet.report.preview import ANNOTATION_COLOUR, MASK_COLOUR
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -149,7 +149,7 @@ def _part(name: str, *values: Any, **more: Any) -> Markup:
 
 
 def _file(name: str) -> str:
-    return files("micronet.page").joinpath(name).read_text(encoding="utf-8")
+    return files("micronet.report.page").joinpath(name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:
