@@ -16,13 +16,13 @@ from micronet.console import run, tell
 from micronet.core.names import check_apart
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import check_outputs
-from micronet.intensity import AVERAGES, DOMAINS
+from micronet.data.intensity import AVERAGES, DOMAINS
+from micronet.data.map_back import files_mapped, find_record, map_back, mapped_outputs, scan_of
+from micronet.data.prepare import Preparation, prepare_file
+from micronet.data.scan import RawScan
 from micronet.io import files_read_with
 from micronet.io.sidecar import scan_name
-from micronet.mapback import files_mapped, find_record, map_back, mapped_outputs, scan_of
 from micronet.option_types import Real, Sizes, axes_option, dtype_option, path_option, spacing_option, text_option
-from micronet.prepare import Preparation, prepare_file
-from micronet.raw_scan import RawScan
 
 STRUCTURAL = Path("struct_iso")
 

@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 
 from micronet.core.provenance import sha256_of, versions, write_json  # noqa: E402
-from micronet.dataset import read_dataset  # noqa: E402
+from micronet.data.dataset import read_dataset  # noqa: E402
+from micronet.data.phantom import lumen_mask  # noqa: E402
 from micronet.io import read_annotation  # noqa: E402
-from micronet.phantom import lumen_mask  # noqa: E402
 from micronet.topology import betti_numbers, components, skeleton  # noqa: E402
 
 SPACING_UM = 4.5

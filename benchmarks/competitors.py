@@ -17,7 +17,7 @@ from monai.networks.nets import UNet as MonaiUNet
 from numpy.typing import NDArray
 from skimage.filters import frangi, sato, threshold_otsu
 
-from micronet.dataset import Sample
+from micronet.data.dataset import Sample
 from micronet.metrics import Overlap, overlap
 from micronet.networks.normalize import standardize
 from micronet.networks.weights import load_session, save_session

@@ -25,13 +25,13 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 
-from micronet.augmentation import Augmentation  # noqa: E402
 from micronet.core.provenance import versions, write_json  # noqa: E402
 from micronet.core.threads import physical_cores  # noqa: E402
 from micronet.core.volume import Volume  # noqa: E402
-from micronet.dataset import Sample  # noqa: E402
+from micronet.data.augmentation import Augmentation  # noqa: E402
+from micronet.data.dataset import Sample  # noqa: E402
+from micronet.data.phantom import phantom_of_seed  # noqa: E402
 from micronet.networks.models import MicroNet, bootstrap, model_for_state  # noqa: E402
-from micronet.phantom import phantom_of_seed  # noqa: E402
 from micronet.recipe import RECIPES, Recipe  # noqa: E402
 from micronet.training import Trainer  # noqa: E402
 

@@ -25,11 +25,11 @@ sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 from micronet.core.provenance import versions  # noqa: E402
 from micronet.core.threads import physical_cores  # noqa: E402
 from micronet.core.volume import Volume  # noqa: E402
-from micronet.dataset import Sample  # noqa: E402
+from micronet.data.dataset import Sample  # noqa: E402
+from micronet.data.phantom import phantom_of_seed  # noqa: E402
 from micronet.losses import fbeta_loss  # noqa: E402
 from micronet.networks import engine  # noqa: E402
 from micronet.networks.models import MicroNet  # noqa: E402
-from micronet.phantom import phantom_of_seed  # noqa: E402
 from micronet.recipe import RECIPES, TORCH_SEED  # noqa: E402
 from micronet.training import Trainer  # noqa: E402
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from micronet.core.errors import FileError, InputError, MicronetError
 from micronet.core.names import write_name
 from micronet.core.provenance import now, versions
-from micronet.dataset import DataSet, dataset_files, hashes
+from micronet.data.dataset import DataSet, dataset_files, hashes
 from micronet.ports import Bar, Scalars, Settings, Wishes
 from micronet.recipe import Plan
 from micronet.runfolder import LogRow, Places, Run

@@ -15,7 +15,7 @@ from micronet.commands import parse_command
 from micronet.console import add_common_options, set_engine, set_threads
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import same_but_for_case
-from micronet.dataset import DataSet, load_split, read_dataset
+from micronet.data.dataset import DataSet, load_split, read_dataset
 from micronet.lock import FolderLock
 from micronet.networks.models import MicroNet, MicroRNet
 from micronet.option_types import Whole, commands_option, path_option

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from micronet.core.volume import Volume, upright
-from micronet.dataset import Sample
+from micronet.data.dataset import Sample
 from micronet.inference import refine
 from micronet.lesson import Lesson, Mask
 from micronet.networks.kernels.boosting import logits

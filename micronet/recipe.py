@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from micronet.augmentation import FLIPS, Augmentation
+from micronet.data.augmentation import FLIPS, Augmentation
 
 __all__ = ["NUMPY_SEED", "RECIPES", "TORCH_SEED", "Plan", "Recipe", "learning_rate"]
 

@@ -18,7 +18,7 @@ from micronet.core.errors import FileError, InputError, MicronetError
 from micronet.core.names import file_part, same_name
 from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.provenance import now, sha256_of
-from micronet.dataset import DataSet, Sample, dataset_files
+from micronet.data.dataset import DataSet, Sample, dataset_files
 from micronet.io.checks import is_file
 from micronet.keeper import Keeper
 from micronet.metrics import Overlap, overlap

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from micronet.augmentation import View
 from micronet.core.errors import InputError
-from micronet.dataset import Sample
+from micronet.data.augmentation import View
+from micronet.data.dataset import Sample
 from micronet.distortion import distort, sample_distortion, size_map
 from micronet.inference import Iteration, refine
 from micronet.losses import fbeta_loss

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from micronet.augmentation import Augmentation, View
+from micronet.data.augmentation import Augmentation, View
 
 SHAPE = (40, 50, 60)
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from micronet.augmentation import FLIPS
 from micronet.core.errors import FileError
 from micronet.core.volume import Volume, upright
-from micronet.dataset import DataSetError, Sample, hashes, load_split, read_dataset
+from micronet.data.augmentation import FLIPS
+from micronet.data.dataset import DataSetError, Sample, hashes, load_split, read_dataset
 from micronet.io import Segment, write_segmentation, write_volume
 from micronet.networks.normalize import normalize_image
 

@@ -7,8 +7,8 @@ from skimage.registration import phase_cross_correlation
 
 from micronet import drift
 from micronet.core.errors import InputError
+from micronet.data.phantom import beating, render_oct
 from micronet.drift import centroid, image_drift
-from micronet.phantom import beating, render_oct
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import evaluate
 import infer
 import prepare
 from micronet import MicroNet, Volume, read_annotation, read_volume, write_volume
+from micronet.data.scan import true_grid
 from micronet.io import Segment, write_segmentation
 from micronet.networks.weights import save_state
-from micronet.raw_scan import true_grid
 
 # Oblique, anisotropic, one axis flipped: steps along (Z, Y, X) in µm.
 SPACING = (6.0, 2.7, 3.3)

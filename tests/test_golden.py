@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from micronet import MicroNet, Volume, bootstrap, fbeta_loss, load_model, normalize_mask, predict
-from micronet.dataset import Entry, Sample
+from micronet.data.dataset import Entry, Sample
 from micronet.networks.models import model_for_state
 from micronet.networks.normalize import image_statistics
 from micronet.networks.weights import load_state

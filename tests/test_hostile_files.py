@@ -23,11 +23,11 @@ from micronet.console import run
 from micronet.core.errors import FileError, InputError
 from micronet.core.provenance import write_json
 from micronet.core.volume import Volume, upright
-from micronet.dataset import DataSetError, load_split, read_dataset
+from micronet.data.dataset import DataSetError, load_split, read_dataset
+from micronet.data.map_back import map_back, scan_of
+from micronet.data.prepare import Preparation, prepare_file
+from micronet.data.scan import RawScan
 from micronet.io import Segment, files_of, open_stack, read_annotation, read_volume, write_segmentation, write_volume
-from micronet.mapback import map_back, scan_of
-from micronet.prepare import Preparation, prepare_file
-from micronet.raw_scan import RawScan
 
 HEADER = "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 5 4 3\n"
 

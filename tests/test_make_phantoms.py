@@ -19,10 +19,10 @@ import slicerio
 import make_phantoms
 from micronet import Volume, read_annotation, read_volume
 from micronet.core.errors import InputError
-from micronet.dataset import load_split, read_dataset
+from micronet.data.dataset import load_split, read_dataset
+from micronet.data.phantom import lumen_mask, mask_of_seed
+from micronet.data.phantom_set import over_annotations, procedural
 from micronet.io import Segment, write_segmentation
-from micronet.phantom import lumen_mask, mask_of_seed
-from micronet.phantom_set import over_annotations, procedural
 
 SMALL = ("--shape", "64,64,66")
 # Oblique, cubic voxels of 5 µm, one axis flipped.

@@ -29,7 +29,7 @@ from micronet.core.names import check_apart, existing, file_part, read_name, sam
 from micronet.core.table import write_table
 from micronet.core.volume import upright
 from micronet.curves import Curve, write_curves
-from micronet.dataset import DataSetError, load_split, read_dataset
+from micronet.data.dataset import DataSetError, load_split, read_dataset
 from micronet.io import Segment, read_annotation, read_segmentation, read_volume, write_segmentation
 from micronet.networks.weights import find_weights, load_state, save_state
 from micronet.runfolder import LogRow, Places, Run

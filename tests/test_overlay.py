@@ -21,7 +21,7 @@ import infer
 import prepare
 from micronet import MicroRNet, read_annotation, read_volume, write_volume
 from micronet.core.volume import Volume, share_grid
-from micronet.dataset import load_split, read_dataset
+from micronet.data.dataset import load_split, read_dataset
 from micronet.io import Segment, write_segmentation
 from micronet.napari_plugin.layers import GRID, settled_grids
 from micronet.napari_plugin.reader import get_reader

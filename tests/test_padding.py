@@ -13,11 +13,11 @@ import infer
 import train_micronet
 import train_micrornet
 from micronet import MicroNet, MicroRNet, Volume, predict, read_volume, write_volume
-from micronet.augmentation import Augmentation
 from micronet.console import run
 from micronet.core.errors import InputError
 from micronet.core.volume import upright
-from micronet.dataset import Sample
+from micronet.data.augmentation import Augmentation
+from micronet.data.dataset import Sample
 from micronet.inference import predict_in_slabs
 from micronet.io import Segment, read_annotation, write_segmentation
 from micronet.losses import fbeta_loss

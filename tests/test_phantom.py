@@ -10,9 +10,9 @@ import pytest
 from scipy import ndimage
 
 from micronet.core.errors import InputError
+from micronet.data.phantom import PRESETS, Anatomy, Optics, beating, lumen_mask, render_oct, varied
+from micronet.data.phantom.distance import squared_distance
 from micronet.io import read_annotation, read_volume
-from micronet.phantom import PRESETS, Anatomy, Optics, beating, lumen_mask, render_oct, varied
-from micronet.phantom.distance import squared_distance
 
 SHAPE = (96, 96, 96)
 
@@ -180,7 +180,7 @@ def test_mask_that_is_not_bool_or_3d_is_refused():
 
 
 def test_phantom_brings_in_no_torch():
-    code = "import sys, micronet.phantom; sys.exit('torch' in sys.modules)"
+    code = "import sys, micronet.data.phantom; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

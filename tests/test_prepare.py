@@ -18,11 +18,11 @@ import prepare
 from micronet.core.errors import InputError
 from micronet.core.resample import antialias_sigma
 from micronet.core.volume import Volume, upright
-from micronet.intensity import above_floor, finish, noise_floor, range_of, to_bytes
+from micronet.data.intensity import above_floor, finish, noise_floor, range_of, to_bytes
+from micronet.data.map_back import map_back
+from micronet.data.prepare import Preparation, prepare_file
+from micronet.data.scan import RawScan, parallel_steps, structural_grid, true_grid
 from micronet.io import Segment, read_annotation, read_volume, write_segmentation, write_volume
-from micronet.mapback import map_back
-from micronet.prepare import Preparation, prepare_file
-from micronet.raw_scan import RawScan, parallel_steps, structural_grid, true_grid
 
 SPACE = "left-posterior-superior"
 
@@ -214,7 +214,7 @@ class TestPipeline:
     def test_slabs_of_any_thickness_give_the_same_bytes(self, folder, rng, capsys, monkeypatch):
         write_volume("scan.nrrd", Volume(speckle(rng, (50, 40, 30)), upright((2, 2, 2)), units="um"))
         for name, size in (("whole", 1 << 25), ("planes", 1), ("slabs", 7 * 40 * 30 * 4)):
-            monkeypatch.setattr("micronet.prepare._BLOCK_BYTES", size)
+            monkeypatch.setattr("micronet.data.prepare._BLOCK_BYTES", size)
             assert call("scan.nrrd", "--domain", "intensity", "-o", name, capsys=capsys)[0] == 0
         assert Path("whole/scan.nrrd").read_bytes() == Path("planes/scan.nrrd").read_bytes()
         assert Path("whole/scan.nrrd").read_bytes() == Path("slabs/scan.nrrd").read_bytes()
@@ -373,8 +373,8 @@ def test_memory_does_not_grow_with_the_stack(root, folder, rng):
     script = f"""
 import sys; sys.path.insert(0, {str(root)!r})
 from pathlib import Path
-from micronet.prepare import Preparation, prepare_file
-from micronet.raw_scan import RawScan
+from micronet.data.prepare import Preparation, prepare_file
+from micronet.data.scan import RawScan
 scan = RawScan(shape=({{planes}}, 512, 512), dtype="uint8", spacing_um=(2, 2, 2))
 prepare_file(Path("{{planes}}.raw"), Preparation(scan, "intensity", noise_floor=1), say=lambda line: None)
 """

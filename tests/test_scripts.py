@@ -415,8 +415,8 @@ def test_real_light_sheet_and_ct_volumes_with_published_weights(shared, folder, 
 
 
 def test_simulated_image_over_a_real_annotation_with_published_weights(shared, folder, capsys):
+    from micronet.data.phantom import render_oct
     from micronet.io import read_annotation
-    from micronet.phantom import render_oct
 
     data = shared / "data" / "yolk_sac"
     name = "annotation_082616_00_T46_iso_full.seg.nrrd"

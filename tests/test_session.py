@@ -18,7 +18,7 @@ from tiny_training import SHAPE, Y_CROP, write_dataset
 from micronet import MicroNet, MicroRNet, load_model
 from micronet.commands import parse_command
 from micronet.core.errors import FileError, InputError
-from micronet.dataset import load_split, read_dataset
+from micronet.data.dataset import load_split, read_dataset
 from micronet.networks.models import bootstrap
 from micronet.networks.weights import load_session, load_state, save_session, save_state
 from micronet.ports import Settings, Wishes

@@ -8,7 +8,7 @@ import torch
 
 from micronet.core.errors import InputError
 from micronet.core.volume import Volume
-from micronet.dataset import Sample
+from micronet.data.dataset import Sample
 from micronet.networks.models import MicroNet, MicroRNet
 from micronet.recipe import RECIPES, Plan, learning_rate
 from micronet.training import Trainer

@@ -27,7 +27,8 @@ from micronet.core.ownership import Outputs  # noqa: E402
 from micronet.core.provenance import versions  # noqa: E402
 from micronet.core.threads import physical_cores  # noqa: E402
 from micronet.core.volume import Volume, upright  # noqa: E402
-from micronet.dataset import Sample  # noqa: E402
+from micronet.data.dataset import Sample  # noqa: E402
+from micronet.data.phantom import Anatomy, Optics, phantom_of_seed  # noqa: E402
 from micronet.io import Segment, write_segmentation, write_volume  # noqa: E402
 from micronet.metrics import overlap  # noqa: E402
 from micronet.networks import engine  # noqa: E402
@@ -35,7 +36,6 @@ from micronet.networks.card import Look, expected, planned_weights, write_card  
 from micronet.networks.models import MicroNet, MicroRNet, bootstrap, model_for_state  # noqa: E402
 from micronet.networks.weights import load_session, save_session, save_state  # noqa: E402
 from micronet.option_types import Whole, path_option  # noqa: E402
-from micronet.phantom import Anatomy, Optics, phantom_of_seed  # noqa: E402
 from micronet.recipe import NUMPY_SEED, RECIPES, TORCH_SEED  # noqa: E402
 from micronet.training import Trainer, ValidationReport  # noqa: E402
 
@@ -203,7 +203,7 @@ def write_weights(
         "network": trainer.model.name,
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "data": {
-            "what": "simulated yolk sacs, made by micronet.phantom; the optics of all but demo and unseen vary",
+            "what": "simulated yolk sacs, made by micronet.data.phantom; the optics of all but demo and unseen vary",
             "training": {"full_size": FULL_TRAINING, "small": SMALL_TRAINING},
             "validation": {"full_size": FULL_VALIDATION, "small": SMALL_VALIDATION},
             "unseen_full_size": UNSEEN,

@@ -184,7 +184,7 @@ def attempt(read, path, options, honest):
 
 def fault_of_message(error):
     """Return what is wrong with the message of a refusal; a data set may list its problems, one a line."""
-    from micronet.dataset import DataSetError
+    from micronet.data.dataset import DataSetError
 
     text = str(error)
     lines = text.split("\n  ") if isinstance(error, DataSetError) else [text]

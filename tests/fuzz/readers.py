@@ -6,7 +6,9 @@ import numpy as np
 
 from micronet import Volume
 from micronet.core.errors import MicronetError
-from micronet.dataset import load_split, read_dataset
+from micronet.data.dataset import load_split, read_dataset
+from micronet.data.map_back import find_record, map_back, scan_of
+from micronet.data.scan import RawScan
 from micronet.io import (
     Segment,
     files_of,
@@ -19,11 +21,9 @@ from micronet.io import (
     write_volume,
 )
 from micronet.io.sidecar import read_record, stated_domain
-from micronet.mapback import find_record, map_back, scan_of
 from micronet.networks.card import card_line, read_card
 from micronet.networks.models import bootstrap
 from micronet.networks.weights import load_model, load_state
-from micronet.raw_scan import RawScan
 from micronet.runfolder import Places, Run
 from micronet.segment import Job, Weights, segment_file
 

@@ -18,11 +18,11 @@ from PIL import Image
 
 from micronet import MicroNet, MicroRNet, Volume, write_volume
 from micronet.core.volume import upright
+from micronet.data.prepare import Preparation, prepare_file
+from micronet.data.scan import RawScan
 from micronet.io import Segment, write_segmentation
 from micronet.networks.card import Expected, Look, planned_weights, write_card
 from micronet.networks.weights import save_session, save_state
-from micronet.prepare import Preparation, prepare_file
-from micronet.raw_scan import RawScan
 
 SHAPE = (32, 33, 34)
 

@@ -20,11 +20,11 @@ from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.provenance import sha256_of, versions
 from micronet.core.resample import antialias_sigma, decimate_planes
 from micronet.core.volume import Volume
-from micronet.intensity import DOMAINS, Average, Domain, above_floor, finish, noise_floor, range_of, to_bytes
+from micronet.data.intensity import DOMAINS, Average, Domain, above_floor, finish, noise_floor, range_of, to_bytes
+from micronet.data.scan import AXES, RawScan, geometry_record, structural_grid
 from micronet.io import Stack, nrrd
 from micronet.io.scratch import Scratch, check_room
 from micronet.io.sidecar import MADE_BY, scan_name, stated_domain
-from micronet.raw_scan import AXES, RawScan, geometry_record, structural_grid
 
 __all__ = ["Preparation", "prepare_file"]
 

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.core.errors import InputError
-from micronet.phantom.anatomy import Anatomy, lumen_mask
-from micronet.phantom.oct import render_oct
-from micronet.phantom.optics import PRESETS, Optics, varied
+from micronet.data.phantom.anatomy import Anatomy, lumen_mask
+from micronet.data.phantom.oct import render_oct
+from micronet.data.phantom.optics import PRESETS, Optics, varied
 
 __all__ = ["mask_of_seed", "optics_of_seed", "phantom_of_seed", "speckle_of_seed"]
 
@@ -37,7 +37,7 @@ def mask_of_seed(
     anatomy : Anatomy, optional
         Sizes; the defaults when not given.
     phase : float
-        Of the heart's cycle, as `micronet.phantom.lumen_mask` has it.
+        Of the heart's cycle, as `micronet.data.phantom.lumen_mask` has it.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def mask_of_seed(
     Raises
     ------
     InputError
-        If `y_crop` exceeds the depth, or `micronet.phantom.lumen_mask` finds an axis too short.
+        If `y_crop` exceeds the depth, or `micronet.data.phantom.lumen_mask` finds an axis too short.
     """
     z, y, x = shape
     depth = y if y_crop is None else y_crop
@@ -63,7 +63,7 @@ def speckle_of_seed(seed: int, time_point: int = 0) -> np.random.Generator:
 
 
 def optics_of_seed(seed: int, *, vary: bool, preset: str = "oct") -> Optics:
-    """Return a preset of `micronet.phantom.PRESETS`, or with `vary` what the seed draws around it."""
+    """Return a preset of `micronet.data.phantom.PRESETS`, or with `vary` what the seed draws around it."""
     optics = PRESETS[preset]
     return varied(optics, np.random.default_rng([seed, _OPTICS])) if vary else optics
 

@@ -13,11 +13,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.augmentation import FLIPS, Augmentation
 from micronet.core.errors import FileError, InputError, MicronetError
 from micronet.core.names import existing, name_key
 from micronet.core.provenance import sha256_of
 from micronet.core.volume import Volume, share_grid
+from micronet.data.augmentation import FLIPS, Augmentation
 from micronet.io import files_of, files_read_with, read_annotation, read_volume
 from micronet.io.sidecar import refuse_second_log
 from micronet.networks.normalize import image_statistics, log_intensity, standardize

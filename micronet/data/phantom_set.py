@@ -16,6 +16,8 @@ from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.provenance import sha256_of
 from micronet.core.version import __version__
 from micronet.core.volume import Volume, upright
+from micronet.data.phantom import Anatomy, Optics, mask_of_seed, optics_of_seed, render_oct, speckle_of_seed
+from micronet.data.phantom.anatomy import SPACING_UM
 from micronet.io import (
     Segment,
     files_of,
@@ -27,8 +29,6 @@ from micronet.io import (
     write_volume,
 )
 from micronet.io.hdf5 import require_h5py, write_pairs
-from micronet.phantom import Anatomy, Optics, mask_of_seed, optics_of_seed, render_oct, speckle_of_seed
-from micronet.phantom.anatomy import SPACING_UM
 
 __all__ = ["MADE_BY", "PhantomSet", "Subject", "make_set", "over_annotations", "procedural"]
 
@@ -78,7 +78,7 @@ class PhantomSet:
     vary : bool
         Draw the optics anew for every seed.
     preset : str
-        The optics, or what they are drawn around: a key of `micronet.phantom.PRESETS`.
+        The optics, or what they are drawn around: a key of `micronet.data.phantom.PRESETS`.
     time_points : int
         Of one beat of every procedural heart.
     segment, spacing_um : optional

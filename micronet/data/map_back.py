@@ -16,9 +16,9 @@ from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.provenance import sha256_of, versions
 from micronet.core.resample import sample_planes
 from micronet.core.volume import MICROMETRES_PER, Volume, settle_units
+from micronet.data.scan import RawScan, covers, geometry_record, parallel_steps
 from micronet.io import Segment, files_of, files_read_with, read_annotation, volume_stem, write_mask_planes
 from micronet.io.sidecar import MADE_BY, read_record, scan_name
-from micronet.raw_scan import RawScan, covers, geometry_record, parallel_steps
 
 __all__ = ["files_mapped", "find_record", "map_back", "mapped_outputs", "scan_of"]
 
@@ -122,7 +122,7 @@ def map_back(
     linear : bool
         Interpolate linearly and take one half and more; else take the nearest voxel.
     say, on_planes : callable
-        As `micronet.prepare.prepare_file`.
+        As `micronet.data.prepare.prepare_file`.
     record_path : Path, optional
         Record of the structural volume; the scan must have the geometry that it tells.
     force : bool

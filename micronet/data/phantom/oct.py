@@ -15,8 +15,8 @@ from scipy import ndimage
 
 from micronet.core.errors import InputError
 from micronet.core.threads import Team, physical_cores
-from micronet.phantom.optics import Optics
-from micronet.phantom.tissues import Tissues
+from micronet.data.phantom.optics import Optics
+from micronet.data.phantom.tissues import Tissues
 
 __all__ = ["render_oct"]
 

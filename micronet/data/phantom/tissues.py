@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from micronet.phantom.distance import squared_distance
-from micronet.phantom.optics import Optics
+from micronet.data.phantom.distance import squared_distance
+from micronet.data.phantom.optics import Optics
 
 __all__ = ["Tissues"]
 

@@ -1,0 +1,1 @@
+"""Data sets, augmentation, raw scans, phantoms."""
