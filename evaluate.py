@@ -17,7 +17,8 @@ from micronet.core.errors import FileError, InputError
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import check_outputs
 from micronet.core.ram import SHARE, Allowance
-from micronet.evaluation import (
+from micronet.measure.lumen_files import write_vessels
+from micronet.measure.pairs import (
     Pair,
     Reading,
     check_reading,
@@ -28,11 +29,10 @@ from micronet.evaluation import (
     read_pair,
     with_images,
 )
-from micronet.evaluation_report import EvaluationReport
-from micronet.lumen_files import write_vessels
+from micronet.measure.report import EvaluationReport
+from micronet.measure.scores import Scoring, summarise
+from micronet.measure.tables import ScoreTables, planned_scores, summary_lines
 from micronet.option_types import Real, Whole, axes_option, bytes_option, path_option, spacing_option, text_option
-from micronet.score_tables import ScoreTables, planned_scores, summary_lines
-from micronet.scores import Scoring, summarise
 
 # Of the bootstrap: the same volumes always give the same intervals.
 SEED = 20261121

@@ -26,7 +26,7 @@ from micronet.core.provenance import sha256_of, versions, write_json  # noqa: E4
 from micronet.data.dataset import read_dataset  # noqa: E402
 from micronet.data.phantom import lumen_mask  # noqa: E402
 from micronet.io import read_annotation  # noqa: E402
-from micronet.topology import betti_numbers, components, skeleton  # noqa: E402
+from micronet.measure.topology import betti_numbers, components, skeleton  # noqa: E402
 
 SPACING_UM = 4.5
 #: Shape of a published volume after its crop.

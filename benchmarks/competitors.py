@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from skimage.filters import frangi, sato, threshold_otsu
 
 from micronet.data.dataset import Sample
-from micronet.metrics import Overlap, overlap
+from micronet.measure.overlap import Overlap, overlap
 from micronet.networks.normalize import standardize
 from micronet.networks.weights import load_session, save_session
 

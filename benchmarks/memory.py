@@ -30,8 +30,8 @@ sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 from micronet import MicroNet, MicroRNet, Volume, write_volume  # noqa: E402
 from micronet.core import ram  # noqa: E402
 from micronet.core.volume import upright  # noqa: E402
-from micronet.evaluation import Pair, Reading, check_reading, check_scoring, read_pair  # noqa: E402
 from micronet.io import Segment, write_segmentation  # noqa: E402
+from micronet.measure.pairs import Pair, Reading, check_reading, check_scoring, read_pair  # noqa: E402
 from micronet.networks.weights import save_state  # noqa: E402
 
 #: infer.py's threshold that makes the mask of an untrained network empty, full or noisy.

@@ -38,7 +38,7 @@ from micronet.data.dataset import Entry, read_dataset  # noqa: E402
 from micronet.data.phantom import Optics, mask_of_seed, render_oct  # noqa: E402
 from micronet.inference import predict  # noqa: E402
 from micronet.io import read_annotation  # noqa: E402
-from micronet.metrics import overlap  # noqa: E402
+from micronet.measure.overlap import overlap  # noqa: E402
 from micronet.networks.models import MicroNet, MicroRNet  # noqa: E402
 from micronet.networks.weights import load_model  # noqa: E402
 from micronet.report.preview import ANNOTATION_COLOUR, MASK_COLOUR  # noqa: E402

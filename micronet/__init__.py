@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from micronet.inference import predict
     from micronet.io import read_annotation, read_volume, write_volume
     from micronet.losses import fbeta_loss
+    from micronet.measure.scores import score_masks
+    from micronet.measure.surface import lumen_surface
+    from micronet.measure.vessels import measure_vessels
     from micronet.networks.models import MicroNet, MicroRNet, bootstrap
     from micronet.networks.normalize import normalize_image, normalize_mask
     from micronet.networks.weights import load_model
-    from micronet.scores import score_masks
-    from micronet.surface import lumen_surface
-    from micronet.vessels import measure_vessels
 
 from micronet.core.version import __version__ as __version__
 
@@ -50,14 +50,14 @@ _HOME = {
     "distort": "distortion",
     "fbeta_loss": "losses",
     "load_model": "networks.weights",
-    "lumen_surface": "surface",
-    "measure_vessels": "vessels",
+    "lumen_surface": "measure.surface",
+    "measure_vessels": "measure.vessels",
     "normalize_image": "networks.normalize",
     "normalize_mask": "networks.normalize",
     "predict": "inference",
     "read_annotation": "io",
     "read_volume": "io",
-    "score_masks": "scores",
+    "score_masks": "measure.scores",
     "size_map": "distortion",
     "write_volume": "io",
 }

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.core.errors import InputError
-from micronet.metrics import overlap
+from micronet.measure.overlap import overlap
 from micronet.teaching_folds import Folds, hold_out
 
 __all__ = ["Choice", "Learner", "Lesson", "Taught", "choose"]

@@ -13,7 +13,7 @@ from micronet.core.names import write_name
 from micronet.core.volume import Volume, bounding_box
 from micronet.io import Segment, nrrd, write_mask_planes
 from micronet.io.scratch import Scratch
-from micronet.metrics import Overlap
+from micronet.measure.overlap import Overlap
 from micronet.report.preview import write_preview
 
 __all__ = ["above", "measure", "score_line", "scores_record", "write_result"]

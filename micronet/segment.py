@@ -23,7 +23,6 @@ from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.provenance import sha256_of, versions
 from micronet.core.ram import MemoryLimitError
 from micronet.core.volume import Volume, share_grid
-from micronet.footprint import least_bytes, mesh_bytes, vessels_bytes
 from micronet.inference import Iteration, predict, predict_in_slabs
 from micronet.io import (
     claimed_bytes,
@@ -38,9 +37,10 @@ from micronet.io import (
 from micronet.io.mesh import MESH_FORMATS
 from micronet.io.scratch import Scratch
 from micronet.io.sidecar import refuse_second_log
-from micronet.lumen_files import surface_path, vessel_paths, write_surface, write_vessels
+from micronet.measure.footprint import least_bytes, mesh_bytes, vessels_bytes
+from micronet.measure.lumen_files import surface_path, vessel_paths, write_surface, write_vessels
+from micronet.measure.overlap import overlap
 from micronet.memory import Memory, Need, plan_memory
-from micronet.metrics import overlap
 from micronet.networks import engine
 from micronet.networks.card import card_line, card_path
 from micronet.networks.models import MicroNet, MicroRNet

@@ -13,12 +13,12 @@ from micronet.core.names import write_name
 from micronet.core.volume import Volume
 from micronet.inference import Iteration
 from micronet.io.scratch import Scratch
+from micronet.measure.scores import DEFINITIONS
 from micronet.report.page.grid import Grid
 from micronet.report.page.html import Markup, Section, figure, note, table, write_page
 from micronet.report.page.plots import Line, bins, histogram, plot
 from micronet.report.page.scroller import Movie, Shown
 from micronet.report.preview import sampled
-from micronet.scores import DEFINITIONS
 
 __all__ = ["SegmentReport"]
 

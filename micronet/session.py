@@ -21,7 +21,7 @@ from micronet.core.provenance import now, sha256_of
 from micronet.data.dataset import DataSet, Sample, dataset_files
 from micronet.io.checks import is_file
 from micronet.keeper import Keeper
-from micronet.metrics import Overlap, overlap
+from micronet.measure.overlap import Overlap, overlap
 from micronet.networks.card import planned_weights, record_weights
 from micronet.networks.models import MicroRNet, bootstrap, model_for_state
 from micronet.networks.weights import load_state, save_state

@@ -22,7 +22,7 @@ from micronet.core.volume import Volume, share_grid
 from micronet.drift import centroid, image_drift
 from micronet.inference import Iteration
 from micronet.io import files_read_with, open_recording, read_annotation, read_volume, volume_stem, write_label_tiff
-from micronet.metrics import overlap
+from micronet.measure.overlap import overlap
 from micronet.networks.models import MicroRNet
 from micronet.segment import MADE_BY, Job, TimePoint, Weights, check_stems, input_record, read_beside, segment_file
 from micronet.time_plot import write_time_plot

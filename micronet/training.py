@@ -19,7 +19,7 @@ from micronet.data.dataset import Sample
 from micronet.distortion import distort, sample_distortion, size_map
 from micronet.inference import Iteration, refine
 from micronet.losses import fbeta_loss
-from micronet.metrics import Overlap, overlap
+from micronet.measure.overlap import Overlap, overlap
 from micronet.networks import engine
 from micronet.networks.models import MicroNet, MicroRNet
 from micronet.networks.normalize import normalize_mask, standardize

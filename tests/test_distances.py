@@ -7,8 +7,8 @@ from monai.metrics import compute_average_surface_distance, compute_hausdorff_di
 from shapes import ball, moved, torus
 
 from micronet.core.errors import InputError
-from micronet.distances import surface_distances
 from micronet.io import read_annotation
+from micronet.measure.distances import surface_distances
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # MONAI's own
 

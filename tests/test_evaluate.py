@@ -15,8 +15,8 @@ from shapes import ball, moved, torus
 
 import evaluate
 from micronet.core.volume import Volume, upright
-from micronet.evaluation import volume_name
 from micronet.io import Segment, write_segmentation, write_volume
+from micronet.measure.pairs import volume_name
 
 SPACE = "left-posterior-superior"
 

@@ -15,8 +15,8 @@ import evaluate
 import infer
 from micronet import MicroNet, MicroRNet, Volume, lumen_surface, write_volume
 from micronet.core.volume import upright
-from micronet.footprint import mesh_vertices, scores_bytes, surface_voxels, vessels_bytes
 from micronet.io import Segment, write_segmentation
+from micronet.measure.footprint import mesh_vertices, scores_bytes, surface_voxels, vessels_bytes
 from micronet.memory import Need, plan_memory
 from micronet.networks.weights import save_state
 
@@ -41,8 +41,8 @@ PEAKS = """
 import ctypes, json, re, sys, numpy as np
 from pathlib import Path
 from micronet import Volume, footprint
-from micronet.lumen_files import write_surface, write_vessels
-from micronet.scores import score_masks
+from micronet.measure.lumen_files import write_surface, write_vessels
+from micronet.measure.scores import score_masks
 from micronet.core.volume import upright
 def kilobytes(name):
     return int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
@@ -88,7 +88,7 @@ def test_a_mesh_made_slab_by_slab_is_that_of_the_whole(rng, monkeypatch):
     mask = Volume(rng.random((20, 12, 9)) < 0.4)
     whole = lumen_surface(mask)
     for voxels in (1, 300, 1000):
-        monkeypatch.setattr("micronet.surface._SLAB_VOXELS", voxels)
+        monkeypatch.setattr("micronet.measure.surface._SLAB_VOXELS", voxels)
         slabs = lumen_surface(mask)
         assert np.array_equal(slabs.triangles, whole.triangles)
         assert np.array_equal(slabs.vertices, whole.vertices)

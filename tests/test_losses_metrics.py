@@ -6,7 +6,7 @@ import torch
 
 from micronet.core.errors import InputError
 from micronet.losses import fbeta_loss
-from micronet.metrics import Overlap, overlap
+from micronet.measure.overlap import Overlap, overlap
 
 # tp 3, fp 1, fn 2
 PREDICTED = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0])

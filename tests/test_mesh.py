@@ -9,8 +9,8 @@ from micronet.core.errors import FileError, InputError
 from micronet.core.volume import Volume, upright
 from micronet.io import read_annotation
 from micronet.io.mesh import MESH_FORMATS, write_mesh
-from micronet.surface import lumen_surface
-from micronet.topology import betti_numbers
+from micronet.measure.surface import lumen_surface
+from micronet.measure.topology import betti_numbers
 
 UM = 4.5
 

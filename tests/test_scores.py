@@ -11,8 +11,8 @@ from shapes import ball, moved, shell, torus
 
 from micronet.core.errors import InputError
 from micronet.io import read_annotation
-from micronet.scores import DEFINITIONS, Scores, Scoring, score_masks, summarise
-from micronet.sweep import mask_above, threshold_sweep
+from micronet.measure.scores import DEFINITIONS, Scores, Scoring, score_masks, summarise
+from micronet.measure.thresholds import mask_above, threshold_sweep
 
 UM = (4.5, 4.5, 4.5)
 

@@ -7,7 +7,7 @@ from skimage import measure, morphology
 
 from micronet.core.errors import InputError
 from micronet.io import read_annotation
-from micronet.topology import betti_numbers, cl_dice, components, skeleton
+from micronet.measure.topology import betti_numbers, cl_dice, components, skeleton
 
 
 def _cube_with_three_tunnels():

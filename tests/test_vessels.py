@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from shapes import ball, grid, shell, torus
 
-from micronet.centreline import centreline
 from micronet.core.errors import InputError
 from micronet.core.volume import Volume, bounding_box, upright
 from micronet.io import read_annotation
-from micronet.lumen_files import write_vessels
-from micronet.topology import betti_numbers
-from micronet.vessels import measure_vessels
+from micronet.measure.centreline import centreline
+from micronet.measure.lumen_files import write_vessels
+from micronet.measure.topology import betti_numbers
+from micronet.measure.vessels import measure_vessels
 
 
 def tube(radius, length, direction, spacing=(1.0, 1.0, 1.0), side=73):

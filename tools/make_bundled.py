@@ -30,7 +30,7 @@ from micronet.core.volume import Volume, upright  # noqa: E402
 from micronet.data.dataset import Sample  # noqa: E402
 from micronet.data.phantom import Anatomy, Optics, phantom_of_seed  # noqa: E402
 from micronet.io import Segment, write_segmentation, write_volume  # noqa: E402
-from micronet.metrics import overlap  # noqa: E402
+from micronet.measure.overlap import overlap  # noqa: E402
 from micronet.networks import engine  # noqa: E402
 from micronet.networks.card import Look, expected, planned_weights, write_card  # noqa: E402
 from micronet.networks.models import MicroNet, MicroRNet, bootstrap, model_for_state  # noqa: E402

@@ -13,8 +13,8 @@ from scipy.ndimage import binary_fill_holes, distance_transform_edt, maximum_fil
 from skimage.graph import MCP_Geometric
 
 from micronet.core.volume import is_isotropic
-from micronet.isotropic import CORNER, IsotropicGrid, ended
-from micronet.topology import skeleton
+from micronet.measure.isotropic import CORNER, IsotropicGrid, ended
+from micronet.measure.topology import skeleton
 
 __all__ = ["Branch", "Centreline", "centreline"]
 
@@ -89,13 +89,13 @@ def centreline(
 
     Notes
     -----
-    The skeleton of `micronet.topology.skeleton`, cavities filled, so that a hollow does not turn the line into a
+    The skeleton of `measure.topology.skeleton`, cavities filled, so that a hollow does not turn the line into a
     shell. Thinning eats up vessels that run diagonally; where the lumen goes on farther than twice the radius and two
     voxels from the line, a path along its middle is added from the farthest voxel (the idea of TEASAR: Sato et al.
     2000). The radius is the distance from the middle of the lumen, within one voxel of the point, to the nearest voxel
     outside. At an open end the line stops about a radius before the wall.
 
-    Where voxels are no cubes, the lumen is thinned on a grid of the finest spacing (`micronet.isotropic`, which tells
+    Where voxels are no cubes, the lumen is thinned on a grid of the finest spacing (`measure.isotropic`, which tells
     of the memory), on which its wall is interpolated. Up to 8 : 1, tubes, bends and rings of a radius of about the
     coarse spacing and more have the length that they have where voxels are cubes, and their radius, within 10 %; where
     the lumen ends is known to half a coarse voxel. Of the radius `IsotropicGrid.excess` is taken off, at most half the

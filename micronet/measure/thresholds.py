@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.core.errors import InputError
-from micronet.metrics import Overlap
+from micronet.measure.overlap import Overlap
 
 __all__ = ["LEVELS", "Sweep", "mask_above", "threshold_sweep"]
 

@@ -12,11 +12,11 @@ from micronet.core.names import write_name
 from micronet.core.ownership import Outputs
 from micronet.core.provenance import versions
 from micronet.core.table import number_cell, write_table
-from micronet.evaluation import Evaluation, Pair, Reading
-from micronet.lumen_files import vessel_paths
-from micronet.scores import RESAMPLES, Scores, Scoring, Summary
-from micronet.sweep import Sweep
-from micronet.sweep_plot import write_sweep_plot
+from micronet.measure.lumen_files import vessel_paths
+from micronet.measure.pairs import Evaluation, Pair, Reading
+from micronet.measure.scores import RESAMPLES, Scores, Scoring, Summary
+from micronet.measure.thresholds import Sweep
+from micronet.measure.thresholds_plot import write_sweep_plot
 
 __all__ = [
     "MADE_BY",

@@ -14,7 +14,7 @@ from micronet.core.volume import MICROMETRES_PER, Volume
 from micronet.io.mesh import write_mesh
 
 if TYPE_CHECKING:
-    from micronet.vessels import Vessel
+    from micronet.measure.vessels import Vessel
 
 __all__ = ["surface_path", "vessel_paths", "write_surface", "write_vessels"]
 
@@ -52,14 +52,14 @@ def vessel_paths(folder: Path, stem: str) -> dict[str, Path]:
 
 
 def write_surface(path: Path, mask: Volume) -> dict[str, Path]:
-    """Write the surface of a mask, as `micronet.surface.lumen_surface` makes it; nothing of an empty mask.
+    """Write the surface of a mask, as `micronet.measure.surface.lumen_surface` makes it; nothing of an empty mask.
 
     Returns
     -------
     dict of str to Path
         ``{"mesh": path}``, or nothing.
     """
-    from micronet.surface import lumen_surface  # scikit-image is slow to import, and few ask for a surface
+    from micronet.measure.surface import lumen_surface  # scikit-image is slow to import, and few ask for a surface
 
     return {"mesh": write_mesh(path, lumen_surface(mask))} if mask.array.any() else {}
 
@@ -67,14 +67,14 @@ def write_surface(path: Path, mask: Volume) -> dict[str, Path]:
 def write_vessels(folder: Path, stem: str, mask: Volume) -> dict[str, Path]:
     """Write a table with a row for each vessel and one with a row for each point of a centreline.
 
-    InputError as `micronet.vessels.measure_vessels`, FileError when a table cannot be written.
+    InputError as `micronet.measure.vessels.measure_vessels`, FileError when a table cannot be written.
 
     Returns
     -------
     dict of str to Path
         As `vessel_paths`.
     """
-    from micronet.vessels import measure_vessels  # as above
+    from micronet.measure.vessels import measure_vessels  # as above
 
     files = vessel_paths(folder, stem)
     vessels = measure_vessels(mask)

@@ -14,8 +14,8 @@ from matplotlib.patheffects import withStroke
 
 from micronet.core.files import atomic_path
 from micronet.core.names import shortened, write_name
+from micronet.measure.thresholds import Sweep
 from micronet.report.preview import ANNOTATION_COLOUR, MASK_COLOUR
-from micronet.sweep import Sweep
 
 __all__ = ["sweep_figure", "write_sweep_plot"]
 

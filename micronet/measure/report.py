@@ -13,16 +13,16 @@ import numpy as np
 
 from micronet.core.names import write_name
 from micronet.core.provenance import sha256_of, versions
-from micronet.evaluation import Evaluation, MaskPair, Pair, Reading
 from micronet.io import files_of
+from micronet.measure.pairs import Evaluation, MaskPair, Pair, Reading
+from micronet.measure.scores import RESAMPLES, Scoring, Summary
+from micronet.measure.tables import settings_of
+from micronet.measure.thresholds_plot import sweep_figure
 from micronet.report.page.grid import VOXELS, Grid
 from micronet.report.page.html import Markup, Section, figure, note, table, write_page
 from micronet.report.page.plots import Line, bins, data_uri, histogram, plot
 from micronet.report.page.scroller import Movie, Shown
 from micronet.report.preview import sampled
-from micronet.score_tables import settings_of
-from micronet.scores import RESAMPLES, Scoring, Summary
-from micronet.sweep_plot import sweep_figure
 
 __all__ = ["EvaluationReport"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import affine_transform, distance_transform_edt
 
-from micronet.topology import components
+from micronet.measure.topology import components
 
 __all__ = ["CORNER", "IsotropicGrid", "ended"]
 

@@ -28,7 +28,7 @@ _ROWS, _SLAB, _SLAB_VOXEL, _VERTEX = 8_000_000, 1 << 21, 7, 180
 # Of the vessels: labels and distances of each voxel of the box, and what each voxel of the surface may leave behind:
 # no skeleton has more voxels than that.
 _LABELLED, _MEASURED, _SKELETON = 5, 80, 400
-# Of a centreline on a grid of cubes: distances, paths and skeleton of each of them (`micronet.isotropic`).
+# Of a centreline on a grid of cubes: distances, paths and skeleton of each of them (`micronet.measure.isotropic`).
 _CUBE = 125
 # Of the scores: distance maps and skeletons in the box, and the distances of the surfaces' voxels.
 _SCORED, _APART = 24, 85
@@ -52,7 +52,7 @@ def vessels_bytes(mask: NDArray[np.bool_], spacing: Sequence[float] = (1, 1, 1))
 
 
 def scores_bytes(predicted: NDArray[np.bool_], annotated: NDArray[np.bool_]) -> int:
-    """Return about how many bytes `micronet.scores.score_masks` takes at most."""
+    """Return about how many bytes `micronet.measure.scores.score_masks` takes at most."""
     box = max(_box_voxels(predicted), _box_voxels(annotated), _box_voxels(predicted | annotated))
     return 2 * predicted.size + _SCORED * box + _APART * max(surface_voxels(predicted), surface_voxels(annotated))
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.core.errors import InputError
-from micronet.distances import surface_distances
-from micronet.metrics import overlap
-from micronet.topology import betti_numbers, cl_dice
+from micronet.measure.distances import surface_distances
+from micronet.measure.overlap import overlap
+from micronet.measure.topology import betti_numbers, cl_dice
 
 __all__ = ["DEFINITIONS", "RESAMPLES", "Scores", "Scoring", "Summary", "score_masks", "summarise"]
 

@@ -12,7 +12,6 @@ from micronet.core.errors import FileError, InputError
 from micronet.core.names import listed, name_key, same_but_for_case
 from micronet.core.ram import Allowance
 from micronet.core.volume import Volume, share_grid
-from micronet.footprint import least_bytes, scores_bytes, vessels_bytes
 from micronet.io import (
     VOLUME_SUFFIXES,
     claimed_bytes,
@@ -22,8 +21,9 @@ from micronet.io import (
     read_volume,
     volume_stem,
 )
-from micronet.scores import Scores, Scoring, score_masks
-from micronet.sweep import Sweep, mask_above, threshold_sweep
+from micronet.measure.footprint import least_bytes, scores_bytes, vessels_bytes
+from micronet.measure.scores import Scores, Scoring, score_masks
+from micronet.measure.thresholds import Sweep, mask_above, threshold_sweep
 
 __all__ = [
     "Evaluation",

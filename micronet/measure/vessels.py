@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
-from micronet.centreline import Centreline, centreline
 from micronet.core.errors import InputError
 from micronet.core.volume import Volume
-from micronet.topology import components
+from micronet.measure.centreline import Centreline, centreline
+from micronet.measure.topology import components
 
 __all__ = ["Vessel", "measure_vessels"]
 

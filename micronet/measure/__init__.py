@@ -1,0 +1,1 @@
+"""Overlap, surfaces, topology, vessels, and their tables."""
