@@ -38,8 +38,8 @@ from micronet.option_types import (
     spacing_option,
     text_option,
 )
-from micronet.segment import Job, Weights, check_results, check_stems, segment_file
-from micronet.timelapse import Start, TimeLapseRun, open_time_lapse
+from micronet.segment.job import Job, Weights, check_results, check_stems, segment_file
+from micronet.segment.time_lapse import Start, TimeLapseRun, open_time_lapse
 
 ROOT = Path(__file__).resolve().parent
 DEMO = ROOT / "struct_iso" / "E5D_phantom_demo.nrrd"

@@ -35,7 +35,6 @@ from micronet.core.provenance import versions, write_json  # noqa: E402
 from micronet.core.threads import physical_cores  # noqa: E402
 from micronet.data.dataset import Sample, read_dataset  # noqa: E402
 from micronet.data.phantom import Optics, render_oct, speckle_of_seed  # noqa: E402
-from micronet.inference import refine  # noqa: E402
 from micronet.io import read_annotation  # noqa: E402
 from micronet.measure.overlap import overlap  # noqa: E402
 from micronet.measure.topology import cl_dice, skeleton  # noqa: E402
@@ -43,6 +42,7 @@ from micronet.networks import engine  # noqa: E402
 from micronet.networks.models import MicroNet, MicroRNet, bootstrap, model_for_state  # noqa: E402
 from micronet.networks.weights import load_model, load_state, save_state  # noqa: E402
 from micronet.recipe import NUMPY_SEED, RECIPES, TORCH_SEED  # noqa: E402
+from micronet.segment.refine import refine  # noqa: E402
 from micronet.training import Trainer  # noqa: E402
 
 PUBLISHED = {"published µ-Net": "u-net_1600.pt", "published µr-Net": "ur-net_b0.5_1200.pt"}

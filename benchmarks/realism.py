@@ -36,12 +36,12 @@ from micronet.core.provenance import versions, write_json  # noqa: E402
 from micronet.core.threads import physical_cores  # noqa: E402
 from micronet.data.dataset import Entry, read_dataset  # noqa: E402
 from micronet.data.phantom import Optics, mask_of_seed, render_oct  # noqa: E402
-from micronet.inference import predict  # noqa: E402
 from micronet.io import read_annotation  # noqa: E402
 from micronet.measure.overlap import overlap  # noqa: E402
 from micronet.networks.models import MicroNet, MicroRNet  # noqa: E402
 from micronet.networks.weights import load_model  # noqa: E402
 from micronet.report.preview import ANNOTATION_COLOUR, MASK_COLOUR  # noqa: E402
+from micronet.segment.refine import predict  # noqa: E402
 
 WEIGHTS = {"u": "u-net_1600.pt", "ur": "ur-net_b0.5_1200.pt"}
 OCT = Optics()

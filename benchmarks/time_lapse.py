@@ -24,12 +24,12 @@ sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 from micronet.core.provenance import sha256_of, versions, write_json  # noqa: E402
 from micronet.core.threads import physical_cores  # noqa: E402
 from micronet.data.phantom import beating, render_oct  # noqa: E402
-from micronet.inference import refine  # noqa: E402
 from micronet.measure.overlap import overlap  # noqa: E402
 from micronet.networks.models import MicroNet, MicroRNet  # noqa: E402
 from micronet.networks.normalize import normalize_image  # noqa: E402
 from micronet.networks.weights import load_model  # noqa: E402
-from micronet.timelapse import FIRST_ITERATIONS  # noqa: E402
+from micronet.segment.refine import refine  # noqa: E402
+from micronet.segment.time_lapse import FIRST_ITERATIONS  # noqa: E402
 
 STARTS = ("blank", "previous")
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from micronet.core.volume import Volume
     from micronet.distortion import distort, size_map
-    from micronet.inference import predict
     from micronet.io import read_annotation, read_volume, write_volume
     from micronet.losses import fbeta_loss
     from micronet.measure.scores import score_masks
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from micronet.networks.models import MicroNet, MicroRNet, bootstrap
     from micronet.networks.normalize import normalize_image, normalize_mask
     from micronet.networks.weights import load_model
+    from micronet.segment.refine import predict
 
 from micronet.core.version import __version__ as __version__
 
@@ -54,7 +54,7 @@ _HOME = {
     "measure_vessels": "measure.vessels",
     "normalize_image": "networks.normalize",
     "normalize_mask": "networks.normalize",
-    "predict": "inference",
+    "predict": "segment.refine",
     "read_annotation": "io",
     "read_volume": "io",
     "score_masks": "measure.scores",

@@ -12,7 +12,6 @@ from scipy import ndimage
 
 from micronet.core.volume import Volume, upright
 from micronet.data.dataset import Sample
-from micronet.inference import refine
 from micronet.lesson import Lesson, Mask
 from micronet.networks.kernels.boosting import logits
 from micronet.networks.kernels.scale_space import default_scales, features, features_at
@@ -21,6 +20,7 @@ from micronet.networks.pixel import PixelNetwork
 from micronet.networks.pixel_trees import PixelTrees, train_pixel_trees
 from micronet.prevalence import annotates_slices, logit_shift, prevalence
 from micronet.recipe import RECIPES
+from micronet.segment.refine import refine
 from micronet.teaching import train_pixel_network
 from micronet.training import StepReport, Trainer
 

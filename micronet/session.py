@@ -26,8 +26,8 @@ from micronet.networks.card import planned_weights, record_weights
 from micronet.networks.models import MicroRNet, bootstrap, model_for_state
 from micronet.networks.weights import load_state, save_state
 from micronet.ports import Bar, Scalars, Settings, Wishes
-from micronet.result import above, score_line, write_result
 from micronet.runfolder import Places, Run, latest_session, session_path, sessions, set_aside, weights_named
+from micronet.segment.outputs import above, score_line, write_result
 from micronet.training import Trainer
 
 __all__ = ["Session"]

@@ -17,7 +17,6 @@ from micronet.core.errors import InputError
 from micronet.data.augmentation import View
 from micronet.data.dataset import Sample
 from micronet.distortion import distort, sample_distortion, size_map
-from micronet.inference import Iteration, refine
 from micronet.losses import fbeta_loss
 from micronet.measure.overlap import Overlap, overlap
 from micronet.networks import engine
@@ -25,6 +24,7 @@ from micronet.networks.models import MicroNet, MicroRNet
 from micronet.networks.normalize import normalize_mask, standardize
 from micronet.networks.padding import Padding
 from micronet.recipe import NUMPY_SEED, RECIPES, Plan, Recipe, learning_rate
+from micronet.segment.refine import Iteration, refine
 from micronet.soap import Soap
 
 __all__ = ["StepReport", "Trainer", "ValidationReport"]

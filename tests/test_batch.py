@@ -205,17 +205,19 @@ class TestTimeLapse:
         )
 
     def test_a_fault_of_ours_costs_one_time_point(self, arguments, monkeypatch, capsys):
-        import micronet.timelapse as module
+        import micronet.segment.time_lapse as module
 
         wrong = fault(module.segment_file, lambda path, *_: path.stem, "t1", ZeroDivisionError("by zero"))
         monkeypatch.setattr(module, "segment_file", wrong)
         code, out, _ = call(infer, *arguments, capsys=capsys)
         assert code == 2
-        assert re.search(r"failed  t1  internal error \(ZeroDivisionError: by zero\) in micronet/timelapse.py:\d+", out)
+        assert re.search(
+            r"failed  t1  internal error \(ZeroDivisionError: by zero\) in micronet/segment/time_lapse.py:\d+", out
+        )
         assert [row["status"] for row in rows("predictions/t0_timelapse.csv")] == ["done", "failed", "done"]
 
     def test_an_interrupt_leaves_a_whole_table_of_the_rows_so_far(self, arguments, monkeypatch, capsys):
-        import micronet.timelapse as module
+        import micronet.segment.time_lapse as module
 
         wrong = fault(module.segment_file, lambda path, *_: path.stem, "t2", KeyboardInterrupt())
         monkeypatch.setattr(module, "segment_file", wrong)

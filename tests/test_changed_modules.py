@@ -12,9 +12,9 @@ from torch.nn.utils import parametrizations, prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from micronet.core.errors import InputError
-from micronet.inference import refine, works_in_slabs
 from micronet.networks import engine
 from micronet.networks.models import MicroNet, MicroRNet
+from micronet.segment.refine import refine, works_in_slabs
 
 
 @pytest.fixture(autouse=True)

@@ -5,10 +5,10 @@ import pytest
 from scipy import ndimage
 from skimage.registration import phase_cross_correlation
 
-from micronet import drift
 from micronet.core.errors import InputError
 from micronet.data.phantom import beating, render_oct
-from micronet.drift import centroid, image_drift
+from micronet.segment import drift
+from micronet.segment.drift import centroid, image_drift
 
 
 @pytest.fixture

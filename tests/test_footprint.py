@@ -17,8 +17,8 @@ from micronet import MicroNet, MicroRNet, Volume, lumen_surface, write_volume
 from micronet.core.volume import upright
 from micronet.io import Segment, write_segmentation
 from micronet.measure.footprint import mesh_vertices, scores_bytes, surface_voxels, vessels_bytes
-from micronet.memory import Need, plan_memory
 from micronet.networks.weights import save_state
+from micronet.segment.memory import Need, plan_memory
 
 
 @pytest.mark.parametrize("part", [0.02, 0.5, 0.9])

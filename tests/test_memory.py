@@ -16,12 +16,12 @@ from micronet import MicroNet, MicroRNet, Volume, predict, read_volume, write_vo
 from micronet.core.errors import FileError, InputError
 from micronet.core.ram import available_memory
 from micronet.core.volume import upright
-from micronet.inference import predict_in_slabs
 from micronet.io import Segment, claimed_bytes, open_stack, write_segmentation
 from micronet.io.scratch import Scratch
-from micronet.memory import Need, plan_memory
 from micronet.networks import engine
 from micronet.networks.weights import save_state
+from micronet.segment.memory import Need, plan_memory
+from micronet.segment.refine import predict_in_slabs
 
 pytestmark = pytest.mark.usefixtures("engine_ready")
 
@@ -98,10 +98,10 @@ def _open_files():
 PEAK = """
 import re, sys, numpy as np, torch
 from pathlib import Path
-import micronet.segment, micronet.report.preview, micronet.console
+import micronet.segment.job, micronet.report.preview, micronet.console
 from micronet import MicroNet, MicroRNet, engine, predict
-from micronet.inference import predict_in_slabs
-from micronet.memory import Need
+from micronet.segment.refine import predict_in_slabs
+from micronet.segment.memory import Need
 from micronet.core.ram import PROGRAM
 def kilobytes(name):
     return int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1])

@@ -33,7 +33,7 @@ from micronet.data.dataset import DataSetError, load_split, read_dataset
 from micronet.io import Segment, read_annotation, read_segmentation, read_volume, write_segmentation
 from micronet.networks.weights import find_weights, load_state, save_state
 from micronet.runfolder import LogRow, Places, Run
-from micronet.time_plot import write_time_plot
+from micronet.segment.time_plot import write_time_plot
 
 LATIN = os.fsdecode(b"Gef\xe4\xdf")
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "Gefäß_Größe") for form in ("NFC", "NFD"))

@@ -13,7 +13,7 @@ from micronet.report.page.grid import Grid
 from micronet.report.page.html import Section, figure, note, table, write_page
 from micronet.report.page.plots import Line, plot
 from micronet.report.page.scroller import Movie, Shown
-from micronet.segment import Job, Weights, segment_file
+from micronet.segment.job import Job, Weights, segment_file
 
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from micronet.core.errors import InputError
 from micronet.core.provenance import sha256_of
 from micronet.core.volume import Volume
-from micronet.inference import predict
 from micronet.networks.card import card_line
 from micronet.networks.models import MicroNet, MicroRNet
 from micronet.networks.weights import load_model
-from micronet.timelapse import FIRST_ITERATIONS
+from micronet.segment.refine import predict
+from micronet.segment.time_lapse import FIRST_ITERATIONS
 
 __all__ = ["Step", "default_weights", "steps", "trained_folder", "warning"]
 

@@ -25,7 +25,7 @@ from micronet.networks.card import card_line, read_card
 from micronet.networks.models import bootstrap
 from micronet.networks.weights import load_model, load_state
 from micronet.runfolder import Places, Run
-from micronet.segment import Job, Weights, segment_file
+from micronet.segment.job import Job, Weights, segment_file
 
 _PLANES = 8
 

@@ -23,7 +23,6 @@ from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.provenance import sha256_of, versions
 from micronet.core.ram import MemoryLimitError
 from micronet.core.volume import Volume, share_grid
-from micronet.inference import Iteration, predict, predict_in_slabs
 from micronet.io import (
     claimed_bytes,
     files_of,
@@ -40,14 +39,15 @@ from micronet.io.sidecar import refuse_second_log
 from micronet.measure.footprint import least_bytes, mesh_bytes, vessels_bytes
 from micronet.measure.lumen_files import surface_path, vessel_paths, write_surface, write_vessels
 from micronet.measure.overlap import overlap
-from micronet.memory import Memory, Need, plan_memory
 from micronet.networks import engine
 from micronet.networks.card import card_line, card_path
 from micronet.networks.models import MicroNet, MicroRNet
 from micronet.networks.normalize import log_intensity
 from micronet.networks.padding import Padding
 from micronet.networks.weights import load_model
-from micronet.result import above, measure, score_line, scores_record, write_result
+from micronet.segment.memory import Memory, Need, plan_memory
+from micronet.segment.outputs import above, measure, score_line, scores_record, write_result
+from micronet.segment.refine import Iteration, predict, predict_in_slabs
 
 __all__ = [
     "MADE_BY",
@@ -299,7 +299,7 @@ def _segment_file(
 
     report = None
     if job.report:
-        from micronet.segment_report import SegmentReport  # imports what takes 0.3 s, and few ask for it
+        from micronet.segment.report import SegmentReport  # imports what takes 0.3 s, and few ask for it
 
         report = SegmentReport(volume, job.threshold)
         if start is not None:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from micronet.core.names import write_name
 from micronet.core.volume import Volume
-from micronet.inference import Iteration
 from micronet.io.scratch import Scratch
 from micronet.measure.scores import DEFINITIONS
 from micronet.report.page.grid import Grid
@@ -19,6 +18,7 @@ from micronet.report.page.html import Markup, Section, figure, note, table, writ
 from micronet.report.page.plots import Line, bins, histogram, plot
 from micronet.report.page.scroller import Movie, Shown
 from micronet.report.preview import sampled
+from micronet.segment.refine import Iteration
 
 __all__ = ["SegmentReport"]
 

@@ -14,10 +14,10 @@ import numpy as np
 from micronet.core import ram
 from micronet.core.errors import FileError, InputError
 from micronet.core.ram import Allowance, size
-from micronet.inference import works_in_slabs
 from micronet.networks import engine
 from micronet.networks.models import MicroNet, MicroRNet
 from micronet.networks.padding import Padding
+from micronet.segment.refine import works_in_slabs
 
 __all__ = ["Memory", "Need", "plan_memory"]
 

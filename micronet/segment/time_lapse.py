@@ -19,13 +19,13 @@ from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.provenance import versions
 from micronet.core.table import write_table
 from micronet.core.volume import Volume, share_grid
-from micronet.drift import centroid, image_drift
-from micronet.inference import Iteration
 from micronet.io import files_read_with, open_recording, read_annotation, read_volume, volume_stem, write_label_tiff
 from micronet.measure.overlap import overlap
 from micronet.networks.models import MicroRNet
-from micronet.segment import MADE_BY, Job, TimePoint, Weights, check_stems, input_record, read_beside, segment_file
-from micronet.time_plot import write_time_plot
+from micronet.segment.drift import centroid, image_drift
+from micronet.segment.job import MADE_BY, Job, TimePoint, Weights, check_stems, input_record, read_beside, segment_file
+from micronet.segment.refine import Iteration
+from micronet.segment.time_plot import write_time_plot
 
 __all__ = ["FIRST_ITERATIONS", "Start", "TimeLapse", "TimeLapseRun", "open_time_lapse"]
 

@@ -1,0 +1,1 @@
+"""One volume in, results out."""
