@@ -41,9 +41,9 @@ from micronet.measure.topology import cl_dice, skeleton  # noqa: E402
 from micronet.networks import engine  # noqa: E402
 from micronet.networks.models import MicroNet, MicroRNet, bootstrap, model_for_state  # noqa: E402
 from micronet.networks.weights import load_model, load_state, save_state  # noqa: E402
-from micronet.recipe import NUMPY_SEED, RECIPES, TORCH_SEED  # noqa: E402
 from micronet.segment.refine import refine  # noqa: E402
-from micronet.training import Trainer  # noqa: E402
+from micronet.training.recipe import NUMPY_SEED, RECIPES, TORCH_SEED  # noqa: E402
+from micronet.training.trainer import Trainer  # noqa: E402
 
 PUBLISHED = {"published µ-Net": "u-net_1600.pt", "published µr-Net": "ur-net_b0.5_1200.pt"}
 LEARNED = ("µr-Net", "µ-Net", "MONAI U-Net")

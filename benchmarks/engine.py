@@ -25,11 +25,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 
 from micronet import distort, size_map  # noqa: E402
-from micronet.distortion import EditSettings  # noqa: E402
-from micronet.losses import fbeta_loss  # noqa: E402
 from micronet.networks import engine  # noqa: E402
 from micronet.networks.models import MicroNet, MicroRNet  # noqa: E402
 from micronet.networks.normalize import MASK_OFFSET, MASK_SCALE  # noqa: E402
+from micronet.training.distortion.distort import EditSettings  # noqa: E402
+from micronet.training.losses import fbeta_loss  # noqa: E402
 
 SHAPE = (217, 150, 218)
 REFINEMENTS = 10
@@ -282,7 +282,7 @@ def scaling(rounds, threads):
 FIRST = """
 import time, numpy as np, torch
 from micronet.networks.models import MicroRNet
-from micronet.losses import fbeta_loss
+from micronet.training.losses import fbeta_loss
 model, x = MicroRNet(), torch.zeros(1, 2, 32, 32, 32)
 start = time.perf_counter()
 {}

@@ -36,13 +36,13 @@ from micronet.core.provenance import versions, write_json  # noqa: E402
 from micronet.core.threads import physical_cores  # noqa: E402
 from micronet.core.volume import bounding_box  # noqa: E402
 from micronet.io import read_volume  # noqa: E402
-from micronet.learners import TreesLearner  # noqa: E402
-from micronet.lesson import Lesson, choose  # noqa: E402
 from micronet.measure.overlap import overlap  # noqa: E402
 from micronet.measure.topology import cl_dice  # noqa: E402
 from micronet.networks.kernels.scale_space import default_scales, features_at  # noqa: E402
 from micronet.networks.normalize import normalize_image  # noqa: E402
-from micronet.teaching import train_pixel_network  # noqa: E402
+from micronet.training.teach.learners import TreesLearner  # noqa: E402
+from micronet.training.teach.lesson import Lesson, choose  # noqa: E402
+from micronet.training.teach.pixel import train_pixel_network  # noqa: E402
 
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.uint8]  # 0 not annotated, 1 lumen, 2 background

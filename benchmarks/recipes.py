@@ -32,8 +32,8 @@ from micronet.data.augmentation import Augmentation  # noqa: E402
 from micronet.data.dataset import Sample  # noqa: E402
 from micronet.data.phantom import phantom_of_seed  # noqa: E402
 from micronet.networks.models import MicroNet, bootstrap, model_for_state  # noqa: E402
-from micronet.recipe import RECIPES, Recipe  # noqa: E402
-from micronet.training import Trainer  # noqa: E402
+from micronet.training.recipe import RECIPES, Recipe  # noqa: E402
+from micronet.training.trainer import Trainer  # noqa: E402
 
 DEFAULT = RECIPES["default"]
 

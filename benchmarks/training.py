@@ -27,11 +27,11 @@ from micronet.core.threads import physical_cores  # noqa: E402
 from micronet.core.volume import Volume  # noqa: E402
 from micronet.data.dataset import Sample  # noqa: E402
 from micronet.data.phantom import phantom_of_seed  # noqa: E402
-from micronet.losses import fbeta_loss  # noqa: E402
 from micronet.networks import engine  # noqa: E402
 from micronet.networks.models import MicroNet  # noqa: E402
-from micronet.recipe import RECIPES, TORCH_SEED  # noqa: E402
-from micronet.training import Trainer  # noqa: E402
+from micronet.training.losses import fbeta_loss  # noqa: E402
+from micronet.training.recipe import RECIPES, TORCH_SEED  # noqa: E402
+from micronet.training.trainer import Trainer  # noqa: E402
 
 SHAPE = (217, 160, 218)
 VOLUMES = 13

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from micronet.core.volume import Volume
-    from micronet.distortion import distort, size_map
     from micronet.io import read_annotation, read_volume, write_volume
-    from micronet.losses import fbeta_loss
     from micronet.measure.scores import score_masks
     from micronet.measure.surface import lumen_surface
     from micronet.measure.vessels import measure_vessels
@@ -18,6 +16,8 @@ if TYPE_CHECKING:
     from micronet.networks.normalize import normalize_image, normalize_mask
     from micronet.networks.weights import load_model
     from micronet.segment.refine import predict
+    from micronet.training.distortion.distort import distort, size_map
+    from micronet.training.losses import fbeta_loss
 
 from micronet.core.version import __version__ as __version__
 
@@ -47,8 +47,8 @@ _HOME = {
     "Volume": "core.volume",
     "__version__": "core.version",
     "bootstrap": "networks.models",
-    "distort": "distortion",
-    "fbeta_loss": "losses",
+    "distort": "training.distortion.distort",
+    "fbeta_loss": "training.losses",
     "load_model": "networks.weights",
     "lumen_surface": "measure.surface",
     "measure_vessels": "measure.vessels",
@@ -58,7 +58,7 @@ _HOME = {
     "read_annotation": "io",
     "read_volume": "io",
     "score_masks": "measure.scores",
-    "size_map": "distortion",
+    "size_map": "training.distortion.distort",
     "write_volume": "io",
 }
 

@@ -11,20 +11,20 @@ from typing import Any
 
 import torch
 
-from micronet.commands import parse_command
 from micronet.console import add_common_options, set_engine, set_threads
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import same_but_for_case
 from micronet.data.dataset import DataSet, load_split, read_dataset
-from micronet.lock import FolderLock
 from micronet.networks.models import MicroNet, MicroRNet
 from micronet.option_types import Whole, commands_option, path_option
-from micronet.ports import Scalars, Settings
 from micronet.prompt import Interrupts, TerminalBar, converse, line_editing, say, show_file
-from micronet.recipe import NUMPY_SEED, RECIPES, TORCH_SEED, Recipe
-from micronet.runfolder import Places, Run, latest_session, sweep
-from micronet.session import Session
-from micronet.training import Trainer
+from micronet.training.commands import parse_command
+from micronet.training.lock import FolderLock
+from micronet.training.ports import Scalars, Settings
+from micronet.training.recipe import NUMPY_SEED, RECIPES, TORCH_SEED, Recipe
+from micronet.training.run_files import Places, Run, latest_session, sweep
+from micronet.training.session import Session
+from micronet.training.trainer import Trainer
 
 __all__ = ["add_training_options", "choose_dataset", "train"]
 

@@ -184,7 +184,7 @@ def path_option(text: str) -> Path:
 
 
 def commands_option(text: str) -> str:
-    """Take the commands of ``--run`` as they are, none as well; `micronet.commands` says what is wrong with one."""
+    """Take the commands of ``--run`` as they are, none as well; `training.commands` says what is wrong with one."""
     return text
 
 

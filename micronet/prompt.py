@@ -14,11 +14,11 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from micronet.commands import forms, parse_command
 from micronet.console import reason
 from micronet.core.errors import MicronetError, printable
-from micronet.ports import Wishes
-from micronet.session import Session
+from micronet.training.commands import forms, parse_command
+from micronet.training.ports import Wishes
+from micronet.training.session import Session
 
 __all__ = ["Interrupts", "TerminalBar", "converse", "line_editing", "say", "show_file"]
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from micronet.commands import Command, forms, parse_command
 from micronet.core.errors import InputError
+from micronet.training.commands import Command, forms, parse_command
 
 
 @pytest.mark.parametrize(

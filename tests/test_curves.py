@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from micronet.core.errors import FileError
-from micronet.curves import Curve, write_curves
+from micronet.training.curves import Curve, write_curves
 
 
 def test_the_plot_is_a_png_with_curves_in_it(tmp_path):

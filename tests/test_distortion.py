@@ -10,9 +10,11 @@ from scipy import ndimage
 
 from micronet import distort, size_map
 from micronet.core.errors import InputError
-from micronet.distortion import EditSettings, sample_distortion
-from micronet.networks.kernels import distortion_numpy, noise, warp
+from micronet.networks.kernels import warp
 from micronet.networks.kernels.warp import Edits
+from micronet.training.distortion import noise
+from micronet.training.distortion import reference as distortion_numpy
+from micronet.training.distortion.distort import EditSettings, sample_distortion
 
 ONLY_WARP = EditSettings(blank=0, lose=0, gain=0)
 

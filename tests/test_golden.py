@@ -12,8 +12,8 @@ from micronet.data.dataset import Entry, Sample
 from micronet.networks.models import model_for_state
 from micronet.networks.normalize import image_statistics
 from micronet.networks.weights import load_state
-from micronet.recipe import RECIPES, TORCH_SEED, learning_rate
-from micronet.training import Trainer
+from micronet.training.recipe import RECIPES, TORCH_SEED, learning_rate
+from micronet.training.trainer import Trainer
 
 FORWARD = ["forward_109x75x103.npz", "forward_64x96x112.npz"]
 ONE_VOXEL_IN = 20_000

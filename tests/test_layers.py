@@ -22,28 +22,11 @@ FLOORS = [
 # Where modules belong that have not moved into their room yet.
 NOT_MOVED = {
     "batch": "app",
-    "commands": "training",
     "console": "app",
-    "curves": "training",
-    "distortion": "training",
-    "keeper": "training",
     "launch": "app",
-    "learners": "training",
-    "lesson": "training",
-    "lock": "training",
-    "losses": "training",
     "napari_plugin": "app",
     "option_types": "app",
-    "ports": "training",
-    "prevalence": "training",
     "prompt": "app",
-    "recipe": "training",
-    "runfolder": "training",
-    "session": "training",
-    "soap": "training",
-    "teaching": "training",
-    "teaching_folds": "training",
-    "training": "training",
 }
 # Imports inside functions: each spares every command the time, or everybody the need, of what few ask for.
 LATE = {

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from micronet.learners import MicroNetLearner, PixelLearner, TreesLearner, resampled
-from micronet.lesson import Lesson, choose
 from micronet.networks.kernels.scale_space import default_scales, features
+from micronet.training.teach.learners import MicroNetLearner, PixelLearner, TreesLearner, resampled
+from micronet.training.teach.lesson import Lesson, choose
 
 
 @pytest.fixture

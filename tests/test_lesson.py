@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from micronet.core.errors import InputError
-from micronet.lesson import Lesson, choose
-from micronet.teaching_folds import hold_out
+from micronet.training.teach.folds import hold_out
+from micronet.training.teach.lesson import Lesson, choose
 
 ONE = (1.0, 1.0, 1.0)
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from micronet.core.errors import InputError
-from micronet.losses import fbeta_loss
 from micronet.measure.overlap import Overlap, overlap
+from micronet.training.losses import fbeta_loss
 
 # tp 3, fp 1, fn 2
 PREDICTED = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0])

@@ -28,12 +28,12 @@ from micronet.core.errors import FileError, InputError
 from micronet.core.names import check_apart, existing, file_part, read_name, same_name, write_name
 from micronet.core.table import write_table
 from micronet.core.volume import upright
-from micronet.curves import Curve, write_curves
 from micronet.data.dataset import DataSetError, load_split, read_dataset
 from micronet.io import Segment, read_annotation, read_segmentation, read_volume, write_segmentation
 from micronet.networks.weights import find_weights, load_state, save_state
-from micronet.runfolder import LogRow, Places, Run
 from micronet.segment.time_plot import write_time_plot
+from micronet.training.curves import Curve, write_curves
+from micronet.training.run_files import LogRow, Places, Run
 
 LATIN = os.fsdecode(b"Gef\xe4\xdf")
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "Gefäß_Größe") for form in ("NFC", "NFD"))

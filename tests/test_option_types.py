@@ -11,10 +11,10 @@ from shapes import ball
 from tiny_training import write_dataset
 
 from micronet import Volume, option_types, write_volume
-from micronet.commands import parse_command
 from micronet.core.errors import InputError
 from micronet.core.volume import upright
 from micronet.option_types import Real, Sizes, Whole, bytes_option, device_option, dtype_option
+from micronet.training.commands import parse_command
 
 SCRIPTS = (
     "infer",

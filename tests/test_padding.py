@@ -19,13 +19,13 @@ from micronet.core.volume import upright
 from micronet.data.augmentation import Augmentation
 from micronet.data.dataset import Sample
 from micronet.io import Segment, read_annotation, write_segmentation
-from micronet.losses import fbeta_loss
 from micronet.networks.normalize import normalize_image, normalize_mask
 from micronet.networks.padding import Padding
 from micronet.networks.weights import save_state
-from micronet.recipe import RECIPES
 from micronet.segment.refine import predict_in_slabs
-from micronet.training import Trainer
+from micronet.training.losses import fbeta_loss
+from micronet.training.recipe import RECIPES
+from micronet.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("engine_ready")
 

@@ -7,7 +7,7 @@ import torch
 from micronet.core.errors import InputError
 from micronet.networks.kernels.scale_space import default_scales, features, features_at
 from micronet.networks.pixel import PixelNetwork, pixel_network_for_state
-from micronet.teaching import train_pixel_network
+from micronet.training.teach.pixel import train_pixel_network
 
 ONE = (1.0, 1.0, 1.0)
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from micronet.learners import TreesLearner
-from micronet.lesson import Lesson
 from micronet.networks.kernels.scale_space import default_scales, features_at
-from micronet.prevalence import annotates_slices, logit_shift, prevalence
+from micronet.training.teach.learners import TreesLearner
+from micronet.training.teach.lesson import Lesson
+from micronet.training.teach.prevalence import annotates_slices, logit_shift, prevalence
 
 
 @pytest.mark.parametrize("true", [0.02, 0.1, 0.5, 0.8])

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from micronet.core.errors import FileError, InputError
-from micronet.lock import FolderLock
 from micronet.networks.models import MicroNet
 from micronet.networks.weights import load_state, save_session
-from micronet.runfolder import (
+from micronet.training.lock import FolderLock
+from micronet.training.run_files import (
     LogRow,
     Places,
     Run,
@@ -231,7 +231,7 @@ def test_keep_every_must_be_positive(places):
 
 
 def test_a_second_process_is_told_who_trains_here_and_a_dead_one_holds_nothing(tmp_path):
-    hold = "import sys; from micronet.lock import FolderLock; l = FolderLock({!r}, 'u-net'); l.__enter__(); {}"
+    hold = "import sys; from micronet.training.lock import FolderLock; l = FolderLock({!r}, 'u-net'); l.__enter__(); {}"
     code = "import pathlib;" + hold.format(str(tmp_path), "print('held', flush=True); sys.stdin.read()").replace(
         f"'{tmp_path}'", f"pathlib.Path('{tmp_path}')"
     )

@@ -16,16 +16,16 @@ from disks import fill
 from tiny_training import SHAPE, Y_CROP, write_dataset
 
 from micronet import MicroNet, MicroRNet, load_model
-from micronet.commands import parse_command
 from micronet.core.errors import FileError, InputError
 from micronet.data.dataset import load_split, read_dataset
 from micronet.networks.models import bootstrap
 from micronet.networks.weights import load_session, load_state, save_session, save_state
-from micronet.ports import Settings, Wishes
-from micronet.recipe import RECIPES
-from micronet.runfolder import Places
-from micronet.session import Session
-from micronet.training import Trainer
+from micronet.training.commands import parse_command
+from micronet.training.ports import Settings, Wishes
+from micronet.training.recipe import RECIPES
+from micronet.training.run_files import Places
+from micronet.training.session import Session
+from micronet.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

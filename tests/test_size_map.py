@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from micronet import size_map
 from micronet.core.errors import InputError
-from micronet.networks.kernels import distortion_numpy
+from micronet.training.distortion import reference as distortion_numpy
 
 
 def scipy_size_map(mask):

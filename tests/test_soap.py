@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from micronet.core.errors import InputError
-from micronet.soap import Soap
+from micronet.training.soap import Soap
 
 
 def rotation(n, seed):

@@ -10,8 +10,8 @@ from micronet.core.errors import InputError
 from micronet.core.volume import Volume
 from micronet.data.dataset import Sample
 from micronet.networks.models import MicroNet, MicroRNet
-from micronet.recipe import RECIPES, Plan, learning_rate
-from micronet.training import Trainer
+from micronet.training.recipe import RECIPES, Plan, learning_rate
+from micronet.training.trainer import Trainer
 
 SHAPE = (32, 33, 34)
 

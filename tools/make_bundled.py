@@ -36,8 +36,8 @@ from micronet.networks.card import Look, expected, planned_weights, write_card  
 from micronet.networks.models import MicroNet, MicroRNet, bootstrap, model_for_state  # noqa: E402
 from micronet.networks.weights import load_session, save_session, save_state  # noqa: E402
 from micronet.option_types import Whole, path_option  # noqa: E402
-from micronet.recipe import NUMPY_SEED, RECIPES, TORCH_SEED  # noqa: E402
-from micronet.training import Trainer, ValidationReport  # noqa: E402
+from micronet.training.recipe import NUMPY_SEED, RECIPES, TORCH_SEED  # noqa: E402
+from micronet.training.trainer import Trainer, ValidationReport  # noqa: E402
 
 SMALL, FULL, FULL_CROP = (96, 96, 96), (217, 260, 218), 160
 SPACING_UM = 4.5

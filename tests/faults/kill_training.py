@@ -37,10 +37,10 @@ from tiny_training import write_dataset
 import train_micronet
 import train_micrornet
 from micronet.console import run
-from micronet.curves import Curve, write_curves
 from micronet.networks import engine
 from micronet.networks.weights import load_model, load_state
-from micronet.runfolder import Places, Run
+from micronet.training.curves import Curve, write_curves
+from micronet.training.run_files import Places, Run
 
 SCRIPTS = {"u-net": (train_micronet, "10; finish"), "ur-net": (train_micrornet, "4 2; val; finish")}
 OPTIONS = ("--threads", "1", "--validate-every", "2", "--keep-every", "6", "--iterations", "2")

@@ -24,8 +24,8 @@ from micronet.io.sidecar import read_record, stated_domain
 from micronet.networks.card import card_line, read_card
 from micronet.networks.models import bootstrap
 from micronet.networks.weights import load_model, load_state
-from micronet.runfolder import Places, Run
 from micronet.segment.job import Job, Weights, segment_file
+from micronet.training.run_files import Places, Run
 
 _PLANES = 8
 

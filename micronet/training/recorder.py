@@ -15,10 +15,10 @@ from micronet.core.errors import FileError, InputError, MicronetError
 from micronet.core.names import write_name
 from micronet.core.provenance import now, versions
 from micronet.data.dataset import DataSet, dataset_files, hashes
-from micronet.ports import Bar, Scalars, Settings, Wishes
-from micronet.recipe import Plan
-from micronet.runfolder import LogRow, Places, Run
-from micronet.training import StepReport, Trainer, ValidationReport
+from micronet.training.ports import Bar, Scalars, Settings, Wishes
+from micronet.training.recipe import Plan
+from micronet.training.run_files import LogRow, Places, Run
+from micronet.training.trainer import StepReport, Trainer, ValidationReport
 
 __all__ = [
     "Keeper",

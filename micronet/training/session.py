@@ -13,22 +13,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from micronet.commands import Command, forms
 from micronet.core.errors import FileError, InputError, MicronetError
 from micronet.core.names import file_part, same_name
 from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.provenance import now, sha256_of
 from micronet.data.dataset import DataSet, Sample, dataset_files
 from micronet.io.checks import is_file
-from micronet.keeper import Keeper
 from micronet.measure.overlap import Overlap, overlap
 from micronet.networks.card import planned_weights, record_weights
 from micronet.networks.models import MicroRNet, bootstrap, model_for_state
 from micronet.networks.weights import load_state, save_state
-from micronet.ports import Bar, Scalars, Settings, Wishes
-from micronet.runfolder import Places, Run, latest_session, session_path, sessions, set_aside, weights_named
 from micronet.segment.outputs import above, score_line, write_result
-from micronet.training import Trainer
+from micronet.training.commands import Command, forms
+from micronet.training.ports import Bar, Scalars, Settings, Wishes
+from micronet.training.recorder import Keeper
+from micronet.training.run_files import Places, Run, latest_session, session_path, sessions, set_aside, weights_named
+from micronet.training.trainer import Trainer
 
 __all__ = ["Session"]
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import read_name, write_name
 from micronet.core.ownership import RECORD_KEYS, Mark, Outputs, check_outputs
-from micronet.curves import Curve, write_curves
 from micronet.networks.card import card_path
 from micronet.networks.weights import load_session, save_session, save_state
+from micronet.training.curves import Curve, write_curves
 
 __all__ = [
     "LogRow",

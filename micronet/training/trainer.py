@@ -16,16 +16,16 @@ from torch import Tensor
 from micronet.core.errors import InputError
 from micronet.data.augmentation import View
 from micronet.data.dataset import Sample
-from micronet.distortion import distort, sample_distortion, size_map
-from micronet.losses import fbeta_loss
 from micronet.measure.overlap import Overlap, overlap
 from micronet.networks import engine
 from micronet.networks.models import MicroNet, MicroRNet
 from micronet.networks.normalize import normalize_mask, standardize
 from micronet.networks.padding import Padding
-from micronet.recipe import NUMPY_SEED, RECIPES, Plan, Recipe, learning_rate
 from micronet.segment.refine import Iteration, refine
-from micronet.soap import Soap
+from micronet.training.distortion.distort import distort, sample_distortion, size_map
+from micronet.training.losses import fbeta_loss
+from micronet.training.recipe import NUMPY_SEED, RECIPES, Plan, Recipe, learning_rate
+from micronet.training.soap import Soap
 
 __all__ = ["StepReport", "Trainer", "ValidationReport"]
 

@@ -1,4 +1,4 @@
-"""The learners of `micronet.lesson`: pixel trees, a pixel network, and a µ-Net on the volume made isotropic."""
+"""The learners of `training.teach.lesson`: pixel trees, a pixel network, and a µ-Net on the volume made isotropic."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from scipy import ndimage
 
 from micronet.core.volume import Volume, upright
 from micronet.data.dataset import Sample
-from micronet.lesson import Lesson, Mask
 from micronet.networks.kernels.boosting import logits
 from micronet.networks.kernels.scale_space import default_scales, features, features_at
 from micronet.networks.models import MINIMUM_AXIS, MicroNet
 from micronet.networks.pixel import PixelNetwork
 from micronet.networks.pixel_trees import PixelTrees, train_pixel_trees
-from micronet.prevalence import annotates_slices, logit_shift, prevalence
-from micronet.recipe import RECIPES
 from micronet.segment.refine import refine
-from micronet.teaching import train_pixel_network
-from micronet.training import StepReport, Trainer
+from micronet.training.recipe import RECIPES
+from micronet.training.teach.lesson import Lesson, Mask
+from micronet.training.teach.pixel import train_pixel_network
+from micronet.training.teach.prevalence import annotates_slices, logit_shift, prevalence
+from micronet.training.trainer import StepReport, Trainer
 
 __all__ = ["MicroNetLearner", "PixelLearner", "TaughtMicroNet", "TaughtPixelNetwork", "TaughtTrees", "TreesLearner"]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from micronet.core.errors import InputError
 from micronet.measure.overlap import overlap
-from micronet.teaching_folds import Folds, hold_out
+from micronet.training.teach.folds import Folds, hold_out
 
 __all__ = ["Choice", "Learner", "Lesson", "Taught", "choose"]
 

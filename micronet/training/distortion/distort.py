@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 
 from micronet.core.errors import InputError
 from micronet.core.threads import physical_cores
-from micronet.networks.kernels import noise
-from micronet.networks.kernels.noise import RandomNumbers
 from micronet.networks.kernels.warp import Edits
+from micronet.training.distortion import noise
+from micronet.training.distortion.noise import RandomNumbers
 
 try:
-    from micronet.networks.kernels.size_map import size_map as _map_sizes
     from micronet.networks.kernels.warp import distort_mask as _distort_mask
+    from micronet.training.distortion.size_map import size_map as _map_sizes
 except ModuleNotFoundError:  # no numba here: the same numbers, slower
-    from micronet.networks.kernels.distortion_numpy import distort_mask as _distort_mask
-    from micronet.networks.kernels.distortion_numpy import size_map as _map_sizes
+    from micronet.training.distortion.reference import distort_mask as _distort_mask
+    from micronet.training.distortion.reference import size_map as _map_sizes
 
 __all__ = ["DEFAULT_EDITS", "EditSettings", "distort", "sample_distortion", "size_map"]
 

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.core.threads import Team, split
-from micronet.networks.kernels.distortion_numpy import LARGEST
 from micronet.networks.kernels.jit import jit
+from micronet.training.distortion.reference import LARGEST
 
 __all__ = ["size_map"]
 

@@ -1,0 +1,1 @@
+"""Trainers, recipes, losses, sessions on disk."""

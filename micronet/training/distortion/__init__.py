@@ -1,0 +1,1 @@
+"""Distortion of masks: the training input of a µr-Net."""

@@ -1,0 +1,1 @@
+"""Teaching on the annotated voxels of one volume."""
