@@ -7,14 +7,14 @@ python bootstrap_micrornet.py checkpoints/u-net_dice_1600.pt checkpoints/ur-net_
 import argparse
 from pathlib import Path
 
-from micronet.console import run, tell
+from micronet.app.option_types import path_option
+from micronet.app.terminal import run, tell
 from micronet.core.errors import FileError
 from micronet.core.ownership import check_outputs
 from micronet.core.provenance import sha256_of
 from micronet.networks.card import card_path, planned_weights, record_weights
 from micronet.networks.models import bootstrap
 from micronet.networks.weights import load_state, save_state
-from micronet.option_types import path_option
 
 ROOT = Path(__file__).resolve().parent
 PUBLISHED = ROOT / "trained_models" / "u-net_1600.pt"

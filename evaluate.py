@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from micronet.batch import run_batch
-from micronet.console import inputs_from, run, tell
+from micronet.app.batch import run_batch
+from micronet.app.option_types import Real, Whole, axes_option, bytes_option, path_option, spacing_option, text_option
+from micronet.app.terminal import inputs_from, run, tell
 from micronet.core.errors import FileError, InputError
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import check_outputs
@@ -32,7 +33,6 @@ from micronet.measure.pairs import (
 from micronet.measure.report import EvaluationReport
 from micronet.measure.scores import Scoring, summarise
 from micronet.measure.tables import ScoreTables, planned_scores, summary_lines
-from micronet.option_types import Real, Whole, axes_option, bytes_option, path_option, spacing_option, text_option
 
 # Of the bootstrap: the same volumes always give the same intervals.
 SEED = 20261121

@@ -12,21 +12,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from micronet.batch import run_batch
-from micronet.console import (
-    add_common_options,
-    inputs_from,
-    run,
-    set_engine,
-    set_threads,
-    tell,
-)
-from micronet.core.errors import InputError
-from micronet.core.outcome import Outcome
-from micronet.core.ram import SHARE
-from micronet.io.mesh import MESH_FORMATS
-from micronet.networks.weights import find_weights
-from micronet.option_types import (
+from micronet.app.batch import run_batch
+from micronet.app.option_types import (
     Real,
     Sizes,
     Whole,
@@ -38,6 +25,12 @@ from micronet.option_types import (
     spacing_option,
     text_option,
 )
+from micronet.app.terminal import add_common_options, inputs_from, run, set_engine, set_threads, tell
+from micronet.core.errors import InputError
+from micronet.core.outcome import Outcome
+from micronet.core.ram import SHARE
+from micronet.io.mesh import MESH_FORMATS
+from micronet.networks.weights import find_weights
 from micronet.segment.job import Job, Weights, check_results, check_stems, segment_file
 from micronet.segment.time_lapse import Start, TimeLapseRun, open_time_lapse
 

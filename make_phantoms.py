@@ -11,14 +11,14 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from micronet.batch import run_batch
-from micronet.console import run, tell
+from micronet.app.batch import run_batch
+from micronet.app.option_types import Sizes, Whole, path_option, spacing_option, text_option
+from micronet.app.terminal import run, tell
 from micronet.core.errors import InputError
 from micronet.core.outcome import Outcome
 from micronet.core.ram import available_memory
 from micronet.data.phantom import PRESETS
 from micronet.data.phantom_set import PhantomSet, Subject, make_set, over_annotations, procedural
-from micronet.option_types import Sizes, Whole, path_option, spacing_option, text_option
 
 FULL_SHAPE, FULL_CROP = (217, 260, 218), 160  # as published
 MOST = 10_000  # phantoms of a set: its data-set file stays one that is read

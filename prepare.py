@@ -11,8 +11,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from micronet.batch import run_batch
-from micronet.console import run, tell
+from micronet.app.batch import run_batch
+from micronet.app.option_types import Real, Sizes, axes_option, dtype_option, path_option, spacing_option, text_option
+from micronet.app.terminal import run, tell
 from micronet.core.names import check_apart
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import check_outputs
@@ -22,7 +23,6 @@ from micronet.data.prepare import Preparation, prepare_file
 from micronet.data.scan import RawScan
 from micronet.io import files_read_with
 from micronet.io.sidecar import scan_name
-from micronet.option_types import Real, Sizes, axes_option, dtype_option, path_option, spacing_option, text_option
 
 STRUCTURAL = Path("struct_iso")
 

@@ -9,8 +9,8 @@ python train_micronet.py --resume                            # go on with what w
 import argparse
 from pathlib import Path
 
-from micronet.console import run
-from micronet.launch import add_training_options, train
+from micronet.app.launch import add_training_options, train
+from micronet.app.terminal import run
 from micronet.networks.models import MicroNet
 
 ROOT = Path(__file__).resolve().parent

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from micronet.console import run
+from micronet.app.terminal import run
 
 
 def exit_code(script, *arguments):

@@ -17,7 +17,7 @@ import infer
 import make_phantoms
 import prepare
 from micronet import MicroRNet, Volume, write_volume
-from micronet.batch import run_batch
+from micronet.app.batch import run_batch
 from micronet.core.errors import InputError
 from micronet.core.outcome import Outcome
 from micronet.core.volume import upright

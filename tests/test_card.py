@@ -8,7 +8,7 @@ import pytest
 
 import infer
 from micronet import MicroNet, Volume, read_volume, write_volume
-from micronet.console import run
+from micronet.app.terminal import run
 from micronet.core.errors import FileError
 from micronet.core.provenance import sha256_of
 from micronet.core.volume import upright

@@ -19,7 +19,7 @@ from PIL import Image
 import infer
 import prepare
 import train_micronet
-from micronet.console import run
+from micronet.app.terminal import run
 from micronet.core.errors import FileError, InputError
 from micronet.core.provenance import write_json
 from micronet.core.volume import Volume, upright

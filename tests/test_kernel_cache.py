@@ -64,7 +64,7 @@ def test_kernels_are_compiled_where_nothing_can_be_kept_and_the_reason_is_told(t
 
 
 SET_ENGINE = """
-from micronet.console import set_engine
+from micronet.app.terminal import set_engine
 print(set_engine("auto", training=True))
 """
 

@@ -20,14 +20,7 @@ FLOORS = [
     {"app"},
 ]
 # Where modules belong that have not moved into their room yet.
-NOT_MOVED = {
-    "batch": "app",
-    "console": "app",
-    "launch": "app",
-    "napari_plugin": "app",
-    "option_types": "app",
-    "prompt": "app",
-}
+NOT_MOVED = {}
 # Imports inside functions: each spares every command the time, or everybody the need, of what few ask for.
 LATE = {
     ("networks.engine", "micronet.networks.kernels"): "numba takes a second, and PyTorch can do without it",

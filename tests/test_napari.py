@@ -13,12 +13,12 @@ import tifffile
 import torch
 
 from micronet import MicroNet, MicroRNet, Volume, load_model, predict, read_annotation, read_volume, write_volume
+from micronet.app.napari.layers import grid_of
+from micronet.app.napari.reader import get_reader, read
+from micronet.app.napari.segmenter import default_weights, steps, warning
+from micronet.app.napari.writer import write_labels_tiff, write_seg_nrrd
 from micronet.core.errors import FileError, InputError, MicronetError
 from micronet.io import Segment, open_recording, read_segmentation, write_label_tiff, write_segmentation
-from micronet.napari_plugin.layers import grid_of
-from micronet.napari_plugin.reader import get_reader, read
-from micronet.napari_plugin.segmenter import default_weights, steps, warning
-from micronet.napari_plugin.writer import write_labels_tiff, write_seg_nrrd
 from micronet.networks.weights import save_state
 
 SHAPE = (33, 34, 36)
@@ -268,9 +268,9 @@ from pathlib import Path
 from napari._qt.qt_event_loop import get_qapp
 from napari.components import ViewerModel
 from napari.utils.notifications import notification_manager
-from micronet.napari_plugin.reader import read
-from micronet.napari_plugin.widget import segment_widget
-from micronet.napari_plugin.writer import write_seg_nrrd
+from micronet.app.napari.reader import read
+from micronet.app.napari.widget import segment_widget
+from micronet.app.napari.writer import write_seg_nrrd
 
 image, weights = map(Path, sys.argv[1:])
 app = get_qapp()

@@ -10,10 +10,11 @@ import running
 from shapes import ball
 from tiny_training import write_dataset
 
-from micronet import Volume, option_types, write_volume
+from micronet import Volume, write_volume
+from micronet.app import option_types
+from micronet.app.option_types import Real, Sizes, Whole, bytes_option, device_option, dtype_option
 from micronet.core.errors import InputError
 from micronet.core.volume import upright
-from micronet.option_types import Real, Sizes, Whole, bytes_option, device_option, dtype_option
 from micronet.training.commands import parse_command
 
 SCRIPTS = (
@@ -75,7 +76,7 @@ def test_an_option_states_what_it_may_be_and_refuses_all_else(name, action, caps
         or isinstance(action.type, Whole | Real | Sizes)
         or action.type in vars(option_types).values()
     )
-    assert stated, f"{action.dest} of {name} takes anything: give it a type of micronet.option_types"
+    assert stated, f"{action.dest} of {name} takes anything: give it a type of micronet.app.option_types"
     if action.type in TEXTS:
         values = ("", "  ", *(("x" * 256, "a/" * 3000) if action.type is option_types.path_option else ()))
     elif action.type is option_types.commands_option:  # an empty one is none; others are tried below

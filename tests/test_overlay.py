@@ -20,12 +20,12 @@ import evaluate
 import infer
 import prepare
 from micronet import MicroRNet, read_annotation, read_volume, write_volume
+from micronet.app.napari.layers import GRID, settled_grids
+from micronet.app.napari.reader import get_reader
+from micronet.app.napari.writer import write_seg_nrrd
 from micronet.core.volume import Volume, share_grid
 from micronet.data.dataset import load_split, read_dataset
 from micronet.io import Segment, write_segmentation
-from micronet.napari_plugin.layers import GRID, settled_grids
-from micronet.napari_plugin.reader import get_reader
-from micronet.napari_plugin.writer import write_seg_nrrd
 from micronet.networks.weights import save_state
 
 pytestmark = pytest.mark.usefixtures("engine_ready")

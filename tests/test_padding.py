@@ -13,7 +13,7 @@ import infer
 import train_micronet
 import train_micrornet
 from micronet import MicroNet, MicroRNet, Volume, predict, read_volume, write_volume
-from micronet.console import run
+from micronet.app.terminal import run
 from micronet.core.errors import InputError
 from micronet.core.volume import upright
 from micronet.data.augmentation import Augmentation
@@ -270,7 +270,7 @@ class TestScripts:
 
 
 def test_the_plugin_takes_a_thin_layer(tmp_path, rng):
-    from micronet.napari_plugin.segmenter import steps
+    from micronet.app.napari.segmenter import steps
 
     save_state(tmp_path / "ur-net.pt", MicroRNet().state_dict())
     found = list(steps(rng.integers(0, 255, (2, 5, 40, 36), np.uint8), tmp_path / "ur-net.pt", iterations=2))

@@ -17,7 +17,7 @@ import make_phantoms
 import prepare
 import train_micronet
 from micronet import MicroNet, MicroRNet, Volume, write_volume
-from micronet.console import run
+from micronet.app.terminal import run
 from micronet.core.volume import upright
 from micronet.io import Segment, write_segmentation
 from micronet.networks.weights import load_model, save_state

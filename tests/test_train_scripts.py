@@ -21,11 +21,11 @@ from tiny_training import ROOT, finish, kill, start, wait_for, write_dataset
 
 import train_micronet
 import train_micrornet
-from micronet.console import run
-from micronet.launch import choose_dataset
+from micronet.app.launch import choose_dataset
+from micronet.app.prompt import Interrupts, completions
+from micronet.app.terminal import run
 from micronet.networks.models import model_for_state
 from micronet.networks.weights import load_session, load_state
-from micronet.prompt import Interrupts, completions
 
 pytestmark = pytest.mark.usefixtures("engine_ready")
 

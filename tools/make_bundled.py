@@ -22,7 +22,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 
-from micronet.console import THREADS, run  # noqa: E402
+from micronet.app.option_types import Whole, path_option  # noqa: E402
+from micronet.app.terminal import THREADS, run  # noqa: E402
 from micronet.core.ownership import Outputs  # noqa: E402
 from micronet.core.provenance import versions  # noqa: E402
 from micronet.core.threads import physical_cores  # noqa: E402
@@ -35,7 +36,6 @@ from micronet.networks import engine  # noqa: E402
 from micronet.networks.card import Look, expected, planned_weights, write_card  # noqa: E402
 from micronet.networks.models import MicroNet, MicroRNet, bootstrap, model_for_state  # noqa: E402
 from micronet.networks.weights import load_session, save_session, save_state  # noqa: E402
-from micronet.option_types import Whole, path_option  # noqa: E402
 from micronet.training.recipe import NUMPY_SEED, RECIPES, TORCH_SEED  # noqa: E402
 from micronet.training.trainer import Trainer, ValidationReport  # noqa: E402
 

@@ -187,7 +187,7 @@ def make_set(
     say : callable
         Receives what was read, chosen and written, a line at a time.
     each : callable
-        The loop, `micronet.batch.run_batch`: does a job for each subject, and returns 0 if none failed.
+        The loop, `micronet.app.batch.run_batch`: does a job for each subject, and returns 0 if none failed.
     force : bool
         Make and replace what is there.
 

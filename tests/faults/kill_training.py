@@ -36,7 +36,7 @@ from tiny_training import write_dataset
 
 import train_micronet
 import train_micrornet
-from micronet.console import run
+from micronet.app.terminal import run
 from micronet.networks import engine
 from micronet.networks.weights import load_model, load_state
 from micronet.training.curves import Curve, write_curves

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from micronet.app.napari.layers import layer_attributes
 from micronet.core.errors import MicronetError
 from micronet.io import is_volume_path, open_recording, read_segmentation, read_volume, volume_stem
-from micronet.napari_plugin.layers import layer_attributes
 
 __all__ = ["get_reader"]
 

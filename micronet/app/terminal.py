@@ -18,12 +18,12 @@ from typing import NoReturn
 import torch
 from tqdm import tqdm
 
+from micronet.app.option_types import Whole
 from micronet.core.errors import FileError, InputError, MicronetError, printable
 from micronet.core.threads import physical_cores
 from micronet.io import VOLUME_SUFFIXES, is_volume_path
 from micronet.io.bscans import natural_order
 from micronet.networks import engine
-from micronet.option_types import Whole
 
 __all__ = [
     "THREADS",

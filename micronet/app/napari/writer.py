@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from micronet.app.napari.layers import grid_of
 from micronet.core.errors import InputError
 from micronet.io import Segment, write_label_tiff, write_segmentation
-from micronet.napari_plugin.layers import grid_of
 
 __all__ = ["write_labels_tiff", "write_seg_nrrd"]
 

@@ -14,7 +14,7 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from micronet.console import reason
+from micronet.app.terminal import reason
 from micronet.core.errors import MicronetError, printable
 from micronet.training.commands import forms, parse_command
 from micronet.training.ports import Wishes

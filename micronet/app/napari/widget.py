@@ -14,10 +14,10 @@ from napari.layers import Image, Labels
 from napari.qt.threading import thread_worker
 from napari.utils.notifications import show_info, show_warning
 
+from micronet.app.napari.layers import GRID, grid_of, layer_attributes, settled_grids
+from micronet.app.napari.segmenter import Step, default_weights, steps, warning
 from micronet.core.errors import InputError
 from micronet.core.volume import Volume
-from micronet.napari_plugin.layers import GRID, grid_of, layer_attributes, settled_grids
-from micronet.napari_plugin.segmenter import Step, default_weights, steps, warning
 from micronet.networks.padding import Padding
 
 __all__ = ["segment_widget"]

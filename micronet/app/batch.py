@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from micronet.console import reason, tell
+from micronet.app.terminal import reason, tell
 from micronet.core.outcome import Outcome
 
 __all__ = ["run_batch", "status_table"]

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from micronet.console import add_common_options, set_engine, set_threads
+from micronet.app.option_types import Whole, commands_option, path_option
+from micronet.app.prompt import Interrupts, TerminalBar, converse, line_editing, say, show_file
+from micronet.app.terminal import add_common_options, set_engine, set_threads
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import same_but_for_case
 from micronet.data.dataset import DataSet, load_split, read_dataset
 from micronet.networks.models import MicroNet, MicroRNet
-from micronet.option_types import Whole, commands_option, path_option
-from micronet.prompt import Interrupts, TerminalBar, converse, line_editing, say, show_file
 from micronet.training.commands import parse_command
 from micronet.training.lock import FolderLock
 from micronet.training.ports import Scalars, Settings

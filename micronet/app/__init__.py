@@ -1,0 +1,1 @@
+"""The terminal and napari: what a person touches."""
