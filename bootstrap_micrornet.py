@@ -13,8 +13,7 @@ from micronet.core.errors import FileError
 from micronet.core.ownership import check_outputs
 from micronet.core.provenance import sha256_of
 from micronet.networks.card import card_path, planned_weights, record_weights
-from micronet.networks.models import bootstrap
-from micronet.networks.weights import load_state, save_state
+from micronet.networks.weights import bootstrap, load_state, save_state
 
 ROOT = Path(__file__).resolve().parent
 PUBLISHED = ROOT / "trained_models" / "u-net_1600.pt"

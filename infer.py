@@ -53,12 +53,12 @@ def main(arguments: argparse.Namespace) -> int:
         tell(f"note: {note}")
     job = Job(**{name: getattr(arguments, name) for name in Job.__dataclass_fields__})
     threads = set_threads(arguments.threads)
-    computes = set_engine(arguments.engine, device=arguments.device)
     weights_path = find_weights(arguments.model, [Path("checkpoints"), Path("trained_models"), ROOT / "trained_models"])
     if not arguments.time_lapse:
         check_results(paths, weights_path, job)
     weights = Weights.load(weights_path, arguments.device, say=tell)
-    tell(f"weights {weights.path} ({weights.model.name}); {computes}, {arguments.device}, {threads} threads")
+    computes = set_engine(arguments.engine, weights.network, device=arguments.device)
+    tell(f"weights {weights.path} ({weights.network.name}); {computes}, {arguments.device}, {threads} threads")
 
     if arguments.time_lapse:
         return time_lapse(paths, weights, job, start, arguments)

@@ -11,14 +11,13 @@ from pathlib import Path
 
 from micronet.app.launch import add_training_options, train
 from micronet.app.terminal import run
-from micronet.networks.models import MicroRNet
 
 ROOT = Path(__file__).resolve().parent
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Run a session."""
-    return train(MicroRNet, arguments, ROOT)
+    return train("ur-net", arguments, ROOT)
 
 
 def build_parser() -> argparse.ArgumentParser:

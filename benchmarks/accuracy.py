@@ -39,8 +39,14 @@ from micronet.io import read_annotation  # noqa: E402
 from micronet.measure.overlap import overlap  # noqa: E402
 from micronet.measure.topology import cl_dice, skeleton  # noqa: E402
 from micronet.networks import engine  # noqa: E402
-from micronet.networks.models import MicroNet, MicroRNet, bootstrap, model_for_state  # noqa: E402
-from micronet.networks.weights import load_model, load_state, save_state  # noqa: E402
+from micronet.networks.models import MicroNet, MicroRNet  # noqa: E402
+from micronet.networks.registry import model_for_state  # noqa: E402
+from micronet.networks.weights import (  # noqa: E402
+    bootstrap,
+    load_model,
+    load_state,
+    save_state,
+)
 from micronet.segment.refine import refine  # noqa: E402
 from micronet.training.recipe import NUMPY_SEED, RECIPES, TORCH_SEED  # noqa: E402
 from micronet.training.trainer import Trainer  # noqa: E402

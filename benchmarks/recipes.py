@@ -31,7 +31,9 @@ from micronet.core.volume import Volume  # noqa: E402
 from micronet.data.augmentation import Augmentation  # noqa: E402
 from micronet.data.dataset import Sample  # noqa: E402
 from micronet.data.phantom import phantom_of_seed  # noqa: E402
-from micronet.networks.models import MicroNet, bootstrap, model_for_state  # noqa: E402
+from micronet.networks.models import MicroNet  # noqa: E402
+from micronet.networks.registry import model_for_state  # noqa: E402
+from micronet.networks.weights import bootstrap  # noqa: E402
 from micronet.training.recipe import RECIPES, Recipe  # noqa: E402
 from micronet.training.trainer import Trainer  # noqa: E402
 

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from micronet.measure.scores import score_masks
     from micronet.measure.surface import lumen_surface
     from micronet.measure.vessels import measure_vessels
-    from micronet.networks.models import MicroNet, MicroRNet, bootstrap
+    from micronet.networks.models import MicroNet, MicroRNet
     from micronet.networks.normalize import normalize_image, normalize_mask
-    from micronet.networks.weights import load_model
+    from micronet.networks.weights import bootstrap, load_model
     from micronet.segment.refine import predict
     from micronet.training.distortion.distort import distort, size_map
     from micronet.training.losses import fbeta_loss
@@ -46,7 +46,7 @@ _HOME = {
     "MicroRNet": "networks.models",
     "Volume": "core.volume",
     "__version__": "core.version",
-    "bootstrap": "networks.models",
+    "bootstrap": "networks.weights",
     "distort": "training.distortion.distort",
     "fbeta_loss": "training.losses",
     "load_model": "networks.weights",

@@ -9,8 +9,8 @@ import torch
 
 from micronet import MicroNet, Volume, bootstrap, fbeta_loss, load_model, normalize_mask, predict
 from micronet.data.dataset import Entry, Sample
-from micronet.networks.models import model_for_state
 from micronet.networks.normalize import image_statistics
+from micronet.networks.registry import model_for_state
 from micronet.networks.weights import load_state
 from micronet.training.recipe import RECIPES, TORCH_SEED, learning_rate
 from micronet.training.trainer import Trainer

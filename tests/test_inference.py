@@ -10,7 +10,8 @@ import torch
 from micronet import MicroNet, MicroRNet, Volume, normalize_image, normalize_mask, predict
 from micronet.core.errors import InputError
 from micronet.core.volume import upright
-from micronet.networks.models import bootstrap, model_for_state
+from micronet.networks.registry import model_for_state
+from micronet.networks.weights import bootstrap
 from micronet.segment.refine import STABLE_CHANGE
 
 

@@ -21,8 +21,10 @@ from micronet.networks.kernels.jit import LANES
 from micronet.networks.kernels.layout import strips
 from micronet.networks.kernels.microkernels import BAND, BLOCK, SELU, kernel_addresses
 from micronet.networks.kernels.network import Refiner, forward, nearest_indices
-from micronet.networks.models import MicroNet, MicroRNet, bootstrap, model_for_state
+from micronet.networks.models import MicroNet, MicroRNet
 from micronet.networks.normalize import normalize_mask
+from micronet.networks.registry import model_for_state
+from micronet.networks.weights import bootstrap
 
 SHAPES = [
     (32, 32, 32),

@@ -23,15 +23,16 @@ FLOORS = [
 NOT_MOVED = {}
 # Imports inside functions: each spares every command the time, or everybody the need, of what few ask for.
 LATE = {
+    ("core.ownership", "fcntl"): "not on Windows",
     ("networks.engine", "micronet.networks.kernels"): "numba takes a second, and PyTorch can do without it",
     ("io.label_tiff", "tifffile"): "only who asks for a TIFF waits for it",
     ("io.label_tiff", "micronet.io.tiff"): "it imports tifffile",
+    ("io.nrrd_header", "nrrd"): "who has no NRRD does without it",
+    ("report.page.html", "jinja2"): "only who asks for a page waits for it",
     ("measure.lumen_files", "micronet.measure.surface"): "it imports scikit-image, for meshes only",
     ("measure.lumen_files", "micronet.measure.vessels"): "it imports scikit-image, for measures only",
     ("segment.job", "micronet.segment.report"): "it imports what takes 0.3 s, and few ask for a page",
-    ("segment.memory", "ctypes"): "Windows only",
-    ("training.lock", "fcntl"): "not on Windows",
-    ("training.lock", "msvcrt"): "Windows only",
+    ("core.ram", "ctypes"): "Windows only",
     ("app.launch", "torch.utils.tensorboard"): "an extra",
     ("app.prompt", "readline"): "not on Windows",
 }

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from micronet.core.errors import InputError
-from micronet.networks.models import MicroNet, MicroRNet, bootstrap, model_for_state
+from micronet.networks.models import MicroNet, MicroRNet
+from micronet.networks.registry import model_for_state
+from micronet.networks.weights import bootstrap
 
 
 @pytest.mark.parametrize(("network", "parameters"), [(MicroNet, 6402), (MicroRNet, 6618)])

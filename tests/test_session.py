@@ -18,8 +18,7 @@ from tiny_training import SHAPE, Y_CROP, write_dataset
 from micronet import MicroNet, MicroRNet, load_model
 from micronet.core.errors import FileError, InputError
 from micronet.data.dataset import load_split, read_dataset
-from micronet.networks.models import bootstrap
-from micronet.networks.weights import load_session, load_state, save_session, save_state
+from micronet.networks.weights import bootstrap, load_session, load_state, save_session, save_state
 from micronet.training.commands import parse_command
 from micronet.training.ports import Settings, Wishes
 from micronet.training.recipe import RECIPES

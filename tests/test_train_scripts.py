@@ -24,7 +24,7 @@ import train_micrornet
 from micronet.app.launch import choose_dataset
 from micronet.app.prompt import Interrupts, completions
 from micronet.app.terminal import run
-from micronet.networks.models import model_for_state
+from micronet.networks.registry import model_for_state
 from micronet.networks.weights import load_session, load_state
 
 pytestmark = pytest.mark.usefixtures("engine_ready")

@@ -34,8 +34,14 @@ from micronet.io import Segment, write_segmentation, write_volume  # noqa: E402
 from micronet.measure.overlap import overlap  # noqa: E402
 from micronet.networks import engine  # noqa: E402
 from micronet.networks.card import Look, expected, planned_weights, write_card  # noqa: E402
-from micronet.networks.models import MicroNet, MicroRNet, bootstrap, model_for_state  # noqa: E402
-from micronet.networks.weights import load_session, save_session, save_state  # noqa: E402
+from micronet.networks.models import MicroNet, MicroRNet  # noqa: E402
+from micronet.networks.registry import model_for_state  # noqa: E402
+from micronet.networks.weights import (  # noqa: E402
+    bootstrap,
+    load_session,
+    save_session,
+    save_state,
+)
 from micronet.training.recipe import NUMPY_SEED, RECIPES, TORCH_SEED  # noqa: E402
 from micronet.training.trainer import Trainer, ValidationReport  # noqa: E402
 

@@ -17,7 +17,7 @@ from micronet.app.terminal import add_common_options, set_engine, set_threads
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import same_but_for_case
 from micronet.data.dataset import DataSet, load_split, read_dataset
-from micronet.networks.models import MicroNet, MicroRNet
+from micronet.networks.registry import network_named
 from micronet.training.commands import parse_command
 from micronet.training.lock import FolderLock
 from micronet.training.ports import Scalars, Settings
@@ -84,8 +84,9 @@ def choose_dataset(root: Path) -> tuple[Path, str]:
     return bundled, f"the bundled phantoms, as {there} of the {len(entries)} published volumes are in place"
 
 
-def train(network: type[MicroNet] | type[MicroRNet], arguments: argparse.Namespace, root: Path) -> int:
+def train(name: str, arguments: argparse.Namespace, root: Path) -> int:
     """Run a training session; `root` holds ``datasets/`` and ``trained_models/``. Returns the exit code."""
+    network = network_named(name)
     commands = [part.strip() for part in (arguments.run or "").split(";") if part.strip()]
     for command in commands:  # a slip of the pen is told before hours of work, not after
         parse_command(command, network.name)
@@ -104,11 +105,11 @@ def train(network: type[MicroNet] | type[MicroRNet], arguments: argparse.Namespa
         settings, why = _settings(arguments, network.name, places, root)
         dataset = read_dataset(settings.dataset, settings.data)
         samples = load_split(dataset)
-        computes = set_engine(arguments.engine, training=True)
+        computes = set_engine(arguments.engine, network, training=True)
         torch.manual_seed(settings.seed)
         recipe, note = _recipe(settings, dataset)
         trainer = Trainer(
-            network(),
+            network.build(),
             samples["train"],
             samples["validation"],
             recipe,

@@ -14,7 +14,7 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from micronet.app.terminal import reason
+from micronet.app.terminal import reason, with_options
 from micronet.core.errors import MicronetError, printable
 from micronet.training.commands import forms, parse_command
 from micronet.training.ports import Wishes
@@ -28,7 +28,7 @@ _INTERRUPTED = 130
 def say(text: str) -> None:
     """Print above a bar that may be there; a terminal that has gone never stops a training."""
     with contextlib.suppress(OSError, ValueError):
-        tqdm.write(printable(text), file=sys.stdout)
+        tqdm.write(printable(with_options(text)), file=sys.stdout)
         sys.stdout.flush()
 
 

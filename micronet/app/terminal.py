@@ -19,11 +19,12 @@ import torch
 from tqdm import tqdm
 
 from micronet.app.option_types import Whole
-from micronet.core.errors import FileError, InputError, MicronetError, printable
+from micronet.core.errors import SETTINGS, FileError, InputError, MicronetError, printable
 from micronet.core.threads import physical_cores
 from micronet.io import VOLUME_SUFFIXES, is_volume_path
 from micronet.io.bscans import natural_order
 from micronet.networks import engine
+from micronet.networks.registry import Network
 
 __all__ = [
     "THREADS",
@@ -34,7 +35,11 @@ __all__ = [
     "set_engine",
     "set_threads",
     "tell",
+    "with_options",
 ]
+
+# What people type for a setting, where it is not its name with two dashes.
+_OPTIONS = {"output": "-o DIR", "spacing_um": "--spacing Z,Y,X", "iso_um": "--iso", "tolerance_um": "--tolerance"}
 
 #: How many threads may be asked for; more than a machine has cores is slow, many thousands end the process.
 THREADS = Whole(1, 1024)
@@ -66,7 +71,20 @@ def inputs_from(paths: Sequence[Path], *, raw: bool) -> list[Path]:
 
 def tell(text: str) -> None:
     """Print text, above a bar where there is one; nothing in it steers the terminal."""
-    tqdm.write(printable(text))
+    tqdm.write(printable(with_options(text)))
+
+
+def with_options(text: str) -> str:
+    """Return text that names options where it named settings (`micronet.core.errors.setting`).
+
+    >>> with_options("the voxel size is not stated (setting: spacing_um)")
+    'the voxel size is not stated (--spacing Z,Y,X)'
+    """
+    return SETTINGS.sub(lambda found: f"({', '.join(map(_option, found[1].split(', ')))})", text)
+
+
+def _option(name: str) -> str:
+    return _OPTIONS.get(name, f"--{name.replace('_', '-')}")
 
 
 def set_threads(threads: int | None) -> int:
@@ -76,13 +94,13 @@ def set_threads(threads: int | None) -> int:
     return number
 
 
-def set_engine(choice: engine.Engine, *, training: bool = False, device: str = "cpu") -> str:
-    """Choose who computes, compile it if this is its first use here, and return its name for the person.
+def set_engine(choice: engine.Engine, network: Network, *, training: bool = False, device: str = "cpu") -> str:
+    """Choose who computes a network, compile it if this is its first use here, and return its name for the person.
 
     What is compiled is kept for the next time; a line and a bar say so while it happens, and a line where it is not.
     """
     engine.choose(choice)
-    if choice == "torch" or device != "cpu" or not engine.available():
+    if choice == "torch" or device != "cpu" or network.tiling != "slabs" or not engine.available():
         return "PyTorch"
     if not engine.is_ready(training):
         sys.stderr.write("compiling the engine for this machine, once; this takes about half a minute\n")
@@ -127,7 +145,7 @@ def run(
     try:
         arguments = parser.parse_args(argv)
     except InputError as error:
-        sys.exit(_fail(f"error: {error}", 2))
+        sys.exit(_fail(f"error: {with_options(str(error))}", 2))
     try:
         with _orderly_end():
             code = main(arguments)
@@ -140,7 +158,7 @@ def run(
     except MicronetError as error:
         if arguments.debug:
             raise
-        code = _fail(f"error: {error}", 2)
+        code = _fail(f"error: {with_options(str(error))}", 2)
     except Exception as error:
         if arguments.debug:
             raise
@@ -151,13 +169,13 @@ def run(
 def reason(error: Exception) -> str:
     """Return the line that says what went wrong; what is not a `MicronetError` is a fault of ours."""
     if isinstance(error, MicronetError):
-        return str(error)
+        return with_options(str(error))
     return f"internal error ({type(error).__name__}: {error}) in {_place(error)}; --debug shows how it came to it"
 
 
 def _place(error: BaseException) -> str:
     """Return the line of ours, ``file:line``, that an error came out of; where there is none, the innermost line."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     frames = traceback.extract_tb(error.__traceback__)
     files = [(Path(frame.filename).resolve(), frame.lineno) for frame in frames]
     ours = [

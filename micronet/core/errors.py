@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["FileError", "InputError", "MicronetError", "printable"]
+import re
+
+__all__ = ["SETTINGS", "FileError", "InputError", "MicronetError", "printable", "setting"]
 
 # Room for a path, a list and an advice; the advice stands at the end.
 _LONGEST, _END = 1000, 300
+
+#: What `setting` writes; group 1 holds the names.
+SETTINGS = re.compile(r"\(settings?: (\w+(?:, \w+)*)\)")
 
 
 class MicronetError(Exception):
@@ -21,6 +26,19 @@ class InputError(MicronetError, ValueError):
 
 class FileError(MicronetError, OSError):
     """A file cannot be read or written, or does not hold what its name promises."""
+
+
+def setting(*names: str) -> str:
+    """Return how a message names the settings that help, by their names in Python.
+
+    Only the scripts have options: `micronet.app.terminal.with_options` puts them in the place of this.
+
+    >>> f"the voxel size is not stated {setting('spacing_um')}"
+    'the voxel size is not stated (setting: spacing_um)'
+    >>> setting("shape", "dtype")
+    '(settings: shape, dtype)'
+    """
+    return f"(setting{'s' if len(names) > 1 else ''}: {', '.join(names)})"
 
 
 def printable(text: str) -> str:

@@ -7,8 +7,6 @@ both ways. The U shape is that of the 3-D U-Net (Çiçek et al. 2016), the activ
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -19,7 +17,7 @@ from micronet.core.errors import InputError
 from micronet.networks import engine
 from micronet.networks.unchanged import Layout, layout_of, unchanged_parameters
 
-__all__ = ["MINIMUM_AXIS", "MicroNet", "MicroRNet", "bootstrap", "model_for_state"]
+__all__ = ["MINIMUM_AXIS", "MicroNet", "MicroRNet"]
 
 #: Smallest length of any axis: two poolings by 4 leave 2 voxels, the least that reflect padding by 1 accepts.
 MINIMUM_AXIS = 32
@@ -126,85 +124,3 @@ class MicroRNet(_TinyUNet):
 
     name = "ur-net"
     mask_channels = 1
-
-
-def _misfits(state: Mapping[str, Tensor], model: _TinyUNet) -> dict[str, list[str]]:
-    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    return {
-        "missing": [key for key in expected if key not in state],
-        "extra": [key for key in state if key not in expected],
-        "misshaped": [
-            f"{key} {tuple(state[key].shape)} instead of {shape}"
-            for key, shape in expected.items()
-            if key in state and tuple(state[key].shape) != shape
-        ],
-    }
-
-
-def _listed(names: list[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def model_for_state(state: Mapping[str, Tensor]) -> MicroNet | MicroRNet:
-    """Build the network that a state dict belongs to, decided from its tensors alone.
-
-    Parameters
-    ----------
-    state : mapping of str to Tensor
-        The 32 tensors of a µ-Net or µr-Net.
-
-    Returns
-    -------
-    MicroNet or MicroRNet
-        With these weights, float32, on the CPU.
-
-    Raises
-    ------
-    InputError
-        If the tensors fit neither network (it says which are missing, extra or misshaped against the nearer one)
-        or hold values that are not finite.
-    """
-    # Building draws initial weights; leave the caller's stream alone. (On the meta device, which has no memory, a draw
-    # imports PyTorch's compiler, 2 s.)
-    with torch.random.fork_rng(devices=[]):
-        candidates: list[MicroNet | MicroRNet] = [MicroNet(), MicroRNet()]
-    misfits = {model: _misfits(state, model) for model in candidates}
-    nearer = min(candidates, key=lambda model: sum(map(len, misfits[model].values())))
-    if any(misfits[nearer].values()):
-        problems = [f"{kind}: {_listed(names)}" for kind, names in misfits[nearer].items() if names]
-        raise InputError(f"neither a µ-Net nor a µr-Net; against {nearer.name}: {'; '.join(problems)}")
-    for key, tensor in state.items():
-        if not torch.isfinite(tensor).all():
-            raise InputError(f"weights hold values that are not finite, first in '{key}'")
-    nearer.load_state_dict(state)
-    return nearer
-
-
-def bootstrap(state: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
-    """Turn the weights of a µ-Net into those of a µr-Net that ignores its mask.
-
-    A zero input channel is put before the others in ``down1.1.weight`` and ``up0.0.weight``; the µr-Net then
-    gives the µ-Net's output for any mask, and training starts from there.
-
-    Parameters
-    ----------
-    state : mapping of str to Tensor
-        State dict of a µ-Net.
-
-    Returns
-    -------
-    OrderedDict of str to Tensor
-        State dict of a µr-Net; tensors that do not change are copies.
-
-    Raises
-    ------
-    InputError
-        If `state` is a µr-Net's already, or no network of ours.
-    """
-    if isinstance(model_for_state(state), MicroRNet):
-        raise InputError("these weights are a µr-Net already; bootstrap takes those of a µ-Net")
-    result = OrderedDict((key, tensor.detach().clone()) for key, tensor in state.items())
-    for key in ("down1.1.weight", "up0.0.weight"):
-        weight = result[key]
-        result[key] = torch.cat((torch.zeros_like(weight[:, :1]), weight), dim=1)
-    return result

@@ -70,7 +70,7 @@ def train_pixel_trees(
     seed: int = 0,
     threads: int | None = None,
 ) -> PixelTrees:
-    """Fit boosted trees to features of annotated voxels; arguments as `training.teach.pixel.train_pixel_network` has them.
+    """Fit boosted trees to features of annotated voxels; arguments as `training.teach.pixel.train_pixel_network`.
 
     The same seed gives the same trees, whatever the threads.
     """

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from micronet.core.errors import FileError, InputError
 from micronet.core.files import atomic_path
 from micronet.core.names import existing
 from micronet.io.checks import is_file
-from micronet.networks.models import MicroNet, MicroRNet, model_for_state
 from micronet.networks.pickle_guard import checked_archive
+from micronet.networks.registry import model_for_state, network_of
 
-__all__ = ["find_weights", "load_model", "load_session", "load_state", "save_session", "save_state"]
+__all__ = ["bootstrap", "find_weights", "load_model", "load_session", "load_state", "save_session", "save_state"]
 
 # A state dict of ours is 40 kB; whatever is a thousand times that is not one.
 _LARGEST_BYTES = 40_000_000
@@ -124,7 +124,7 @@ def _read(path: Path, kind: str, what: str, largest: int) -> Any:
         raise FileError(f"'{path}' is not a {kind} file that PyTorch can read") from error
 
 
-def load_model(path: str | os.PathLike[str], say: Callable[[str], None] | None = None) -> MicroNet | MicroRNet:
+def load_model(path: str | os.PathLike[str], say: Callable[[str], None] | None = None) -> nn.Module:
     """Read a network; its tensors decide whether it is a µ-Net or a µr-Net.
 
     Parameters
@@ -136,7 +136,7 @@ def load_model(path: str | os.PathLike[str], say: Callable[[str], None] | None =
 
     Returns
     -------
-    MicroNet or MicroRNet
+    torch.nn.Module
         In evaluation mode, float32, on the CPU.
 
     Raises
@@ -189,3 +189,33 @@ def _write(path: Path, content: Any) -> None:
         raise FileError(f"cannot make the folder '{path.parent}': {error.strerror}") from error
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
+
+
+def bootstrap(state: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
+    """Turn the weights of a µ-Net into those of a µr-Net that ignores its mask.
+
+    A zero input channel is put before the others in ``down1.1.weight`` and ``up0.0.weight``; the µr-Net then
+    gives the µ-Net's output for any mask, and training starts from there.
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+        State dict of a µ-Net.
+
+    Returns
+    -------
+    OrderedDict of str to Tensor
+        State dict of a µr-Net; tensors that do not change are copies.
+
+    Raises
+    ------
+    InputError
+        If `state` is a µr-Net's already, or no network of ours.
+    """
+    if network_of(model_for_state(state)).refines:
+        raise InputError("these weights are a µr-Net already; bootstrap takes those of a µ-Net")
+    result = OrderedDict((key, tensor.detach().clone()) for key, tensor in state.items())
+    for key in ("down1.1.weight", "up0.0.weight"):
+        weight = result[key]
+        result[key] = torch.cat((torch.zeros_like(weight[:, :1]), weight), dim=1)
+    return result

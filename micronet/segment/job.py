@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from micronet.core.errors import FileError, InputError
 from micronet.core.files import make_folder
@@ -41,9 +42,9 @@ from micronet.measure.lumen_files import surface_path, vessel_paths, write_surfa
 from micronet.measure.overlap import overlap
 from micronet.networks import engine
 from micronet.networks.card import card_line, card_path
-from micronet.networks.models import MicroNet, MicroRNet
 from micronet.networks.normalize import log_intensity
 from micronet.networks.padding import Padding
+from micronet.networks.registry import Network, network_of
 from micronet.networks.weights import load_model
 from micronet.segment.memory import Memory, Need, plan_memory
 from micronet.segment.outputs import above, measure, score_line, scores_record, write_result
@@ -73,16 +74,21 @@ class Weights:
 
     path: Path
     sha256: str
-    model: MicroNet | MicroRNet
+    model: nn.Module
 
     @classmethod
     def load(cls, path: Path, device: str = "cpu", say: Callable[[str], None] | None = None) -> Weights:
         """Read the network onto a device; `say` and FileError as `micronet.networks.weights.load_model`."""
         return cls(path, sha256_of(path), load_model(path, say).to(device))
 
+    @property
+    def network(self) -> Network:
+        """What the registry knows of it."""
+        return network_of(self.model)
+
     def passes(self, job: Job) -> int:
         """Return how often this network looks at a volume, at most."""
-        return job.passes if isinstance(self.model, MicroRNet) else 1
+        return self.network.passes(job.passes)
 
 
 @dataclass(frozen=True)
@@ -258,7 +264,7 @@ def _segment_file(
     done = outputs.read()
     asked = {
         "input": input_record(path) if time_point is None else time_point.source,
-        "weights": {"path": write_name(weights.path), "sha256": weights.sha256, "network": weights.model.name},
+        "weights": {"path": write_name(weights.path), "sha256": weights.sha256, "network": weights.network.name},
         "masks": {role: input_record(mask) for role, mask in masks.items()},
         "parameters": job.parameters(),
     }
@@ -336,7 +342,7 @@ def _segment_file(
         raise InputError(f"'{path}': {error}") from error
     predict_seconds = time.perf_counter() - began - read_seconds
     engine.forget_memory()  # what follows needs some itself
-    if isinstance(weights.model, MicroRNet):
+    if weights.network.refines:
         say(f"  changes     {_changes(iterations, job)}")
 
     mask = above(probability, job.threshold)

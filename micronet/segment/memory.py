@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
+from torch import nn
 
 from micronet.core import ram
 from micronet.core.errors import FileError, InputError
 from micronet.core.ram import Allowance, size
 from micronet.networks import engine
-from micronet.networks.models import MicroNet, MicroRNet
 from micronet.networks.padding import Padding
+from micronet.networks.registry import network_of
 from micronet.segment.refine import works_in_slabs
 
 __all__ = ["Memory", "Need", "plan_memory"]
 
-# What PyTorch takes a voxel beside what the caller holds; 185 and 223 were measured.
-_TORCH_BYTES = {"u-net": 200, "ur-net": 240}
 # Thicker slabs save nearly nothing: 16 planes beside each are computed twice.
 _THICKEST = 128
 
@@ -71,7 +70,7 @@ class Need:
         image = voxels * (4 if self.logarithm else self.stored.itemsize)
         return self.beside + image + (len(self.masks) + 3 * self.soft_start) * voxels
 
-    def bytes(self, model: MicroNet | MicroRNet, planes: int | None = None) -> int:
+    def bytes(self, model: nn.Module, planes: int | None = None) -> int:
         """Return about how many bytes the process takes at most: whole, or in slabs of some planes."""
         depth, height, width = self.shape
         voxels = depth * height * width
@@ -83,7 +82,7 @@ class Need:
         kept = (len(self.masks) + 3 * self.soft_start) * voxels
         reading = self.beside + max([stored + image, 2 * stored, *(image + mask + kept for mask in self.masks)])
         holding = self._inputs()
-        refines = isinstance(model, MicroRNet)
+        refines = network_of(model).refines
         if planes is not None:
             work = engine.pass_bytes(size, planes)
             if padding.needed:  # what is read is padded, and of a thin stack all planes at a time
@@ -95,17 +94,17 @@ class Need:
             if works_in_slabs(model):
                 work += engine.pass_bytes(size)
             else:
-                work += looked_at * _TORCH_BYTES[model.name]
+                work += looked_at * network_of(model).torch_bytes
             if padding.needed:  # beside what is padded, the same without its margins
                 work *= 2
             output = (4 + 4 + 2) * voxels
         after = self.held(planes) + max(self.options.values(), default=0)
         return int(ram.PROGRAM + ram.MARGIN * max(reading, holding + work, holding + output, after))
 
-    def scratch_bytes(self, model: MicroNet | MicroRNet) -> int:
+    def scratch_bytes(self, model: nn.Module) -> int:
         """Return how much room slabs take on the disk."""
         depth, height, width = self.shape
-        return 4 * depth * height * width * (2 if isinstance(model, MicroRNet) else 1)
+        return 4 * depth * height * width * (2 if network_of(model).refines else 1)
 
 
 @dataclass(frozen=True)
@@ -143,13 +142,13 @@ class Memory:
         return self.allowance.check(self.held, work, option)
 
 
-def plan_memory(need: Need, model: MicroNet | MicroRNet, max_ram: int | None, folder: Path) -> Memory:
+def plan_memory(need: Need, model: nn.Module, max_ram: int | None, folder: Path) -> Memory:
     """Decide how a volume is segmented: whole where that fits into memory, else in the thickest slabs that do.
 
     Parameters
     ----------
     need : Need
-    model : MicroNet or MicroRNet
+    model : torch.nn.Module
     max_ram : int, optional
         Bytes that the process may take; by default `SHARE` of what is available now.
     folder : Path
@@ -188,7 +187,7 @@ def plan_memory(need: Need, model: MicroNet | MicroRNet, max_ram: int | None, fo
     return Memory(needed, allowance.bytes, planes, how, need.held(planes), allowance)
 
 
-def _refuse(need: Need, model: MicroNet | MicroRNet, allowance: Allowance) -> NoReturn:
+def _refuse(need: Need, model: nn.Module, allowance: Allowance) -> NoReturn:
     """Say what does not fit even in slabs: an option, where it would fit without it."""
     for option in need.options:
         others = {name: least for name, least in need.options.items() if name != option}

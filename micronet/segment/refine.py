@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from micronet.core.errors import InputError
 from micronet.core.volume import Volume, share_grid
 from micronet.io.scratch import Scratch
 from micronet.networks import engine
-from micronet.networks.models import MicroNet, MicroRNet
 from micronet.networks.normalize import (
     MASK_OFFSET,
     MASK_SCALE,
@@ -27,6 +27,7 @@ from micronet.networks.normalize import (
     standardize,
 )
 from micronet.networks.padding import Padding
+from micronet.networks.registry import engine_parameters, network_of
 
 __all__ = ["STABLE_CHANGE", "Iteration", "predict", "predict_in_slabs", "refine", "works_in_slabs"]
 
@@ -60,7 +61,7 @@ class Iteration:
 
 def predict(
     volume: Volume | NDArray[Any],
-    model: MicroNet | MicroRNet,
+    model: nn.Module,
     iterations: int = 10,
     initial_mask: Volume | NDArray[Any] | None = None,
     on_iteration: Callable[[Iteration], None] | None = None,
@@ -79,7 +80,7 @@ def predict(
     volume : Volume or ndarray of shape (Z, Y, X)
         Raw intensities; they are normalised here, over the whole volume. An axis below 32 voxels is mirrored for the
         network (`networks.padding.Padding`); what is returned, counted and called back with is the volume itself.
-    model : MicroNet or MicroRNet
+    model : torch.nn.Module
         The work is done on the device that its weights lie on.
     iterations : int
         At least 1; for µ-Net it has no effect.
@@ -121,7 +122,7 @@ def predict(
 
 def predict_in_slabs(
     volume: Volume | NDArray[Any],
-    model: MicroNet | MicroRNet,
+    model: nn.Module,
     folder: Path,
     planes: int,
     iterations: int = 10,
@@ -162,12 +163,13 @@ def predict_in_slabs(
     array = volume.array if isinstance(volume, Volume) else volume
     depth = _checked_depth(array, model, iterations, initial_mask, y_crop)
     padding = Padding((array.shape[0], depth, array.shape[2]))
-    parameters = model.engine_parameters()
+    parameters = engine_parameters(model)
     if not works_in_slabs(model):
         raise InputError("only the numba engine on the CPU works in slabs")
     mean, sd = image_statistics(array)
     before: NDArray[Any] | Scratch = _initial_probability(volume, initial_mask)
-    passes = iterations if isinstance(model, MicroRNet) else 1
+    network = network_of(model)
+    passes = network.passes(iterations)
 
     def read_image(first: int, stop: int) -> NDArray[np.float32]:
         return padding.pad_planes(lambda low, high: standardize(array[low:high, :depth], mean, sd), first, stop)
@@ -191,7 +193,7 @@ def predict_in_slabs(
         for number in range(1, passes + 1):
             began = time.perf_counter()
             change = _Change()
-            look(read_mask if isinstance(model, MicroRNet) else None, write, _MASK)
+            look(read_mask if network.refines else None, write, _MASK)
             iteration = change.iteration(number, time.perf_counter() - began)
             if on_iteration is not None:
                 on_iteration(iteration)
@@ -207,14 +209,14 @@ def predict_in_slabs(
     return now
 
 
-def works_in_slabs(model: MicroNet | MicroRNet) -> bool:
+def works_in_slabs(model: nn.Module) -> bool:
     """Return whether `predict_in_slabs` can be used: the numba engine computes this model."""
-    return engine.serves(torch.empty(0), model.engine_parameters())
+    return engine.serves(torch.empty(0), engine_parameters(model))
 
 
 def _checked_depth(
     array: NDArray[Any],
-    model: MicroNet | MicroRNet,
+    model: nn.Module,
     iterations: int,
     initial_mask: Volume | NDArray[Any] | None,
     y_crop: int | None,
@@ -227,8 +229,9 @@ def _checked_depth(
         raise InputError(f"y-crop must lie in 1..{array.shape[1]} (the Y axis), found {y_crop}")
     if iterations < 1:
         raise InputError(f"iterations must be at least 1, found {iterations}")
-    if isinstance(model, MicroNet) and initial_mask is not None:
-        raise InputError("µ-Net takes no initial mask; use a µr-Net, or leave the mask out")
+    network = network_of(model)
+    if not network.refines and initial_mask is not None:
+        raise InputError(f"{network.title} takes no initial mask; use a µr-Net, or leave the mask out")
     return depth
 
 
@@ -250,7 +253,7 @@ def _initial_probability(volume: Volume | NDArray[Any], mask: Volume | NDArray[A
 def refine(
     image: NDArray[np.float32],
     start: NDArray[np.float32],
-    model: MicroNet | MicroRNet,
+    model: nn.Module,
     iterations: int,
     on_iteration: Callable[[Iteration], None] | None = None,
     *,
@@ -272,7 +275,7 @@ def refine(
     -------
     ndarray of shape (Z, Y, X), float32
     """
-    refines = isinstance(model, MicroRNet)
+    refines = network_of(model).refines
     padding = Padding(image.shape)
     look = _looker(padding.pad(image), model)
     before = start
@@ -292,15 +295,15 @@ def refine(
     return before
 
 
-def _looker(image: NDArray[np.float32], model: MicroNet | MicroRNet) -> Callable[..., NDArray[np.float32]]:
+def _looker(image: NDArray[np.float32], model: nn.Module) -> Callable[..., NDArray[np.float32]]:
     """Return a function from a mask (none for a µ-Net) to the probability."""
-    parameters = model.engine_parameters()
+    parameters = engine_parameters(model)
     if engine.serves(torch.from_numpy(image), parameters):
         refiner = engine.refiner(parameters, image)
         return lambda mask=None: refiner(mask, _MASK)
     # One input tensor for all passes: the image in channel 0, the mask of the moment in channel 1.
     first = next(model.parameters())
-    x = torch.empty((1, 1 + model.mask_channels, *image.shape), dtype=first.dtype, device=first.device)
+    x = torch.empty((1, 1 + network_of(model).refines, *image.shape), dtype=first.dtype, device=first.device)
     x[0, 0] = torch.from_numpy(image)
 
     def look(mask: NDArray[np.float32] | None = None) -> NDArray[np.float32]:

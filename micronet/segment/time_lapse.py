@@ -21,7 +21,6 @@ from micronet.core.table import write_table
 from micronet.core.volume import Volume, share_grid
 from micronet.io import files_read_with, open_recording, read_annotation, read_volume, volume_stem, write_label_tiff
 from micronet.measure.overlap import overlap
-from micronet.networks.models import MicroRNet
 from micronet.segment.drift import centroid, image_drift
 from micronet.segment.job import MADE_BY, Job, TimePoint, Weights, check_stems, input_record, read_beside, segment_file
 from micronet.segment.refine import Iteration
@@ -175,7 +174,7 @@ class TimeLapseRun:
         read = [file for path in dict.fromkeys(lapse.paths) for file in files_read_with(path)]
         planned = [replace(job, label_tiff=False).outputs(stem) for stem in lapse.stems]
         check_outputs([*planned, self._outputs], [*read, *read_beside(job, weights.path)])
-        self._refines = isinstance(weights.model, MicroRNet)
+        self._refines = weights.network.refines
         self._start: Start = start if self._refines else "blank"
         self._say, self._on_iteration, self._force = say, on_iteration, force
         self._rows: list[_Row] = []

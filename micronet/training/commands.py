@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from micronet.core.errors import InputError
+from micronet.networks.registry import entries, network_named
 
 __all__ = ["Command", "Form", "forms", "parse_command"]
 
@@ -32,9 +33,10 @@ class Form:
     does: str
 
 
-_TRAIN: Mapping[str, Form] = {
-    "u-net": Form("N", "train N epochs: every training volume once, N times, such as 123"),
-    "ur-net": Form("N K", "N times: distort every mask once, then K passes over the volumes, such as 159 4; N is N 1"),
+# By whether the network refines.
+_TRAIN: Mapping[bool, Form] = {
+    False: Form("N", "train N epochs: every training volume once, N times, such as 123"),
+    True: Form("N K", "N times: distort every mask once, then K passes over the volumes, such as 159 4; N is N 1"),
 }
 _FORMS: Mapping[str, Form] = {
     "resume": Form("resume [RUN]", "go on with an interrupted command; without RUN, of the session that was last"),
@@ -63,11 +65,15 @@ _BETAS = (0.001, 1000.0)
 
 
 def forms(network: str) -> dict[str, Form]:
-    """Return the commands of a network (``"u-net"`` or ``"ur-net"``) by verb; training is ``"train"``."""
+    """Return the commands of a network by verb; training is ``"train"``."""
     return {
-        "train": _TRAIN[network],
-        **{verb: form for verb, form in _FORMS.items() if verb != "bootstrap" or network == "u-net"},
+        "train": _TRAIN[network_named(network).refines],
+        **{verb: form for verb, form in _FORMS.items() if verb != "bootstrap" or _starts_another(network)},
     }
+
+
+def _starts_another(network: str) -> bool:
+    return any(entry.made_from == network for entry in entries())
 
 
 def parse_command(line: str, network: str) -> Command:
@@ -76,7 +82,8 @@ def parse_command(line: str, network: str) -> Command:
     Parameters
     ----------
     line : str
-    network : {"u-net", "ur-net"}
+    network : str
+        Its name in the registry.
 
     Returns
     -------
@@ -126,8 +133,8 @@ def parse_command(line: str, network: str) -> Command:
 
 
 def _training(words: list[str], text: str, network: str) -> Command:
-    form = _TRAIN[network]
-    most = 2 if network == "ur-net" else 1
+    form = _TRAIN[network_named(network).refines]
+    most = 2 if network_named(network).refines else 1
     whole = all(re.fullmatch(r"[0-9]{1,9}", word) and int(word) > 0 for word in words)
     if len(words) > most or not whole:
         raise InputError(f"give {form.usage}, whole numbers from 1, found '{text}': {form.does}")
@@ -158,4 +165,4 @@ def _unknown(word: str, known: Mapping[str, Form], network: str) -> str:
         return "bootstrap is a command of train_micronet.py; a µr-Net takes what it wrote with: load bootstrap"
     near = difflib.get_close_matches(word.lower(), [verb for verb in known if verb != "train"], 1)
     meant = f"did you mean {known[near[0]].usage}? " if near else ""
-    return f"unknown command '{word}': {meant}{_TRAIN[network].usage} trains, help lists the commands"
+    return f"unknown command '{word}': {meant}{known['train'].usage} trains, help lists the commands"

@@ -88,7 +88,7 @@ class Keeper:
         self._failure: MicronetError | None = None
         self._bar: Bar | None = None
         self._kept_step: int | None = None
-        self.run = Run.fresh(trainer.model.name, places, keep_every)
+        self.run = Run.fresh(trainer.network.name, places, keep_every)
 
     @property
     def begun(self) -> bool:
@@ -112,7 +112,7 @@ class Keeper:
             return
         self.run.check(dataset_files(self._dataset))
         self._manifest = {
-            "network": self.trainer.model.name,
+            "network": self.trainer.network.name,
             "created": now(),
             "start": self._origin,
             "dataset": {
@@ -142,7 +142,7 @@ class Keeper:
         self.commands = self.commands[-1:]
         self._manifest = None
         self._close_scalars()
-        self.run = Run.fresh(self.trainer.model.name, self._places, self._keep_every)
+        self.run = Run.fresh(self.trainer.network.name, self._places, self._keep_every)
 
     def train(self, bar: Bar) -> None:
         """Work through the trainer's plan until it is done, the person wishes to stop, or training stalls.

@@ -21,8 +21,8 @@ from micronet.data.dataset import DataSet, Sample, dataset_files
 from micronet.io.checks import is_file
 from micronet.measure.overlap import Overlap, overlap
 from micronet.networks.card import planned_weights, record_weights
-from micronet.networks.models import MicroRNet, bootstrap, model_for_state
-from micronet.networks.weights import load_state, save_state
+from micronet.networks.registry import model_for_state, network_of
+from micronet.networks.weights import bootstrap, load_state, save_state
 from micronet.segment.outputs import above, score_line, write_result
 from micronet.training.commands import Command, forms
 from micronet.training.ports import Bar, Scalars, Settings, Wishes
@@ -79,7 +79,7 @@ class Session:
         show: Callable[[Path], None] | None = None,
     ) -> None:
         self.trainer = trainer
-        self.network = trainer.model.name
+        self.network = trainer.network.name
         self.places = places
         self.done = False
         self.wishes = wishes or Wishes()
@@ -223,8 +223,9 @@ class Session:
             model = model_for_state(weights)
         except InputError as error:
             raise FileError(f"{source}: {error}") from error
-        if model.name != self.network:
-            raise FileError(f"{source} holds a {model.name}, this session trains a {self.network}")
+        found = network_of(model).name
+        if found != self.network:
+            raise FileError(f"{source} holds a {found}, this session trains a {self.network}")
         self._keeper.keep()
         self.trainer.start_afresh(weights)
         self._keeper.start_anew({"weights": source, **({"sha256": sha256_of(Path(source))} if is_file(source) else {})})
@@ -287,7 +288,7 @@ class Session:
         if not samples:
             raise InputError(f"'{self._dataset.path}' lists no {split} volume")
         self._keeper.weights()
-        refines = isinstance(self.trainer.model, MicroRNet)
+        refines = self.trainer.network.refines
         passes = self.trainer.iterations if refines else 1
         suffix = f"_{passes}" if refines else ""
         planned = [self._outputs(sample, suffix) for sample in samples]

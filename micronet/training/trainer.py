@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from micronet.core.errors import InputError
 from micronet.data.augmentation import View
 from micronet.data.dataset import Sample
 from micronet.measure.overlap import Overlap, overlap
 from micronet.networks import engine
-from micronet.networks.models import MicroNet, MicroRNet
 from micronet.networks.normalize import normalize_mask, standardize
 from micronet.networks.padding import Padding
+from micronet.networks.registry import network_of
 from micronet.segment.refine import Iteration, refine
 from micronet.training.distortion.distort import distort, sample_distortion, size_map
 from micronet.training.losses import fbeta_loss
@@ -71,7 +71,7 @@ class Trainer:
 
     Parameters
     ----------
-    model : MicroNet or MicroRNet
+    model : torch.nn.Module
         Trained in place.
     train, validation : sequence of Sample
         Volumes; `validation` may be empty, then nothing is validated.
@@ -95,7 +95,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: MicroNet | MicroRNet,
+        model: nn.Module,
         train: Sequence[Sample],
         validation: Sequence[Sample] = (),
         recipe: Recipe = RECIPES["default"],
@@ -105,6 +105,7 @@ class Trainer:
         if not train:
             raise InputError("there is no volume to train on")
         self.model = model
+        self.network = network_of(model)
         self.train_samples = list(train)
         self.validation_samples = list(validation)
         self.recipe = recipe
@@ -121,7 +122,7 @@ class Trainer:
         self.best_step: int | None = None
         self.best_state: dict[str, torch.Tensor] | None = None
         self.optimizer = self._new_optimizer()
-        self._refines = isinstance(model, MicroRNet)
+        self._refines = self.network.refines
         self._legacy = np.random.RandomState(seed)
         self._legacy_at_round = self._legacy.get_state(legacy=True)
         self._size_maps: list[NDArray[np.uint8]] = []
@@ -359,7 +360,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Return all that a run needs to go on bit for bit, of types that `torch.load(weights_only=True)` reads."""
         return {
-            "network": self.model.name,
+            "network": self.network.name,
             "recipe": self.recipe.name,
             "augmentation": self._augmentation,
             "optimizer kind": self.recipe.optimizer,
@@ -377,7 +378,7 @@ class Trainer:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go back to a `state`; InputError when it is of another network, recipe, seed or other volumes."""
         volumes = [sample.entry.name for sample in self.train_samples]
-        here: dict[str, Any] = {"network": self.model.name, "recipe": self.recipe.name, "seed": self.seed}
+        here: dict[str, Any] = {"network": self.network.name, "recipe": self.recipe.name, "seed": self.seed}
         here |= {"volumes": volumes, "augmentation": self._augmentation, "optimizer kind": self.recipe.optimizer}
         for name, value in here.items():
             if state.get(name) != value:

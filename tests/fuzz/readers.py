@@ -22,8 +22,7 @@ from micronet.io import (
 )
 from micronet.io.sidecar import read_record, stated_domain
 from micronet.networks.card import card_line, read_card
-from micronet.networks.models import bootstrap
-from micronet.networks.weights import load_model, load_state
+from micronet.networks.weights import bootstrap, load_model, load_state
 from micronet.segment.job import Job, Weights, segment_file
 from micronet.training.run_files import Places, Run
 

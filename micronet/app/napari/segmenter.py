@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from micronet.core.errors import InputError
 from micronet.core.provenance import sha256_of
 from micronet.core.volume import Volume
 from micronet.networks.card import card_line
-from micronet.networks.models import MicroNet, MicroRNet
+from micronet.networks.registry import network_of
 from micronet.networks.weights import load_model
 from micronet.segment.refine import predict
 from micronet.segment.time_lapse import FIRST_ITERATIONS
@@ -36,7 +37,7 @@ class Step:
 
 def trained_folder() -> Path:
     """Return where the weights lie that come with micronet: in the package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2]
     inside = package / "trained_models"
     return inside if inside.is_dir() else package.parent / "trained_models"
 
@@ -85,10 +86,10 @@ def steps(
     model = _model(weights, weights.stat().st_mtime_ns if weights.is_file() else 0)
     probability = None
     if start is not None:
-        if isinstance(model, MicroNet):
+        if not network_of(model).refines:
             raise InputError("µ-Net looks once and starts from nothing; choose a µr-Net or no start")
         probability = (start != 0).astype(np.float32)
-    refines = isinstance(model, MicroRNet)
+    refines = network_of(model).refines
     for time_point, volume in enumerate(array if array.ndim == 4 else array[None]):
         count = iterations if refines else 1
         if refines and array.ndim == 4 and probability is None:  # the others start from what is found here
@@ -110,5 +111,5 @@ def warning(grid: Volume, array: NDArray[Any], weights: Path) -> str | None:
 
 
 @lru_cache(maxsize=2)
-def _model(weights: Path, _changed: int) -> MicroNet | MicroRNet:
+def _model(weights: Path, _changed: int) -> nn.Module:
     return load_model(weights)

@@ -1,0 +1,39 @@
+"""How plots are set up and written: one canvas without a window, one way to the disk."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any, Literal
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from micronet.core.files import atomic_path
+
+__all__ = ["new_figure", "tidy_axes", "write_figure"]
+
+
+def new_figure(width: float, height: float, dpi: int, layout: Literal["constrained"] | None = "constrained") -> Figure:
+    """Return an empty white figure of so many inches, drawn without a window."""
+    figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white", layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def tidy_axes(axes: Axes) -> None:
+    """Give axes a pale grid behind what is drawn, and no frame above and to the right."""
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def write_figure(path: str | os.PathLike[str], figure: Figure, **how: Any) -> None:
+    """Write a figure in the format of the path's suffix; whole or not at all.
+
+    FileError if it cannot be written. A name that the font cannot show is drawn with boxes and not complained about.
+    """
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(temporary, **how)
