@@ -118,7 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME|PATH",
         help="weights (default: %(default)s)",
     )
-    p.add_argument("--iterations", type=Whole(1, 1000), metavar="N", help="refinements of a µr-Net (default: 10)")
+    p.add_argument("--iterations", type=Whole(1, 1_000_000), metavar="N", help="refinements of a µr-Net (default: 10)")
     p.add_argument("--until-stable", action="store_true", help="refine until nothing changes (100 times at most)")
     p.add_argument(
         "--initial-mask",

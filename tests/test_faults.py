@@ -98,13 +98,14 @@ def test_a_signal_ends_the_work_leaves_no_half_written_file_and_keeps_what_was_t
 ):
     assert call(name) == 0
     before = {path: path.read_bytes() for path in all_files(folder)}
-    main = threading.get_ident()
+    main, over = threading.get_ident(), threading.Event()
 
     def send():
         while signal.getsignal(number) == signal.SIG_DFL:
             time.sleep(0.005)
         while main_is_not_in("predict", "decimate_planes"):
-            time.sleep(0.005)
+            if over.wait(0.005):
+                return
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)  # as a terminal that closes
 
@@ -118,6 +119,7 @@ def test_a_signal_ends_the_work_leaves_no_half_written_file_and_keeps_what_was_t
     sender = threading.Thread(target=send)
     sender.start()
     code = call(name, *more.split())
+    over.set()
     sender.join()
     assert code == expected
     assert {path: path.read_bytes() for path in all_files(folder)} == before

@@ -58,7 +58,7 @@ def add_training_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--validate-every", type=Whole(1, 1_000_000), metavar="N", help="steps between validations (default: 50)"
     )
-    p.add_argument("--iterations", type=Whole(1, 1000), metavar="N", help="refinements of a µr-Net (default: 10)")
+    p.add_argument("--iterations", type=Whole(1, 1_000_000), metavar="N", help="refinements of a µr-Net (default: 10)")
     p.add_argument(
         "--keep-every", type=Whole(1, 1_000_000), metavar="N", help="keep the weights of every N steps (default: none)"
     )
