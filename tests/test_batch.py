@@ -131,7 +131,8 @@ class TestEvaluate:
         code, _, _ = call(evaluate, "p", "--annotation", "a", capsys=capsys)
         assert code == 128 + number
         assert [row["volume"] for row in rows("scores/scores.csv")] == ["a", "b"]
-        assert [path.name for path in Path("scores").iterdir()] == ["scores.csv"]
+        # the table, and what tells the next run that it is ours
+        assert sorted(path.name for path in Path("scores").iterdir()) == [".scores.json.writing", "scores.csv"]
 
     def test_a_fault_in_the_end_leaves_the_rows(self, folder, monkeypatch, capsys):
         write_pairs(folder, "ab")
@@ -146,7 +147,7 @@ class TestEvaluate:
         assert call(evaluate, "p", "--annotation", "a", "--report", capsys=capsys)[0] == 0
         Path("p/b.seg.nrrd").write_bytes(b"NRRD0004\n")
         assert call(evaluate, "p", "--annotation", "a", "--force", capsys=capsys)[0] == 2
-        assert [path.name for path in Path("scores").iterdir()] == ["scores.csv"]
+        assert sorted(path.name for path in Path("scores").iterdir()) == ["scores.csv", "scores.json"]
 
 
 def test_a_fault_of_ours_on_one_scan_does_not_cost_the_others(folder, monkeypatch, capsys, rng):

@@ -150,7 +150,7 @@ def folder(tmp_path, monkeypatch):
             "evaluate mask.nrrd --annotation mask.nrrd --beta 1e200",
             "--beta: '1e200': expected a number from 0.001 to 1000",
         ),
-        ("prepare scan.nrrd --domain log --iso 1e300", "--iso: '1e300': expected a number from 0.01 to 1000"),
+        ("prepare scan.nrrd --domain log --iso 1e300", "--iso: '1e300': expected a number from 0.001 to 1e+06"),
         ("prepare scan.nrrd --domain log --iso 1e-9", "--iso: '1e-9': expected a number"),
         ("prepare scan.nrrd --domain log --iso 0.01 --spacing 1000000", "voxels are more than can be made"),
         ("prepare scan.nrrd --domain log --iso 0.01 --spacing 2", "GB there, "),

@@ -275,7 +275,7 @@ class Outputs:
         return FileError(f"'{path}' is in the way: {why}; it is not replaced, {self._advice}")
 
 
-def check_outputs(planned: Sequence[Outputs], inputs: Iterable[Path]) -> None:
+def check_outputs(planned: Sequence[Outputs], inputs: Iterable[Path], tells_case: bool | None = None) -> None:
     """Check the outputs of a call before anything is computed.
 
     Parameters
@@ -285,12 +285,14 @@ def check_outputs(planned: Sequence[Outputs], inputs: Iterable[Path]) -> None:
     inputs : iterable of Path
         Every file that the call reads: volumes with what belongs to them, masks, annotations, weights and their cards,
         data sets.
+    tells_case : bool, optional
+        Whether the disk takes names that differ in case, or in how accents are composed, for two; by default it is
+        tried.
 
     Raises
     ------
     InputError
-        If an output would replace one of the inputs, or two outputs would be one file (also where names differ only in
-        case or in how accents are composed, which many disks take for the same).
+        If an output would replace one of the inputs, or two outputs would be one file on that disk.
     FileError
         If a file that is not ours stands at the place of an output, or a name would be too long.
     """
@@ -306,9 +308,10 @@ def check_outputs(planned: Sequence[Outputs], inputs: Iterable[Path]) -> None:
         for path in outputs.paths:
             if (source := source_of(path)) is not None:
                 raise InputError(f"'{path}' would replace '{source}', which this call reads; {ELSEWHERE}")
-            other = claimed.setdefault(_place(path), path)
+            apart = _tells_case(path.parent) if tells_case is None else tells_case
+            other = claimed.setdefault(_place(path, apart), path)
             if other is not path:
-                one = f"'{path}'" if other == path else f"'{other}' and '{path}', one file on many disks,"
+                one = f"'{path}'" if other == path else f"'{other}' and '{path}', one file on this disk,"
                 raise InputError(f"two inputs would both write {one}; run them apart with -o DIR")
     for outputs in planned:
         outputs.check()
@@ -353,12 +356,23 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _place(path: Path) -> tuple[object, str]:
-    """Return what two paths share that some disk takes for one."""
+def _place(path: Path, tells_case: bool) -> tuple[object, str]:
+    """Return what two paths share that the disk takes for one."""
     folder: object = _identity(path.parent)
     if folder is None:
-        folder = folded(os.path.realpath(path.parent))
-    return folder, folded(path.name)
+        whole = os.path.realpath(path.parent)
+        folder = whole if tells_case else folded(whole)
+    return folder, path.name if tells_case else folded(path.name)
+
+
+def _tells_case(folder: Path) -> bool:
+    """Whether the disk of a folder takes names that differ in case for two; False where that cannot be tried."""
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".Case", dir=_existing(folder)) as tried:
+            name = Path(tried.name)
+            return not os.path.lexists(name.with_name(name.name.swapcase()))
+    except OSError:
+        return False
 
 
 def _existing(folder: Path) -> Path:
