@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from micronet.core.outcome import Outcome
 from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.provenance import sha256_of
 from micronet.core.volume import Volume
-from micronet.io import claimed_bytes, files_of, files_read_with, open_stack, volume_stem
+from micronet.io import claimed_bytes, files_of, open_stack, volume_stem
 from micronet.measure.footprint import least_bytes
+from micronet.networks.card import card_path
 from micronet.segment.memory import Memory, Need, plan_memory
-from micronet.segment.settings import Job, Weights, read_beside
+from micronet.segment.settings import Job, Weights
 
 __all__ = ["Found", "Plan", "Task", "TimePoint", "input_record", "plan_room", "plan_task"]
 
@@ -126,14 +127,16 @@ class Plan:
 
 def plan_task(task: Task) -> Plan:
     """Check what a task would write, and note what its result depends on; MicronetError where that cannot be."""
-    path, weights, job = task.path, task.weights, task.job
+    weights, job, time_point = task.weights, task.job, task.time_point
+    files = {path: files_of(path) for path in (task.path, *task.masks.values())}
     outputs = job.outputs(task.stem)
-    check_outputs([outputs], [*files_read_with(path), *read_beside(job, weights.path)])
+    read = [file for several in files.values() for file in several]
+    check_outputs([outputs], [*read, weights.path, card_path(weights.path)])
     done = outputs.read()
     asked = {
-        "input": input_record(path) if task.time_point is None else task.time_point.source,
+        "input": _record_of(task.path, files[task.path]) if time_point is None else time_point.source,
         "weights": {"path": write_name(weights.path), "sha256": weights.sha256, "network": weights.network.name},
-        "masks": {role: input_record(mask) for role, mask in task.masks.items()},
+        "masks": {role: _record_of(mask, files[mask]) for role, mask in task.masks.items()},
         "parameters": job.parameters(),
     }
     return Plan(task, outputs, asked, done)
@@ -165,7 +168,11 @@ def plan_room(task: Task) -> Memory:
 
 def input_record(path: Path) -> dict[str, Any]:
     """Return what a record says of an input: its path and its hash."""
-    return {"path": write_name(path), "sha256": sha256_of(*files_of(path))}
+    return _record_of(path, files_of(path))
+
+
+def _record_of(path: Path, files: Sequence[Path]) -> dict[str, Any]:
+    return {"path": write_name(path), "sha256": sha256_of(*files)}
 
 
 def _mask_bytes(mask: Path, task: Task) -> int:
