@@ -26,7 +26,7 @@ from micronet.segment.memory import Memory
 from micronet.segment.plan import Plan, Task, TimePoint, plan_room, plan_task
 from micronet.segment.reading import Inputs, read_inputs
 from micronet.segment.refine import Iteration, Refinement, predict_whole
-from micronet.segment.results import Prediction, hand_over, measure_prediction, record_of, write_results
+from micronet.segment.results import Prediction, Written, hand_over, measure_prediction, record_of, write_results
 from micronet.segment.settings import Job, Weights, check_results, check_stems
 from micronet.segment.slabs import predict_in_slabs
 
@@ -100,7 +100,6 @@ def _segment(
     page = _new_page(task.job, inputs)
     with _predicted(task, inputs, memory, page, on_iteration) as prediction:
         watch.note("predict")
-        engine.forget_memory()  # what follows needs some itself
         if task.weights.network.refines:
             say(f"  changes     {_changes(prediction.iterations, task.job)}")
         measured = measure_prediction(task, inputs, prediction, say)
@@ -109,11 +108,7 @@ def _segment(
         record = record_of(plan, memory, inputs, prediction, measured, written, watch.seconds)
         if page is not None:
             _write_page(page, plan, inputs, prediction, record)
-        plan.outputs.finish(record)
-        names = [*(file.name for file in written.files.values()), plan.outputs.record_path.name]
-        say(f"  wrote       {task.job.output}/: {', '.join(names)}")
-        if written.refused:
-            raise InputError(f"'{task.path}': {written.refused[0]} (all else is written)")
+        _finish(plan, record, written, say)
         if task.time_point is not None and task.time_point.on_found is not None:
             task.time_point.on_found(hand_over(prediction, measured))
     return measured.outcome(task.path)
@@ -158,6 +153,7 @@ def _predicted(
                 probability = files.enter_context(found)
         except InputError as error:
             raise InputError(f"'{task.path}': {error}") from error
+        engine.forget_memory()  # what follows needs some itself
         yield Prediction(probability, iterations)
 
 
@@ -180,6 +176,15 @@ def _write_page(
     with plan.outputs.staged() as folder:
         path = replace(plan.task.job, output=folder).files_on_request(plan.task.stem)["report"]
         page.write(path, prediction.probability, record, annotation=annotation)
+
+
+def _finish(plan: Plan, record: Mapping[str, Any], written: Written, say: Callable[[str], None]) -> None:
+    """Write the record, and tell what is there; InputError where something that was asked for is not."""
+    plan.outputs.finish(record)
+    names = [*(file.name for file in written.files.values()), plan.outputs.record_path.name]
+    say(f"  wrote       {plan.task.job.output}/: {', '.join(names)}")
+    if written.refused:
+        raise InputError(f"'{plan.task.path}': {written.refused[0]} (all else is written)")
 
 
 def _changes(iterations: Sequence[Iteration], job: Job) -> str:
