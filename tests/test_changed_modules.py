@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from micronet.core.errors import InputError
 from micronet.networks import engine
 from micronet.networks.models import MicroNet, MicroRNet
-from micronet.segment.refine import refine, works_in_slabs
+from micronet.segment.refine import refine
+from micronet.segment.slabs import works_in_slabs
 
 
 @pytest.fixture(autouse=True)

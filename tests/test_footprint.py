@@ -40,7 +40,8 @@ def test_surface_voxels_are_those_with_a_face_to_the_outside(rng, shape):
 PEAKS = """
 import ctypes, json, re, sys, numpy as np
 from pathlib import Path
-from micronet import Volume, footprint
+from micronet import Volume
+from micronet.measure import footprint
 from micronet.measure.lumen_files import write_surface, write_vessels
 from micronet.measure.scores import score_masks
 from micronet.core.volume import upright
@@ -113,8 +114,9 @@ class TestInfer:
         code, out, err = call(infer, "a.nrrd", "-o", "out", *options, capsys=capsys)
         assert code == 2
         assert re.search(
-            rf"'a\.nrrd': {option[0]} does not fit: about \d+ MB of memory needed, 16 MB allowed \(--max-ram\); "
-            r"leave it out, free memory or raise --max-ram \(all else is written\)",
+            rf"'a\.nrrd': what was asked for \({option[0]}\) does not fit: about \d+ MB of memory needed, "
+            r"16 MB allowed \(--max-ram\); leave it out, free memory or allow more \(--max-ram\) "
+            r"\(all else is written\)",
             err,
         )
         assert "volume" in out
@@ -134,7 +136,10 @@ class TestInfer:
         options = ("--model", "u-net_test", "--report", "--max-ram", "24MB")
         code, out, err = call(infer, "b.nrrd", "-o", "out", *options, capsys=capsys)
         assert code == 2
-        assert re.search(r"'b\.nrrd': --report does not fit: about \d+ MB of memory needed, 24 MB allowed", err)
+        assert re.search(
+            r"'b\.nrrd': what was asked for \(--report\) does not fit: about \d+ MB of memory needed, 24 MB allowed",
+            err,
+        )
         assert "volume" not in out
         assert not (folder / "out").exists()
 
@@ -144,7 +149,7 @@ class TestPlan:
 
     def test_an_option_that_does_not_fit_beside_the_whole_means_slabs(self, tmp_path, monkeypatch):
         monkeypatch.setattr("micronet.core.ram.PROGRAM", 1_000_000)
-        wishes = Need((64, 64, 64), 64, np.dtype(np.uint8), options={"--measures": 20_000_000})
+        wishes = Need((64, 64, 64), 64, np.dtype(np.uint8), wishes={"measures": 20_000_000})
         enough = self.SMALL.bytes(MicroRNet())
         assert plan_memory(self.SMALL, MicroRNet(), enough, tmp_path).slab_planes is None
         plan = plan_memory(wishes, MicroRNet(), wishes.bytes(MicroRNet()) - 1, tmp_path)

@@ -21,7 +21,8 @@ from micronet.io.scratch import Scratch
 from micronet.networks import engine
 from micronet.networks.weights import save_state
 from micronet.segment.memory import Need, plan_memory
-from micronet.segment.refine import predict_in_slabs
+from micronet.segment.refine import Refinement
+from micronet.segment.slabs import predict_in_slabs
 
 pytestmark = pytest.mark.usefixtures("engine_ready")
 
@@ -51,7 +52,8 @@ class TestSlabs:
         start = rng.random(image.shape) if isinstance(model, MicroRNet) and crop else None
         whole, slabs = [], []
         expected = predict(image, model, 3, start, whole.append, y_crop=crop)
-        with predict_in_slabs(image, model, tmp_path, planes, 3, start, slabs.append, y_crop=crop) as found:
+        how = Refinement(3, start, slabs.append, y_crop=crop)
+        with predict_in_slabs(image, model, tmp_path, planes, how) as found:
             assert np.array_equal(found[:], expected)
             assert np.array_equal(np.stack(list(found)), expected)
         assert numbers_of(slabs) == numbers_of(whole)
@@ -63,7 +65,7 @@ class TestSlabs:
             torch.nn.init.zeros_(parameter)
         seen = []
         image = rng.random((32, 32, 32))
-        with predict_in_slabs(image, model, tmp_path, 16, 9, None, seen.append, until_stable=True) as found:
+        with predict_in_slabs(image, model, tmp_path, 16, Refinement(9, None, seen.append, until_stable=True)) as found:
             assert (found[:] == 0.5).all()
         assert [one.stable for one in seen] == [False, True]
 
@@ -71,7 +73,7 @@ class TestSlabs:
         monkeypatch.setattr("micronet.networks.kernels.layout._STRIP", 1000)
         image = rng.integers(0, 200, (40, 66, 40), np.uint8)
         expected = predict(image, model, 2)
-        with predict_in_slabs(image, model, tmp_path, 8, 2) as found:
+        with predict_in_slabs(image, model, tmp_path, 8, Refinement(2)) as found:
             assert np.array_equal(found[:], expected)
 
     @pytest.mark.parametrize("fault", [KeyboardInterrupt, RuntimeError])
@@ -81,7 +83,7 @@ class TestSlabs:
 
         before = _open_files()
         with pytest.raises(fault, match="now"):
-            predict_in_slabs(rng.random((32, 32, 32)), MicroRNet(), tmp_path, 8, 3, None, stop)
+            predict_in_slabs(rng.random((32, 32, 32)), MicroRNet(), tmp_path, 8, Refinement(3, None, stop))
         assert not list(tmp_path.iterdir())
         assert _open_files() == before
 
@@ -99,8 +101,10 @@ PEAK = """
 import re, sys, numpy as np, torch
 from pathlib import Path
 import micronet.segment.job, micronet.report.preview, micronet.app.terminal
-from micronet import MicroNet, MicroRNet, engine, predict
-from micronet.segment.refine import predict_in_slabs
+from micronet import MicroNet, MicroRNet, predict
+from micronet.networks import engine
+from micronet.segment.refine import Refinement
+from micronet.segment.slabs import predict_in_slabs
 from micronet.segment.memory import Need
 from micronet.core.ram import PROGRAM
 def kilobytes(name):
@@ -115,7 +119,7 @@ predict(small, model, 2)
 before = kilobytes("VmRSS")
 image = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
 if planes:
-    predict_in_slabs(image, model, Path(sys.argv[5]), planes, 2).close()
+    predict_in_slabs(image, model, Path(sys.argv[5]), planes, Refinement(2)).close()
 else:
     predict(image, model, 2)
 taken = kilobytes("VmHWM") - before
@@ -171,7 +175,7 @@ class TestPlan:
         assert 16 <= plan.slab_planes <= 128
         assert plan.needed <= 3_000_000_000
         assert re.match(
-            r"slabs of \d+ planes: about [23]\.\d\d GB needed, 3\.00 GB allowed \(--max-ram\)", plan.description
+            r"slabs of \d+ planes: about [23]\.\d\d GB needed, 3\.00 GB allowed \(setting: max_ram\)", plan.description
         )
 
     def test_what_fits_is_done_whole(self, tmp_path, model):
@@ -183,11 +187,11 @@ class TestPlan:
         assert plan.allowed == pytest.approx(0.8 * available_memory(), rel=0.2)
 
     def test_what_does_not_fit_even_in_slabs_is_refused(self, tmp_path, model):
-        with pytest.raises(InputError, match=r"GB of memory needed even in slabs, 1\.00 GB allowed \(--max-ram\)"):
+        with pytest.raises(InputError, match=r"of memory needed even in slabs, 1\.00 GB allowed \(setting: max_ram\)"):
             plan_memory(self.BIG, model, 10**9, tmp_path)
 
     def test_what_cannot_run_in_slabs_is_refused(self, tmp_path, model):
-        with pytest.raises(InputError, match=r"GB allowed \(--max-ram\); only the numba engine on the CPU could"):
+        with pytest.raises(InputError, match=r"GB allowed \(setting: max_ram\); only the numba engine on the CPU"):
             plan_memory(self.BIG, model.double(), 3 * 10**9, tmp_path)
 
     def test_room_for_the_intermediate_files_is_looked_for_before_work(self, tmp_path, model):
@@ -267,7 +271,7 @@ class TestInfer:
         assert code == 2
         assert re.fullmatch(
             r"error: 'a\.nrrd': about \d+\.\d\d GB of memory needed even in slabs, 2\.00 GB allowed \(--max-ram\); "
-            r"crop the volume, free memory or raise --max-ram\n",
+            r"crop the volume, free memory or allow more \(--max-ram\)\n",
             err,
         )
         assert "volume " not in out
@@ -278,7 +282,7 @@ class TestInfer:
         options = ("--model", "u-net_test", "--engine", "torch", "--max-ram", "3MB")
         code, _, err = call(infer, "a.nrrd", *options, capsys=capsys)
         assert code == 2
-        assert "only the numba engine on the CPU could do it in slabs (--engine auto --device cpu)" in err
+        assert "only the numba engine on the CPU could do it in slabs (--engine, --device)" in err
 
     @pytest.mark.parametrize("text", ["3", "GB", "-3GB", "3 parsecs", "1e3MB"])
     def test_a_size_without_sense_is_refused(self, folder, capsys, text):

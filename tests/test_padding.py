@@ -22,7 +22,8 @@ from micronet.io import Segment, read_annotation, write_segmentation
 from micronet.networks.normalize import normalize_image, normalize_mask
 from micronet.networks.padding import Padding
 from micronet.networks.weights import save_state
-from micronet.segment.refine import predict_in_slabs
+from micronet.segment.refine import Refinement
+from micronet.segment.slabs import predict_in_slabs
 from micronet.training.losses import fbeta_loss
 from micronet.training.recipe import RECIPES
 from micronet.training.trainer import Trainer
@@ -96,7 +97,7 @@ class TestPredict:
         image = rng.integers(0, 255, shape).astype(np.uint8)
         whole, slabs = [], []
         expected = predict(image, model, 3, None, whole.append)
-        with predict_in_slabs(image, model, tmp_path, 8, 3, None, slabs.append) as found:
+        with predict_in_slabs(image, model, tmp_path, 8, Refinement(3, None, slabs.append)) as found:
             assert np.array_equal(found[:], expected)
         for one, other in zip(whole, slabs, strict=True):
             assert (one.largest_change, one.flipped, one.foreground) == (

@@ -208,7 +208,7 @@ def test_measures_need_a_voxel_size(folder, weights, capsys):
     np.save("a.npy", np.zeros((33, 34, 35), np.uint8))
     code, _, err = call(infer, "a.npy", "--model", weights, "--measures", capsys=capsys)
     assert code == 2
-    assert "'a.npy' does not state its voxel size, which --measures needs: give --spacing" in err
+    assert "'a.npy' does not state its voxel size (--spacing Z,Y,X), which the measures need (--measures)" in err
 
 
 def test_a_report_shows_the_start_the_crop_and_what_looks_wrong(embryo, weights, folder, capsys):

@@ -17,6 +17,8 @@ import infer
 from micronet import MicroNet, MicroRNet, Volume, load_model, predict, read_annotation, read_volume, write_volume
 from micronet.core.volume import upright
 from micronet.networks.weights import save_state
+from micronet.segment.job import Job, Weights
+from micronet.segment.time_lapse import TimeLapseRun, open_time_lapse
 
 pytestmark = pytest.mark.usefixtures("engine_ready")
 
@@ -101,6 +103,28 @@ def test_every_time_point_of_a_file_starts_from_the_last(folder, movie, capsys):
     record = json.loads((folder / "predictions" / "beat_t001.json").read_text(encoding="utf-8"))
     assert record["input"]["time_point"] == 1
     assert record["masks"]["initial_mask"]["path"].endswith("beat_t000_probability.nrrd")
+
+
+def test_what_a_time_point_has_found_is_handed_over_and_not_read_back(folder, movie):
+    """What it wrote is blanked as soon as it is there: the next time point must not see that."""
+    write_tiff("beat.tif", movie)
+    weights, job = Weights.load(folder / "checkpoints" / "ur-net_test.pt"), Job(output=folder / "out", iterations=2)
+
+    def say(line):
+        if line.startswith("  wrote"):
+            probability = job.output / f"beat_t{len(levels):03d}_probability.nrrd"
+            levels.append(read_volume(probability).array)
+            write_volume(probability, Volume(np.zeros_like(levels[-1])))
+            (job.output / probability.name.replace("_probability.nrrd", ".seg.nrrd")).unlink()
+
+    levels = []
+    with open_time_lapse([folder / "beat.tif"], job) as lapse:
+        run = TimeLapseRun(lapse, weights, job, say=say)
+        assert run.segment(0).status == run.segment(1).status == "done"
+    start = predict(movie[0], weights.model, 10)
+    expected = predict(movie[1], weights.model, 2, np.rint(start * 255).astype(np.float32) / 255)
+    np.testing.assert_array_equal(levels[1], np.rint(expected * 255).astype(np.uint8))
+    assert int(table(job.output / "beat_timelapse.csv")[1]["lumen_voxels"]) == np.count_nonzero(expected > 0.5)
 
 
 def test_blank_start_gives_what_each_volume_alone_gives(folder, movie, capsys):
@@ -196,7 +220,7 @@ def test_volumes_of_other_shapes_are_no_time_points_of_one_recording(folder, mov
         (["one.npy", "--initial-mask", "previous"], "--initial-mask previous goes with --time-lapse"),
         (["one.npy", "--interval", "2"], "--interval goes with --time-lapse"),
         (["one.npy", "one.npy", "--time-lapse"], "would both write one"),
-        (["a.nii", "--time-lapse", "--annotation", "b.nii"], "--annotation is one mask"),
+        (["a.nii", "--time-lapse", "--annotation", "b.nii"], "an annotation is one mask (--annotation)"),
         (["a.nii", "--time-lapse", "--interval", "0"], "--interval: '0': expected a number from 1e-06 to 1e+09"),
     ],
 )

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from micronet.core.errors import InputError
+from micronet.core.errors import InputError, setting
 
 __all__ = ["MARGIN", "PROGRAM", "SHARE", "Allowance", "MemoryLimitError", "available_memory", "size"]
 
@@ -44,7 +44,7 @@ class Allowance:
     def of(cls, max_ram: int | None) -> Allowance:
         """Return what is wished, by default `SHARE` of what is available now."""
         if max_ram is not None:
-            return cls(max_ram, f"{size(max_ram)} allowed (--max-ram)")
+            return cls(max_ram, f"{size(max_ram)} allowed {setting('max_ram')}")
         available = available_memory()
         if available is None:
             return cls(None, "what is available is not known")
@@ -64,7 +64,7 @@ class Allowance:
         if not self.fits(needed):
             raise MemoryLimitError(
                 f"{what} does not fit: about {size(needed)} of memory needed, {self.words}; leave it out, free memory "
-                "or raise --max-ram"
+                f"or allow more {setting('max_ram')}"
             )
         return needed
 

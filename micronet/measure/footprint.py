@@ -58,12 +58,12 @@ def scores_bytes(predicted: NDArray[np.bool_], annotated: NDArray[np.bool_]) -> 
 
 
 def least_bytes(voxels: int) -> dict[str, int]:
-    """Return what options take whatever the mask is, by their names: a label TIFF takes a plane."""
+    """Return what each setting takes whatever the mask is, by its name: a label TIFF takes a plane."""
     return {
-        "--mesh": _ROWS + _SLAB_VOXEL * min(voxels, _SLAB),
-        "--measures": _LABELLED * voxels,
-        "--report": min(_PAGE, _SHOWN * voxels),
-        "--label-tiff": 0,
+        "mesh": _ROWS + _SLAB_VOXEL * min(voxels, _SLAB),
+        "measures": _LABELLED * voxels,
+        "report": min(_PAGE, _SHOWN * voxels),
+        "label_tiff": 0,
     }
 
 

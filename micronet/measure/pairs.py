@@ -268,7 +268,7 @@ def check_scoring(
     if measures:
         works["--measures"] = max(vessels_bytes(array, masks.spacing_um or (1, 1, 1)) for array in arrays)
     if report:
-        works["--report"] = least_bytes(arrays[0].size)["--report"] + 4 * arrays[0].size  # kinds of voxels, as masks
+        works["--report"] = least_bytes(arrays[0].size)["report"] + 4 * arrays[0].size  # kinds of voxels, as masks
     return max(allowance.check(held, work, f"'{pair.prediction}': {what}") for what, work in works.items())
 
 

@@ -13,12 +13,12 @@ import numpy as np
 from torch import nn
 
 from micronet.core import ram
-from micronet.core.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError, setting
 from micronet.core.ram import Allowance, size
 from micronet.networks import engine
 from micronet.networks.padding import Padding
 from micronet.networks.registry import network_of
-from micronet.segment.refine import works_in_slabs
+from micronet.segment.slabs import works_in_slabs
 
 __all__ = ["Memory", "Need", "plan_memory"]
 
@@ -46,9 +46,9 @@ class Need:
         One of them is a probability that the refinement starts from: kept as float32.
     beside : int
         Bytes that the caller holds, such as the volume of the time point before.
-    options : mapping of str to int
-        What is asked for beside the usual files: bytes that it takes at least, whatever is found. `Memory.check` has
-        the rest once the mask is known.
+    wishes : mapping of str to int
+        The settings that ask for more than the usual files: bytes that each takes at least, whatever is found.
+        `Memory.check` has the rest once the mask is known.
     """
 
     shape: tuple[int, int, int]
@@ -58,7 +58,7 @@ class Need:
     masks: tuple[int, ...] = ()
     soft_start: bool = False
     beside: int = 0
-    options: Mapping[str, int] = field(default_factory=dict)
+    wishes: Mapping[str, int] = field(default_factory=dict)
 
     def held(self, planes: int | None) -> int:
         """Return about how many bytes are held once the mask is known, beside the program."""
@@ -98,7 +98,7 @@ class Need:
             if padding.needed:  # beside what is padded, the same without its margins
                 work *= 2
             output = (4 + 4 + 2) * voxels
-        after = self.held(planes) + max(self.options.values(), default=0)
+        after = self.held(planes) + max(self.wishes.values(), default=0)
         return int(ram.PROGRAM + ram.MARGIN * max(reading, holding + work, holding + output, after))
 
     def scratch_bytes(self, model: nn.Module) -> int:
@@ -134,12 +134,12 @@ class Memory:
     held: int
     allowance: Allowance
 
-    def check(self, option: str, work: int) -> int:
-        """Return the bytes of the process with the work of an option, now that the mask is known.
+    def check(self, wish: str, work: int) -> int:
+        """Return the bytes of the process with the work of a setting, now that the mask is known.
 
-        InputError that names the option where that is more than allowed.
+        MemoryLimitError that names the setting where that is more than allowed.
         """
-        return self.allowance.check(self.held, work, option)
+        return self.allowance.check(self.held, work, _wished(wish))
 
 
 def plan_memory(need: Need, model: nn.Module, max_ram: int | None, folder: Path) -> Memory:
@@ -174,7 +174,7 @@ def plan_memory(need: Need, model: nn.Module, max_ram: int | None, folder: Path)
     if not works_in_slabs(model):
         raise InputError(
             f"about {size(whole)} of memory needed, {limit}; only the numba engine on the CPU could do it in slabs "
-            "(--engine auto --device cpu), else crop the volume or raise --max-ram"
+            f"{setting('engine', 'device')}, else crop the volume or allow more {setting('max_ram')}"
         )
     planes = next((n for n in range(_THICKEST, 0, -4) if allowance.fits(need.bytes(model, n))), None)
     if planes is None:
@@ -188,15 +188,19 @@ def plan_memory(need: Need, model: nn.Module, max_ram: int | None, folder: Path)
 
 
 def _refuse(need: Need, model: nn.Module, allowance: Allowance) -> NoReturn:
-    """Say what does not fit even in slabs: an option, where it would fit without it."""
-    for option in need.options:
-        others = {name: least for name, least in need.options.items() if name != option}
-        if allowance.fits(replace(need, options=others).bytes(model, 4)):
-            allowance.check(need.held(4), need.options[option], option)
+    """Say what does not fit even in slabs: a wish, where it would fit without it."""
+    for wish in need.wishes:
+        others = {name: least for name, least in need.wishes.items() if name != wish}
+        if allowance.fits(replace(need, wishes=others).bytes(model, 4)):
+            allowance.check(need.held(4), need.wishes[wish], _wished(wish))
     raise InputError(
         f"about {size(need.bytes(model, 4))} of memory needed even in slabs, {allowance.words}; crop the volume, "
-        "free memory or raise --max-ram"
+        f"free memory or allow more {setting('max_ram')}"
     )
+
+
+def _wished(wish: str) -> str:
+    return f"what was asked for {setting(wish)}"
 
 
 def _check_room(folder: Path, needed: int) -> None:
@@ -204,6 +208,6 @@ def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(here).free
     if free < needed:
         raise FileError(
-            f"intermediate files take {size(needed)} in '{folder}', {size(free)} are free; raise --max-ram, or "
-            "choose another disk with -o DIR"
+            f"intermediate files take {size(needed)} in '{folder}', {size(free)} are free; allow more memory "
+            f"{setting('max_ram')} or choose another disk {setting('output')}"
         )

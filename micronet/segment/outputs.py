@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from micronet.core.errors import setting
 from micronet.core.names import write_name
 from micronet.core.volume import Volume, bounding_box
 from micronet.io import Segment, nrrd, write_mask_planes
@@ -16,7 +18,7 @@ from micronet.io.scratch import Scratch
 from micronet.measure.overlap import Overlap
 from micronet.report.preview import write_preview
 
-__all__ = ["above", "measure", "score_line", "scores_record", "write_result"]
+__all__ = ["above", "levels", "measure", "score_line", "scores_record", "write_result"]
 
 # A lumen that fills nearly the whole volume is a wrong normalisation or a wrong domain, not an embryo.
 _NEARLY_FULL = 0.9
@@ -59,8 +61,8 @@ def write_result(
         "segmentation": folder / f"{stem}.seg.nrrd",
         "preview": folder / f"{stem}_preview.png",
     }
-    levels = (np.rint(plane * 255).astype(np.uint8) for plane in probability)
-    nrrd.write(files["probability"], volume.with_array(np.broadcast_to(np.uint8(0), volume.shape)), levels)
+    blank = volume.with_array(np.broadcast_to(np.uint8(0), volume.shape))
+    nrrd.write(files["probability"], blank, levels(probability))
     write_mask_planes(files["segmentation"], Segment(name="lumen"), iter(mask), volume, bounding_box(mask))
     write_preview(
         files["preview"],
@@ -71,6 +73,11 @@ def write_result(
         title=write_name(stem),
     )
     return files
+
+
+def levels(probability: NDArray[np.float32] | Scratch) -> Iterator[NDArray[np.uint8]]:
+    """Yield the planes of a probability as the files have them: 255·p, rounded."""
+    return (np.rint(plane * 255).astype(np.uint8) for plane in probability)
 
 
 def above(probability: NDArray[np.float32] | Scratch, threshold: float) -> NDArray[np.bool_]:
@@ -91,7 +98,7 @@ def measure(
     if voxels == 0:
         warnings.append(
             f"nothing was found above {threshold}: are these log intensities at the network's scale? "
-            "a lower --threshold or other --model may help"
+            f"a lower threshold or another network may help {setting('threshold', 'model')}"
         )
     elif voxels > _NEARLY_FULL * looked_at:
         warnings.append(f"{100 * voxels / looked_at:.0f} % of the volume was called lumen: this cannot be right")

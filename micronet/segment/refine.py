@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,23 +14,31 @@ from torch import nn
 
 from micronet.core.errors import InputError
 from micronet.core.volume import Volume, share_grid
-from micronet.io.scratch import Scratch
 from micronet.networks import engine
 from micronet.networks.normalize import (
     MASK_OFFSET,
     MASK_SCALE,
-    image_statistics,
     normalize_image,
     normalize_mask,
-    standardize,
 )
 from micronet.networks.padding import Padding
 from micronet.networks.registry import engine_parameters, network_of
 
-__all__ = ["STABLE_CHANGE", "Iteration", "predict", "predict_in_slabs", "refine", "works_in_slabs"]
+__all__ = [
+    "MASK",
+    "STABLE_CHANGE",
+    "Change",
+    "Iteration",
+    "Refinement",
+    "checked_depth",
+    "initial_probability",
+    "predict",
+    "predict_whole",
+    "refine",
+]
 
 #: What the engine is told so that it does to a mask what `normalize_mask` does.
-_MASK = (MASK_SCALE, MASK_OFFSET)
+MASK = (MASK_SCALE, MASK_OFFSET)
 
 #: Refinement has reached a fixed point when no probability moves by more than half a step of the 8-bit output.
 STABLE_CHANGE = 0.5 / 255
@@ -57,6 +63,26 @@ class Iteration:
     def stable(self) -> bool:
         """Whether the 8-bit output would no longer change."""
         return self.largest_change <= STABLE_CHANGE
+
+
+@dataclass(frozen=True, eq=False)
+class Refinement:
+    """How a volume is looked at: the arguments of `predict` beside volume and network, which says what they are."""
+
+    iterations: int = 10
+    initial_mask: Volume | NDArray[Any] | None = None
+    on_iteration: Callable[[Iteration], None] | None = None
+    y_crop: int | None = None
+    until_stable: bool = False
+    on_probability: Callable[[Any], None] | None = None
+
+    def tell(self, iteration: Iteration, probability: Any) -> bool:
+        """Tell whoever listens of a pass, with the probability after it; return whether it was the last one needed."""
+        if self.on_iteration is not None:
+            self.on_iteration(iteration)
+        if self.on_probability is not None:
+            self.on_probability(probability)
+        return self.until_stable and iteration.stable
 
 
 def predict(
@@ -106,13 +132,24 @@ def predict(
         If the volume is no (Z, Y, X) array of real numbers, constant or not finite; if the initial mask does not
         fit; or if an option is out of range.
     """
-    array = volume.array if isinstance(volume, Volume) else volume
-    depth = _checked_depth(array, model, iterations, initial_mask, y_crop)
-    image = np.ascontiguousarray(normalize_image(array)[:, :depth])
-    start = _initial_probability(volume, initial_mask)[:, :depth].astype(np.float32)
-    probability = refine(
-        image, start, model, iterations, on_iteration, until_stable=until_stable, on_probability=on_probability
+    how = Refinement(
+        iterations,
+        initial_mask,
+        on_iteration,
+        y_crop=y_crop,
+        until_stable=until_stable,
+        on_probability=on_probability,
     )
+    return predict_whole(volume, model, how)
+
+
+def predict_whole(volume: Volume | NDArray[Any], model: nn.Module, how: Refinement) -> NDArray[np.float32]:
+    """Return what `predict` returns, its settings in one object."""
+    array = volume.array if isinstance(volume, Volume) else volume
+    depth = checked_depth(array, model, how)
+    image = np.ascontiguousarray(normalize_image(array)[:, :depth])
+    start = initial_probability(volume, how.initial_mask)[:, :depth].astype(np.float32)
+    probability = _refined(image, start, model, how)
     if depth == array.shape[1]:
         return probability
     whole = np.zeros(array.shape, np.float32)
@@ -120,122 +157,22 @@ def predict(
     return whole
 
 
-def predict_in_slabs(
-    volume: Volume | NDArray[Any],
-    model: nn.Module,
-    folder: Path,
-    planes: int,
-    iterations: int = 10,
-    initial_mask: Volume | NDArray[Any] | None = None,
-    on_iteration: Callable[[Iteration], None] | None = None,
-    *,
-    y_crop: int | None = None,
-    until_stable: bool = False,
-    on_probability: Callable[[Scratch], None] | None = None,
-) -> Scratch:
-    """Return what `predict` returns, to the bit, with no float array of the volume's size in memory.
-
-    The image stays as it is and is normalised slab by slab; the probability lies in files without a name.
-
-    Parameters
-    ----------
-    volume, model, iterations, initial_mask, on_iteration, y_crop, until_stable
-        As in `predict`.
-    on_probability : callable, optional
-        As in `predict`, but it gets the whole volume's planes on disk.
-    folder : Path
-        Where there is room for 4 bytes a voxel (µ-Net), or 8 (µr-Net).
-    planes : int
-        Thickness of a slab, a positive multiple of 4.
-
-    Returns
-    -------
-    Scratch
-        The probability (Z, Y, X); to be closed by the caller.
-
-    Raises
-    ------
-    InputError
-        As `predict`; or if it is not the numba engine that computes.
-    FileError
-        If the disk is full.
-    """
-    array = volume.array if isinstance(volume, Volume) else volume
-    depth = _checked_depth(array, model, iterations, initial_mask, y_crop)
-    padding = Padding((array.shape[0], depth, array.shape[2]))
-    parameters = engine_parameters(model)
-    if not works_in_slabs(model):
-        raise InputError("only the numba engine on the CPU works in slabs")
-    mean, sd = image_statistics(array)
-    before: NDArray[Any] | Scratch = _initial_probability(volume, initial_mask)
-    network = network_of(model)
-    passes = network.passes(iterations)
-
-    def read_image(first: int, stop: int) -> NDArray[np.float32]:
-        return padding.pad_planes(lambda low, high: standardize(array[low:high, :depth], mean, sd), first, stop)
-
-    def read_before(first: int, stop: int) -> NDArray[np.float32]:
-        return before[first:stop][:, :depth].astype(np.float32, copy=False)
-
-    def read_mask(first: int, stop: int) -> NDArray[np.float32]:
-        return padding.pad_planes(read_before, first, stop)
-
-    with ExitStack() as files:
-        now = files.enter_context(Scratch(folder, array.shape))
-
-        def write(first: int, found: NDArray[np.float32]) -> None:
-            first, found = padding.unpad_planes(first, found)
-            change.add(read_before(first, first + len(found)), found)
-            deeper = array.shape[1] - depth
-            now.put(first, np.pad(found, ((0, 0), (0, deeper), (0, 0))) if deeper else found)
-
-        look = engine.slab_refiner(parameters, padding.shape, read_image, planes)
-        for number in range(1, passes + 1):
-            began = time.perf_counter()
-            change = _Change()
-            look(read_mask if network.refines else None, write, _MASK)
-            iteration = change.iteration(number, time.perf_counter() - began)
-            if on_iteration is not None:
-                on_iteration(iteration)
-            if on_probability is not None:
-                on_probability(now)
-            if number == passes or (until_stable and iteration.stable):
-                break
-            spare = before if isinstance(before, Scratch) else files.enter_context(Scratch(folder, array.shape))
-            before, now = now, spare
-        files.pop_all()
-    if isinstance(before, Scratch):
-        before.close()
-    return now
-
-
-def works_in_slabs(model: nn.Module) -> bool:
-    """Return whether `predict_in_slabs` can be used: the numba engine computes this model."""
-    return engine.serves(torch.empty(0), engine_parameters(model))
-
-
-def _checked_depth(
-    array: NDArray[Any],
-    model: nn.Module,
-    iterations: int,
-    initial_mask: Volume | NDArray[Any] | None,
-    y_crop: int | None,
-) -> int:
-    """Return how many voxels of Y are looked at; InputError where an option does not fit."""
+def checked_depth(array: NDArray[Any], model: nn.Module, how: Refinement) -> int:
+    """Return how many voxels of Y are looked at; InputError where a setting does not fit."""
     if array.ndim != 3:
         raise InputError(f"a volume has three axes (Z, Y, X), this array has shape {array.shape}")
-    depth = array.shape[1] if y_crop is None else y_crop
+    depth = array.shape[1] if how.y_crop is None else how.y_crop
     if not 0 < depth <= array.shape[1]:
-        raise InputError(f"y-crop must lie in 1..{array.shape[1]} (the Y axis), found {y_crop}")
-    if iterations < 1:
-        raise InputError(f"iterations must be at least 1, found {iterations}")
+        raise InputError(f"y-crop must lie in 1..{array.shape[1]} (the Y axis), found {how.y_crop}")
+    if how.iterations < 1:
+        raise InputError(f"iterations must be at least 1, found {how.iterations}")
     network = network_of(model)
-    if not network.refines and initial_mask is not None:
+    if not network.refines and how.initial_mask is not None:
         raise InputError(f"{network.title} takes no initial mask; use a µr-Net, or leave the mask out")
     return depth
 
 
-def _initial_probability(volume: Volume | NDArray[Any], mask: Volume | NDArray[Any] | None) -> NDArray[Any]:
+def initial_probability(volume: Volume | NDArray[Any], mask: Volume | NDArray[Any] | None) -> NDArray[Any]:
     """Return a checked mask or probability as it is; without one, zeros that take no memory."""
     array = volume.array if isinstance(volume, Volume) else volume
     if mask is None:
@@ -275,22 +212,24 @@ def refine(
     -------
     ndarray of shape (Z, Y, X), float32
     """
-    refines = network_of(model).refines
+    how = Refinement(iterations, on_iteration=on_iteration, until_stable=until_stable, on_probability=on_probability)
+    return _refined(image, start, model, how)
+
+
+def _refined(
+    image: NDArray[np.float32], start: NDArray[np.float32], model: nn.Module, how: Refinement
+) -> NDArray[np.float32]:
+    network = network_of(model)
     padding = Padding(image.shape)
     look = _looker(padding.pad(image), model)
     before = start
-    for number in range(1, (iterations if refines else 1) + 1):
+    for number in range(1, network.passes(how.iterations) + 1):
         began = time.perf_counter()
-        now = padding.unpad(look(padding.pad(before)) if refines else look())
-        change = _Change()
+        now = padding.unpad(look(padding.pad(before)) if network.refines else look())
+        change = Change()
         change.add(before, now)
-        iteration = change.iteration(number, time.perf_counter() - began)
-        if on_iteration is not None:
-            on_iteration(iteration)
-        if on_probability is not None:
-            on_probability(now)
         before = now
-        if until_stable and iteration.stable:
+        if how.tell(change.iteration(number, time.perf_counter() - began), now):
             break
     return before
 
@@ -300,7 +239,7 @@ def _looker(image: NDArray[np.float32], model: nn.Module) -> Callable[..., NDArr
     parameters = engine_parameters(model)
     if engine.serves(torch.from_numpy(image), parameters):
         refiner = engine.refiner(parameters, image)
-        return lambda mask=None: refiner(mask, _MASK)
+        return lambda mask=None: refiner(mask, MASK)
     # One input tensor for all passes: the image in channel 0, the mask of the moment in channel 1.
     first = next(model.parameters())
     x = torch.empty((1, 1 + network_of(model).refines, *image.shape), dtype=first.dtype, device=first.device)
@@ -316,13 +255,14 @@ def _looker(image: NDArray[np.float32], model: nn.Module) -> Callable[..., NDArr
     return look
 
 
-class _Change:
+class Change:
     """Gathers what a refinement did, plane by plane: no temporary of the volume's size."""
 
     def __init__(self) -> None:
         self._largest, self._total, self._flipped, self._foreground, self._voxels = 0.0, 0.0, 0, 0, 0
 
     def add(self, before: NDArray[np.float32], now: NDArray[np.float32]) -> None:
+        """Take in planes as they were and as they are."""
         for old, new in zip(before, now, strict=True):
             change = np.abs(new - old)
             self._largest = max(self._largest, float(change.max()))
@@ -333,5 +273,6 @@ class _Change:
         self._voxels += now.size
 
     def iteration(self, number: int, seconds: float) -> Iteration:
+        """Return what all of them amount to."""
         mean = self._total / self._voxels
         return Iteration(number, self._largest, mean, self._flipped, self._foreground, seconds)

@@ -157,7 +157,7 @@ def _scores(scores: Mapping[str, Any]) -> list[Markup]:
     parts = [table(("score", "value", "definition"), rows)]
     outside = scores["annotated_outside_y_crop"]
     if outside:
-        parts.append(note(f"{outside:,} annotated voxels lie deeper than --y-crop and are not counted."))
+        parts.append(note(f"{outside:,} annotated voxels lie deeper than what was looked at and are not counted."))
     return parts
 
 

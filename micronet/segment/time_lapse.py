@@ -13,18 +13,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.core.errors import InputError
+from micronet.core.errors import InputError, setting
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.provenance import versions
-from micronet.core.table import write_table
 from micronet.core.volume import Volume, share_grid
-from micronet.io import files_read_with, open_recording, read_annotation, read_volume, volume_stem, write_label_tiff
-from micronet.measure.overlap import overlap
-from micronet.segment.drift import centroid, image_drift
-from micronet.segment.job import MADE_BY, Job, TimePoint, Weights, check_stems, input_record, read_beside, segment_file
+from micronet.io import files_read_with, open_recording, read_annotation, volume_stem, write_label_tiff
+from micronet.segment.job import segment_file
+from micronet.segment.plan import Found, TimePoint, input_record
+from micronet.segment.reading import read_job_volume
 from micronet.segment.refine import Iteration
+from micronet.segment.settings import MADE_BY, Job, Weights, check_stems, read_beside
 from micronet.segment.time_plot import write_time_plot
+from micronet.segment.time_table import Row, number_or_nan, write_time_table
 
 __all__ = ["FIRST_ITERATIONS", "Start", "TimeLapse", "TimeLapseRun", "open_time_lapse"]
 
@@ -32,11 +33,6 @@ Start = Literal["previous", "blank"]
 
 #: Refinements at least where a time point begins from a blank mask and the next ones start from what it finds.
 FIRST_ITERATIONS = 10
-
-_COMMENTS = (
-    "compared_with: the last time point before that did not fail; what follows it is against that one",
-    "image_drift: how far the picture has moved; mask_shift: how far the centroid of the mask has",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,23 +61,6 @@ class TimeLapse:
     source: Callable[[int], dict[str, Any]]
 
 
-@dataclass
-class _Row:
-    """What the table says of a time point; None where there is nothing to say."""
-
-    number: int
-    name: str
-    status: str = "failed"
-    start: str = ""
-    iterations: int | None = None
-    voxels: int | None = None
-    um3: float | None = None
-    compared_with: int | None = None
-    dice: float | None = None
-    drift: tuple[float, float, float] | None = None
-    mask_shift: tuple[float, float, float] | None = None
-
-
 @contextmanager
 def open_time_lapse(inputs: Sequence[Path], job: Job, *, interval_s: float | None = None) -> Iterator[TimeLapse]:
     """Open one 4-D file, or several 3-D files in their order.
@@ -107,9 +86,7 @@ def open_time_lapse(inputs: Sequence[Path], job: Job, *, interval_s: float | Non
         common = re.sub(r"[\s!-/:-@\[-`{-~]*[tT]?\d*$", "", stems[0]) or stems[0]
 
         def read(number: int) -> Volume:
-            return read_volume(
-                inputs[number], axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype
-            )
+            return read_job_volume(inputs[number], job)
 
         yield TimeLapse(common, list(inputs), stems, interval_s, read, lambda number: input_record(inputs[number]))
         return
@@ -127,6 +104,15 @@ def open_time_lapse(inputs: Sequence[Path], job: Job, *, interval_s: float | Non
             recording.read,
             lambda number: whole | {"time_point": number},
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Last:
+    """The last time point that did not fail."""
+
+    number: int
+    volume: Volume
+    found: Found
 
 
 class TimeLapseRun:
@@ -168,7 +154,9 @@ class TimeLapseRun:
         force: bool = False,
     ) -> None:
         if job.annotation is not None:
-            raise InputError("--annotation is one mask: score the time points afterwards, one by one")
+            raise InputError(
+                f"an annotation is one mask {setting('annotation')}: score the time points afterwards, one by one"
+            )
         self._lapse, self._weights, self._job = lapse, weights, job
         self._outputs = _summary_outputs(lapse, job)
         read = [file for path in dict.fromkeys(lapse.paths) for file in files_read_with(path)]
@@ -177,30 +165,39 @@ class TimeLapseRun:
         self._refines = weights.network.refines
         self._start: Start = start if self._refines else "blank"
         self._say, self._on_iteration, self._force = say, on_iteration, force
-        self._rows: list[_Row] = []
-        self._last: tuple[int, Volume, NDArray[np.bool_]] | None = None
+        self._rows: list[Row] = []
+        self._last: _Last | None = None
 
     def segment(self, number: int) -> Outcome:
         """Segment a time point, counted from 0, in their order; its row is in ``<stem>_timelapse.csv`` then.
 
         MicronetError for bad input. The row then says that it failed, and the next time points can be segmented.
         """
-        row = _Row(number, self._lapse.stems[number])
+        row = Row(number, self._lapse.stems[number])
         try:
             outcome = self._segment(row)
         except Exception:
-            self._note(_Row(number, row.name))
+            self._note(Row(number, row.name))
             raise
         self._note(row)
         return outcome
 
-    def _segment(self, row: _Row) -> Outcome:
+    def _segment(self, row: Row) -> Outcome:
         lapse, job, number, last = self._lapse, self._job, row.number, self._last
         volume = lapse.read(number)
         if last is not None:
-            _, volume, _ = share_grid(last[1], volume, lapse.stems[last[0]], row.name)
-        begin, mine = _settings(job, lapse, self._start, None if last is None else last[0])
-        beside = 0 if last is None else last[1].array.nbytes + last[2].nbytes
+            _, volume, _ = share_grid(last.volume, volume, lapse.stems[last.number], row.name)
+        begin, mine = _settings(job, lapse, self._start, None if last is None else last.number)
+        here: list[Found] = []
+        point = TimePoint(
+            row.name,
+            volume,
+            lapse.source(number),
+            start=begin,
+            before=None if last is None or begin is None else last.found,
+            beside=0 if last is None else last.volume.array.nbytes + last.found.mask.nbytes,
+            on_found=here.append,
+        )
         outcome = segment_file(
             lapse.paths[number],
             self._weights,
@@ -208,27 +205,32 @@ class TimeLapseRun:
             say=self._say,
             on_iteration=self._on_iteration,
             force=self._force,
-            time_point=TimePoint(row.name, volume, lapse.source(number), begin, beside),
+            time_point=point,
         )
-        mask = read_annotation(job.output / f"{row.name}.seg.nrrd").mask.array
+        # What was done before is in the files only.
+        found = here[0] if here else Found(self._mask_of(row))
         if self._refines:
             row.start = "mask of a file" if mine.initial_mask else "blank" if begin is None else begin.name
             row.iterations = mine.passes
         row.status = outcome.status
-        row.voxels = int(np.count_nonzero(mask))
-        row.um3 = None if volume.voxel_um3 is None else row.voxels * volume.voxel_um3
+        row.measure(found.mask, volume)
         if last is not None:
-            _compare(row, last, volume, mask)
-            self._say(f"  moved       since {lapse.stems[last[0]]}: {_told(row, volume)}")
-        self._last = number, volume, mask
+            row.compare(last.number, (last.volume, last.found.mask), (volume, found.mask))
+            self._say(f"  moved       since {lapse.stems[last.number]}: {row.moved(volume)}")
+        if self._start != "previous":
+            found.take_levels()
+        self._last = _Last(number, volume, found)
         return replace(outcome, path=Path(row.name))
 
-    def _note(self, row: _Row) -> None:
+    def _note(self, row: Row) -> None:
         """Append a row; the table is written with the first time point that is segmented, when its unit is known."""
         self._rows.append(row)
         if self._last is not None:
             with self._outputs.staged() as folder:
-                _write_table(folder / self._table, self._rows, self._lapse.interval_s, self._last[1])
+                write_time_table(folder / self._table, self._rows, self._lapse.interval_s, self._last.volume)
+
+    def _mask_of(self, row: Row) -> NDArray[np.bool_]:
+        return read_annotation(self._job.output / f"{row.name}.seg.nrrd").mask.array
 
     @property
     def _table(self) -> str:
@@ -238,15 +240,15 @@ class TimeLapseRun:
         """Write the plot, and the labels where they are asked for; MicronetError if that cannot be done."""
         if self._last is None:
             return
-        lapse, job, rows, grid = self._lapse, self._job, self._rows, self._last[1]
+        lapse, job, rows, grid = self._lapse, self._job, self._rows, self._last.volume
         in_um = grid.spacing_um is not None
         files = [self._table, f"{lapse.stem}_timelapse.png"]
         with self._outputs.staged() as folder:
             write_time_plot(
                 folder / files[1],
                 [row.number * (lapse.interval_s or 1.0) for row in rows],
-                [_number(row.um3 if in_um else row.voxels) for row in rows],
-                [_number(row.dice) for row in rows],
+                [number_or_nan(row.um3 if in_um else row.voxels) for row in rows],
+                [number_or_nan(row.dice) for row in rows],
                 [row.drift or (math.nan,) * 3 for row in rows],
                 in_um=in_um,
                 in_seconds=lapse.interval_s is not None,
@@ -254,7 +256,7 @@ class TimeLapseRun:
             )
             if job.label_tiff:
                 found = [row for row in rows if row.voxels is not None]
-                masks = (read_annotation(job.output / f"{row.name}.seg.nrrd").mask.array for row in found)
+                masks = (self._mask_of(row) for row in found)
                 labels = folder / f"{lapse.stem}_timelapse_labels.tif"
                 files.append(write_label_tiff(labels, masks, grid, count=len(found), interval_s=lapse.interval_s).name)
         self._outputs.finish({"time_points": [row.name for row in rows], "versions": versions()})
@@ -282,48 +284,3 @@ def _settings(job: Job, lapse: TimeLapse, start: Start, last: int | None) -> tup
         return None, mine
     mine = replace(mine, initial_mask=None)
     return (job.output / f"{lapse.stems[last]}_probability.nrrd" if start == "previous" else None), mine
-
-
-def _compare(row: _Row, last: tuple[int, Volume, NDArray[np.bool_]], volume: Volume, mask: NDArray[np.bool_]) -> None:
-    row.compared_with, before, mask_before = last
-    row.dice = overlap(mask, mask_before).f_score()
-    spacing = volume.spacing_um or (1.0, 1.0, 1.0)
-    z, y, x = (step * length for step, length in zip(image_drift(before.array, volume.array), spacing, strict=True))
-    row.drift = z, y, x
-    here, there = centroid(mask), centroid(mask_before)
-    if here is not None and there is not None:
-        z, y, x = ((to - since) * length for to, since, length in zip(here, there, spacing, strict=True))
-        row.mask_shift = z, y, x
-
-
-def _told(row: _Row, volume: Volume) -> str:
-    unit = "voxels" if volume.spacing_um is None else "µm"
-
-    def along(steps: tuple[float, float, float] | None) -> str:
-        return "unknown" if steps is None else ", ".join(f"{step:+.1f}" for step in steps) + f" {unit}"
-
-    return (
-        f"overlap of the masks {row.dice:.3f} (Dice); drift (Z, Y, X) of the picture {along(row.drift)}, "
-        f"of the mask's centroid {along(row.mask_shift)}"
-    )
-
-
-def _write_table(path: Path, rows: list[_Row], interval_s: float | None, grid: Volume) -> None:
-    unit = "voxels" if grid.spacing_um is None else "um"
-    columns = [
-        *("time_point", "time_s", "name", "status", "start", "iterations", "lumen_voxels", "lumen_um3"),
-        *("compared_with", "mask_overlap_dice"),
-        *(f"{what}_{axis}_{unit}" for what in ("image_drift", "mask_shift") for axis in "zyx"),
-    ]
-    body = []
-    for row in rows:
-        seconds = None if interval_s is None else round(row.number * interval_s, 9)
-        values = [row.um3, row.dice, *(row.drift or (None,) * 3), *(row.mask_shift or (None,) * 3)]
-        um3, dice, *steps = (None if value is None else round(value, 4) for value in values)
-        settings = (row.name, row.status, row.start, row.iterations)
-        body.append([row.number, seconds, *settings, row.voxels, um3, row.compared_with, dice, *steps])
-    write_table(path, "lumens of a time-lapse", _COMMENTS, columns, body)
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from micronet.core.files import atomic_path
 from micronet.core.names import shortened, write_name
+from micronet.report.figure import new_figure, tidy_axes, write_figure
 
 __all__ = ["write_time_plot"]
 
@@ -59,39 +56,42 @@ def write_time_plot(
     FileError
         If the file cannot be written.
     """
-    largest = max((volume for volume in volumes if math.isfinite(volume)), default=0.0)
-    per_unit, unit = next(((size, name) for size, name in _UNITS if largest >= size), _UNITS[-1])
-    if not in_um:
-        per_unit, unit = 1.0, "voxels"
-    figure = Figure(figsize=(7.5, 6.5), dpi=_DPI, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7.5, 6.5, _DPI)
     panels: tuple[Axes, Axes, Axes] = figure.subplots(3, 1, sharex=True, height_ratios=(2, 1, 1))
     volume, overlap, drift = panels
-    _draw(volume, times, [value / per_unit for value in volumes], _BLACK, "o")
-    volume.set_ylabel(f"lumen volume ({unit})")
-    volume.set_ylim(bottom=0)
+    _draw_volumes(volume, times, volumes, in_um)
     _draw(overlap, times, overlaps, _BLACK, "o")
     overlap.set_ylabel("overlap with the\nmask before (Dice)")
     overlap.set_ylim(0, 1.02)
-    for axis, (name, colour, marker) in enumerate((("z", _BLUE, "s"), ("y", _ORANGE, "^"), ("x", _GREEN, "D"))):
-        _draw(drift, times, [step[axis] for step in drifts], colour, marker, name)
-    drift.set_ylabel(f"drift since the\none before ({'µm' if in_um else 'voxels'})")
-    low, high = drift.get_ylim()
-    least = 1.0 if in_um else 0.25  # noise of a still volume does not fill the panel
-    drift.set_ylim(min(low, -least), max(high, least))
-    drift.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, title="along")
+    _draw_drifts(drift, times, drifts, in_um)
     drift.set_xlabel("time (s)" if in_seconds else "time point")
     if not in_seconds:
         drift.xaxis.set_major_locator(MaxNLocator(integer=True))
     for one in panels:
-        one.grid(color="0.9")
-        one.set_axisbelow(True)
-        one.spines[["top", "right"]].set_visible(False)
+        tidy_axes(one)
     figure.align_ylabels()
     figure.suptitle(shortened(write_name(title), _LONGEST_TITLE), parse_math=False, fontsize=11, weight="bold")
-    with atomic_path(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a file's name may hold any character
-        figure.savefig(temporary, format="png")
+    write_figure(path, figure, format="png")
+
+
+def _draw_volumes(axes: Axes, times: Sequence[float], volumes: Sequence[float], in_um: bool) -> None:
+    largest = max((volume for volume in volumes if math.isfinite(volume)), default=0.0)
+    per_unit, unit = next(((size, name) for size, name in _UNITS if largest >= size), _UNITS[-1])
+    if not in_um:
+        per_unit, unit = 1.0, "voxels"
+    _draw(axes, times, [value / per_unit for value in volumes], _BLACK, "o")
+    axes.set_ylabel(f"lumen volume ({unit})")
+    axes.set_ylim(bottom=0)
+
+
+def _draw_drifts(axes: Axes, times: Sequence[float], drifts: Sequence[tuple[float, float, float]], in_um: bool) -> None:
+    for axis, (name, colour, marker) in enumerate((("z", _BLUE, "s"), ("y", _ORANGE, "^"), ("x", _GREEN, "D"))):
+        _draw(axes, times, [step[axis] for step in drifts], colour, marker, name)
+    axes.set_ylabel(f"drift since the\none before ({'µm' if in_um else 'voxels'})")
+    low, high = axes.get_ylim()
+    least = 1.0 if in_um else 0.25  # noise of a still volume does not fill the panel
+    axes.set_ylim(min(low, -least), max(high, least))
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, title="along")
 
 
 def _draw(
