@@ -226,7 +226,7 @@ def test_half_written_files_of_a_killed_session_are_swept(places):
 
 
 def test_keep_every_must_be_positive(places):
-    with pytest.raises(InputError, match="--keep-every must be at least 1, found 0"):
+    with pytest.raises(InputError, match=r"weights are kept every 1 step or more, found 0 \(setting: keep_every\)"):
         Run.fresh("u-net", places, 0)
 
 
