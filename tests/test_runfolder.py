@@ -238,7 +238,9 @@ def test_a_second_process_is_told_who_trains_here_and_a_dead_one_holds_nothing(t
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(FileError, match=rf"another session \(process {holder.pid}\) trains u-net.*--checkpoints"):
+        with pytest.raises(
+            FileError, match=rf"another session \(process {holder.pid}\) trains u-net.*setting: checkpoints"
+        ):
             FolderLock(tmp_path, "u-net").__enter__()
         with FolderLock(tmp_path, "ur-net"):
             pass

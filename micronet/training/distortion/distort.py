@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from micronet.core.errors import InputError
 from micronet.core.threads import physical_cores
-from micronet.networks.kernels.warp import Edits
+from micronet.networks.kernels.edits import Edits
 from micronet.training.distortion import noise
 from micronet.training.distortion.noise import RandomNumbers
 
