@@ -31,7 +31,7 @@ from micronet.training.commands import Command, forms, parse_command
         ("u-net", "resume u-net-2", Command("resume", "resume u-net-2", word="u-net-2")),
         ("u-net", "help", Command("help", "help")),
         ("u-net", "help rp", Command("help", "help rp", word="rp")),
-        ("u-net", "help 5", Command("help", "help 5", word="5")),
+        ("u-net", "help 5", Command("help", "help 5", word="train")),
         ("u-net", "finish", Command("finish", "finish")),
         ("u-net", "quit", Command("quit", "quit")),
     ],

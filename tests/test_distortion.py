@@ -11,7 +11,7 @@ from scipy import ndimage
 from micronet import distort, size_map
 from micronet.core.errors import InputError
 from micronet.networks.kernels import warp
-from micronet.networks.kernels.warp import Edits
+from micronet.networks.kernels.edits import Edits
 from micronet.training.distortion import noise
 from micronet.training.distortion import reference as distortion_numpy
 from micronet.training.distortion.distort import EditSettings, sample_distortion

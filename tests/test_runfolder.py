@@ -226,7 +226,7 @@ def test_half_written_files_of_a_killed_session_are_swept(places):
 
 
 def test_keep_every_must_be_positive(places):
-    with pytest.raises(InputError, match="--keep-every must be at least 1, found 0"):
+    with pytest.raises(InputError, match=r"weights are kept every 1 step or more, found 0 \(setting: keep_every\)"):
         Run.fresh("u-net", places, 0)
 
 
@@ -238,7 +238,9 @@ def test_a_second_process_is_told_who_trains_here_and_a_dead_one_holds_nothing(t
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(FileError, match=rf"another session \(process {holder.pid}\) trains u-net.*--checkpoints"):
+        with pytest.raises(
+            FileError, match=rf"another session \(process {holder.pid}\) trains u-net.*setting: checkpoints"
+        ):
             FolderLock(tmp_path, "u-net").__enter__()
         with FolderLock(tmp_path, "ur-net"):
             pass

@@ -20,7 +20,7 @@ from micronet.core.errors import FileError, InputError
 from micronet.data.dataset import load_split, read_dataset
 from micronet.networks.weights import bootstrap, load_session, load_state, save_session, save_state
 from micronet.training.commands import parse_command
-from micronet.training.ports import Settings, Wishes
+from micronet.training.ports import Ports, Settings, Wishes
 from micronet.training.recipe import RECIPES
 from micronet.training.run_files import Places
 from micronet.training.session import Session
@@ -50,9 +50,7 @@ class Desk:
             samples,
             Places(folder / "checkpoints", folder / "logs", folder / "predictions", (folder / "trained_models",)),
             settings,
-            say=self.said.append,
-            progress=self.bar,
-            wishes=wishes,
+            Ports(self.said.append, self.bar, wishes or Wishes(), how.pop("scalars", None), how.pop("show", None)),
             **how,
         )
         self.trainer = trainer
@@ -371,6 +369,47 @@ def _dice(one, other):
     return np.count_nonzero(one & other) / (np.count_nonzero(one) + np.count_nonzero(other))
 
 
+@pytest.mark.parametrize(("command", "split"), [("val", "validation"), ("test", "test")])
+def test_ctrl_c_while_volumes_are_segmented_is_recorded_as_interrupted(tmp_path, command, split):
+    dataset = read_dataset(write_dataset(tmp_path / "data", train=1, validation=2, test=2))
+    d = Desk((dataset, load_split(dataset)), tmp_path, MicroRNet, wishes=StopAfter(2))  # two refinements a volume
+    said = d.type(command)
+    assert said.splitlines()[0].startswith(f"{split}_0: F ")
+    assert said.splitlines()[-1] == "interrupted: the volumes that were not reported were not written"
+    assert "all 2" not in said
+    assert d.bars[0].closed
+    (entry,) = manifest(tmp_path, "ur-net")["commands"]
+    assert (entry["command"], entry["outcome"], entry["ended at step"]) == (command, "interrupted", 0)
+    stem = f"ur-net_0_{split}_0_2"
+    assert files(tmp_path / "predictions") == [
+        f"{stem}.json",
+        f"{stem}.nrrd",
+        f"{stem}.seg.nrrd",
+        f"{stem}_preview.png",
+    ]
+
+
+def test_ctrl_c_that_does_not_wait_for_the_step_is_recorded_as_interrupted(desk, tmp_path):
+    class Impatient(Wishes):
+        @property
+        def stop(self):
+            raise KeyboardInterrupt  # what the third Ctrl-C does, wherever it comes
+
+    d = desk(wishes=Impatient())
+    with pytest.raises(KeyboardInterrupt):
+        d.type("val")
+    assert [entry["outcome"] for entry in manifest(tmp_path)["commands"]] == ["interrupted"]
+
+
+def test_what_a_damaged_session_left_is_told_as_unreadable(desk, tmp_path):
+    desk().type("1")
+    path = tmp_path / "checkpoints" / "u-net.session"
+    content = load_session(path)
+    content["state"]["trainer"]["plan"]["order"] = [7]
+    save_session(path, content)
+    assert desk().session.greeting() == f"an earlier session left '{path}', which cannot be read"
+
+
 def test_a_split_without_volumes_is_told(tmp_path):
     dataset = read_dataset(write_dataset(tmp_path / "data", train=1, validation=0, test=0))
     d = Desk((dataset, load_split(dataset)), tmp_path, MicroNet)
@@ -420,7 +459,7 @@ def test_every_nth_step_is_kept_on_demand(desk, tmp_path):
 def test_other_settings_are_refused_and_name_the_way_out(desk, tmp_path, data):
     desk().type("1")
     with pytest.raises(
-        InputError, match="the saved session has validate-every 4, this one 5; start the script with --resume"
+        InputError, match=r"has validate_every 4, this one 5; start again with the saved settings \(setting: resume\)"
     ):
         desk(validate_every=5).type("resume")
     with pytest.raises(InputError, match="the saved session has recipe default, this one published"):

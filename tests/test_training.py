@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from micronet.core.errors import InputError
+from micronet.core.errors import FileError, InputError
 from micronet.core.volume import Volume
 from micronet.data.dataset import Sample
 from micronet.networks.models import MicroNet, MicroRNet
@@ -79,6 +79,25 @@ def test_rounds_and_passes_make_that_many_steps(samples):
     assert trainer.plan.done
 
 
+def test_a_saved_plan_knows_its_steps_and_a_damaged_one_is_refused():
+    saved = {"rounds": 2, "passes": 3, "passes_left": 1, "order": [1]}
+    assert Plan.from_state(saved, 2).steps_left(2) == 1 + 2 * (1 + 2 * 3)
+    for damage in ({"order": [2]}, {"order": None}, {"rounds": -1}, {"passes": "3"}, {"more": 1}):
+        with pytest.raises(FileError, match="the saved plan is damaged"):
+            Plan.from_state(saved | damage, 2)
+    with pytest.raises(FileError, match="the saved plan is damaged"):
+        Plan.from_state(None, 2)
+
+
+def test_an_abandoned_plan_leaves_nothing_to_do(samples):
+    trainer = make_trainer(MicroNet, samples[:2])
+    trainer.begin(3)
+    run(trainer, most=1)
+    assert trainer.steps_left == 5
+    trainer.abandon_plan()
+    assert (trainer.steps_left, trainer.step, trainer.plan.done) == (0, 1, True)
+
+
 def test_training_lowers_the_loss(samples):
     trainer = make_trainer(MicroNet, samples, "published")
     trainer.fixed_rate = 3e-3
@@ -108,6 +127,8 @@ def test_a_run_without_a_better_validation_counts_as_stalled(samples):
     assert not trainer.stalled
     trainer.step = 11
     assert trainer.stalled
+    trainer.begin(1)  # who trains on is given the whole patience again
+    assert not trainer.stalled
     assert not make_trainer(MicroNet, samples, "published").stalled
 
 

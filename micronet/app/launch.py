@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from micronet.app.prompt import Interrupts, TerminalBar, converse, line_editing,
 from micronet.app.terminal import add_common_options, set_engine, set_threads
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import same_but_for_case
-from micronet.data.dataset import DataSet, load_split, read_dataset
-from micronet.networks.registry import network_named
+from micronet.data.dataset import DataSet, Sample, load_split, read_dataset
+from micronet.networks.registry import Network, network_named
 from micronet.training.commands import parse_command
 from micronet.training.lock import FolderLock
-from micronet.training.ports import Scalars, Settings
+from micronet.training.ports import Ports, Scalars, Settings
 from micronet.training.recipe import NUMPY_SEED, RECIPES, TORCH_SEED, Recipe
 from micronet.training.run_files import Places, Run, latest_session, sweep
 from micronet.training.session import Session
@@ -90,66 +90,74 @@ def train(name: str, arguments: argparse.Namespace, root: Path) -> int:
     commands = [part.strip() for part in (arguments.run or "").split(";") if part.strip()]
     for command in commands:  # a slip of the pen is told before hours of work, not after
         parse_command(command, network.name)
-    scalars = _tensorboard() if arguments.tensorboard else None
+    interrupts = Interrupts()
+    ports = Ports(
+        say,
+        TerminalBar,
+        interrupts,
+        scalars=_tensorboard() if arguments.tensorboard else None,
+        show=_show_once() if arguments.show else None,
+    )
     trained = tuple(dict.fromkeys((Path("trained_models"), root / "trained_models")))
     places = Places(arguments.checkpoints, arguments.logs, arguments.output, trained)
-    shown: set[Path] = set()
-
-    def show_once(path: Path) -> None:
-        if path not in shown:  # viewers look again by themselves when the file changes
-            shown.add(path)
-            show_file(path)
-
     with FolderLock(places.checkpoints, network.name):
         sweep(network.name, places)
-        settings, why = _settings(arguments, network.name, places, root)
-        dataset = read_dataset(settings.dataset, settings.data)
-        samples = load_split(dataset)
-        computes = set_engine(arguments.engine, network, training=True)
-        torch.manual_seed(settings.seed)
-        recipe, note = _recipe(settings, dataset)
-        trainer = Trainer(
-            network.build(),
-            samples["train"],
-            samples["validation"],
-            recipe,
-            settings.seed + NUMPY_SEED - TORCH_SEED,
-            settings.iterations,
-        )
-        interrupts = Interrupts()
-        session = Session(
-            trainer,
-            dataset,
-            samples,
-            places,
-            settings,
-            say=say,
-            progress=TerminalBar,
-            wishes=interrupts,
-            keep_every=arguments.keep_every,
-            scalars=scalars,
-            show=show_once if arguments.show else None,
-        )
-        counts = ", ".join(f"{len(found)} {split}" for split, found in samples.items())
-        say(f"data set {settings.dataset}{why}: {counts} volumes")
-        for assumed in dict.fromkeys(one for found in samples.values() for sample in found for one in sample.notes):
-            say(f"note: {assumed}")
-        for sample in (sample for found in samples.values() for sample in found):
-            if sample.padded is not None:
-                say(f"{sample.entry.name}: {sample.padded}")
-        say(f"{network.name}, recipe {settings.recipe}, seed {settings.seed}; {computes}, {settings.threads} threads")
-        if note:
-            say(note)
-        for one, two in same_but_for_case(dict.fromkeys(entry.name for entry in dataset.entries)):
-            say(
-                f"note: volumes '{one}' and '{two}' differ only in case: on some disks their results are the same files"
-            )
+        session = _session(network, arguments, places, ports, root)
         if arguments.resume:
             commands.insert(0, "resume")
         elif greeting := session.greeting():
             say(greeting)
         with interrupts.watching(), line_editing(session, places.logs / ".micronet_history"):
             return converse(session, interrupts, commands, alone=arguments.run is not None, debug=arguments.debug)
+
+
+def _session(network: Network, arguments: argparse.Namespace, places: Places, ports: Ports, root: Path) -> Session:
+    """Read the data, build what trains on it, and say what it is."""
+    settings, why = _settings(arguments, network.name, places, root)
+    dataset = read_dataset(settings.dataset, settings.data)
+    samples = load_split(dataset)
+    computes = set_engine(arguments.engine, network, training=True)
+    torch.manual_seed(settings.seed)
+    recipe, note = _recipe(settings, dataset)
+    trainer = Trainer(
+        network.build(),
+        samples["train"],
+        samples["validation"],
+        recipe,
+        settings.seed + NUMPY_SEED - TORCH_SEED,
+        settings.iterations,
+    )
+    session = Session(trainer, dataset, samples, places, settings, ports, arguments.keep_every)
+    counts = ", ".join(f"{len(found)} {split}" for split, found in samples.items())
+    say(f"data set {settings.dataset}{why}: {counts} volumes")
+    _say_notes([sample for found in samples.values() for sample in found])
+    say(f"{network.name}, recipe {settings.recipe}, seed {settings.seed}; {computes}, {settings.threads} threads")
+    if note:
+        say(note)
+    for one, two in same_but_for_case(dict.fromkeys(entry.name for entry in dataset.entries)):
+        say(f"note: volumes '{one}' and '{two}' differ only in case: on some disks their results are the same files")
+    return session
+
+
+def _say_notes(samples: Sequence[Sample]) -> None:
+    """Say what was assumed of volumes, and which of them the network sees padded."""
+    for assumed in dict.fromkeys(note for sample in samples for note in sample.notes):
+        say(f"note: {assumed}")
+    for sample in samples:
+        if sample.padded is not None:
+            say(f"{sample.entry.name}: {sample.padded}")
+
+
+def _show_once() -> Callable[[Path], None]:
+    """Return what shows each file the first time; viewers look again by themselves when it changes."""
+    shown: set[Path] = set()
+
+    def show(path: Path) -> None:
+        if path not in shown:
+            shown.add(path)
+            show_file(path)
+
+    return show
 
 
 def _settings(arguments: argparse.Namespace, network: str, places: Places, root: Path) -> tuple[Settings, str]:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -149,62 +150,86 @@ def converse(
         0; 2 when a command failed and nobody sat at the terminal to see it, or when the end could not be saved;
         128 and the number of the signal that ended the session.
     """
-    person = not alone and sys.stdin.isatty()
-    given = list(commands)
-    failed = False
+    talk = _Conversation(session, interrupts, list(commands), alone, debug)
+    while not session.done:
+        line = talk.next_line()
+        if line is None or (line and not talk.carry_out(line)):
+            break
+    return talk.end()
 
-    def read() -> str:
-        if given:
-            line = given.pop(0).strip()
-        elif person:
+
+@dataclass
+class _Conversation:
+    """What `converse` goes by: who speaks, what was given beforehand, and whether something failed."""
+
+    session: Session
+    interrupts: Interrupts
+    given: list[str]
+    alone: bool
+    debug: bool
+    failed: bool = False
+    person: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.person = not self.alone and sys.stdin.isatty()
+        self._line_was_given = False
+
+    def next_line(self) -> str | None:
+        """Return the next line, empty where there is nothing to do, None at the end."""
+        self._line_was_given = bool(self.given)
+        try:
+            return self.interrupts.read(self._read).strip()
+        except EOFError:
+            if self.person:
+                say("")
+            return None
+        except KeyboardInterrupt:
+            if self.person:
+                say("")
+            if self.interrupts.leave or not self.person:
+                return None
+            say("Ctrl-C again, finish or Ctrl-D saves and leaves")
+            return ""
+
+    def _read(self) -> str:
+        if self.given:
+            line = self.given.pop(0)
+        elif self.person:
             return input("> ")
         else:
-            line = "" if alone else sys.stdin.readline()
+            line = "" if self.alone else sys.stdin.readline()
             if not line:
                 raise EOFError
         say(f"> {line.strip()}")
         return line
 
-    while not session.done:
-        given_here = bool(given)
+    def carry_out(self, line: str) -> bool:
+        """Carry out a line, and say why it could not be done; return whether the conversation goes on."""
         try:
-            line = interrupts.read(read)
-        except EOFError:
-            if person:
-                say("")
-            break
-        except KeyboardInterrupt:
-            if person:
-                say("")
-            if interrupts.leave or not person:
-                break
-            say("Ctrl-C again, finish or Ctrl-D saves and leaves")
-            continue
-        if not line.strip():
-            continue
-        try:
-            session.execute(parse_command(line, session.network))
+            self.session.execute(parse_command(line, self.session.network))
         except MicronetError as error:
-            if debug:
+            if self.debug:
                 raise
-            failed = True
+            self.failed = True
             say(f"error: {error}")
-            if not person and (alone or given_here):
-                break  # what follows was meant to build on it
+            if not self.person and (self.alone or self._line_was_given):
+                return False  # what follows was meant to build on it
         except Exception as error:
-            if debug or not person:
+            if self.debug or not self.person:
                 raise
             say(reason(error))
-        if interrupts.stop and (interrupts.leave or not person):
-            break
-    try:
-        session.close()
-    except MicronetError as error:
-        failed, person = True, False
-        say(f"error: {error}")
-    if interrupts.stop and not person and interrupts.exit_code is None:
-        return _INTERRUPTED
-    return interrupts.exit_code or (2 if failed and not person else 0)
+        return not (self.interrupts.stop and (self.interrupts.leave or not self.person))
+
+    def end(self) -> int:
+        """Close the session; return the exit code."""
+        try:
+            self.session.close()
+        except MicronetError as error:
+            self.failed, self.person = True, False
+            say(f"error: {error}")
+        if self.interrupts.stop and not self.person and self.interrupts.exit_code is None:
+            return _INTERRUPTED
+        return self.interrupts.exit_code or (2 if self.failed and not self.person else 0)
 
 
 @contextlib.contextmanager

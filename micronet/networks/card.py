@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.core.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError, setting
 from micronet.core.ownership import Outputs
 from micronet.core.provenance import sha256_of, versions
 from micronet.core.volume import Volume
@@ -247,7 +247,7 @@ def card_line(weights: Path, sha256: str, path: Path, volume: Volume, *, log_tak
 
 def _spacing(card: Card, volume: Volume) -> list[str]:
     if volume.spacing_um is None:
-        return [f"voxels of unknown size, not known to be {card.spacing_um:g} µm (--spacing states it)"]
+        return [f"voxels of unknown size, not known to be {card.spacing_um:g} µm {setting('spacing_um')}"]
     if all(abs(math.log(length / card.spacing_um)) <= math.log1p(_SPACING_TOLERANCE) for length in volume.spacing_um):
         return []
     size = " x ".join(f"{length:.3g}" for length in volume.spacing_um)
@@ -257,7 +257,8 @@ def _spacing(card: Card, volume: Volume) -> list[str]:
 def _domain(card: Card, domain: str | None) -> list[str]:
     if domain is None or domain == card.intensity_domain or {domain, card.intensity_domain} <= set(_LOGARITHMS):
         return []
-    return [f"intensities are '{domain}' by the file beside it, not '{card.intensity_domain}' (--intensity log)"]
+    advice = f": take their logarithm {setting('intensity')}" if card.intensity_domain in _LOGARITHMS else ""
+    return [f"intensities are '{domain}' by the file beside it, not '{card.intensity_domain}'{advice}"]
 
 
 def _look(card: Card, look: Look, dtype: np.dtype[Any]) -> list[str]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from micronet.core.errors import InputError
+from micronet.core.errors import InputError, setting
 
 __all__ = [
     "Engine",
@@ -56,7 +56,7 @@ def choose(engine: Engine) -> None:
     if engine not in ("auto", "numba", "torch"):
         raise InputError(f"engine '{engine}' is unknown; choose auto, numba or torch")
     if engine == "numba" and not available():
-        raise InputError("the numba engine needs numba; install it, or use --engine auto")
+        raise InputError(f"the numba engine needs numba; install it, or choose auto {setting('engine')}")
     _choice["engine"] = engine
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from micronet.core.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError, setting
 from micronet.core.files import atomic_path
 from micronet.core.names import existing
 from micronet.io.checks import is_file
@@ -57,7 +57,7 @@ def find_weights(name: str, folders: Sequence[Path]) -> Path:
     known = sorted({file.stem for folder in folders for file in folder.glob("*.pt")})
     raise FileError(
         f"no weights '{name}': no such file, nor in {', '.join(f'{folder.name}/' for folder in folders)}; "
-        f"--model takes a path or one of: {', '.join(known) or '(none there)'}"
+        f"give a path {setting('model')} or one of: {', '.join(known) or '(none there)'}"
     )
 
 

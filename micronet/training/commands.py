@@ -15,7 +15,10 @@ __all__ = ["Command", "Form", "forms", "parse_command"]
 
 @dataclass(frozen=True)
 class Command:
-    """One command: `verb` is a key of `forms`, `text` what was typed, the rest what the verb needs of it."""
+    """One command: `verb` is a key of `forms`, `text` what was typed, the rest what the verb needs of it.
+
+    `word` is a version, a run, or the verb to be explained.
+    """
 
     verb: str
     text: str
@@ -119,9 +122,7 @@ def parse_command(line: str, network: str) -> Command:
         if len(rest) > 1:
             raise InputError(f"give {usage}, found '{text}'")
         word = rest[0] if rest else ""
-        if verb == "help" and word and word.lower() not in known and not word[0].isdecimal():
-            raise InputError(_unknown(word, known, network))
-        return Command(verb, text, word=word)
+        return Command(verb, text, word=_explained(word, known, network) if verb == "help" and word else word)
     if len(rest) != 1:
         raise InputError(f"give {usage}, found '{text}': {known[verb].does}")
     word = rest[0]
@@ -130,6 +131,14 @@ def parse_command(line: str, network: str) -> Command:
     if verb in ("save", "load"):
         return Command(verb, text, word=word)
     return Command(verb, text, number=_number(verb, word, usage))
+
+
+def _explained(word: str, known: Mapping[str, Form], network: str) -> str:
+    """Return the verb that a person wants explained; a number stands for training."""
+    verb = "train" if word[0].isdecimal() else word.lower()
+    if verb not in known:
+        raise InputError(_unknown(word, known, network))
+    return verb
 
 
 def _training(words: list[str], text: str, network: str) -> Command:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from micronet.core.files import atomic_path
 from micronet.core.names import shortened, write_name
+from micronet.report.figure import new_figure, tidy_axes, write_figure
 
 __all__ = ["Curve", "write_curves"]
 
@@ -62,51 +60,45 @@ def write_curves(
     FileError
         If the file cannot be written.
     """
-    figure = Figure(figsize=(10, 7), dpi=_DPI, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, 7, _DPI)
     axes: tuple[Axes, Axes] = figure.subplots(2, 1, sharex=True)
     colours = matplotlib.colormaps["viridis"]
-    names = list(training)
-    for number, name in enumerate(names):
+    for number, (name, curve) in enumerate(training.items()):
         # The lightest part of the map is left out: it does not show on white.
-        colour = colours(0.9 * number / max(1, len(names) - 1))
-        _draw(
-            axes,
-            training[name],
-            color=colour,
-            linewidth=0.9,
-            alpha=0.85,
-            label=f" {shortened(write_name(name), _LONGEST_NAME)}",
-        )
+        colour = colours(0.9 * number / max(1, len(training) - 1))
+        label = f" {shortened(write_name(name), _LONGEST_NAME)}"
+        _draw(axes, curve, color=colour, linewidth=0.9, alpha=0.85, label=label)
     _draw(axes, validation, color=_VALIDATION_COLOUR, linewidth=1.8, marker="o", markersize=3, label=" validation")
-
     score, loss = axes
-    shown = [f for curve in (*training.values(), validation) for f in curve.f if math.isfinite(f)]
-    top = max((_error_digits(f) for f in shown), default=1.0)
-    height = max(0.5, 1.08 * top)
-    score.set_ylim(0, height)
-    score.set_ylabel("$-\\log_{10}(1 - F)$")
-    right = score.secondary_yaxis("right")
-    right.set_ylabel("F")
-    right.yaxis.set_major_locator(FixedLocator(_apart([_error_digits(f) for f in _SCORES_TICKED], height / 20)))
-    right.yaxis.set_minor_locator(NullLocator())
-    right.yaxis.set_major_formatter(FuncFormatter(lambda digits, _: f"{1 - 10**-digits:.3g}"))
+    _scale_scores(score, [f for curve in (*training.values(), validation) for f in curve.f if math.isfinite(f)])
     loss.set_ylabel("loss")
     loss.set_xlabel("step")
     loss.set_ylim(bottom=0)
     for one in axes:
-        one.grid(color="0.9")
-        one.set_axisbelow(True)
-        one.spines[["top", "right"]].set_visible(False)
+        tidy_axes(one)
     figure.suptitle(shortened(write_name(title), 2 * _LONGEST_NAME), parse_math=False)
-    handles, labels = score.get_legend_handles_labels()
+    _add_legend(figure, score)
+    write_figure(path, figure)
+
+
+def _scale_scores(axes: Axes, shown: Sequence[float]) -> None:
+    """Let -log10(1 - F) reach as high as what is shown; F itself stands on the right."""
+    height = max(0.5, 1.08 * max(map(_error_digits, shown), default=1.0))
+    axes.set_ylim(0, height)
+    axes.set_ylabel("$-\\log_{10}(1 - F)$")
+    right = axes.secondary_yaxis("right")
+    right.set_ylabel("F")
+    right.yaxis.set_major_locator(FixedLocator(_apart([_error_digits(f) for f in _SCORES_TICKED], height / 20)))
+    right.yaxis.set_minor_locator(NullLocator())
+    right.yaxis.set_major_formatter(FuncFormatter(lambda digits, _: f"{1 - 10**-digits:.3g}"))
+
+
+def _add_legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
     if handles:
         legend = figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
         for text in legend.get_texts():
-            text.set_parse_math(False)
-    with atomic_path(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a volume's name may hold any character
-        figure.savefig(temporary)
+            text.set_parse_math(False)  # a volume's name may hold any character
 
 
 def _draw(axes: Sequence[Axes], curve: Curve, **style: object) -> None:

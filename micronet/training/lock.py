@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import lock_descriptor, unlock_descriptor
 
-from micronet.core.errors import FileError
+from micronet.core.errors import FileError, setting
 
 __all__ = ["FolderLock"]
 
@@ -48,7 +48,7 @@ class FolderLock:
             os.close(descriptor)
             raise FileError(
                 f"another session ({holder or 'of an unknown process'}) trains {self._network} in "
-                f"'{self._path.parent}'; end it first, or choose another folder with --checkpoints"
+                f"'{self._path.parent}'; end it first, or choose another folder {setting('checkpoints')}"
             )
         self._descriptor = descriptor
         with contextlib.suppress(OSError):  # a full disk: the lock holds all the same

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["Bar", "Scalars", "Settings", "Wishes"]
+__all__ = ["Bar", "Ports", "Scalars", "Settings", "Wishes"]
 
 
 class Bar(Protocol):
@@ -35,6 +37,31 @@ class Wishes:
     stop = False
     #: Save and leave.
     leave = False
+
+
+@dataclass(frozen=True)
+class Ports:
+    """How a session is heard, and what it listens to.
+
+    Parameters
+    ----------
+    say : callable
+        Receives what happens, a line or a few at a time.
+    progress : callable
+        Opens a bar for so many steps.
+    wishes : Wishes
+        Looked at between steps and refinements.
+    scalars : callable, optional
+        Opens the TensorBoard writer of a run: folder and first step.
+    show : callable, optional
+        Shows the plot to the person each time it is written.
+    """
+
+    say: Callable[[str], None]
+    progress: Callable[[int], Bar]
+    wishes: Wishes = field(default_factory=Wishes)
+    scalars: Callable[[Path, int], Scalars] | None = None
+    show: Callable[[Path], None] | None = None
 
 
 @dataclass(frozen=True)

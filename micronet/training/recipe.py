@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from micronet.core.errors import FileError
 from micronet.data.augmentation import FLIPS, Augmentation
 
 __all__ = ["NUMPY_SEED", "RECIPES", "TORCH_SEED", "Plan", "Recipe", "learning_rate"]
@@ -82,6 +83,20 @@ class Plan:
     passes: int = 1
     passes_left: int = 0
     order: list[int] = field(default_factory=list)
+
+    @classmethod
+    def from_state(cls, saved: Mapping[str, Any], volumes: int) -> Plan:
+        """Return the plan of a saved state of so many training volumes; FileError when it is no such plan."""
+        try:
+            plan = cls(**saved)
+            counts = (plan.rounds, plan.passes, plan.passes_left)
+            sound = all(isinstance(count, int) and count >= 0 for count in counts)
+            sound = sound and all(isinstance(index, int) and 0 <= index < volumes for index in plan.order)
+        except TypeError:
+            sound = False
+        if not sound:
+            raise FileError(f"the saved plan is damaged: {saved}")
+        return plan
 
     def steps_left(self, volumes: int) -> int:
         """Return the number of steps until the command is done."""

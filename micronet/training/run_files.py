@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from micronet.core.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError, setting
 from micronet.core.names import read_name, write_name
 from micronet.core.ownership import RECORD_KEYS, Mark, Outputs, check_outputs
 from micronet.networks.card import card_path
@@ -112,7 +112,7 @@ class Run:
 
     def __init__(self, network: str, number: int, places: Places, keep_every: int | None = None) -> None:
         if keep_every is not None and keep_every < 1:
-            raise InputError(f"--keep-every must be at least 1, found {keep_every}")
+            raise InputError(f"weights are kept every 1 step or more, found {keep_every} {setting('keep_every')}")
         self.network = network
         self.number = number
         self.places = places

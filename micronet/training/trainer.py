@@ -55,7 +55,10 @@ class StepReport:
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """Scores on the validation volumes before step `step`: pooled over volumes, µr-Net refined from blank."""
+    """Scores on the validation volumes before step `step`: pooled over volumes, µr-Net refined from blank.
+
+    `stalled` is `Trainer.stalled` after it.
+    """
 
     step: int
     precision: float
@@ -63,11 +66,12 @@ class ValidationReport:
     f: float
     loss: float
     best: bool
+    stalled: bool
     seconds: float
 
 
 class Trainer:
-    """Trains one network on loaded volumes.
+    """Trains one network on loaded volumes; alone owns the state of the computation: step, plan, best validation.
 
     Parameters
     ----------
@@ -85,6 +89,12 @@ class Trainer:
     ----------
     step : int
         Steps completed.
+    begun : int
+        The step at which the plan in hand was begun.
+    plan : Plan
+        What is left to do; `begin` and `abandon_plan` change it.
+    best_f, best_step, best_state : float, int, dict of Tensor or None
+        Of the best validation so far.
     beta_squared : float
         Of the loss.
     fixed_rate : float or None
@@ -112,6 +122,7 @@ class Trainer:
         self.seed = seed
         self.iterations = iterations
         self.step = 0
+        self.begun = 0
         self.rounds_begun = 0
         self.passes_begun = 0
         self.beta_squared = 1.0
@@ -145,16 +156,29 @@ class Trainer:
 
     @property
     def stalled(self) -> bool:
-        """Whether `Recipe.patience` validations have passed without a better one."""
+        """Whether `Recipe.patience` validations of the plan in hand have passed without a better one.
+
+        Who trains on after a stall is given the whole patience again.
+        """
         if self.recipe.patience is None or self.best_step is None:
             return False
-        return self.step - self.best_step >= self.recipe.patience * self.recipe.validate_every
+        return self.step - max(self.best_step, self.begun) >= self.recipe.patience * self.recipe.validate_every
+
+    @property
+    def steps_left(self) -> int:
+        """Steps of the plan in hand that are still to be done."""
+        return self.plan.steps_left(len(self.train_samples))
 
     def begin(self, rounds: int, passes: int = 1) -> None:
         """Add work: `rounds` times (distort every mask once, then `passes` over all volumes)."""
         if rounds < 1 or passes < 1:
             raise InputError(f"rounds and passes must be at least 1, found {rounds} and {passes}")
         self.plan = Plan(rounds=rounds, passes=passes)
+        self.begun = self.step
+
+    def abandon_plan(self) -> None:
+        """Give up what is left of the plan in hand."""
+        self.plan = Plan()
 
     def run(
         self,
@@ -336,6 +360,7 @@ class Trainer:
             scores.f_score(),
             loss,
             best,
+            self.stalled,
             time.perf_counter() - began,
         )
 
@@ -375,30 +400,35 @@ class Trainer:
             **{name: getattr(self, name) for name in _COUNTERS},
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to a `state`; InputError when it is of another network, recipe, seed or other volumes."""
+    def restore(self, state: Mapping[str, Any], begun: int | None = None) -> None:
+        """Go back to a `state` whose plan was begun at step `begun` (default: it begins here).
+
+        InputError when it is of another network, recipe, seed or other volumes.
+        """
         volumes = [sample.entry.name for sample in self.train_samples]
         here: dict[str, Any] = {"network": self.network.name, "recipe": self.recipe.name, "seed": self.seed}
         here |= {"volumes": volumes, "augmentation": self._augmentation, "optimizer kind": self.recipe.optimizer}
         for name, value in here.items():
             if state.get(name) != value:
                 raise InputError(f"the saved session has {name} {state.get(name)}, this one {value}")
+        plan = Plan.from_state(state["plan"], len(volumes))
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best_state = state["best_state"]
-        self.plan = Plan(**state["plan"])
+        self.plan = plan
         self._legacy.set_state(_unpacked(state["legacy"]))
         self._legacy_at_round = _unpacked(state["legacy_at_round"])
         self._masks, self._next_masks = None, None
         for name in _COUNTERS:
             setattr(self, name, state[name])
+        self.begun = self.step if begun is None else begun
 
     def start_afresh(self, state: Mapping[str, Tensor]) -> None:
         """Take bare weights: optimiser, schedule and best validation start anew."""
         self.model.load_state_dict(state)
         self.optimizer = self._new_optimizer()
-        self.step = 0
-        self.plan = Plan()
+        self.step = self.begun = 0
+        self.abandon_plan()
         self.best_f, self.best_step, self.best_state = None, None, None
 
 

@@ -11,34 +11,22 @@ and, when regions are edited, with the fields f3 (region), f4 and f5 (tube) of v
     out(r) = max(warped * (1 - lost), gained),    ramp(u) = clamp(1/2 + u, 0, 1)
 
 so the surface f3 = threshold cuts off blobs, and a tube follows the curve on which f4 and f5 are both zero.
-Planes are independent: any split of z gives the same numbers. Oracle: distortion_numpy.py, which serves
-where numba is missing.
+Planes are independent: any split of z gives the same numbers. Oracle: training/distortion/reference.py,
+which serves where numba is missing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from micronet.core.threads import Team, split
+from micronet.networks.kernels.edits import Edits
 from micronet.networks.kernels.jit import LANES, jit
 
-__all__ = ["Edits", "distort_mask"]
-
-
-@dataclass(frozen=True)
-class Edits:
-    """Thresholds and strengths of the formulas in warp.py, in units of a field of variance 1."""
-
-    lose_above: float
-    lost: float
-    gain_above: float
-    gained: float
-    tube: float
-    edge: float
+__all__ = ["distort_mask"]
 
 
 @jit

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from micronet.core.errors import InputError
 from micronet.core.threads import physical_cores
-from micronet.networks.kernels.warp import Edits
+from micronet.networks.kernels.edits import Edits
 from micronet.training.distortion import noise
 from micronet.training.distortion.noise import RandomNumbers
 
@@ -123,8 +123,8 @@ def distort(
 ) -> NDArray[np.float32]:
     """Return a randomly distorted mask, a stand-in for what the network may have said.
 
-    Both variants move the walls: the mask is sampled (trilinear, edges continued) at r + S(r)·d(r), S the size map
-    and d a smooth random displacement of standard deviation 0.34·ratio along each axis.
+    The walls move: the mask is sampled (trilinear, edges continued) at r + S(r)·d(r), S the size map and d a smooth
+    random displacement of standard deviation 0.34·ratio along each axis.
 
     Parameters
     ----------
@@ -141,9 +141,9 @@ def distort(
         Source of all draws; by default a fresh, unpredictable Generator.
     variant : {"default", "published"}
         ``"published"`` is the displacement of the µr-Net publication: periodic, point-symmetric (d(-r) = d(r)), scaled
-        to that standard deviation within each volume. With ``RandomState(seed)`` it gives the very numbers that
-        the published code gives after ``numpy.random.seed(seed)``; that draws 3 numbers a voxel and takes most of the
-        time. ``"default"`` has neither symmetry nor period, and loses, gains or blanks regions (`edits`).
+        to that standard deviation within each volume. With ``RandomState(seed)`` it gives the very numbers of the
+        published code after ``numpy.random.seed(seed)``; 3 numbers a voxel are drawn, which takes most of the time.
+        ``"default"`` has neither symmetry nor period, and loses, gains or blanks regions (`edits`).
     edits : EditSettings
         What the default variant loses, gains and blanks.
     threads : int, optional
@@ -157,9 +157,34 @@ def distort(
     Raises
     ------
     InputError
-        If the shapes differ, the mask holds anything but 0 and 1, ratio or bandwidth is not a positive number, or
-        the variant is unknown.
+        If the shapes differ, the mask holds anything but 0 and 1, ratio or bandwidth is not positive, or the variant
+        is unknown.
     """
+    binary = _checked(mask, size_map, ratio, bandwidth, variant)
+    rng = np.random.default_rng() if rng is None else rng
+    if variant == "default" and rng.uniform() < edits.blank:
+        return np.zeros(binary.shape, np.float32)
+    drawn = _draw_edits(edits, bandwidth, rng) if variant == "default" else None
+    waves, tables = _fields(binary, bandwidth, rng, variant, drawn)
+    waves[:3] *= _AMPLITUDE * ratio
+    sizes = np.ascontiguousarray(size_map, dtype=np.int32)
+    return _distort_mask(binary, sizes, waves, tables, drawn, threads or physical_cores())
+
+
+def _fields(
+    mask: NDArray[np.uint8], bandwidth: float, rng: RandomNumbers, variant: str, drawn: Edits | None
+) -> tuple[NDArray[np.float64], noise.Tables]:
+    """Draw the fields of the displacement, of SD 1, and those that place the edits."""
+    z, y, x = mask.shape
+    if variant == "published":
+        return noise.published_fields((z, y, x), bandwidth, rng)
+    return noise.stationary_fields((z, y, x), bandwidth, 3 if drawn is None else 6, rng)
+
+
+def _checked(
+    mask: NDArray[Any], size_map: NDArray[Any], ratio: float, bandwidth: float, variant: str
+) -> NDArray[np.uint8]:
+    """Return the mask as 0 and 1; InputError when something is not as `distort` asks for."""
     binary = _binary(mask)
     if size_map.shape != binary.shape:
         raise InputError(f"size map: shape (Z, Y, X) {size_map.shape} differs from that of the mask, {binary.shape}")
@@ -168,19 +193,7 @@ def distort(
             raise InputError(f"{name} is {value}; expected a positive number")
     if variant not in ("default", "published"):
         raise InputError(f"unknown distortion variant '{variant}'; known: default, published")
-    rng = np.random.default_rng() if rng is None else rng
-    sizes = np.ascontiguousarray(size_map, dtype=np.int32)
-    threads = threads or physical_cores()
-    z, y, x = binary.shape
-    if variant == "published":
-        waves, tables = noise.published_fields((z, y, x), bandwidth, rng)
-        return _distort_mask(binary, sizes, waves * (_AMPLITUDE * ratio), tables, None, threads)
-    if rng.uniform() < edits.blank:
-        return np.zeros(binary.shape, np.float32)
-    drawn = _draw_edits(edits, bandwidth, rng)
-    waves, tables = noise.stationary_fields((z, y, x), bandwidth, 3 if drawn is None else 6, rng)
-    waves[:3] *= _AMPLITUDE * ratio
-    return _distort_mask(binary, sizes, waves, tables, drawn, threads)
+    return binary
 
 
 def sample_distortion(rng: RandomNumbers) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from micronet.networks.kernels.warp import Edits
+from micronet.networks.kernels.edits import Edits
 
 __all__ = ["LARGEST", "distort_mask", "size_map"]
 

@@ -15,6 +15,9 @@ from micronet.networks.pixel import PixelNetwork
 
 __all__ = ["train_pixel_network"]
 
+# Voxels that each member draws in each step, and the learning rate of the first.
+_BATCH, _RATE = 8192, 5e-3
+
 
 def train_pixel_network(
     features: NDArray[np.float32],
@@ -23,8 +26,6 @@ def train_pixel_network(
     *,
     members: int = 3,
     steps: int = 400,
-    batch: int = 8192,
-    rate: float = 5e-3,
     seed: int = 0,
     on_step: Callable[[int, float], None] | None = None,
 ) -> PixelNetwork:
@@ -38,13 +39,10 @@ def train_pixel_network(
         What the person says that the voxels are: lumen or background.
     scales_um : sequence of float
         Of the features.
-    members, steps, batch : int
-        Perceptrons, and voxels that each of them draws in each step.
-    rate : float
-        Learning rate of the first step; it falls to 0 along half a cosine.
+    members, steps : int
+        Perceptrons, and draws of voxels that each of them learns from.
     seed : int
-        Names the initial weights and the draws: with the same number of threads of PyTorch the same seed gives the
-        same weights.
+        Names the initial weights and the draws; the weights repeat with the same number of PyTorch's threads.
     on_step : callable, optional
         Receives the number of steps done and the loss of the last.
 
@@ -60,23 +58,18 @@ def train_pixel_network(
     Notes
     -----
     The loss is cross-entropy plus one minus the soft Dice of the batch (Milletari et al. 2016), of each member; the
-    optimiser AdamW (Loshchilov and Hutter 2019).
+    optimiser AdamW (Loshchilov and Hutter 2019), its learning rate falls to 0 along half a cosine.
     """
-    if not lumen.any() or lumen.all():
-        missing = "background" if lumen.any() else "lumen"
-        raise InputError(f"no voxel is annotated as {missing}; lumen and background are needed")
+    _check_classes(lumen)
     generator = torch.Generator().manual_seed(seed)
     network = PixelNetwork(scales_um, members, generator=generator)
-    network.feature_mean.copy_(torch.from_numpy(features.mean(0, dtype=np.float64)))
-    # Where all annotated voxels agree, as where one is alone, a feature tells nothing.
-    spread = features.std(0, dtype=np.float64)
-    network.feature_sd.copy_(torch.from_numpy(np.where(spread > 1e-6, spread, 1.0)))
+    _normalise_by(network, features)
     inputs, target = network.normalized(torch.from_numpy(features)), torch.from_numpy(lumen.astype(np.float32))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=1e-2)
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
-        drawn = torch.randint(len(inputs), (members, min(batch, len(inputs))), generator=generator)
+            group["lr"] = _RATE * (1 + math.cos(math.pi * step / steps)) / 2
+        drawn = torch.randint(len(inputs), (members, min(_BATCH, len(inputs))), generator=generator)
         logits, truth = network(inputs[drawn]), target[drawn]
         loss = _loss(logits, truth)
         optimizer.zero_grad()
@@ -85,6 +78,20 @@ def train_pixel_network(
         if on_step is not None:
             on_step(step + 1, float(loss.detach()) / members)
     return network.eval()
+
+
+def _check_classes(lumen: NDArray[np.bool_]) -> None:
+    if not lumen.any() or lumen.all():
+        missing = "background" if lumen.any() else "lumen"
+        raise InputError(f"no voxel is annotated as {missing}; lumen and background are needed")
+
+
+def _normalise_by(network: PixelNetwork, features: NDArray[np.float32]) -> None:
+    """Let a network see features as multiples of their standard deviation from their mean."""
+    network.feature_mean.copy_(torch.from_numpy(features.mean(0, dtype=np.float64)))
+    # Where all annotated voxels agree, as where one is alone, a feature tells nothing.
+    spread = features.std(0, dtype=np.float64)
+    network.feature_sd.copy_(torch.from_numpy(np.where(spread > 1e-6, spread, 1.0)))
 
 
 def _loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
