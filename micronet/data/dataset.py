@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.core.errors import FileError, InputError, MicronetError
+from micronet.core.errors import FileError, InputError, MicronetError, setting
 from micronet.core.names import existing, name_key
 from micronet.core.provenance import sha256_of
 from micronet.core.volume import Volume, share_grid
@@ -296,7 +296,8 @@ def _inside(key: str, path: Path, roots: Sequence[Path]) -> Path:
         raise InputError(f"{key} = '{path}' cannot be found ({error})") from error
     if not any(found.is_relative_to(root) for root in roots):
         raise InputError(
-            f"{key} = '{path}' lies outside the data set's folder, which is refused; --data DIR allows a further folder"
+            f"{key} = '{path}' lies outside the data set's folder, which is refused; "
+            f"allow a further folder {setting('also_in')}"
         )
     return path
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.core.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError, setting
 from micronet.core.names import existing
-from micronet.core.ownership import Outputs, check_outputs
+from micronet.core.ownership import REPLACE, Outputs, check_outputs
 from micronet.core.provenance import sha256_of, versions
 from micronet.core.resample import sample_planes
 from micronet.core.volume import MICROMETRES_PER, Volume, settle_units
@@ -22,6 +22,8 @@ from micronet.io.sidecar import MADE_BY, read_record, scan_name
 
 __all__ = ["files_mapped", "find_record", "map_back", "mapped_outputs", "scan_of"]
 
+# What the record of a mapped mask says that made it: an identity, which earlier records bear too.
+_MAPPED_BY = f"{MADE_BY} --back-to"
 # A record's geometry agrees with a file's up to what text and float32 headers lose.
 _AGREES = 1e-5
 # What JSON has for each part of a raw scan; a record may come from elsewhere.
@@ -83,7 +85,7 @@ def _is(value: Any, kinds: tuple[type, ...]) -> bool:
 def mapped_outputs(mask_path: Path, raw_path: Path, output: Path) -> Outputs:
     """Return the file that a mask on the grid of a scan is, and its record."""
     name = f"{volume_stem(mask_path)}_on_{scan_name(raw_path)}"
-    return Outputs(output, f"{name}.json", f"{MADE_BY} --back-to", [f"{name}.seg.nrrd"])
+    return Outputs(output, f"{name}.json", _MAPPED_BY, [f"{name}.seg.nrrd"])
 
 
 def files_mapped(mask_path: Path, raw_path: Path, record_path: Path | None) -> list[Path]:
@@ -141,7 +143,7 @@ def map_back(
     target = outputs.paths[0]
     check_outputs([outputs], files_mapped(mask_path, raw_path, record_path))
     if target.exists() and not force:
-        raise FileError(f"'{target}' exists; --force replaces it, -o DIR writes elsewhere")
+        raise FileError(f"'{target}' exists; {REPLACE}")
     outputs.check_room()
     annotation = read_annotation(mask_path, segment=segment)
     mask = annotation.mask
@@ -159,7 +161,7 @@ def map_back(
         raw = scan.true_grid(replace(stack, grid=grid))
     for one in dict.fromkeys((*mask.notes, *grid.notes, *([note] if note else []))):
         say(f"              note: {one}")
-    say(f"  depth       along {scan.depth_axis} (--depth-axis), refractive index {scan.refractive_index:g}")
+    say(f"  depth       along {scan.depth_axis} {setting('depth_axis')}, refractive index {scan.refractive_index:g}")
     try:
         order, steps, starts = parallel_steps(raw, mask)
     except InputError as error:
@@ -215,5 +217,5 @@ def _check_record(record_path: Path, raw_path: Path, grid: Volume) -> None:
         if not apart <= _AGREES * max(1.0, float(np.abs(here[key]).max())):
             raise InputError(
                 f"'{raw_path}' is not the scan that '{record_path}' tells of: its {key} is {here[key]}, "
-                f"there {told.get(key)}; give its own record with --record"
+                f"there {told.get(key)}; give its own record {setting('record_path')}"
             )

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.core.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError, setting
 from micronet.core.files import make_folder
 from micronet.core.names import write_name
-from micronet.core.ownership import Outputs, check_outputs
+from micronet.core.ownership import REPLACE, Outputs, check_outputs
 from micronet.core.provenance import sha256_of, versions
 from micronet.core.resample import antialias_sigma, decimate_planes
 from micronet.core.volume import Volume
@@ -127,9 +127,9 @@ def prepare_file(
         if done is not None and not force:
             return _already_done(path, record_path, done, asked)
         outputs.check_room()
-        say(f"  domain      {domain} ({said_by}); {_MEANING[domain]}, averaged as {job.average}")
+        say(f"  domain      {domain} {said_by}; {_MEANING[domain]}, averaged as {job.average}")
         if stack.grid.array.dtype == np.uint8 and domain in ("intensity", "amplitude"):
-            say("  WARNING     8-bit voxels are mostly logarithms already, as on a display: is it --domain log?")
+            say(f"  WARNING     8-bit voxels are mostly logarithms, as on a display: is it log {setting('domain')}?")
         floor, how = _floor(stack, domain, job, say)
         make_folder(job.output)
         order = [AXES.index(letter) for letter in stack.axes]
@@ -154,7 +154,8 @@ def prepare_file(
             share = clamped / stack.grid.array.size
             say(f"              {100 * share:.1f} % of the raw voxels lie at or below it")
             if share > _MOSTLY_FLOOR:
-                say("  WARNING     nearly everything lies at the noise floor: is --domain or --noise-floor right?")
+                asked_for = setting("domain", "noise_floor")
+                say(f"  WARNING     nearly everything lies at the noise floor: are domain and floor right {asked_for}?")
             try:
                 low, high = range_of(scratch.blocks(), least, most)
             except InputError as error:
@@ -199,30 +200,30 @@ def _domain(path: Path, job: Preparation) -> tuple[Domain, str]:
     domain = job.domain or known
     if domain is None:
         raise InputError(
-            f"'{path}': what its numbers are is not known; say --domain {', '.join(DOMAINS[:-1])} or {DOMAINS[-1]}"
+            f"'{path}': what its numbers are is not known; "
+            f"say {', '.join(DOMAINS[:-1])} or {DOMAINS[-1]} {setting('domain')}"
         )
     if known is not None and domain != known:
         twice = "the logarithm would be taken twice" if known in ("db", "log") and domain != "log" else "they disagree"
         raise InputError(
-            f"'{path}': '{beside.name}' beside it says that it is in the domain {known}, --domain says {domain}: "
-            f"{twice}; leave --domain away, or correct that file"
+            f"'{path}': '{beside.name}' beside it says that it is in the domain {known}, this call says {domain}: "
+            f"{twice}; say nothing {setting('domain')}, or correct that file"
         )
     if domain == "log" and job.average == "linear":
         raise InputError(
-            f"'{path}': --average linear needs intensities, and a logarithm of unknown scale cannot be undone; "
-            "say --domain db if these are dB, else --average log"
+            f"'{path}': a linear average needs intensities, and a logarithm of unknown scale cannot be undone; "
+            f"say db if these are dB, else average logarithms {setting('domain', 'average')}"
         )
-    return domain, "--domain" if job.domain else f"'{beside.name}' beside it"
+    return domain, setting("domain") if job.domain else f"('{beside.name}' beside it)"
 
 
 def _already_done(path: Path, record_path: Path, done: dict[str, Any], asked: dict[str, Any]) -> tuple[str, str]:
     same = done.get("parameters") == asked["parameters"]
     if not same or (done.get("input") or {}).get("sha256") != asked["input"]["sha256"]:
         raise FileError(
-            f"'{record_path}' holds a result of other settings or another scan for '{path.name}'; "
-            "--force replaces it, -o DIR writes elsewhere"
+            f"'{record_path}' holds a result of other settings or another scan for '{path.name}'; {REPLACE}"
         )
-    return "skipped", f"done before ({record_path}); --force repeats it"
+    return "skipped", f"done before ({record_path}); repeat it {setting('force')}"
 
 
 def _say_what(
@@ -253,15 +254,18 @@ def _say_what(
     meaning = (
         "the stated spacing is taken as depth" if index == 1 else f"{path_um:.4g} µm of path are {path_um / index:.4g}"
     )
-    say(f"  depth       along {job.scan.depth_axis} (--depth-axis), refractive index {index:g}: {meaning}")
+    say(f"  depth       along {job.scan.depth_axis} {setting('depth_axis')}, refractive index {index:g}: {meaning}")
 
 
 def _floor(stack: Stack, domain: Domain, job: Preparation, say: Callable[[str], None]) -> tuple[float, dict[str, Any]]:
     """Return the noise floor in the scan's own numbers, and how it was found."""
     if job.noise_floor is not None:
         if not np.isfinite(job.noise_floor) or (domain in ("intensity", "amplitude") and job.noise_floor <= 0):
-            raise InputError(f"--noise-floor {job.noise_floor:g}: expected a number above 0 in the domain {domain}")
-        say(f"  noise floor {job.noise_floor:.6g} (--noise-floor); what is below is clamped")
+            raise InputError(
+                f"noise floor {job.noise_floor:g} {setting('noise_floor')}: "
+                f"expected a number above 0 in the domain {domain}"
+            )
+        say(f"  noise floor {job.noise_floor:.6g} {setting('noise_floor')}; what is below is clamped")
         return job.noise_floor, {"given": True}
     planes = np.unique(np.linspace(0, stack.shape[0] - 1, _SAMPLED_PLANES).astype(int))
     depth = stack.axes.index(job.scan.depth_axis)
@@ -287,9 +291,11 @@ def _floor(stack: Stack, domain: Domain, job: Preparation, say: Callable[[str], 
 
 def _refuse_negative(stack: Stack, array: NDArray[Any], domain: Domain) -> None:
     if domain in ("intensity", "amplitude") and array.dtype.kind in "if" and (least := array.min()) < 0:
-        more = "; background-subtracted intensities need --noise-floor" if domain == "intensity" else ""
+        floor = f"; background-subtracted intensities need a noise floor {setting('noise_floor')}"
+        more = floor if domain == "intensity" else ""
         raise InputError(
-            f"'{stack.path}' holds negative numbers ({least:g}), which no {domain} is: is it --domain db or log?{more}"
+            f"'{stack.path}' holds negative numbers ({least:g}), which no {domain} is: "
+            f"is the domain db or log {setting('domain')}?{more}"
         )
 
 

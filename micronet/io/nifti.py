@@ -20,7 +20,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
-from micronet.core.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError, setting
 from micronet.core.files import atomic_path
 from micronet.core.volume import MICROMETRES_PER, Volume
 from micronet.io.checks import ReadOptions, build_volume, check_axes, check_dtype, one_line, voxel_bytes
@@ -199,7 +199,7 @@ def _shape(header: Any, path: Path, longest: int = 3) -> tuple[int, ...]:
         expected = ", ".join("xyzt"[:longest])
         raise FileError(
             f"'{path}' has {count} axes ({named}), expected {expected}; save one time point as a volume, or take all "
-            "with infer.py --time-lapse"
+            f"with infer.py {setting('time_lapse')}"
         )
     return tuple(shape[:longest])
 

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.core.errors import FileError
+from micronet.core.errors import FileError, setting
 from micronet.core.files import atomic_path
 from micronet.core.volume import Volume
 from micronet.io.checks import ReadOptions, build_volume, check_axes, regular_file, voxel_bytes
@@ -170,8 +170,8 @@ def _spatial_sizes(header: NrrdHeader, path: Path) -> tuple[list[int], tuple[int
     if any(sizes[axis] != 1 for axis in extra):
         raise FileError(
             f"'{path}' has {len(sizes)} axes ({named_axes(header)}), expected three: x, y, z; "
-            "for a segmentation name one segment (--segment), else save one channel or time point; "
-            "infer.py --time-lapse takes all time points"
+            f"for a segmentation name one segment {setting('segment')}, else save one channel or time point; "
+            f"infer.py takes all time points {setting('time_lapse')}"
         )
     return spatial, tuple(sizes[axis] for axis in reversed(spatial))
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.core.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError, setting
 from micronet.core.volume import Volume
 from micronet.io.checks import ReadOptions, clean_axes, native, reading, to_zyx
 from micronet.io.stack import FilePlanes, build_grid
@@ -72,10 +72,12 @@ class Recording:
 def recording_axes(shape: tuple[int, ...], options: ReadOptions, path: Path) -> str:
     """Return the axes of a file that does not state them, as the person does; InputError where that does not fit."""
     if options.axes is None:
-        raise InputError(f"'{path}' does not say what its axes {shape} are: name them with --axes, such as TZYX")
+        raise InputError(f"'{path}' does not say what its axes {shape} are: name them, such as TZYX {setting('axes')}")
     axes = clean_axes(options.axes)
     if len(axes) != len(shape):
-        raise InputError(f"'{path}': --axes {axes} names {len(axes)} axes, the file has {len(shape)}: {shape}")
+        raise InputError(
+            f"'{path}': '{axes}' {setting('axes')} names {len(axes)} axes, the file has {len(shape)}: {shape}"
+        )
     return axes
 
 

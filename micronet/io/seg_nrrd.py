@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from micronet.core.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError, setting
 from micronet.core.names import name_key, same_name
 from micronet.core.volume import Volume, bounding_box
 from micronet.io import nrrd
@@ -129,14 +129,14 @@ class Segmentation:
             found = [segment for segment in self.segments if _folded(segment.name) in _FULL_NAMES]
             if len(self.segments) == 1:
                 found = list(self.segments)
-            problem = "name one with --segment"
+            problem = f"name one {setting('segment')}"
         else:
             name = str(wanted).strip()
             found = [segment for segment in self.segments if same_name(segment.name, name)]
             found = found or [segment for segment in self.segments if _folded(segment.name) == _folded(name)]
             found = found or [segment for segment in self.segments if str(segment.index) == name]
             count = "more than one" if found else "none"
-            problem = f"{count} is '{wanted}' (--segment takes a name or an index)"
+            problem = f"{count} is '{wanted}', a name or an index {setting('segment')}"
         if len(found) == 1:
             return found[0]
         listed = ", ".join(f"{segment.index} '{segment.name}' ({segment.voxels:,} voxels)" for segment in self.segments)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tifffile import TiffFile, TiffFileError, TiffPageSeries, imwrite
 
-from micronet.core.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError, setting
 from micronet.core.files import atomic_path
 from micronet.core.volume import MICROMETRES_PER, Volume, upright
 from micronet.io.checks import (
@@ -271,7 +271,10 @@ def _layout(
         axes = clean_axes(options.axes)
     elif not stated and len(axes) == 3 and axes.endswith("YX"):
         axes = "ZYX"
-        notes.append("the TIFF does not say what its pages are: slices along Z are taken (--axes overrides it)")
+        notes.append(
+            "the TIFF does not say what its pages are: slices along Z are taken, "
+            f"unless said otherwise {setting('axes')}"
+        )
     else:
         check_axes(options, axes, path)
     if sorted(axes) in (["T", "X", "Y"], ["C", "X", "Y"]):
@@ -332,7 +335,7 @@ def _spacing(
     in_um = []
     for length, name, unit in zip(spacing, unit_names, units, strict=True):
         if unit is None and name.strip().casefold() not in ("inch", "inches", "in"):
-            raise FileError(f"'{path}': unknown length unit '{name}'; give the spacing with --spacing Z,Y,X in µm")
+            raise FileError(f"'{path}': unknown length unit '{name}'; give the spacing in µm {setting('spacing_um')}")
         in_um.append(length * (INCH_UM if unit is None else MICROMETRES_PER[unit]))
     return in_um, "um", note
 
