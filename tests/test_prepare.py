@@ -19,7 +19,7 @@ from micronet.core.errors import InputError
 from micronet.core.resample import antialias_sigma
 from micronet.core.volume import Volume, upright
 from micronet.data.intensity import above_floor, finish, noise_floor, range_of, to_bytes
-from micronet.data.map_back import map_back
+from micronet.data.map_back import BackMapping, map_back
 from micronet.data.prepare import Preparation, prepare_file
 from micronet.data.scan import RawScan, parallel_steps, structural_grid, true_grid
 from micronet.io import Segment, read_annotation, read_volume, write_segmentation, write_volume
@@ -533,9 +533,7 @@ def test_an_interrupt_leaves_nothing_behind(folder, rng):
     with pytest.raises(KeyboardInterrupt, match="stop"):
         map_back(
             Path("mask.nrrd"),
-            Path("scan.nrrd"),
-            RawScan(),
-            Path("."),
+            BackMapping(Path("scan.nrrd"), RawScan(), Path(".")),
             say=lambda line: None,
             on_planes=lambda done, total: interrupt(6, total),
         )

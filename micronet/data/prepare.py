@@ -73,6 +73,49 @@ class Preparation:
         return plain
 
 
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What is to be made of a scan that is open.
+
+    `raw` is the scan's grid in true depth and µm, `grid` that of the result, `ratios` are the lengths of its voxels over
+    those of the raw ones; `done` is the record of an earlier result.
+    """
+
+    path: Path
+    job: Preparation
+    domain: Domain
+    said_by: str
+    stack: Stack
+    outputs: Outputs
+    done: dict[str, Any] | None
+    raw: Volume
+    grid: Volume
+    ratios: tuple[float, float, float]
+
+    @property
+    def target(self) -> Path:
+        """The structural volume."""
+        return self.outputs.paths[0]
+
+
+@dataclass(frozen=True)
+class _Floor:
+    """The noise floor in the scan's own numbers, and how it was found, as the record tells it."""
+
+    value: float
+    how: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What became of the numbers: the share of raw voxels at or below the floor, and what grey 0 and 255 mean."""
+
+    floor: _Floor
+    share: float
+    low: float
+    high: float
+
+
 def prepare_file(
     path: Path,
     job: Preparation,
@@ -109,80 +152,106 @@ def prepare_file(
     """
     began = time.perf_counter()
     domain, said_by = _domain(path, job)
-    name = scan_name(path)
-    outputs = job.outputs(name)
-    target, record_path = job.output / f"{name}.nrrd", outputs.record_path
     with job.scan.open(path) as stack:
-        check_outputs([outputs], stack.files)
-        done = outputs.read()
-        raw = job.scan.true_grid(stack)
-        grid, ratios = structural_grid(raw, job.iso_um)
-        grid = grid.in_units(stack.grid.units)  # in 3D Slicer, which knows no unit, it must lie on the scan
-        check_room(job.output, grid.shape)
-        _say_what(stack, raw, grid, ratios, job, say)
-        asked = {
-            "input": {"path": write_name(path), "files": len(stack.files), "sha256": sha256_of(*stack.files)},
-            "parameters": job.parameters(domain),
-        }
-        if done is not None and not force:
-            return _already_done(path, record_path, done, asked)
-        outputs.check_room()
-        say(f"  domain      {domain} {said_by}; {_MEANING[domain]}, averaged as {job.average}")
-        if stack.grid.array.dtype == np.uint8 and domain in ("intensity", "amplitude"):
-            say(f"  WARNING     8-bit voxels are mostly logarithms, as on a display: is it log {setting('domain')}?")
-        floor, how = _floor(stack, domain, job, say)
-        make_folder(job.output)
-        order = [AXES.index(letter) for letter in stack.axes]
-        clamped = 0
-
-        def levels() -> Iterator[NDArray[np.float32]]:
-            nonlocal clamped
-            for plane in _checked_planes(stack, domain, job, on_planes):
-                try:
-                    level = above_floor(plane, domain, floor, job.average)
-                except InputError as error:
-                    raise InputError(f"'{path}': the scan holds {error}") from None
-                clamped += int(np.count_nonzero(level <= (0 if job.average == "log" else 1)))
-                yield level
-
-        with Scratch(job.output, tuple(grid.shape[axis] for axis in order), stack.axes) as scratch:
-            least, most = np.inf, -np.inf
-            for averaged in decimate_planes(levels(), stack.shape, [ratios[axis] for axis in order]):
-                plane = finish(averaged, job.average)
-                least, most = min(least, float(plane.min())), max(most, float(plane.max()))
-                scratch.append(plane)
-            share = clamped / stack.grid.array.size
-            say(f"              {100 * share:.1f} % of the raw voxels lie at or below it")
-            if share > _MOSTLY_FLOOR:
-                asked_for = setting("domain", "noise_floor")
-                say(f"  WARNING     nearly everything lies at the noise floor: are domain and floor right {asked_for}?")
-            try:
-                low, high = range_of(scratch.blocks(), least, most)
-            except InputError as error:
-                raise InputError(f"'{path}': {error}") from error
-            unit = "grey values of the scan" if domain == "log" else "ln(intensity / noise floor)"
-            say(f"  grey values 0 is {low:.4g}, 255 is {high:.4g} in {unit}")
-            with outputs.staged() as folder:
-                nrrd.write(folder / target.name, grid, (to_bytes(plane, low, high) for plane in scratch.slices()))
-        record = asked | {
-            "domain": "log",
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "raw": geometry_record(stack.grid)
-            | {
-                "dtype": str(stack.grid.array.dtype),
-                "axes_of_the_file": stack.axes,
-                "notes": list(stack.grid.notes),
-            },
-            "steps": _steps(job, domain, floor, how, share, (low, high), raw, ratios),
-            "output": {"file": write_name(target.name), "sha256": sha256_of(target), "dtype": "uint8"}
-            | geometry_record(grid),
-            "seconds": round(time.perf_counter() - began, 3),
-            "versions": versions(),
-        }
-    outputs.finish(record)
-    say(f"  wrote       {job.output}/: {target.name}, {record_path.name}")
-    sizes = " x ".join(str(size) for size in grid.shape)
+        plan = _planned(path, job, domain, said_by, stack)
+        _say_what(plan, say)
+        asked = _asked(plan)
+        if plan.done is not None and not force:
+            return _already_done(plan, asked)
+        plan.outputs.check_room()
+        _say_domain(plan, say)
+        floor = _floor(plan, say)
+        made = _write_structural(plan, floor, say, on_planes)
+        seconds = round(time.perf_counter() - began, 3)
+        record = asked | _record(plan, made) | {"seconds": seconds, "versions": versions()}
+    plan.outputs.finish(record)
+    say(f"  wrote       {job.output}/: {plan.target.name}, {plan.outputs.record_path.name}")
+    sizes = " x ".join(str(size) for size in plan.grid.shape)
     return "done", f"{sizes} voxels (Z, Y, X) of {job.iso_um:g} µm"
+
+
+def _planned(path: Path, job: Preparation, domain: Domain, said_by: str, stack: Stack) -> _Plan:
+    """Return what is to be made of a scan, once nothing that is not ours is in its way and the disk has room."""
+    outputs = job.outputs(scan_name(path))
+    check_outputs([outputs], stack.files)
+    done = outputs.read()
+    raw = job.scan.true_grid(stack)
+    grid, ratios = structural_grid(raw, job.iso_um)
+    grid = grid.in_units(stack.grid.units)  # in 3D Slicer, which knows no unit, it must lie on the scan
+    check_room(job.output, grid.shape)
+    return _Plan(path, job, domain, said_by, stack, outputs, done, raw, grid, ratios)
+
+
+def _asked(plan: _Plan) -> dict[str, Any]:
+    """Return what tells one result from another: the scan and the settings."""
+    files = plan.stack.files
+    return {
+        "input": {"path": write_name(plan.path), "files": len(files), "sha256": sha256_of(*files)},
+        "parameters": plan.job.parameters(plan.domain),
+    }
+
+
+class _Levels:
+    """The planes of a scan above its noise floor, one after the other; `clamped` counts what lies at it or below."""
+
+    def __init__(self, plan: _Plan, floor: float, on_planes: Callable[[int, int], None]) -> None:
+        self._plan, self._floor, self._on_planes = plan, floor, on_planes
+        self.clamped = 0
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        job, domain = self._plan.job, self._plan.domain
+        for plane in _checked_planes(self._plan, self._on_planes):
+            try:
+                level = above_floor(plane, domain, self._floor, job.average)
+            except InputError as error:
+                raise InputError(f"'{self._plan.path}': the scan holds {error}") from None
+            self.clamped += int(np.count_nonzero(level <= (0 if job.average == "log" else 1)))
+            yield level
+
+
+def _write_structural(
+    plan: _Plan, floor: _Floor, say: Callable[[str], None], on_planes: Callable[[int, int], None]
+) -> _Made:
+    """Decimate the scan into a scratch file, choose the range of grey values, and write the 8-bit volume."""
+    job, stack = plan.job, plan.stack
+    make_folder(job.output)
+    order = [AXES.index(letter) for letter in stack.axes]
+    levels = _Levels(plan, floor.value, on_planes)
+    with Scratch(job.output, tuple(plan.grid.shape[axis] for axis in order), stack.axes) as scratch:
+        least, most = np.inf, -np.inf
+        for averaged in decimate_planes(levels, stack.shape, [plan.ratios[axis] for axis in order]):
+            plane = finish(averaged, job.average)
+            least, most = min(least, float(plane.min())), max(most, float(plane.max()))
+            scratch.append(plane)
+        share = levels.clamped / stack.grid.array.size
+        say(f"              {100 * share:.1f} % of the raw voxels lie at or below it")
+        if share > _MOSTLY_FLOOR:
+            advice = f"are domain and noise floor right {setting('domain', 'noise_floor')}?"
+            say(f"  WARNING     nearly everything lies at the noise floor: {advice}")
+        try:
+            low, high = range_of(scratch.blocks(), least, most)
+        except InputError as error:
+            raise InputError(f"'{plan.path}': {error}") from error
+        unit = "grey values of the scan" if plan.domain == "log" else "ln(intensity / noise floor)"
+        say(f"  grey values 0 is {low:.4g}, 255 is {high:.4g} in {unit}")
+        with plan.outputs.staged() as folder:
+            greys = (to_bytes(plane, low, high) for plane in scratch.slices())
+            nrrd.write(folder / plan.target.name, plan.grid, greys)
+    return _Made(floor, share, low, high)
+
+
+def _record(plan: _Plan, made: _Made) -> dict[str, Any]:
+    """Return what the record tells beside what was asked: where the voxels come from, and what was done to them."""
+    stack, target = plan.stack, plan.target
+    return {
+        "domain": "log",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "raw": geometry_record(stack.grid)
+        | {"dtype": str(stack.grid.array.dtype), "axes_of_the_file": stack.axes, "notes": list(stack.grid.notes)},
+        "steps": _steps(plan, made),
+        "output": {"file": write_name(target.name), "sha256": sha256_of(target), "dtype": "uint8"}
+        | geometry_record(plan.grid),
+    }
 
 
 _MEANING: dict[Domain, str] = {
@@ -217,38 +286,36 @@ def _domain(path: Path, job: Preparation) -> tuple[Domain, str]:
     return domain, setting("domain") if job.domain else f"('{beside.name}' beside it)"
 
 
-def _already_done(path: Path, record_path: Path, done: dict[str, Any], asked: dict[str, Any]) -> tuple[str, str]:
+def _already_done(plan: _Plan, asked: dict[str, Any]) -> tuple[str, str]:
+    """Return that the very result is there; FileError where it is one of other settings or of another scan."""
+    done, record_path = plan.done or {}, plan.outputs.record_path
     same = done.get("parameters") == asked["parameters"]
     if not same or (done.get("input") or {}).get("sha256") != asked["input"]["sha256"]:
         raise FileError(
-            f"'{record_path}' holds a result of other settings or another scan for '{path.name}'; {REPLACE}"
+            f"'{record_path}' holds a result of other settings or another scan for '{plan.path.name}'; {REPLACE}"
         )
     return "skipped", f"done before ({record_path}); repeat it {setting('force')}"
 
 
-def _say_what(
-    stack: Stack,
-    raw: Volume,
-    grid: Volume,
-    ratios: tuple[float, float, float],
-    job: Preparation,
-    say: Callable[[str], None],
-) -> None:
+def _say_what(plan: _Plan, say: Callable[[str], None]) -> None:
+    stack, job, raw = plan.stack, plan.job, plan.raw
     files = f", {len(stack.files)} files" if len(stack.files) > 1 else ""
     where = stack.grid.space or "space not stated"
     size = stack.grid.array.size * stack.grid.array.dtype.itemsize / 1e6
     say(f"  raw scan    {stack.grid.array.dtype}, {size:,.4g} MB{files}, axes {stack.axes} (slowest first), {where}")
     for note in stack.grid.notes:
         say(f"              note: {note}")
-    for axis, (letter, ratio) in enumerate(zip(AXES, ratios, strict=True)):
+    for axis, (letter, ratio) in enumerate(zip(AXES, plan.ratios, strict=True)):
         length = float(np.linalg.norm(raw.directions[axis]))
         sigma = antialias_sigma(ratio)
         how = "as it is" if abs(ratio - 1) < 1e-6 else "interpolated, which adds no detail"
         if sigma:
             how = f"ratio {ratio:.4g}, Gaussian of σ {sigma:.3g} voxels ({sigma * length:.3g} µm)"
-        say(
-            f"  axis {letter}      {raw.shape[axis]} x {length:.4g} µm to {grid.shape[axis]} x {job.iso_um:g} µm: {how}"
+        raw_axis, axis_of_result = (
+            f"{raw.shape[axis]} x {length:.4g} µm",
+            f"{plan.grid.shape[axis]} x {job.iso_um:g} µm",
         )
+        say(f"  axis {letter}      {raw_axis} to {axis_of_result}: {how}")
     path_um = (stack.grid.spacing_um or (0.0,) * 3)[AXES.index(job.scan.depth_axis)]
     index = job.scan.refractive_index
     meaning = (
@@ -257,8 +324,16 @@ def _say_what(
     say(f"  depth       along {job.scan.depth_axis} {setting('depth_axis')}, refractive index {index:g}: {meaning}")
 
 
-def _floor(stack: Stack, domain: Domain, job: Preparation, say: Callable[[str], None]) -> tuple[float, dict[str, Any]]:
-    """Return the noise floor in the scan's own numbers, and how it was found."""
+def _say_domain(plan: _Plan, say: Callable[[str], None]) -> None:
+    say(f"  domain      {plan.domain} {plan.said_by}; {_MEANING[plan.domain]}, averaged as {plan.job.average}")
+    if plan.stack.grid.array.dtype == np.uint8 and plan.domain in ("intensity", "amplitude"):
+        advice = f"is the domain log {setting('domain')}?"
+        say(f"  WARNING     8-bit voxels are mostly logarithms already, as on a display: {advice}")
+
+
+def _floor(plan: _Plan, say: Callable[[str], None]) -> _Floor:
+    """Return the noise floor that is given, or measure it."""
+    stack, domain, job = plan.stack, plan.domain, plan.job
     if job.noise_floor is not None:
         if not np.isfinite(job.noise_floor) or (domain in ("intensity", "amplitude") and job.noise_floor <= 0):
             raise InputError(
@@ -266,7 +341,7 @@ def _floor(stack: Stack, domain: Domain, job: Preparation, say: Callable[[str], 
                 f"expected a number above 0 in the domain {domain}"
             )
         say(f"  noise floor {job.noise_floor:.6g} {setting('noise_floor')}; what is below is clamped")
-        return job.noise_floor, {"given": True}
+        return _Floor(job.noise_floor, {"given": True})
     planes = np.unique(np.linspace(0, stack.shape[0] - 1, _SAMPLED_PLANES).astype(int))
     depth = stack.axes.index(job.scan.depth_axis)
     lateral = [axis for axis in (1, 2) if axis != depth]
@@ -286,7 +361,7 @@ def _floor(stack: Stack, domain: Domain, job: Preparation, say: Callable[[str], 
         else (f"median of the darkest depth, {job.scan.depth_axis} = {row}, in {len(planes)} planes")
     )
     say(f"  noise floor {floor:.6g} ({how}); what is below is clamped")
-    return floor, {"given": False, "measured": how}
+    return _Floor(floor, {"given": False, "measured": how})
 
 
 def _refuse_negative(stack: Stack, array: NDArray[Any], domain: Domain) -> None:
@@ -299,62 +374,51 @@ def _refuse_negative(stack: Stack, array: NDArray[Any], domain: Domain) -> None:
         )
 
 
-def _checked_planes(
-    stack: Stack, domain: Domain, job: Preparation, on_planes: Callable[[int, int], None]
-) -> Iterator[NDArray[Any]]:
+def _checked_planes(plan: _Plan, on_planes: Callable[[int, int], None]) -> Iterator[NDArray[Any]]:
+    stack, domain = plan.stack, plan.domain
     total = stack.shape[0]
     at_once = max(1, _BLOCK_BYTES // (stack.shape[1] * stack.shape[2] * stack.grid.array.dtype.itemsize))
     for start in range(0, total, at_once):
         block = stack.read(start, min(start + at_once, total))
         for plane in block:
-            if domain == "amplitude" or job.noise_floor is None:
+            if domain == "amplitude" or plan.job.noise_floor is None:
                 _refuse_negative(stack, plane, domain)
             yield plane
         on_planes(start + len(block), total)
 
 
-def _steps(
-    job: Preparation,
-    domain: Domain,
-    floor: float,
-    how: dict[str, Any],
-    share: float,
-    ends: tuple[float, float],
-    raw: Volume,
-    ratios: tuple[float, float, float],
-) -> list[dict[str, Any]]:
+def _steps(plan: _Plan, made: _Made) -> list[dict[str, Any]]:
     """Return what was done to the numbers, in order."""
+    job, ratios = plan.job, plan.ratios
     above = {
         "intensity": "ln(value / floor)",
         "amplitude": "2 ln(value / floor)",
         "db": "ln(10) / 10 * (value - floor)",
         "log": "value - floor",
-    }[domain]
-    sigmas = [antialias_sigma(ratio) for ratio in ratios]
+    }[plan.domain]
     logarithm: dict[str, Any] = {"step": "logarithm above the noise floor", "formula": f"max({above}, 0)"}
     decimation: dict[str, Any] = {
         "step": "decimation",
         "averaged": "logarithms" if job.average == "log" else "intensities over the floor, before the logarithm",
         "ratios_zyx": list(ratios),
-        "gaussian_sigma_raw_voxels_zyx": sigmas,
+        "gaussian_sigma_raw_voxels_zyx": [antialias_sigma(ratio) for ratio in ratios],
         "interpolation": "linear",
         "first_voxel_in_raw_voxels_zyx": [(ratio - 1) / 2 for ratio in ratios],
     }
-    low, high = ends
-    steps: list[dict[str, Any]] = [
+    return [
         {
             "step": "depth",
             "axis": job.scan.depth_axis,
             "refractive_index": job.scan.refractive_index,
-            "true_spacing_um_zyx": np.linalg.norm(raw.directions, axis=1).tolist(),
+            "true_spacing_um_zyx": np.linalg.norm(plan.raw.directions, axis=1).tolist(),
         },
-        {"step": "noise floor", "value_in_the_scans_numbers": floor, "raw_voxels_at_or_below": share} | how,
+        {"step": "noise floor", "value_in_the_scans_numbers": made.floor.value, "raw_voxels_at_or_below": made.share}
+        | made.floor.how,
         *([logarithm, decimation] if job.average == "log" else [decimation, logarithm]),
         {
             "step": "8 bits",
-            "value_of_0": low,
-            "value_of_255": high,
+            "value_of_0": made.low,
+            "value_of_255": made.high,
             "formula": "value_of_0 + grey (value_of_255 - value_of_0) / 255",
         },
     ]
-    return steps
