@@ -102,6 +102,11 @@ class PhantomSet:
         """The data-set file."""
         return self.output / "phantoms.toml"
 
+    @property
+    def hdf5_file(self) -> Path:
+        """The file that holds all pairs, where one is asked for."""
+        return self.dataset.with_suffix(".h5")
+
     def image(self, name: str) -> Path:
         """Return where the image of this name lies, or will."""
         return self.output / "struct_iso" / f"E5D_{name}.nrrd"
@@ -209,13 +214,8 @@ def make_set(
     dataset, text = job.dataset, _toml(subjects, job)
     if dataset.exists() and not force and dataset.read_text(encoding="utf-8", errors="replace") != text:
         raise FileError(f"'{dataset}' describes other phantoms; {REPLACE}")
-    outputs = {subject: _outputs(subject, job) for subject in subjects}
-    hdf5 = [dataset.with_suffix(".h5").name] if job.hdf5 else []
-    whole = Outputs(job.output, "phantoms.json", MADE_BY, [dataset.name, *hdf5])
-    masks = [subject.annotation for subject in subjects if subject.annotation is not None]
-    check_outputs([*outputs.values(), whole], [file for mask in masks for file in files_read_with(mask)])
-    whole.check_room()
-    counts = {"done": 0, "skipped": 0}
+    outputs, whole = _planned(subjects, job)
+    counts = {"done": 0, "skipped": 0}  # by the status of each phantom
 
     def make(subject: Subject) -> Outcome:
         status = "skipped" if not force and _is_there(subject, job, outputs[subject]) else "done"
@@ -230,11 +230,22 @@ def make_set(
     with whole.staged() as folder:
         (folder / dataset.name).write_text(text, encoding="utf-8")
         if job.hdf5:
-            write_pairs(folder / hdf5[0], _pairs(subjects, job))
+            write_pairs(folder / job.hdf5_file.name, _pairs(subjects, job))
     whole.finish({"micronet": __version__, "phantoms": [subject.name for subject in subjects]})
-    for name in (dataset.name, *hdf5):
+    for name in whole.names or ():
         say(f"wrote {job.output / name}")
     return code, counts["done"], counts["skipped"]
+
+
+def _planned(subjects: Sequence[Subject], job: PhantomSet) -> tuple[dict[Subject, Outputs], Outputs]:
+    """Return the files of each phantom and of the whole set, once nothing that is not ours is in their way."""
+    outputs = {subject: _outputs(subject, job) for subject in subjects}
+    hdf5 = [job.hdf5_file.name] if job.hdf5 else []
+    whole = Outputs(job.output, "phantoms.json", MADE_BY, [job.dataset.name, *hdf5])
+    masks = [subject.annotation for subject in subjects if subject.annotation is not None]
+    check_outputs([*outputs.values(), whole], [file for mask in masks for file in files_read_with(mask)])
+    whole.check_room()
+    return outputs, whole
 
 
 def _outputs(subject: Subject, job: PhantomSet) -> Outputs:

@@ -77,8 +77,8 @@ class Preparation:
 class _Plan:
     """What is to be made of a scan that is open.
 
-    `raw` is the scan's grid in true depth and µm, `grid` that of the result, `ratios` are the lengths of its voxels over
-    those of the raw ones; `done` is the record of an earlier result.
+    `raw` is the scan's grid in true depth and µm, `grid` that of the result, `ratios` are the lengths of its voxels
+    over those of the raw ones; `done` is the record of an earlier result.
     """
 
     path: Path

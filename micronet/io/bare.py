@@ -14,7 +14,7 @@ from micronet.core.errors import FileError, InputError, setting
 from micronet.core.files import atomic_path
 from micronet.core.volume import Volume
 from micronet.io.checks import ReadOptions, build_volume, check_dtype, from_file, one_line, unstated_axes
-from micronet.io.recording import Recording, open_flat_recording, recording_axes
+from micronet.io.recording import FlatData, Recording, open_flat_recording, recording_axes
 from micronet.io.stack import Stack, open_flat
 from micronet.io.units import without_spacing
 
@@ -56,7 +56,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
     axes = recording_axes(shape, options, path)
     if fortran_order:
         shape, axes = shape[::-1], axes[::-1]
-    return open_flat_recording(path, shape, axes, dtype, start=start, notes=_no_spacing(path, options))
+    return open_flat_recording(path, shape, axes, dtype, FlatData(path, start), notes=_no_spacing(path, options))
 
 
 def write(path: Path, volume: Volume) -> None:

@@ -26,7 +26,7 @@ from micronet.core.volume import MICROMETRES_PER, Volume
 from micronet.io.checks import ReadOptions, build_volume, check_axes, check_dtype, one_line, voxel_bytes
 from micronet.io.inflate import inflate, inflate_prefix
 from micronet.io.nifti_geometry import SPACE, UNIT_CODES, geometry_of
-from micronet.io.recording import Recording, open_flat_recording
+from micronet.io.recording import FlatData, Recording, open_flat_recording
 from micronet.io.stack import FilePlanes, Stack, build_grid
 from micronet.io.units import without_interval
 
@@ -98,8 +98,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
         shape[::-1],
         "TZYX"[-len(shape) :],
         lead.dtype,
-        skip=lead.offset,
-        encoding=lead.encoding,
+        FlatData(path, skip=lead.offset, encoding=lead.encoding),
         interval_s=interval_s,
         **described | {"notes": (*described["notes"], *lost)},
     )

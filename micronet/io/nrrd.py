@@ -25,7 +25,7 @@ from micronet.io.checks import ReadOptions, build_volume, check_axes, regular_fi
 from micronet.io.inflate import inflate
 from micronet.io.nrrd_geometry import axis_roles, geometry, geometry_fields, interval, named_axes, space_of, tells_axes
 from micronet.io.nrrd_header import NrrdHeader, format_whole, header_text, parse_header
-from micronet.io.recording import Recording, open_flat_recording, recording_axes
+from micronet.io.recording import FlatData, Recording, open_flat_recording, recording_axes
 from micronet.io.stack import FilePlanes, Stack, build_grid
 
 __all__ = [
@@ -115,10 +115,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
         sizes,
         axes,
         dtype,
-        voxels=data_path,
-        start=start,
-        skip=skip,
-        encoding=encoding,
+        FlatData(data_path, start, skip, encoding),
         interval_s=interval_s,
         **placed | {"notes": (*placed["notes"], *notes, *lost)},
     )

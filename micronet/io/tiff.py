@@ -36,7 +36,7 @@ from micronet.io.checks import (
     spatial_order,
     to_zyx,
 )
-from micronet.io.recording import Recording, open_flat_recording, recording_axes, recording_of
+from micronet.io.recording import FlatData, Recording, open_flat_recording, recording_axes, recording_of
 from micronet.io.stack import FilePlanes, Stack, build_grid
 from micronet.io.tiff_guard import Pages, check_packed, check_pages, check_size
 from micronet.io.tiff_ome import ome_pixels, ome_shape, ome_spacing
@@ -135,7 +135,8 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
         geometry["interval_s"] = _interval_s(tif, path)
         pages = shape[:-2] if axes.endswith("YX") else ()
         if series.dataoffset is not None:
-            return open_flat_recording(path, shape, axes, dtype, start=series.dataoffset, exact=False, **geometry)
+            data = FlatData(path, series.dataoffset, exact=False)
+            return open_flat_recording(path, shape, axes, dtype, data, **geometry)
         if "T" not in axes[:-2] or len(series.pages) != math.prod(pages):
             raise FileError(
                 f"'{path}' has {len(series.pages)} pages for {shape} ({axes}), so it cannot be read time point by time "

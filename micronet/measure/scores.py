@@ -144,10 +144,7 @@ def score_masks(
     """
     scoring = scoring or Scoring()
     if spacing_um is None and scoring.tolerance_um is not None:
-        raise InputError(
-            f"a tolerance in µm needs the spacing of the masks, which they do not state: "
-            f"give it {setting('spacing_um')}"
-        )
+        raise InputError(f"a tolerance in µm needs the spacing of the masks, not stated {setting('spacing_um')}")
     counts = overlap(predicted, annotated)
     lines = cl_dice(predicted, annotated)
     here, there = betti_numbers(predicted), betti_numbers(annotated)
