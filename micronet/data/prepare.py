@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.core.errors import FileError, InputError, setting
+from micronet.core.errors import InputError, setting
 from micronet.core.files import make_folder
 from micronet.core.names import write_name
-from micronet.core.ownership import REPLACE, Outputs, check_outputs
 from micronet.core.provenance import sha256_of, versions
 from micronet.core.resample import antialias_sigma, decimate_planes
-from micronet.core.volume import Volume
-from micronet.data.intensity import DOMAINS, Average, Domain, above_floor, finish, noise_floor, range_of, to_bytes
-from micronet.data.scan import AXES, RawScan, geometry_record, structural_grid
+from micronet.data.intensity import Domain, above_floor, finish, noise_floor, range_of, to_bytes
+from micronet.data.preparation import (
+    Plan,
+    Preparation,
+    already_done,
+    asked_of,
+    domain_of,
+    planned,
+    say_domain,
+    say_what,
+)
+from micronet.data.scan import AXES, geometry_record
 from micronet.io import Stack, nrrd
-from micronet.io.scratch import Scratch, check_room
-from micronet.io.sidecar import MADE_BY, scan_name, stated_domain
+from micronet.io.scratch import Scratch
 
 __all__ = ["Preparation", "prepare_file"]
 
@@ -33,69 +39,6 @@ _SAMPLED_PLANES, _SAMPLED_VOXELS = 64, 1 << 18
 _BLOCK_BYTES = 32 << 20
 # Where more of the scan lies at the noise floor, the floor or the domain is probably wrong.
 _MOSTLY_FLOOR = 0.95
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """How raw scans are made structural volumes.
-
-    Parameters
-    ----------
-    scan : RawScan
-    domain : {"intensity", "amplitude", "db", "log"}, optional
-        What the numbers of the scan are; None where the JSON beside the scan says it.
-    average : {"log", "linear"}
-        Whether logarithms are averaged, or intensities whose logarithm is taken after.
-    iso_um : float
-        Distance between the voxels of the structural volume.
-    noise_floor : float, optional
-        In the scan's own numbers; measured by default.
-    output : Path
-        Folder for the result.
-    """
-
-    scan: RawScan
-    domain: Domain | None = None
-    average: Average = "log"
-    iso_um: float = 4.5
-    noise_floor: float | None = None
-    output: Path = Path("struct_iso")
-
-    def outputs(self, name: str) -> Outputs:
-        """Return the files that the structural volume of a scan of this name consists of."""
-        return Outputs(self.output, f"{name}.json", MADE_BY, [f"{name}.nrrd"])
-
-    def parameters(self, domain: Domain) -> dict[str, Any]:
-        """Return what the numbers of a result depend on, as JSON has it."""
-        settings = asdict(replace(self, domain=domain))
-        del settings["output"]
-        plain: dict[str, Any] = json.loads(json.dumps(settings))
-        return plain
-
-
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """What is to be made of a scan that is open.
-
-    `raw` is the scan's grid in true depth and µm, `grid` that of the result, `ratios` are the lengths of its voxels
-    over those of the raw ones; `done` is the record of an earlier result.
-    """
-
-    path: Path
-    job: Preparation
-    domain: Domain
-    said_by: str
-    stack: Stack
-    outputs: Outputs
-    done: dict[str, Any] | None
-    raw: Volume
-    grid: Volume
-    ratios: tuple[float, float, float]
-
-    @property
-    def target(self) -> Path:
-        """The structural volume."""
-        return self.outputs.paths[0]
 
 
 @dataclass(frozen=True)
@@ -151,15 +94,15 @@ def prepare_file(
         For bad input.
     """
     began = time.perf_counter()
-    domain, said_by = _domain(path, job)
+    domain, said_by = domain_of(path, job)
     with job.scan.open(path) as stack:
-        plan = _planned(path, job, domain, said_by, stack)
-        _say_what(plan, say)
-        asked = _asked(plan)
+        plan = planned(path, job, domain, said_by, stack)
+        say_what(plan, say)
+        asked = asked_of(plan)
         if plan.done is not None and not force:
-            return _already_done(plan, asked)
+            return already_done(plan, asked)
         plan.outputs.check_room()
-        _say_domain(plan, say)
+        say_domain(plan, say)
         floor = _floor(plan, say)
         made = _write_structural(plan, floor, say, on_planes)
         seconds = round(time.perf_counter() - began, 3)
@@ -170,31 +113,10 @@ def prepare_file(
     return "done", f"{sizes} voxels (Z, Y, X) of {job.iso_um:g} µm"
 
 
-def _planned(path: Path, job: Preparation, domain: Domain, said_by: str, stack: Stack) -> _Plan:
-    """Return what is to be made of a scan, once nothing that is not ours is in its way and the disk has room."""
-    outputs = job.outputs(scan_name(path))
-    check_outputs([outputs], stack.files)
-    done = outputs.read()
-    raw = job.scan.true_grid(stack)
-    grid, ratios = structural_grid(raw, job.iso_um)
-    grid = grid.in_units(stack.grid.units)  # in 3D Slicer, which knows no unit, it must lie on the scan
-    check_room(job.output, grid.shape)
-    return _Plan(path, job, domain, said_by, stack, outputs, done, raw, grid, ratios)
-
-
-def _asked(plan: _Plan) -> dict[str, Any]:
-    """Return what tells one result from another: the scan and the settings."""
-    files = plan.stack.files
-    return {
-        "input": {"path": write_name(plan.path), "files": len(files), "sha256": sha256_of(*files)},
-        "parameters": plan.job.parameters(plan.domain),
-    }
-
-
 class _Levels:
     """The planes of a scan above its noise floor, one after the other; `clamped` counts what lies at it or below."""
 
-    def __init__(self, plan: _Plan, floor: float, on_planes: Callable[[int, int], None]) -> None:
+    def __init__(self, plan: Plan, floor: float, on_planes: Callable[[int, int], None]) -> None:
         self._plan, self._floor, self._on_planes = plan, floor, on_planes
         self.clamped = 0
 
@@ -210,7 +132,7 @@ class _Levels:
 
 
 def _write_structural(
-    plan: _Plan, floor: _Floor, say: Callable[[str], None], on_planes: Callable[[int, int], None]
+    plan: Plan, floor: _Floor, say: Callable[[str], None], on_planes: Callable[[int, int], None]
 ) -> _Made:
     """Decimate the scan into a scratch file, choose the range of grey values, and write the 8-bit volume."""
     job, stack = plan.job, plan.stack
@@ -240,7 +162,7 @@ def _write_structural(
     return _Made(floor, share, low, high)
 
 
-def _record(plan: _Plan, made: _Made) -> dict[str, Any]:
+def _record(plan: Plan, made: _Made) -> dict[str, Any]:
     """Return what the record tells beside what was asked: where the voxels come from, and what was done to them."""
     stack, target = plan.stack, plan.target
     return {
@@ -254,84 +176,7 @@ def _record(plan: _Plan, made: _Made) -> dict[str, Any]:
     }
 
 
-_MEANING: dict[Domain, str] = {
-    "intensity": "the natural logarithm is taken",
-    "amplitude": "squared, and the natural logarithm is taken",
-    "db": "10 log10(intensity), brought to natural logarithms",
-    "log": "a logarithm already, none is taken",
-}
-
-
-def _domain(path: Path, job: Preparation) -> tuple[Domain, str]:
-    """Return what the numbers of the scan are and who says so; never what would take a logarithm twice."""
-    stated, beside = stated_domain(path)
-    known = next((domain for domain in DOMAINS if domain == stated), None)
-    domain = job.domain or known
-    if domain is None:
-        raise InputError(
-            f"'{path}': what its numbers are is not known; "
-            f"say {', '.join(DOMAINS[:-1])} or {DOMAINS[-1]} {setting('domain')}"
-        )
-    if known is not None and domain != known:
-        twice = "the logarithm would be taken twice" if known in ("db", "log") and domain != "log" else "they disagree"
-        raise InputError(
-            f"'{path}': '{beside.name}' beside it says that it is in the domain {known}, this call says {domain}: "
-            f"{twice}; say nothing {setting('domain')}, or correct that file"
-        )
-    if domain == "log" and job.average == "linear":
-        raise InputError(
-            f"'{path}': a linear average needs intensities, and a logarithm of unknown scale cannot be undone; "
-            f"say db if these are dB, else average logarithms {setting('domain', 'average')}"
-        )
-    return domain, setting("domain") if job.domain else f"('{beside.name}' beside it)"
-
-
-def _already_done(plan: _Plan, asked: dict[str, Any]) -> tuple[str, str]:
-    """Return that the very result is there; FileError where it is one of other settings or of another scan."""
-    done, record_path = plan.done or {}, plan.outputs.record_path
-    same = done.get("parameters") == asked["parameters"]
-    if not same or (done.get("input") or {}).get("sha256") != asked["input"]["sha256"]:
-        raise FileError(
-            f"'{record_path}' holds a result of other settings or another scan for '{plan.path.name}'; {REPLACE}"
-        )
-    return "skipped", f"done before ({record_path}); repeat it {setting('force')}"
-
-
-def _say_what(plan: _Plan, say: Callable[[str], None]) -> None:
-    stack, job, raw = plan.stack, plan.job, plan.raw
-    files = f", {len(stack.files)} files" if len(stack.files) > 1 else ""
-    where = stack.grid.space or "space not stated"
-    size = stack.grid.array.size * stack.grid.array.dtype.itemsize / 1e6
-    say(f"  raw scan    {stack.grid.array.dtype}, {size:,.4g} MB{files}, axes {stack.axes} (slowest first), {where}")
-    for note in stack.grid.notes:
-        say(f"              note: {note}")
-    for axis, (letter, ratio) in enumerate(zip(AXES, plan.ratios, strict=True)):
-        length = float(np.linalg.norm(raw.directions[axis]))
-        sigma = antialias_sigma(ratio)
-        how = "as it is" if abs(ratio - 1) < 1e-6 else "interpolated, which adds no detail"
-        if sigma:
-            how = f"ratio {ratio:.4g}, Gaussian of σ {sigma:.3g} voxels ({sigma * length:.3g} µm)"
-        raw_axis, axis_of_result = (
-            f"{raw.shape[axis]} x {length:.4g} µm",
-            f"{plan.grid.shape[axis]} x {job.iso_um:g} µm",
-        )
-        say(f"  axis {letter}      {raw_axis} to {axis_of_result}: {how}")
-    path_um = (stack.grid.spacing_um or (0.0,) * 3)[AXES.index(job.scan.depth_axis)]
-    index = job.scan.refractive_index
-    meaning = (
-        "the stated spacing is taken as depth" if index == 1 else f"{path_um:.4g} µm of path are {path_um / index:.4g}"
-    )
-    say(f"  depth       along {job.scan.depth_axis} {setting('depth_axis')}, refractive index {index:g}: {meaning}")
-
-
-def _say_domain(plan: _Plan, say: Callable[[str], None]) -> None:
-    say(f"  domain      {plan.domain} {plan.said_by}; {_MEANING[plan.domain]}, averaged as {plan.job.average}")
-    if plan.stack.grid.array.dtype == np.uint8 and plan.domain in ("intensity", "amplitude"):
-        advice = f"is the domain log {setting('domain')}?"
-        say(f"  WARNING     8-bit voxels are mostly logarithms already, as on a display: {advice}")
-
-
-def _floor(plan: _Plan, say: Callable[[str], None]) -> _Floor:
+def _floor(plan: Plan, say: Callable[[str], None]) -> _Floor:
     """Return the noise floor that is given, or measure it."""
     stack, domain, job = plan.stack, plan.domain, plan.job
     if job.noise_floor is not None:
@@ -374,7 +219,7 @@ def _refuse_negative(stack: Stack, array: NDArray[Any], domain: Domain) -> None:
         )
 
 
-def _checked_planes(plan: _Plan, on_planes: Callable[[int, int], None]) -> Iterator[NDArray[Any]]:
+def _checked_planes(plan: Plan, on_planes: Callable[[int, int], None]) -> Iterator[NDArray[Any]]:
     stack, domain = plan.stack, plan.domain
     total = stack.shape[0]
     at_once = max(1, _BLOCK_BYTES // (stack.shape[1] * stack.shape[2] * stack.grid.array.dtype.itemsize))
@@ -387,7 +232,7 @@ def _checked_planes(plan: _Plan, on_planes: Callable[[int, int], None]) -> Itera
         on_planes(start + len(block), total)
 
 
-def _steps(plan: _Plan, made: _Made) -> list[dict[str, Any]]:
+def _steps(plan: Plan, made: _Made) -> list[dict[str, Any]]:
     """Return what was done to the numbers, in order."""
     job, ratios = plan.job, plan.ratios
     above = {
