@@ -18,7 +18,7 @@ from micronet.core.names import check_apart
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import check_outputs
 from micronet.data.intensity import AVERAGES, DOMAINS
-from micronet.data.map_back import files_mapped, find_record, map_back, mapped_outputs, scan_of
+from micronet.data.map_back import BackMapping, files_mapped, find_record, map_back, mapped_outputs, scan_of
 from micronet.data.prepare import Preparation, prepare_file
 from micronet.data.scan import RawScan
 from micronet.io import files_read_with
@@ -80,18 +80,15 @@ def _back(path, scan, arguments, say, on_planes):
     else:
         say(f"  record      {record}")
         scan = scan_of(record, scan)
-    return map_back(
-        path,
+    job = BackMapping(
         raw,
         scan,
         arguments.output or path.parent,
         segment=arguments.segment,
         linear=arguments.interpolation == "linear",
-        say=say,
-        on_planes=on_planes,
         record_path=record,
-        force=arguments.force,
     )
+    return map_back(path, job, say=say, on_planes=on_planes, force=arguments.force)
 
 
 def build_parser() -> argparse.ArgumentParser:

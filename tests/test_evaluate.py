@@ -108,7 +108,7 @@ def test_a_probability_is_swept(folder, capsys):
     arguments = ("a_probability.nrrd", "--annotation", "a_iso_full.seg.nrrd")
     assert call(*arguments, "--sweep", "--threshold", "0.1", capsys=capsys)[0] == 0
     comments, rows = read_table("scores/a_sweep.csv")
-    assert "# setting --threshold: 0.1" in comments
+    assert "# setting threshold: 0.1" in comments
     assert len(rows) == 255
     at = {float(row["threshold"]): row for row in rows}
     assert float(at[0.501961]["dice"]) == float(at[0.501961]["precision"]) == 1
@@ -156,7 +156,7 @@ def test_only_the_first_voxels_in_depth_count(folder, capsys):
     assert call("p.seg.nrrd", "--annotation", "t.seg.nrrd", "--y-crop", "6", capsys=capsys)[0] == 0
     comments, [row] = read_table("scores/scores.csv")
     assert row["dice"] == "1"
-    assert "# setting --y-crop: 6" in comments
+    assert "# setting y_crop: 6" in comments
 
 
 def test_a_file_without_spacing_gives_no_lengths_and_says_so(folder, capsys):
@@ -184,7 +184,7 @@ def test_measures_of_both_masks_are_written(folder, capsys):
         assert len(read_table(f"scores/found_{role}_centrelines.csv")[1]) > 50
     code, _, err = call("found.npy", "--annotation", "found.npy", "--measures", "-o", "b", capsys=capsys)
     assert code == 2
-    assert "the voxel size is not known: give --spacing" in err
+    assert "the voxel size is not known: give it (--spacing Z,Y,X)" in err
 
 
 def test_scores_are_not_replaced_unasked(folder, capsys):
@@ -252,7 +252,7 @@ def test_a_report_shows_both_masks_the_scores_and_the_curve(folder, capsys):
     record = json.loads(html.unescape(page[page.index("<pre") :].split(">", 1)[1].split("</pre>")[0]))
     assert [len(record["pairs"][0][role]["sha256"]) for role in ("prediction", "annotation", "image")] == [64] * 3
     assert record["pairs"][0]["scores"]["hd95_um"] == 4.5
-    assert record["settings"] == {"--threshold": 0.5}
+    assert record["settings"] == {"threshold": 0.5}
 
     assert call("found.nrrd", *options[:3], "--force", capsys=capsys)[0] == 0
     assert not Path("scores/scores_report.html").exists()  # of scores that are no longer there

@@ -24,7 +24,7 @@ from micronet.core.errors import FileError, InputError
 from micronet.core.provenance import write_json
 from micronet.core.volume import Volume, upright
 from micronet.data.dataset import DataSetError, load_split, read_dataset
-from micronet.data.map_back import map_back, scan_of
+from micronet.data.map_back import BackMapping, map_back, scan_of
 from micronet.data.prepare import Preparation, prepare_file
 from micronet.data.scan import RawScan
 from micronet.io import Segment, files_of, open_stack, read_annotation, read_volume, write_segmentation, write_volume
@@ -347,7 +347,8 @@ class TestRecords:
 
     def back(self, record):
         scan, mask = record.parents[1] / "scan.nrrd", record.parents[1] / "mask.seg.nrrd"
-        map_back(mask, scan, scan_of(record, RawScan()), record.parent, say=lambda _: None, record_path=record)
+        job = BackMapping(scan, scan_of(record, RawScan()), record.parent, record_path=record)
+        map_back(mask, job, say=lambda _: None)
 
     @pytest.mark.parametrize(
         ("key", "value"),
@@ -408,7 +409,9 @@ class TestDataSets:
     def test_files_outside_its_folder_are_refused_unless_the_person_names_the_folder(self, lab):
         elsewhere = lab.parent / "elsewhere"
         for image in ("../elsewhere/a.nrrd", str(elsewhere / "a.nrrd"), "../lab/../elsewhere/a.nrrd", "/etc/passwd"):
-            with pytest.raises(DataSetError, match=r"image = .* lies outside the data set's folder.*--data DIR"):
+            with pytest.raises(
+                DataSetError, match=r"image = .* lies outside the data set's folder.*\(setting: also_in\)"
+            ):
                 read_dataset(self.write(lab, image))
         with pytest.raises(DataSetError, match=r"annotation = .* lies outside"):
             read_dataset(self.write(lab, annotation="../elsewhere/a.seg.nrrd"))

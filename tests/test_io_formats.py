@@ -172,7 +172,8 @@ class TestNpy:
         np.save(tmp_path / "a.npy", array)
         assert np.array_equal(read_volume(tmp_path / "a.npy", axes="ZCYX").array, array[:, 0])
         with pytest.raises(
-            FileError, match=r"has the shape \(3, 1, 4, 5\): more than a 3-D volume; name its axes with"
+            FileError,
+            match=r"has the shape \(3, 1, 4, 5\): more than a 3-D volume; name its axes, .*\(setting: axes\)",
         ):
             read_volume(tmp_path / "a.npy")
         with pytest.raises(FileError, match=r"more than the axes Z, Y, X \(T 3, Z 1, Y 4, X 5\)"):
@@ -181,12 +182,14 @@ class TestNpy:
     @pytest.mark.parametrize("axes", ["", "ZY", "ZZYX", "ZYXQ", "ZYXS", "ABC", "Z Y X"])
     def test_axes_that_are_none(self, tmp_path, axes):
         np.save(tmp_path / "a.npy", np.zeros((3, 4, 5)))
-        with pytest.raises(InputError, match=f"--axes {axes}: expected Z, Y and X once each"):
+        with pytest.raises(InputError, match=rf"axes '{axes}' \(setting: axes\): expected Z, Y and X once each"):
             read_volume(tmp_path / "a.npy", axes=axes)
 
     def test_axes_of_another_number(self, tmp_path):
         np.save(tmp_path / "a.npy", np.zeros((3, 4, 5)))
-        with pytest.raises(InputError, match=r"a.npy': --axes TZYX names 4 axes, the file has 3: \(3, 4, 5\)"):
+        with pytest.raises(
+            InputError, match=r"a.npy': 'TZYX' \(setting: axes\) names 4 axes, the file has 3: \(3, 4, 5\)"
+        ):
             read_volume(tmp_path / "a.npy", axes="TZYX")
 
     @pytest.mark.parametrize(
@@ -282,7 +285,7 @@ class TestRaw:
     @pytest.mark.parametrize(
         ("options", "error", "message"),
         [
-            ({}, InputError, r"a.raw' has no header: give its shape and voxel type \(--shape Z,Y,X --dtype uint16\)"),
+            ({}, InputError, r"a.raw' has no header: give its shape, .* and voxel type \(settings: shape, dtype\)"),
             ({"shape": (2, 3, 4)}, InputError, "has no header"),
             ({"dtype": "uint8"}, InputError, "has no header"),
             (
@@ -297,9 +300,21 @@ class TestRaw:
                 "takes 1,000,000,000,000,000,000,000,000,000",
             ),
             ({"shape": (4, 6), "dtype": "uint8"}, FileError, r"has the shape \(4, 6\): no 3-D volume"),
-            ({"shape": (2, 3, 0), "dtype": "uint8"}, InputError, "--shape .*: expected positive whole numbers"),
-            ({"shape": ("a",), "dtype": "uint8"}, InputError, "--shape .*: expected positive whole numbers"),
-            ({"shape": (2, 3, 4), "dtype": "uint7"}, InputError, "--dtype uint7: expected a voxel type such as"),
+            (
+                {"shape": (2, 3, 0), "dtype": "uint8"},
+                InputError,
+                r"shape .* \(setting: shape\): expected positive whole numbers",
+            ),
+            (
+                {"shape": ("a",), "dtype": "uint8"},
+                InputError,
+                r"shape .* \(setting: shape\): expected positive whole numbers",
+            ),
+            (
+                {"shape": (2, 3, 4), "dtype": "uint7"},
+                InputError,
+                r"voxel type 'uint7' \(setting: dtype\): expected a voxel type such as",
+            ),
             ({"shape": (2, 3, 4), "dtype": "complex64"}, FileError, "complex numbers"),
             ({"shape": (2, 3, 4), "dtype": "object"}, FileError, "Python objects"),
             ({"shape": (2, 3, 4), "dtype": "uint8", "byteorder": "middle"}, InputError, "byteorder 'middle'"),

@@ -126,7 +126,7 @@ def test_neither_form_nor_voxel_size_leaves_lengths_unknown(tmp_path, rng):
     path.write_bytes(content)
     volume = read_volume(path)
     assert volume.spacing_um is None
-    assert "--spacing" in volume.notes[-1]
+    assert "(setting: spacing_um)" in volume.notes[-1]
     assert read_volume(path, spacing_um=(1, 2, 3)).spacing_um == (1, 2, 3)
 
 
@@ -138,7 +138,7 @@ def test_units(tmp_path, rng, units, found, um):
     volume = read_volume(path)
     assert (volume.units, volume.spacing_um) == (found, (4 * um, 2 * um, um))
     assert bool(volume.notes) == (units == "unknown")
-    assert not volume.notes or "mm is taken (--spacing overrides it)" in volume.notes[0]
+    assert not volume.notes or "mm is taken unless said otherwise (setting: spacing_um)" in volume.notes[0]
     assert read_volume(path, spacing_um=(3, 3, 3)).notes == ()
     assert nib.load(write_volume(tmp_path / "b.nii", volume)).header.get_xyzt_units()[0] == units
 
@@ -297,7 +297,7 @@ class TestRefused:
 
     def test_axes_are_part_of_the_format(self, tmp_path, rng):
         path = _nibabel_file(tmp_path / "a.nii", _array(rng))
-        with pytest.raises(InputError, match=r"states its axes itself \(ZYX\); --axes XYZ contradicts"):
+        with pytest.raises(InputError, match=r"states its axes itself \(ZYX\); 'XYZ' \(setting: axes\) contradicts"):
             read_volume(path, axes="XYZ")
 
     def test_types_and_spaces_that_nifti_has_not(self, tmp_path):
@@ -392,7 +392,9 @@ class TestRepairs:
 
     def test_an_sform_that_is_none_without_a_qform_needs_the_spacing(self, tmp_path, rng):
         path = self._file(tmp_path / "a.nii", rng, SINGULAR)
-        with pytest.raises(FileError, match=r"independent and longer than zero, which .* sform .* --spacing Z,Y,X"):
+        with pytest.raises(
+            FileError, match=r"independent and longer than zero, which .* sform .* \(setting: spacing_um\)"
+        ):
             read_volume(path)
         volume = read_volume(path, spacing_um=(3, 2, 1))
         assert (volume.spacing_um, volume.space) == (pytest.approx((3, 2, 1)), "")
@@ -419,7 +421,9 @@ class TestRepairs:
     @pytest.mark.parametrize("qform", [AFFINE, None])
     def test_a_negative_voxel_size_needs_the_spacing_and_is_mirrored_as_in_itk(self, tmp_path, rng, qform):
         path = self._file(tmp_path / "a.nii", rng, qform=qform, p1=-0.7, p2=1.3, p3=4.5)
-        with pytest.raises(FileError, match=r"a.nii': the voxel size \(pixdim\) along X .* is negative, .* --spacing"):
+        with pytest.raises(
+            FileError, match=r"a.nii': the voxel size \(pixdim\) along X .* is negative, .* \(setting: spacing_um\)"
+        ):
             read_volume(path)
         volume = self._assert_as_itk(path, spacing_um=(4500, 1300, 700))
         assert "along X is negative: the axis is mirrored" in " ".join(volume.notes)
@@ -429,7 +433,7 @@ class TestRepairs:
         assert volume.spacing_um == (3000, 2000, 1000)
         assert volume.notes == (
             "the NIfTI header has the spacing (Z, Y, X) 3 x 2 x 1 in its sform, which is taken, and 5 x 2 x 1 in its "
-            "pixdim, which 3D Slicer takes (--spacing overrides it)",
+            "pixdim, which 3D Slicer takes; say otherwise (setting: spacing_um)",
         )
 
 

@@ -126,7 +126,7 @@ def test_no_unit_is_read_as_micrometres_and_not_written_either(tmp_path):
     assert volume.space == "right-anterior-superior"
     assert len(volume.notes) == 1
     assert "no length unit is stated" in volume.notes[0]
-    assert "4.5 x 4.5 x 4.5 is read as µm (--spacing overrides it)" in volume.notes[0]
+    assert "4.5 x 4.5 x 4.5 is read as µm, unless said otherwise (setting: spacing_um)" in volume.notes[0]
     again = read_volume(write_volume(tmp_path / "b.nrrd", volume))
     assert again.notes == volume.notes
     stated = read_volume(tmp_path / "a.nrrd", spacing_um=(1, 2, 3))
@@ -137,7 +137,7 @@ def test_no_unit_is_read_as_micrometres_and_not_written_either(tmp_path):
 def test_spacing_that_can_only_be_millimetres_is_called_out(tmp_path):
     fields = ["space: LPS", "space directions: (0.0045,0,0) (0,0.0045,0) (0,0,0.0045)"]
     volume = read_volume(_file(tmp_path / "a.nrrd", [*BASE, *fields], bytes(60)))
-    assert volume.notes[0].endswith("if they are mm, give --spacing 4.5,4.5,4.5")
+    assert volume.notes[0].endswith(", such as 4.5,4.5,4.5 if they are mm (setting: spacing_um)")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_spacing_and_units(tmp_path, fields, spacing, units):
 def test_without_any_spacing_the_note_names_the_flag(tmp_path):
     volume = read_volume(_file(tmp_path / "a.nrrd", BASE, bytes(60)))
     assert volume.notes == (
-        "the NRRD header states no spacing: lengths are unknown until --spacing Z,Y,X (in µm) gives it",
+        "the NRRD header states no spacing: lengths are unknown until it is given in µm (setting: spacing_um)",
     )
     assert read_volume(tmp_path / "a.nrrd", spacing_um=(4, 5, 6)).spacing_um == (4, 5, 6)
 
@@ -330,7 +330,10 @@ class TestHostileDetached:
         (_base(spacings="1 2"), "2 'spacings' for 3 axes"),
         (_base(spacings="1 2 x"), "should be numbers"),
         (_base(spacings="1 0 1"), "independent and longer than zero"),
-        (_base(spacings="1 1 1", units='"mm" "mm" "um"'), "units mm, um: expected one known length unit.*--spacing"),
+        (
+            _base(spacings="1 1 1", units='"mm" "mm" "um"'),
+            r"units mm, um: expected one known length unit.*\(setting: spacing_um\)",
+        ),
         (_base(spacings="1 1 1", units='"s" "s" "s"'), "units s: expected one known length unit"),
         (_base(line_skip="-1"), "line skip -1, byte skip 0 cannot be followed"),
         (_base(line_skip="9"), "line skip 9 goes past the end"),
@@ -415,7 +418,9 @@ def test_truncated_and_damaged(tmp_path, rng, encoding, pack):
 def test_axes_are_part_of_the_format(tmp_path):
     path = _file(tmp_path / "a.nrrd", BASE, bytes(60))
     assert read_volume(path, axes="zyx").shape == (3, 4, 5)
-    with pytest.raises(InputError, match=r"a.nrrd' states its axes itself \(ZYX\); --axes XYZ contradicts that"):
+    with pytest.raises(
+        InputError, match=r"a.nrrd' states its axes itself \(ZYX\); 'XYZ' \(setting: axes\) contradicts that"
+    ):
         read_volume(path, axes="XYZ")
 
 

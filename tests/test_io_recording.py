@@ -65,9 +65,11 @@ def test_plain_tiff_needs_its_axes_named(tmp_path, movie):
     path = tmp_path / "movie.tif"
     tifffile.imwrite(path, movie, photometric="minisblack")
     assert_same(path, movie, axes="TZYX")
-    with pytest.raises(InputError, match=r"what its axes \(3, 4, 5, 6\) are: name them with --axes, such as TZYX"):
+    with pytest.raises(
+        InputError, match=r"what its axes \(3, 4, 5, 6\) are: name them, such as TZYX \(setting: axes\)"
+    ):
         open_recording(path)
-    with pytest.raises(InputError, match="--axes ZYX names 3 axes, the file has 4"):
+    with pytest.raises(InputError, match=r"'ZYX' \(setting: axes\) names 3 axes, the file has 4"):
         open_recording(path, axes="ZYX")
 
 
@@ -150,7 +152,7 @@ def test_npy_and_raw_with_named_axes(tmp_path, movie, order):
         tmp_path / "movie.raw", movie, axes="XTYZ", shape=turned.shape, dtype="<u2", spacing_um=(3, 2, 1)
     )
     assert volume.spacing_um == (3.0, 2.0, 1.0)
-    with pytest.raises(InputError, match="name them with --axes, such as TZYX"):
+    with pytest.raises(InputError, match=r"name them, such as TZYX \(setting: axes\)"):
         open_recording(tmp_path / "movie.npy")
 
 
@@ -192,7 +194,7 @@ def test_reading_one_volume_of_a_recording_points_to_time_lapse(tmp_path, movie)
     write_imagej(tmp_path / "movie.tif", movie)
     nibabel.save(nibabel.Nifti1Image(movie.transpose(3, 2, 1, 0), np.eye(4)), tmp_path / "movie.nii")
     for name in ("movie.tif", "movie.nii"):
-        with pytest.raises(FileError, match="--time-lapse"):
+        with pytest.raises(FileError, match=r"\(setting: time_lapse\)"):
             read_volume(tmp_path / name)
 
 
@@ -273,7 +275,10 @@ class TestNrrdOfFourWorldAxes:
             (
                 ("spacings: nan nan nan 0.5",),
                 None,
-                ("no unit of time is stated: the step of 0.5 between time points is not used; --interval gives it",),
+                (
+                    "no unit of time is stated: the step of 0.5 between time points is not used; "
+                    "give it in seconds (setting: interval_s)",
+                ),
             ),
             (("spacings: nan nan nan 1",), None, ()),
             ((), None, ()),
@@ -301,7 +306,9 @@ class TestNrrdOfFourWorldAxes:
         path = self._write(tmp_path / "a.nrrd", movie, "kinds: domain domain domain domain", "spacings: 4.5 3 2 1")
         volume, _ = assert_same(path, movie, axes="TZYX")
         assert volume.spacing_um == (2.0, 3.0, 4.5)
-        with pytest.raises(FileError, match=r"is 4-D, .*infer.py --time-lapse --axes names them all, such as TZYX"):
+        with pytest.raises(
+            FileError, match=r"is 4-D, .*infer.py takes it, .* such as TZYX \(settings: time_lapse, axes\)"
+        ):
             open_recording(path)
 
 

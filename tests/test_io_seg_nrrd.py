@@ -196,7 +196,9 @@ class TestReading:
 
     def test_as_an_image_a_layered_file_is_refused(self, tmp_path):
         path = _slicer_file(tmp_path / "a.seg.nrrd", _named("a", "b", "c"), _layers())
-        with pytest.raises(FileError, match=r"has 4 axes \(list 3, domain 3, domain 4, domain 5\).*--segment"):
+        with pytest.raises(
+            FileError, match=r"has 4 axes \(list 3, domain 3, domain 4, domain 5\).*\(setting: segment\)"
+        ):
             read_volume(path)
 
 
@@ -218,7 +220,7 @@ class TestChoosing:
         "names", [["auto", "artery"], ["full seg", "Full Mask"], ["full seg + veins", "a full seg"]]
     )
     def test_otherwise_they_are_listed(self, tmp_path, names):
-        expected = rf"a.seg.nrrd' holds 2 segments; name one with --segment: 0 '{names[0]}' \(1 voxels\), 1 '"
+        expected = rf"a.seg.nrrd' holds 2 segments; name one \(setting: segment\): 0 '{names[0]}' \(1 voxels\), 1 '"
         with pytest.raises(InputError, match=expected.replace("+", r"\+")) as caught:
             self._choose(tmp_path, names)
         assert "\n" not in str(caught.value)
@@ -243,7 +245,9 @@ class TestChoosing:
         ],
     )
     def test_what_is_not_there_or_not_one(self, tmp_path, wanted, message):
-        with pytest.raises(InputError, match=rf"holds 3 segments; {message} \(--segment takes .*: 0 'Vein' \(1 vox"):
+        with pytest.raises(
+            InputError, match=rf"holds 3 segments; {message}, a name or an index \(setting: segment\): 0 'Vein' \(1 vox"
+        ):
             self._choose(tmp_path, ["Vein", "vein", "auto"], wanted)
 
 

@@ -112,7 +112,8 @@ def test_spacing_that_imagej_leaves_out_is_one_unit(tmp_path, array):
     volume = read_volume(_imagej(tmp_path / "a.tif", array, "images=3\nslices=3\nunit=micron\n", ((2, 1), (2, 1))))
     assert volume.spacing_um == (1, 0.5, 0.5)
     assert volume.notes == (
-        "the TIFF states no spacing along Z: 1 micron is taken, as ImageJ does (--spacing overrides it)",
+        "the TIFF states no spacing along Z: 1 micron is taken, as ImageJ does, "
+        "unless said otherwise (setting: spacing_um)",
     )
 
 
@@ -122,14 +123,18 @@ def test_unknown_spacing(tmp_path, array, description):
     _imagej(path, array, f"images=3\nslices=3\n{description}", ((0, 1), (0, 1)) if "micron" in description else None)
     volume = read_volume(path)
     assert (volume.units, volume.spacing_um) == ("voxel", None)
-    assert volume.notes == ("the TIFF states no spacing: lengths are unknown until --spacing Z,Y,X (in µm) gives it",)
+    assert volume.notes == (
+        "the TIFF states no spacing: lengths are unknown until it is given in µm (setting: spacing_um)",
+    )
     given = read_volume(path, spacing_um=(3, 2, 1))
     assert (given.spacing_um, given.notes) == ((3, 2, 1), ())
 
 
 def test_an_unknown_unit_needs_the_spacing(tmp_path, array):
     path = _imagej(tmp_path / "a.tif", array, "images=3\nslices=3\nunit=furlong\nspacing=2\n", ((1, 1), (1, 1)))
-    with pytest.raises(FileError, match=r"a.tif': unknown length unit 'furlong'; give the spacing with --spacing"):
+    with pytest.raises(
+        FileError, match=r"a.tif': unknown length unit 'furlong'; give the spacing in µm \(setting: spacing_um\)"
+    ):
         read_volume(path)
     assert read_volume(path, spacing_um=(3, 2, 1)).spacing_um == (3, 2, 1)
 
@@ -150,7 +155,7 @@ def test_plain_pages_are_slices_with_a_note(tmp_path, array, compression, byteor
     volume = read_volume(path)
     assert np.array_equal(volume.array, array)
     assert volume.array.dtype.isnative
-    assert "slices along Z are taken (--axes overrides it)" in volume.notes[0]
+    assert "slices along Z are taken, unless said otherwise (setting: axes)" in volume.notes[0]
     other = read_volume(path, axes="XZY")
     assert np.array_equal(other.array, array.transpose(1, 2, 0))
     assert len(other.notes) == 1
@@ -161,7 +166,9 @@ def test_axes_that_tifffile_states(tmp_path, array):
     tifffile.imwrite(path, array, photometric="minisblack", metadata={"axes": "XYZ"})
     assert np.array_equal(read_volume(path).array, array.T)
     assert read_volume(path, axes="XYZ").shape == (5, 4, 3)
-    with pytest.raises(InputError, match=r"a.tif' states its axes itself \(XYZ\); --axes ZYX contradicts that"):
+    with pytest.raises(
+        InputError, match=r"a.tif' states its axes itself \(XYZ\); 'ZYX' \(setting: axes\) contradicts that"
+    ):
         read_volume(path, axes="ZYX")
 
 
@@ -251,7 +258,8 @@ class TestOme:
         volume = read_volume(path)
         assert volume.spacing_um == (1, 3, 2)
         assert volume.notes == (
-            "the TIFF states no spacing along Z: 1 µm is taken, as ImageJ does (--spacing overrides it)",
+            "the TIFF states no spacing along Z: 1 µm is taken, as ImageJ does, "
+            "unless said otherwise (setting: spacing_um)",
         )
         given = read_volume(path, spacing_um=(5, 3, 2))
         assert (given.spacing_um, given.notes) == ((5, 3, 2), ())

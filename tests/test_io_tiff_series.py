@@ -104,7 +104,7 @@ def test_pieces_are_told(tmp_path, array):
     notes = read_volume(_chunks(tmp_path / "a.tif", array)).notes
     told = "the stack lies in 2 pieces in the file, read one after the other: (4, 8, 10) (QYX) of 16 bits, (5, 8, 10)"
     assert any(note.startswith(told) for note in notes)
-    assert any("slices along Z are taken (--axes overrides it)" in note for note in notes)
+    assert any("slices along Z are taken, unless said otherwise (setting: axes)" in note for note in notes)
     assert len(read_volume(_slices(tmp_path / "b.tif", array)).notes) == 2  # slices, and no spacing
 
 

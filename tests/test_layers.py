@@ -1,6 +1,7 @@
 """The nine rooms: imports run downwards only, and importing the package loads nothing heavy."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -36,6 +37,16 @@ LATE = {
     ("app.launch", "torch.utils.tensorboard"): "an extra",
     ("app.prompt", "readline"): "not on Windows",
 }
+# Rooms that keep functions short and leave the words of the command line to the terminal.
+SHORT = {"core", "io", "report", "data", "measure"}
+LONGEST_FUNCTION, MOST_PARAMETERS = 60, 8
+# Kernels are long where they are unrolled, and take arrays one by one: numba has no settings to pass.
+KERNELS = "networks.kernels"
+OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z0-9-]*|-[a-z] [A-Z]+\b)")
+# What reads like an option and is none.
+NO_OPTIONS = {"data.map_back": {" --back-to"}}  # who made a record, as records have it
+# Modules of these rooms whose words are being changed elsewhere.
+NOT_YET = {"core.ram", "measure.footprint", "measure.pairs"}
 # Rooms that know arrays only, and the modules of other rooms that do.
 NO_TORCH = {"core", "io", "report", "data", "measure", "networks.kernels", "networks.normalize", "networks.card"}
 
@@ -111,6 +122,81 @@ def test_imports_inside_functions_are_those_that_spare_something(root):
                 assert reasons, f"{module}.{function.name} imports {imported}"
                 found |= reasons
     assert found == set(LATE)
+
+
+def _short(root):
+    return (
+        (module, tree) for module, tree in _sources(root) if _within(module, SHORT) and not _within(module, {KERNELS})
+    )
+
+
+def _functions(tree):
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def _parameters(function):
+    given = function.args
+    named = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+    return [one.arg for one in named if one is not None and one.arg not in ("self", "cls")]
+
+
+def test_functions_fit_on_a_screen(root):
+    long = [
+        f"{module}.{function.name}: {lines} lines"
+        for module, tree in _short(root)
+        for function in _functions(tree)
+        if (lines := function.end_lineno - function.lineno + 1) > LONGEST_FUNCTION
+    ]
+    assert not long
+
+
+def test_functions_take_few_parameters(root):
+    many = [
+        f"{module}.{function.name}: {count} parameters"
+        for module, tree in _short(root)
+        for function in _functions(tree)
+        if (count := len(_parameters(function))) > MOST_PARAMETERS
+    ]
+    assert not many
+
+
+def _strings(tree):
+    """Yield the string constants of a tree, docstrings apart."""
+    documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents:
+            yield node.lineno, node.value
+
+
+def test_only_the_terminal_names_options(root):
+    named = [
+        f"{module}:{line}: {text!r}"
+        for module, tree in _short(root)
+        for line, text in _strings(tree)
+        if OPTION.search(text) and text not in NO_OPTIONS.get(module, ()) and module not in NOT_YET
+    ]
+    assert not named
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("give --spacing Z,Y,X", True), ("-o DIR writes", True), ("a-b -- c", False)]
+)
+def test_an_option_is_told_from_a_dash(text, found):
+    assert bool(OPTION.search(text)) == found
+
+
+def test_only_the_terminal_prints_and_reads_the_command_line(root):
+    wrong = []
+    for module, tree in _sources(root):
+        if _within(module, {"app"}):
+            continue
+        wrong += [f"{module} imports argparse" for imported in _imported(root, tree) if _within(imported, {"argparse"})]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name) and node.id == "print":
+                wrong.append(f"{module}:{node.lineno}: print")
+            if isinstance(node, ast.Attribute) and node.attr == "argv":
+                wrong.append(f"{module}:{node.lineno}: argv")
+    assert not wrong
 
 
 def test_array_rooms_import_no_torch(root):

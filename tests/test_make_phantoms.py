@@ -113,7 +113,7 @@ def test_other_phantoms_of_the_same_names_are_refused_without_force(folder, caps
     assert "E5D_phantom_0001.json' tells of another phantom" in err
     code, _, err = call(2, *SMALL, capsys=capsys)
     assert code == 2
-    assert "phantoms.toml' describes other phantoms; --force replaces it" in err
+    assert "phantoms.toml' describes other phantoms; replace it (--force), or write elsewhere (-o DIR)" in err
     code, _, err = call(1, "--shape", "64,64,64", "--force", capsys=capsys)
     assert code == 0, err
     assert read_volume("phantoms/struct_iso/E5D_phantom_0001.nrrd").shape == (64, 64, 64)
@@ -179,7 +179,7 @@ def test_mask_of_unknown_or_uncubic_voxels_is_refused(folder, capsys):
     np.save("plain.npy", np.ones((40, 40, 40), bool))
     code, _, err = call("--from-annotation", "plain.npy", capsys=capsys)
     assert code == 2
-    assert "voxel size is not known; say --spacing" in err
+    assert "voxel size is not known; say it in µm (--spacing Z,Y,X)" in err
     code, _, err = call("--from-annotation", "plain.npy", "--spacing", "5,2,2", capsys=capsys)
     assert code == 2
     assert "voxels of 5 x 2 x 2 µm (Z, Y, X); the simulator needs cubic ones" in err
@@ -237,7 +237,7 @@ def test_hdf5_without_h5py_is_told_before_any_work(folder, capsys, monkeypatch):
     monkeypatch.setattr("micronet.io.hdf5.find_spec", lambda name: None)
     code, _, err = call(1, *SMALL, "--hdf5", capsys=capsys)
     assert code == 2
-    assert "--hdf5 needs the package h5py: pip install h5py" in err
+    assert "an HDF5 file (--hdf5) needs the package h5py: pip install h5py" in err
     assert not (folder / "phantoms").exists()
 
 

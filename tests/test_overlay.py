@@ -287,7 +287,8 @@ PAIRS = {
         "truth.nii.gz",
         lambda mask: write_by_itk("truth.nii.gz", mask.astype(np.uint8), STEPS / 1000, ORIGIN / 1000),
         (4.5, 3.0, 2.0),
-        "'image.nrrd': its numbers are taken in mm, as it then lies on 'truth.nii.gz' (spacing 4.5 x 3 x 2 µm;",
+        "'image.nrrd': its numbers are taken in mm, as it then lies on 'truth.nii.gz' (spacing 4.5 x 3 x 2 µm), "
+        "unless said otherwise",
     ),
     "nifti without unit over nrrd in um": (
         "image.nrrd",

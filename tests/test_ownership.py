@@ -56,7 +56,8 @@ class TestOutputs:
 
         (tmp_path / "a").write_text("SECOND")  # as long
         with pytest.raises(
-            FileError, match=r"a' is in the way: we did not write it, or it was changed since; .* -o DIR"
+            FileError,
+            match=r"a' is in the way: we did not write it, or it was changed since; .* elsewhere \(setting: output\)",
         ):
             outputs(tmp_path, "a", "b").check()
         with pytest.raises(FileError, match="a' is in the way"):
@@ -191,7 +192,9 @@ class TestPlan:
         (tmp_path / "in").write_bytes(MINE)
         for link in (os.link, os.symlink):
             link(tmp_path / "in", tmp_path / "a")
-            with pytest.raises(InputError, match=r"a' would replace '.*in', which this call reads; -o DIR"):
+            with pytest.raises(
+                InputError, match=r"a' would replace '.*in', which this call reads; write elsewhere \(setting: output\)"
+            ):
                 check_outputs([outputs(tmp_path, "a")], [tmp_path / "in"])
             (tmp_path / "a").unlink()
         (tmp_path / "folder").symlink_to(tmp_path)

@@ -19,7 +19,7 @@ from micronet.core.errors import InputError
 from micronet.core.resample import antialias_sigma
 from micronet.core.volume import Volume, upright
 from micronet.data.intensity import above_floor, finish, noise_floor, range_of, to_bytes
-from micronet.data.map_back import map_back
+from micronet.data.map_back import BackMapping, map_back
 from micronet.data.prepare import Preparation, prepare_file
 from micronet.data.scan import RawScan, parallel_steps, structural_grid, true_grid
 from micronet.io import Segment, read_annotation, read_volume, write_segmentation, write_volume
@@ -268,11 +268,11 @@ class TestRefusals:
     def test_a_note_of_a_person_beside_the_scan_is_heeded(self, scan, capsys):
         Path("scan.json").write_text('{"domain": "dB"}', encoding="utf-8")
         code, _, err = call("scan.nrrd", "--domain", "amplitude", capsys=capsys)
-        assert (code, "domain db, --domain says amplitude: the logarithm would be taken twice" in err) == (2, True)
+        assert (code, "domain db, this call says amplitude: the logarithm would be taken twice" in err) == (2, True)
         assert call("scan.nrrd", capsys=capsys)[0] == 0
         assert read_json("struct_iso/scan.json")["parameters"]["domain"] == "db"
         Path("scan.json").write_text("[" * 100_000, encoding="utf-8")  # no JSON: as if it were not there
-        assert "what its numbers are is not known; say --domain" in call("scan.nrrd", capsys=capsys)[2]
+        assert "what its numbers are is not known; say intensity" in call("scan.nrrd", capsys=capsys)[2]
 
     def test_the_record_of_the_result_does_not_speak_for_the_scan_beside_it(self, scan, capsys):
         os.rename("scan.nrrd", "embryo.nrrd")
@@ -300,9 +300,12 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ((), "what its numbers are is not known; say --domain intensity, amplitude, db or log"),
+            ((), "what its numbers are is not known; say intensity, amplitude, db or log (--domain)"),
             (("--domain", "log", "--average", "linear"), "a logarithm of unknown scale cannot be undone"),
-            (("--domain", "intensity", "--noise-floor", "0"), "--noise-floor 0: expected a number above 0"),
+            (
+                ("--domain", "intensity", "--noise-floor", "0"),
+                "noise floor 0 (--noise-floor): expected a number above 0",
+            ),
             (
                 ("--domain", "intensity", "--refractive-index", "0.7"),
                 "--refractive-index: '0.7': expected a number from 1 to below 5",
@@ -326,7 +329,7 @@ class TestRefusals:
         for name, value, message in (
             ("nan", np.nan, "holds NaN"),
             ("infinite", np.inf, "NaN or infinity"),
-            ("negative", -3, "holds negative numbers (-3), which no intensity is: is it --domain db or log?"),
+            ("negative", -3, "holds negative numbers (-3), which no intensity is: is the domain db or log (--domain)?"),
         ):
             array = good.copy()
             array[3, 20, 4] = value
@@ -483,7 +486,10 @@ class TestBack:
         assert call("mask.nrrd", "--back-to", "scan.raw", capsys=capsys)[0] == 0  # the record knows the rest
         with_record = Path("mask_on_scan.seg.nrrd").read_bytes()
         code, _, err = call("mask.nrrd", "--back-to", "scan.raw", capsys=capsys)
-        assert (code, "mask_on_scan.seg.nrrd' exists; --force replaces it" in err) == (2, True)
+        assert (code, "mask_on_scan.seg.nrrd' exists; replace it (--force), or write elsewhere (-o DIR)" in err) == (
+            2,
+            True,
+        )
         os.rename("struct_iso", "elsewhere")
         arguments = ("mask.nrrd", "--back-to", "scan.raw", "--force", *raw, "--refractive-index", 1.3)
         code, out, _ = call(*arguments, capsys=capsys)
@@ -527,9 +533,7 @@ def test_an_interrupt_leaves_nothing_behind(folder, rng):
     with pytest.raises(KeyboardInterrupt, match="stop"):
         map_back(
             Path("mask.nrrd"),
-            Path("scan.nrrd"),
-            RawScan(),
-            Path("."),
+            BackMapping(Path("scan.nrrd"), RawScan(), Path(".")),
             say=lambda line: None,
             on_planes=lambda done, total: interrupt(6, total),
         )

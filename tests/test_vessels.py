@@ -202,7 +202,9 @@ def test_vessels_are_measured_apart_and_the_largest_comes_first():
     assert through.radii().min() > 3.4 * 4.5  # up to the end, where the volume cuts it
     assert blob.radii().max() == pytest.approx(5 * 4.5, abs=0.5 * 4.5)
     assert speck.line.branches[0].points.tolist() == [[25, 25, 25]]
-    with pytest.raises(InputError, match="vessels are measured in µm, and the voxel size is not known: give --spacing"):
+    with pytest.raises(
+        InputError, match=r"vessels are measured in µm, .* is not known: give it \(setting: spacing_um\)"
+    ):
         measure_vessels(Volume(mask))
 
 

@@ -125,7 +125,9 @@ class TestSameGrid:
     def test_a_tenth_of_a_voxel_is_near_enough_and_more_is_not(self):
         volume = Volume(_zeros(), upright((1, 1, 1)), units="um")
         self._check(volume, Volume(_zeros(), upright(), [0.09, 0, 0], units="um"))
-        with pytest.raises(InputError, match=r"lies on another grid than 'a.nrrd'.*0.11 µm apart.*--spacing"):
+        with pytest.raises(
+            InputError, match=r"lies on another grid than 'a.nrrd'.*0.11 µm apart.*\(setting: spacing_um\)"
+        ):
             self._check(volume, Volume(_zeros(), upright(), [0.11, 0, 0], units="um"))
 
     def test_a_flipped_axis_is_another_grid(self):

@@ -39,7 +39,15 @@ __all__ = [
 ]
 
 # What people type for a setting, where it is not its name with two dashes.
-_OPTIONS = {"output": "-o DIR", "spacing_um": "--spacing Z,Y,X", "iso_um": "--iso", "tolerance_um": "--tolerance"}
+_OPTIONS = {
+    "also_in": "--data DIR",
+    "interval_s": "--interval",
+    "iso_um": "--iso",
+    "output": "-o DIR",
+    "record_path": "--record",
+    "spacing_um": "--spacing Z,Y,X",
+    "tolerance_um": "--tolerance",
+}
 
 #: How many threads may be asked for; more than a machine has cores is slow, many thousands end the process.
 THREADS = Whole(1, 1024)

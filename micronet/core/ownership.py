@@ -32,15 +32,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from micronet.core.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError, setting
 from micronet.core.files import make_folder
 from micronet.core.names import folded, read_name, write_name
 from micronet.core.provenance import read_sealed, sha256_of, write_sealed
 
-__all__ = ["ELSEWHERE", "RECORD_KEYS", "Mark", "Outputs", "check_outputs"]
+__all__ = ["ELSEWHERE", "RECORD_KEYS", "REPLACE", "Mark", "Outputs", "check_outputs"]
 
-#: What helps where a file is in the way.
-ELSEWHERE = "-o DIR writes elsewhere"
+#: What helps where a file is in the way, and where it is an earlier result.
+ELSEWHERE = f"write elsewhere {setting('output')}"
+REPLACE = f"replace it {setting('force')}, or {ELSEWHERE}"
 
 #: What every record holds beside what its maker tells.
 RECORD_KEYS = ("made_by", "outputs", "seal")
@@ -312,7 +313,7 @@ def check_outputs(planned: Sequence[Outputs], inputs: Iterable[Path], tells_case
             other = claimed.setdefault(_place(path, apart), path)
             if other is not path:
                 one = f"'{path}'" if other == path else f"'{other}' and '{path}', one file on this disk,"
-                raise InputError(f"two inputs would both write {one}; run them apart with -o DIR")
+                raise InputError(f"two inputs would both write {one}; run them apart {setting('output')}")
     for outputs in planned:
         outputs.check()
         for name in outputs.outdated:

@@ -123,26 +123,41 @@ def decimate_planes(
     slow, middle, fast = (
         _weights(size, ratio, sigma) for size, ratio, sigma in zip(shape, ratios, sigmas, strict=True)
     )
-    rows = [_row(slow, number) for number in range(slow.shape[0])]
+    reduced = (
+        np.ascontiguousarray((fast @ (middle @ plane.astype(np.float32, copy=False)).T).T)
+        for plane in _fitting(planes, shape)
+    )
+    yield from _summed(slow, reduced)
+
+
+def _fitting(planes: Iterable[NDArray[np.generic]], shape: Sequence[int]) -> Iterator[NDArray[np.generic]]:
+    """Yield planes as they come; InputError where they are not those of a stack of this shape."""
+    count = 0
+    for plane in planes:
+        if plane.shape != tuple(shape[1:]) or count >= shape[0]:
+            raise InputError(f"plane {count} of shape {plane.shape} does not fit a stack of {tuple(shape)}")
+        count += 1
+        yield plane
+    if count != shape[0]:
+        raise InputError(f"a stack of {tuple(shape)} ended after {count} planes")
+
+
+def _summed(matrix: csr_array, planes: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    """Yield the products of a matrix (output, input) and the stack of planes as soon as the planes they need are in."""
+    rows = [_row(matrix, number) for number in range(matrix.shape[0])]
     last = [int(indices[-1]) for indices, _ in rows]
     # No later output plane looks at planes before this one.
     first = np.minimum.accumulate([int(indices[0]) for indices, _ in rows][::-1])[::-1]
     held: dict[int, NDArray[np.float32]] = {}
-    row = count = 0
+    row = 0
     for number, plane in enumerate(planes):
-        if plane.shape != tuple(shape[1:]) or number >= shape[0]:
-            raise InputError(f"plane {number} of shape {plane.shape} does not fit a stack of {tuple(shape)}")
-        reduced = middle @ plane.astype(np.float32, copy=False)
-        held[number] = np.ascontiguousarray((fast @ reduced.T).T)
-        count += 1
+        held[number] = plane
         while row < len(rows) and last[row] <= number:
             yield _sum(held, *rows[row])
             row += 1
             if row < len(rows):
                 for done in [key for key in held if key < first[row]]:
                     del held[done]
-    if count != shape[0]:
-        raise InputError(f"a stack of {tuple(shape)} ended after {count} planes")
 
 
 def sample_planes(

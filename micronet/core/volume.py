@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from micronet.core.errors import InputError
+from micronet.core.errors import InputError, setting
 
 __all__ = [
     "MICROMETRES_PER",
@@ -182,7 +182,9 @@ class Volume:
         if units == self.units:
             return self
         if "voxel" in (units, self.units):
-            raise InputError("a spacing that is not known cannot be told in a length unit; give --spacing Z,Y,X in µm")
+            raise InputError(
+                f"a spacing that is not known cannot be told in a length unit; give it in µm {setting('spacing_um')}"
+            )
         here, there = MICROMETRES_PER[self.units], MICROMETRES_PER[units]
         # First times, then over: 4.5 µm are 0.0045 mm to the last bit, and back.
         return replace(self, directions=self.directions * here / there, origin=self.origin * here / there, units=units)
@@ -247,7 +249,7 @@ def settle_units(
         if agree(*pair):
             note = (
                 f"{UNITS_ASSUMED} in '{name}': its numbers are taken in {units}, as it then lies on '{partner_name}' "
-                f"(spacing {_lengths(told)} µm; --spacing overrides it)"
+                f"(spacing {_lengths(told)} µm), unless said otherwise {setting('spacing_um')}"
             )
             kept = tuple(one for one in yielding.notes if not one.startswith(UNITS_ASSUMED))
             told = replace(told, notes=(*kept, note))
@@ -282,7 +284,8 @@ def check_same_grid(volume: Volume, other: Volume, volume_name: str, other_name:
     if apart > _limit(volume):
         raise InputError(
             f"'{other_name}' lies on another grid than '{volume_name}': corners are up to {apart:.3g} µm apart "
-            f"(spacing {_lengths(other)} against {_lengths(volume)} µm); resample it, or give --spacing"
+            f"(spacing {_lengths(other)} against {_lengths(volume)} µm); "
+            f"resample it, or give the spacing {setting('spacing_um')}"
         )
 
 

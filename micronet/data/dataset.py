@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.core.errors import FileError, InputError, MicronetError
+from micronet.core.errors import FileError, InputError, MicronetError, setting
 from micronet.core.names import existing, name_key
 from micronet.core.provenance import sha256_of
 from micronet.core.volume import Volume, share_grid
@@ -180,6 +180,28 @@ def read_dataset(path: str | os.PathLike[str], also_in: Sequence[str | os.PathLi
         If keys are unknown, missing or of the wrong type, names repeat, or no volume trains: all of it at once.
     """
     path = Path(path)
+    content = _content(path)
+    problems = _unknown_keys(content)
+    augmentation = None
+    try:
+        augmentation = _augmentation(content["augmentation"]) if "augmentation" in content else None
+    except InputError as error:
+        problems.append(f"augmentation: {error}")
+    own = path.resolve().parent
+    roots = [own.parent if own.name == "datasets" else own, *(Path(folder).resolve() for folder in also_in)]
+    entries, wrong = _entries(path, content, roots)
+    problems += [*wrong, *_listed_twice(entries)]
+    if not any(entry.split == "train" for entry in entries) and not problems:
+        problems.append('no volume with split = "train"')
+    problems += _overlaps(entries)
+    if problems:
+        raise DataSetError(path, problems)
+    name, caution = str(content.get("name", path.stem)), str(content.get("caution", ""))
+    return DataSet(path, name, tuple(entries), caution, augmentation)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Return the tables of the file; FileError where it cannot be read, or would take too long to."""
     try:
         if path.exists() and not path.is_file():
             raise FileError(f"cannot read data set '{path}': it is no file")
@@ -189,49 +211,43 @@ def read_dataset(path: str | os.PathLike[str], also_in: Sequence[str | os.PathLi
         for number, line in enumerate(text.split("\n"), 1):
             if line.count(".") > _MOST_DOTS:  # tomllib takes seconds for a.b.c. .., hours for a file of it
                 raise ValueError(f"line {number} has more than {_MOST_DOTS} dots")
-        content = tomllib.loads(text)
+        return tomllib.loads(text)
     except FileError:
         raise
     except OSError as error:
         raise FileError(f"cannot read data set '{path}': {error.strerror}") from error
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # tomllib has an error of its own, but numbers and nesting raise others
+    except (ValueError, RecursionError) as error:  # tomllib's own, and those of numbers and nesting
         raise FileError(f"data set '{path}' is not valid TOML: {error}") from error
 
-    problems: list[str] = []
+
+def _unknown_keys(content: Mapping[str, Any]) -> list[str]:
     unknown = set(content) - {"name", "caution", "augmentation", "defaults", "volume"}
     known = "name, caution, [augmentation], [defaults], [[volume]]"
-    problems += [f"unknown key '{key}'; known: {known}" for key in sorted(unknown)]
-    augmentation = None
-    try:
-        augmentation = _augmentation(content["augmentation"]) if "augmentation" in content else None
-    except InputError as error:
-        problems.append(f"augmentation: {error}")
-    own = path.resolve().parent
-    roots = [own.parent if own.name == "datasets" else own, *(Path(folder).resolve() for folder in also_in)]
+    return [f"unknown key '{key}'; known: {known}" for key in sorted(unknown)]
+
+
+def _entries(path: Path, content: Mapping[str, Any], roots: Sequence[Path]) -> tuple[list[Entry], list[str]]:
+    """Return the volumes that the file lists, and what is wrong with the others."""
     defaults, tables = content.get("defaults", {}), content.get("volume", [])
     if not isinstance(defaults, dict) or not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
         raise DataSetError(path, ["defaults must be a table [defaults], volumes tables [[volume]]"])
-    entries = []
+    entries, problems = [], []
     for number, table in enumerate(tables, 1):
         try:
             entries.append(_entry(defaults | table, path.parent, roots))
         except InputError as error:
             problems.append(f"volume {table.get('name', number)}: {error}")
+    return entries, problems
+
+
+def _listed_twice(entries: Sequence[Entry]) -> list[str]:
     seen: set[tuple[str, str]] = set()
+    problems = []
     for entry in entries:
         if (name_key(entry.name), entry.split) in seen:
             problems.append(f"volume {entry.name}: listed twice in split '{entry.split}'")
         seen.add((name_key(entry.name), entry.split))
-    if not any(entry.split == "train" for entry in entries) and not problems:
-        problems.append('no volume with split = "train"')
-    problems += _overlaps(entries)
-    if problems:
-        raise DataSetError(path, problems)
-    name, caution = str(content.get("name", path.stem)), str(content.get("caution", ""))
-    return DataSet(path, name, tuple(entries), caution, augmentation)
+    return problems
 
 
 def _augmentation(table: Any) -> Augmentation:
@@ -296,7 +312,8 @@ def _inside(key: str, path: Path, roots: Sequence[Path]) -> Path:
         raise InputError(f"{key} = '{path}' cannot be found ({error})") from error
     if not any(found.is_relative_to(root) for root in roots):
         raise InputError(
-            f"{key} = '{path}' lies outside the data set's folder, which is refused; --data DIR allows a further folder"
+            f"{key} = '{path}' lies outside the data set's folder, which is refused; "
+            f"allow a further folder {setting('also_in')}"
         )
     return path
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
-from micronet.core.errors import InputError
+from micronet.core.errors import InputError, setting
 
 __all__ = ["AVERAGES", "DOMAINS", "Average", "Domain", "above_floor", "finish", "noise_floor", "range_of", "to_bytes"]
 
@@ -75,7 +75,9 @@ def noise_floor(sample: NDArray[Any], depth_axis: int, domain: Domain) -> tuple[
     valid = rows > 0 if domain in ("intensity", "amplitude") else np.isfinite(rows)
     if not valid.any():
         what = "above zero" if domain in ("intensity", "amplitude") else "finite"
-        raise InputError(f"no voxel of the sampled planes is {what}: the noise floor must be given (--noise-floor)")
+        raise InputError(
+            f"no voxel of the sampled planes is {what}: the noise floor must be given {setting('noise_floor')}"
+        )
     filled = np.flatnonzero(valid.mean(axis=1) >= _LEAST_FILLED)
     if not filled.size:
         return float(rows[valid].min()), None

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from micronet.core.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError, setting
 from micronet.core.names import name_key, write_name
 from micronet.core.outcome import Outcome
-from micronet.core.ownership import Outputs, check_outputs
+from micronet.core.ownership import REPLACE, Outputs, check_outputs
 from micronet.core.provenance import sha256_of
 from micronet.core.version import __version__
 from micronet.core.volume import Volume, upright
@@ -102,6 +102,11 @@ class PhantomSet:
         """The data-set file."""
         return self.output / "phantoms.toml"
 
+    @property
+    def hdf5_file(self) -> Path:
+        """The file that holds all pairs, where one is asked for."""
+        return self.dataset.with_suffix(".h5")
+
     def image(self, name: str) -> Path:
         """Return where the image of this name lies, or will."""
         return self.output / "struct_iso" / f"E5D_{name}.nrrd"
@@ -147,7 +152,8 @@ def over_annotations(
     seen: set[str] = set()
     for subject in found:
         if name_key(subject.name) in seen:
-            raise InputError(f"two annotations would both be called '{subject.name}'; run them apart with -o DIR")
+            apart = f"run them apart {setting('output')}"
+            raise InputError(f"two annotations would both be called '{subject.name}'; {apart}")
         seen.add(name_key(subject.name))
     return found
 
@@ -164,7 +170,7 @@ def _splits(count: int, validation: int | None, test: int | None) -> list[str]:
     if min(validation, test) < 0 or training < 1:
         raise InputError(
             f"of {count} anatomies, {validation} for validation and {test} for test leave none to train on; "
-            "make more, or give --validation and --test"
+            f"make more, or say how many each takes {setting('validation', 'test')}"
         )
     return ["train"] * training + ["validation"] * validation + ["test"] * test
 
@@ -207,14 +213,9 @@ def make_set(
         require_h5py()  # before the long work
     dataset, text = job.dataset, _toml(subjects, job)
     if dataset.exists() and not force and dataset.read_text(encoding="utf-8", errors="replace") != text:
-        raise FileError(f"'{dataset}' describes other phantoms; --force replaces it, -o DIR writes elsewhere")
-    outputs = {subject: _outputs(subject, job) for subject in subjects}
-    hdf5 = [dataset.with_suffix(".h5").name] if job.hdf5 else []
-    whole = Outputs(job.output, "phantoms.json", MADE_BY, [dataset.name, *hdf5])
-    masks = [subject.annotation for subject in subjects if subject.annotation is not None]
-    check_outputs([*outputs.values(), whole], [file for mask in masks for file in files_read_with(mask)])
-    whole.check_room()
-    counts = {"done": 0, "skipped": 0}
+        raise FileError(f"'{dataset}' describes other phantoms; {REPLACE}")
+    outputs, whole = _planned(subjects, job)
+    counts = {"done": 0, "skipped": 0}  # by the status of each phantom
 
     def make(subject: Subject) -> Outcome:
         status = "skipped" if not force and _is_there(subject, job, outputs[subject]) else "done"
@@ -229,11 +230,22 @@ def make_set(
     with whole.staged() as folder:
         (folder / dataset.name).write_text(text, encoding="utf-8")
         if job.hdf5:
-            write_pairs(folder / hdf5[0], _pairs(subjects, job))
+            write_pairs(folder / job.hdf5_file.name, _pairs(subjects, job))
     whole.finish({"micronet": __version__, "phantoms": [subject.name for subject in subjects]})
-    for name in (dataset.name, *hdf5):
+    for name in whole.names or ():
         say(f"wrote {job.output / name}")
     return code, counts["done"], counts["skipped"]
+
+
+def _planned(subjects: Sequence[Subject], job: PhantomSet) -> tuple[dict[Subject, Outputs], Outputs]:
+    """Return the files of each phantom and of the whole set, once nothing that is not ours is in their way."""
+    outputs = {subject: _outputs(subject, job) for subject in subjects}
+    hdf5 = [job.hdf5_file.name] if job.hdf5 else []
+    whole = Outputs(job.output, "phantoms.json", MADE_BY, [job.dataset.name, *hdf5])
+    masks = [subject.annotation for subject in subjects if subject.annotation is not None]
+    check_outputs([*outputs.values(), whole], [file for mask in masks for file in files_read_with(mask)])
+    whole.check_room()
+    return outputs, whole
 
 
 def _outputs(subject: Subject, job: PhantomSet) -> Outputs:
@@ -264,10 +276,7 @@ def _is_there(subject: Subject, job: PhantomSet, outputs: Outputs) -> bool:
     if record is None:
         return False
     if record.get("parameters") != _asked(subject, job):
-        raise FileError(
-            f"'{outputs.record_path}' tells of another phantom called '{subject.name}'; "
-            "--force replaces it, -o DIR writes elsewhere"
-        )
+        raise FileError(f"'{outputs.record_path}' tells of another phantom called '{subject.name}'; {REPLACE}")
     return all(file.exists() for file in outputs.paths)
 
 
@@ -300,7 +309,7 @@ def _lumens(subject: Subject, job: PhantomSet, say: Callable[[str], None]) -> Vo
     say(f"{subject.annotation.name}: {annotation.description}")
     lumens = annotation.mask
     if lumens.spacing_um is None:
-        raise InputError(f"'{subject.annotation}': its voxel size is not known; say --spacing Z,Y,X in µm")
+        raise InputError(f"'{subject.annotation}': its voxel size is not known; say it in µm {setting('spacing_um')}")
     if max(lumens.spacing_um) > (1 + _CUBIC) * min(lumens.spacing_um):
         sizes = " x ".join(f"{length:.4g}" for length in lumens.spacing_um)
         raise InputError(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.core.errors import FileError, InputError
+from micronet.core.errors import InputError, setting
 from micronet.core.files import make_folder
 from micronet.core.names import write_name
-from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.provenance import sha256_of, versions
 from micronet.core.resample import antialias_sigma, decimate_planes
-from micronet.core.volume import Volume
-from micronet.data.intensity import DOMAINS, Average, Domain, above_floor, finish, noise_floor, range_of, to_bytes
-from micronet.data.scan import AXES, RawScan, geometry_record, structural_grid
+from micronet.data.intensity import Domain, above_floor, finish, noise_floor, range_of, to_bytes
+from micronet.data.preparation import (
+    Plan,
+    Preparation,
+    already_done,
+    asked_of,
+    domain_of,
+    planned,
+    say_domain,
+    say_what,
+)
+from micronet.data.scan import AXES, geometry_record
 from micronet.io import Stack, nrrd
-from micronet.io.scratch import Scratch, check_room
-from micronet.io.sidecar import MADE_BY, scan_name, stated_domain
+from micronet.io.scratch import Scratch
 
 __all__ = ["Preparation", "prepare_file"]
 
@@ -36,41 +42,21 @@ _MOSTLY_FLOOR = 0.95
 
 
 @dataclass(frozen=True)
-class Preparation:
-    """How raw scans are made structural volumes.
+class _Floor:
+    """The noise floor in the scan's own numbers, and how it was found, as the record tells it."""
 
-    Parameters
-    ----------
-    scan : RawScan
-    domain : {"intensity", "amplitude", "db", "log"}, optional
-        What the numbers of the scan are; None where the JSON beside the scan says it.
-    average : {"log", "linear"}
-        Whether logarithms are averaged, or intensities whose logarithm is taken after.
-    iso_um : float
-        Distance between the voxels of the structural volume.
-    noise_floor : float, optional
-        In the scan's own numbers; measured by default.
-    output : Path
-        Folder for the result.
-    """
+    value: float
+    how: dict[str, Any]
 
-    scan: RawScan
-    domain: Domain | None = None
-    average: Average = "log"
-    iso_um: float = 4.5
-    noise_floor: float | None = None
-    output: Path = Path("struct_iso")
 
-    def outputs(self, name: str) -> Outputs:
-        """Return the files that the structural volume of a scan of this name consists of."""
-        return Outputs(self.output, f"{name}.json", MADE_BY, [f"{name}.nrrd"])
+@dataclass(frozen=True)
+class _Made:
+    """What became of the numbers: the share of raw voxels at or below the floor, and what grey 0 and 255 mean."""
 
-    def parameters(self, domain: Domain) -> dict[str, Any]:
-        """Return what the numbers of a result depend on, as JSON has it."""
-        settings = asdict(replace(self, domain=domain))
-        del settings["output"]
-        plain: dict[str, Any] = json.loads(json.dumps(settings))
-        return plain
+    floor: _Floor
+    share: float
+    low: float
+    high: float
 
 
 def prepare_file(
@@ -108,161 +94,99 @@ def prepare_file(
         For bad input.
     """
     began = time.perf_counter()
-    domain, said_by = _domain(path, job)
-    name = scan_name(path)
-    outputs = job.outputs(name)
-    target, record_path = job.output / f"{name}.nrrd", outputs.record_path
+    domain, said_by = domain_of(path, job)
     with job.scan.open(path) as stack:
-        check_outputs([outputs], stack.files)
-        done = outputs.read()
-        raw = job.scan.true_grid(stack)
-        grid, ratios = structural_grid(raw, job.iso_um)
-        grid = grid.in_units(stack.grid.units)  # in 3D Slicer, which knows no unit, it must lie on the scan
-        check_room(job.output, grid.shape)
-        _say_what(stack, raw, grid, ratios, job, say)
-        asked = {
-            "input": {"path": write_name(path), "files": len(stack.files), "sha256": sha256_of(*stack.files)},
-            "parameters": job.parameters(domain),
-        }
-        if done is not None and not force:
-            return _already_done(path, record_path, done, asked)
-        outputs.check_room()
-        say(f"  domain      {domain} ({said_by}); {_MEANING[domain]}, averaged as {job.average}")
-        if stack.grid.array.dtype == np.uint8 and domain in ("intensity", "amplitude"):
-            say("  WARNING     8-bit voxels are mostly logarithms already, as on a display: is it --domain log?")
-        floor, how = _floor(stack, domain, job, say)
-        make_folder(job.output)
-        order = [AXES.index(letter) for letter in stack.axes]
-        clamped = 0
-
-        def levels() -> Iterator[NDArray[np.float32]]:
-            nonlocal clamped
-            for plane in _checked_planes(stack, domain, job, on_planes):
-                try:
-                    level = above_floor(plane, domain, floor, job.average)
-                except InputError as error:
-                    raise InputError(f"'{path}': the scan holds {error}") from None
-                clamped += int(np.count_nonzero(level <= (0 if job.average == "log" else 1)))
-                yield level
-
-        with Scratch(job.output, tuple(grid.shape[axis] for axis in order), stack.axes) as scratch:
-            least, most = np.inf, -np.inf
-            for averaged in decimate_planes(levels(), stack.shape, [ratios[axis] for axis in order]):
-                plane = finish(averaged, job.average)
-                least, most = min(least, float(plane.min())), max(most, float(plane.max()))
-                scratch.append(plane)
-            share = clamped / stack.grid.array.size
-            say(f"              {100 * share:.1f} % of the raw voxels lie at or below it")
-            if share > _MOSTLY_FLOOR:
-                say("  WARNING     nearly everything lies at the noise floor: is --domain or --noise-floor right?")
-            try:
-                low, high = range_of(scratch.blocks(), least, most)
-            except InputError as error:
-                raise InputError(f"'{path}': {error}") from error
-            unit = "grey values of the scan" if domain == "log" else "ln(intensity / noise floor)"
-            say(f"  grey values 0 is {low:.4g}, 255 is {high:.4g} in {unit}")
-            with outputs.staged() as folder:
-                nrrd.write(folder / target.name, grid, (to_bytes(plane, low, high) for plane in scratch.slices()))
-        record = asked | {
-            "domain": "log",
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "raw": geometry_record(stack.grid)
-            | {
-                "dtype": str(stack.grid.array.dtype),
-                "axes_of_the_file": stack.axes,
-                "notes": list(stack.grid.notes),
-            },
-            "steps": _steps(job, domain, floor, how, share, (low, high), raw, ratios),
-            "output": {"file": write_name(target.name), "sha256": sha256_of(target), "dtype": "uint8"}
-            | geometry_record(grid),
-            "seconds": round(time.perf_counter() - began, 3),
-            "versions": versions(),
-        }
-    outputs.finish(record)
-    say(f"  wrote       {job.output}/: {target.name}, {record_path.name}")
-    sizes = " x ".join(str(size) for size in grid.shape)
+        plan = planned(path, job, domain, said_by, stack)
+        say_what(plan, say)
+        asked = asked_of(plan)
+        if plan.done is not None and not force:
+            return already_done(plan, asked)
+        plan.outputs.check_room()
+        say_domain(plan, say)
+        floor = _floor(plan, say)
+        made = _write_structural(plan, floor, say, on_planes)
+        seconds = round(time.perf_counter() - began, 3)
+        record = asked | _record(plan, made) | {"seconds": seconds, "versions": versions()}
+    plan.outputs.finish(record)
+    say(f"  wrote       {job.output}/: {plan.target.name}, {plan.outputs.record_path.name}")
+    sizes = " x ".join(str(size) for size in plan.grid.shape)
     return "done", f"{sizes} voxels (Z, Y, X) of {job.iso_um:g} µm"
 
 
-_MEANING: dict[Domain, str] = {
-    "intensity": "the natural logarithm is taken",
-    "amplitude": "squared, and the natural logarithm is taken",
-    "db": "10 log10(intensity), brought to natural logarithms",
-    "log": "a logarithm already, none is taken",
-}
+class _Levels:
+    """The planes of a scan above its noise floor, one after the other; `clamped` counts what lies at it or below."""
+
+    def __init__(self, plan: Plan, floor: float, on_planes: Callable[[int, int], None]) -> None:
+        self._plan, self._floor, self._on_planes = plan, floor, on_planes
+        self.clamped = 0
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        job, domain = self._plan.job, self._plan.domain
+        for plane in _checked_planes(self._plan, self._on_planes):
+            try:
+                level = above_floor(plane, domain, self._floor, job.average)
+            except InputError as error:
+                raise InputError(f"'{self._plan.path}': the scan holds {error}") from None
+            self.clamped += int(np.count_nonzero(level <= (0 if job.average == "log" else 1)))
+            yield level
 
 
-def _domain(path: Path, job: Preparation) -> tuple[Domain, str]:
-    """Return what the numbers of the scan are and who says so; never what would take a logarithm twice."""
-    stated, beside = stated_domain(path)
-    known = next((domain for domain in DOMAINS if domain == stated), None)
-    domain = job.domain or known
-    if domain is None:
-        raise InputError(
-            f"'{path}': what its numbers are is not known; say --domain {', '.join(DOMAINS[:-1])} or {DOMAINS[-1]}"
-        )
-    if known is not None and domain != known:
-        twice = "the logarithm would be taken twice" if known in ("db", "log") and domain != "log" else "they disagree"
-        raise InputError(
-            f"'{path}': '{beside.name}' beside it says that it is in the domain {known}, --domain says {domain}: "
-            f"{twice}; leave --domain away, or correct that file"
-        )
-    if domain == "log" and job.average == "linear":
-        raise InputError(
-            f"'{path}': --average linear needs intensities, and a logarithm of unknown scale cannot be undone; "
-            "say --domain db if these are dB, else --average log"
-        )
-    return domain, "--domain" if job.domain else f"'{beside.name}' beside it"
+def _write_structural(
+    plan: Plan, floor: _Floor, say: Callable[[str], None], on_planes: Callable[[int, int], None]
+) -> _Made:
+    """Decimate the scan into a scratch file, choose the range of grey values, and write the 8-bit volume."""
+    job, stack = plan.job, plan.stack
+    make_folder(job.output)
+    order = [AXES.index(letter) for letter in stack.axes]
+    levels = _Levels(plan, floor.value, on_planes)
+    with Scratch(job.output, tuple(plan.grid.shape[axis] for axis in order), stack.axes) as scratch:
+        least, most = np.inf, -np.inf
+        for averaged in decimate_planes(levels, stack.shape, [plan.ratios[axis] for axis in order]):
+            plane = finish(averaged, job.average)
+            least, most = min(least, float(plane.min())), max(most, float(plane.max()))
+            scratch.append(plane)
+        share = levels.clamped / stack.grid.array.size
+        say(f"              {100 * share:.1f} % of the raw voxels lie at or below it")
+        if share > _MOSTLY_FLOOR:
+            advice = f"are domain and noise floor right {setting('domain', 'noise_floor')}?"
+            say(f"  WARNING     nearly everything lies at the noise floor: {advice}")
+        try:
+            low, high = range_of(scratch.blocks(), least, most)
+        except InputError as error:
+            raise InputError(f"'{plan.path}': {error}") from error
+        unit = "grey values of the scan" if plan.domain == "log" else "ln(intensity / noise floor)"
+        say(f"  grey values 0 is {low:.4g}, 255 is {high:.4g} in {unit}")
+        with plan.outputs.staged() as folder:
+            greys = (to_bytes(plane, low, high) for plane in scratch.slices())
+            nrrd.write(folder / plan.target.name, plan.grid, greys)
+    return _Made(floor, share, low, high)
 
 
-def _already_done(path: Path, record_path: Path, done: dict[str, Any], asked: dict[str, Any]) -> tuple[str, str]:
-    same = done.get("parameters") == asked["parameters"]
-    if not same or (done.get("input") or {}).get("sha256") != asked["input"]["sha256"]:
-        raise FileError(
-            f"'{record_path}' holds a result of other settings or another scan for '{path.name}'; "
-            "--force replaces it, -o DIR writes elsewhere"
-        )
-    return "skipped", f"done before ({record_path}); --force repeats it"
+def _record(plan: Plan, made: _Made) -> dict[str, Any]:
+    """Return what the record tells beside what was asked: where the voxels come from, and what was done to them."""
+    stack, target = plan.stack, plan.target
+    return {
+        "domain": "log",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "raw": geometry_record(stack.grid)
+        | {"dtype": str(stack.grid.array.dtype), "axes_of_the_file": stack.axes, "notes": list(stack.grid.notes)},
+        "steps": _steps(plan, made),
+        "output": {"file": write_name(target.name), "sha256": sha256_of(target), "dtype": "uint8"}
+        | geometry_record(plan.grid),
+    }
 
 
-def _say_what(
-    stack: Stack,
-    raw: Volume,
-    grid: Volume,
-    ratios: tuple[float, float, float],
-    job: Preparation,
-    say: Callable[[str], None],
-) -> None:
-    files = f", {len(stack.files)} files" if len(stack.files) > 1 else ""
-    where = stack.grid.space or "space not stated"
-    size = stack.grid.array.size * stack.grid.array.dtype.itemsize / 1e6
-    say(f"  raw scan    {stack.grid.array.dtype}, {size:,.4g} MB{files}, axes {stack.axes} (slowest first), {where}")
-    for note in stack.grid.notes:
-        say(f"              note: {note}")
-    for axis, (letter, ratio) in enumerate(zip(AXES, ratios, strict=True)):
-        length = float(np.linalg.norm(raw.directions[axis]))
-        sigma = antialias_sigma(ratio)
-        how = "as it is" if abs(ratio - 1) < 1e-6 else "interpolated, which adds no detail"
-        if sigma:
-            how = f"ratio {ratio:.4g}, Gaussian of σ {sigma:.3g} voxels ({sigma * length:.3g} µm)"
-        say(
-            f"  axis {letter}      {raw.shape[axis]} x {length:.4g} µm to {grid.shape[axis]} x {job.iso_um:g} µm: {how}"
-        )
-    path_um = (stack.grid.spacing_um or (0.0,) * 3)[AXES.index(job.scan.depth_axis)]
-    index = job.scan.refractive_index
-    meaning = (
-        "the stated spacing is taken as depth" if index == 1 else f"{path_um:.4g} µm of path are {path_um / index:.4g}"
-    )
-    say(f"  depth       along {job.scan.depth_axis} (--depth-axis), refractive index {index:g}: {meaning}")
-
-
-def _floor(stack: Stack, domain: Domain, job: Preparation, say: Callable[[str], None]) -> tuple[float, dict[str, Any]]:
-    """Return the noise floor in the scan's own numbers, and how it was found."""
+def _floor(plan: Plan, say: Callable[[str], None]) -> _Floor:
+    """Return the noise floor that is given, or measure it."""
+    stack, domain, job = plan.stack, plan.domain, plan.job
     if job.noise_floor is not None:
         if not np.isfinite(job.noise_floor) or (domain in ("intensity", "amplitude") and job.noise_floor <= 0):
-            raise InputError(f"--noise-floor {job.noise_floor:g}: expected a number above 0 in the domain {domain}")
-        say(f"  noise floor {job.noise_floor:.6g} (--noise-floor); what is below is clamped")
-        return job.noise_floor, {"given": True}
+            raise InputError(
+                f"noise floor {job.noise_floor:g} {setting('noise_floor')}: "
+                f"expected a number above 0 in the domain {domain}"
+            )
+        say(f"  noise floor {job.noise_floor:.6g} {setting('noise_floor')}; what is below is clamped")
+        return _Floor(job.noise_floor, {"given": True})
     planes = np.unique(np.linspace(0, stack.shape[0] - 1, _SAMPLED_PLANES).astype(int))
     depth = stack.axes.index(job.scan.depth_axis)
     lateral = [axis for axis in (1, 2) if axis != depth]
@@ -282,73 +206,64 @@ def _floor(stack: Stack, domain: Domain, job: Preparation, say: Callable[[str], 
         else (f"median of the darkest depth, {job.scan.depth_axis} = {row}, in {len(planes)} planes")
     )
     say(f"  noise floor {floor:.6g} ({how}); what is below is clamped")
-    return floor, {"given": False, "measured": how}
+    return _Floor(floor, {"given": False, "measured": how})
 
 
 def _refuse_negative(stack: Stack, array: NDArray[Any], domain: Domain) -> None:
     if domain in ("intensity", "amplitude") and array.dtype.kind in "if" and (least := array.min()) < 0:
-        more = "; background-subtracted intensities need --noise-floor" if domain == "intensity" else ""
+        floor = f"; background-subtracted intensities need a noise floor {setting('noise_floor')}"
+        more = floor if domain == "intensity" else ""
         raise InputError(
-            f"'{stack.path}' holds negative numbers ({least:g}), which no {domain} is: is it --domain db or log?{more}"
+            f"'{stack.path}' holds negative numbers ({least:g}), which no {domain} is: "
+            f"is the domain db or log {setting('domain')}?{more}"
         )
 
 
-def _checked_planes(
-    stack: Stack, domain: Domain, job: Preparation, on_planes: Callable[[int, int], None]
-) -> Iterator[NDArray[Any]]:
+def _checked_planes(plan: Plan, on_planes: Callable[[int, int], None]) -> Iterator[NDArray[Any]]:
+    stack, domain = plan.stack, plan.domain
     total = stack.shape[0]
     at_once = max(1, _BLOCK_BYTES // (stack.shape[1] * stack.shape[2] * stack.grid.array.dtype.itemsize))
     for start in range(0, total, at_once):
         block = stack.read(start, min(start + at_once, total))
         for plane in block:
-            if domain == "amplitude" or job.noise_floor is None:
+            if domain == "amplitude" or plan.job.noise_floor is None:
                 _refuse_negative(stack, plane, domain)
             yield plane
         on_planes(start + len(block), total)
 
 
-def _steps(
-    job: Preparation,
-    domain: Domain,
-    floor: float,
-    how: dict[str, Any],
-    share: float,
-    ends: tuple[float, float],
-    raw: Volume,
-    ratios: tuple[float, float, float],
-) -> list[dict[str, Any]]:
+def _steps(plan: Plan, made: _Made) -> list[dict[str, Any]]:
     """Return what was done to the numbers, in order."""
+    job, ratios = plan.job, plan.ratios
     above = {
         "intensity": "ln(value / floor)",
         "amplitude": "2 ln(value / floor)",
         "db": "ln(10) / 10 * (value - floor)",
         "log": "value - floor",
-    }[domain]
-    sigmas = [antialias_sigma(ratio) for ratio in ratios]
+    }[plan.domain]
     logarithm: dict[str, Any] = {"step": "logarithm above the noise floor", "formula": f"max({above}, 0)"}
     decimation: dict[str, Any] = {
         "step": "decimation",
         "averaged": "logarithms" if job.average == "log" else "intensities over the floor, before the logarithm",
         "ratios_zyx": list(ratios),
-        "gaussian_sigma_raw_voxels_zyx": sigmas,
+        "gaussian_sigma_raw_voxels_zyx": [antialias_sigma(ratio) for ratio in ratios],
         "interpolation": "linear",
         "first_voxel_in_raw_voxels_zyx": [(ratio - 1) / 2 for ratio in ratios],
     }
-    low, high = ends
-    steps: list[dict[str, Any]] = [
+    return [
         {
             "step": "depth",
             "axis": job.scan.depth_axis,
             "refractive_index": job.scan.refractive_index,
-            "true_spacing_um_zyx": np.linalg.norm(raw.directions, axis=1).tolist(),
+            "true_spacing_um_zyx": np.linalg.norm(plan.raw.directions, axis=1).tolist(),
         },
-        {"step": "noise floor", "value_in_the_scans_numbers": floor, "raw_voxels_at_or_below": share} | how,
+        {"step": "noise floor", "value_in_the_scans_numbers": made.floor.value, "raw_voxels_at_or_below": made.share}
+        | made.floor.how,
         *([logarithm, decimation] if job.average == "log" else [decimation, logarithm]),
         {
             "step": "8 bits",
-            "value_of_0": low,
-            "value_of_255": high,
+            "value_of_0": made.low,
+            "value_of_255": made.high,
             "formula": "value_of_0 + grey (value_of_255 - value_of_0) / 255",
         },
     ]
-    return steps

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.core.errors import InputError
+from micronet.core.errors import InputError, setting
 from micronet.core.resample import output_size
 from micronet.core.volume import MICROMETRES_PER, Volume
 from micronet.io import Stack, open_stack
@@ -93,11 +93,14 @@ def true_grid(grid: Volume, depth_axis: str, refractive_index: float) -> Volume:
     """
     spacing = grid.spacing_um
     if spacing is None:
-        raise InputError("the spacing is not known; give it with --spacing Z,Y,X in µm")
+        raise InputError(f"the spacing is not known; give it in µm {setting('spacing_um')}")
     if depth_axis not in tuple(AXES):
-        raise InputError(f"--depth-axis {depth_axis}: expected Z, Y or X")
+        raise InputError(f"depth axis '{depth_axis}' {setting('depth_axis')}: expected Z, Y or X")
     if not 1 <= refractive_index < 5:
-        raise InputError(f"--refractive-index {refractive_index:g}: expected 1 (path in air) or more, such as 1.38")
+        raise InputError(
+            f"refractive index {refractive_index:g} {setting('refractive_index')}: "
+            "expected 1 (path in air) or more, such as 1.38"
+        )
     lengths = np.array(spacing)
     lengths[AXES.index(depth_axis)] /= refractive_index
     placed = replace(empty_grid(grid), units_assumed=False)  # the origin stays, whatever becomes of the spacing
@@ -123,13 +126,14 @@ def structural_grid(grid: Volume, iso_um: float) -> tuple[Volume, tuple[float, f
         `iso_um` over the spacing along (Z, Y, X).
     """
     if not 0 < iso_um < float("inf"):
-        raise InputError(f"--iso {iso_um:g}: expected a length in µm above 0")
+        raise InputError(f"voxels of {iso_um:g} µm {setting('iso_um')}: expected a length in µm above 0")
     lengths = np.linalg.norm(grid.directions, axis=1)
     z, y, x = (float(iso_um / length) for length in lengths)
     shape = tuple(output_size(size, ratio) for size, ratio in zip(grid.shape, (z, y, x), strict=True))
     if math.prod(shape) > _MOST_VOXELS:
         raise InputError(
-            f"--iso {iso_um:g}: {' x '.join(f'{size:,}' for size in shape)} voxels are more than can be made"
+            f"voxels of {iso_um:g} µm {setting('iso_um')}: {' x '.join(f'{size:,}' for size in shape)} "
+            "of them are more than can be made"
         )
     axes = grid.directions / lengths[:, None]
     origin = grid.origin + ((iso_um - lengths) / 2) @ axes

@@ -10,11 +10,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from micronet.core.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError, setting
 from micronet.core.files import atomic_path
 from micronet.core.volume import Volume
 from micronet.io.checks import ReadOptions, build_volume, check_dtype, from_file, one_line, unstated_axes
-from micronet.io.recording import Recording, open_flat_recording, recording_axes
+from micronet.io.recording import FlatData, Recording, open_flat_recording, recording_axes
 from micronet.io.stack import Stack, open_flat
 from micronet.io.units import without_spacing
 
@@ -56,7 +56,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
     axes = recording_axes(shape, options, path)
     if fortran_order:
         shape, axes = shape[::-1], axes[::-1]
-    return open_flat_recording(path, shape, axes, dtype, start=start, notes=_no_spacing(path, options))
+    return open_flat_recording(path, shape, axes, dtype, FlatData(path, start), notes=_no_spacing(path, options))
 
 
 def write(path: Path, volume: Volume) -> None:
@@ -83,17 +83,23 @@ def _layout(path: Path, options: ReadOptions) -> _Layout:
 def _told(path: Path, options: ReadOptions) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Return shape, slowest axis first, and voxel type, as the person says and the size of the file bears out."""
     if options.shape is None or options.dtype is None:
-        raise InputError(f"'{path}' has no header: give its shape and voxel type (--shape Z,Y,X --dtype uint16)")
+        raise InputError(
+            f"'{path}' has no header: give its shape, slowest axis first, and voxel type {setting('shape', 'dtype')}"
+        )
     try:
         shape = tuple(int(length) for length in options.shape)
         if any(length < 1 for length in shape):
             raise ValueError(shape)
     except (TypeError, ValueError):
-        raise InputError(f"--shape {options.shape}: expected positive whole numbers, slowest axis first") from None
+        raise InputError(
+            f"shape {options.shape} {setting('shape')}: expected positive whole numbers, slowest axis first"
+        ) from None
     try:
         dtype = np.dtype(options.dtype)
     except (TypeError, ValueError):
-        raise InputError(f"--dtype {options.dtype}: expected a voxel type such as uint8, uint16, float32") from None
+        raise InputError(
+            f"voxel type '{options.dtype}' {setting('dtype')}: expected a voxel type such as uint8, uint16, float32"
+        ) from None
     check_dtype(dtype, path)
     if options.byteorder not in (None, "little", "big"):
         raise InputError(f"byteorder {options.byteorder!r}: expected 'little' or 'big'")
@@ -103,7 +109,7 @@ def _told(path: Path, options: ReadOptions) -> tuple[tuple[int, ...], np.dtype[A
     if present != expected:
         raise FileError(
             f"'{path}' holds {present:,} bytes, but the shape {shape} of {dtype.name} takes {expected:,} "
-            "(--shape, --dtype)"
+            f"{setting('shape', 'dtype')}"
         )
     return shape, dtype
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from micronet.core.errors import FileError
+from micronet.core.errors import FileError, setting
 from micronet.core.names import name_key
 from micronet.io import tiff
 from micronet.io.checks import ReadOptions, check_dtype, clean_axes, one_line, reading, regular_file, spatial_order
@@ -69,7 +69,7 @@ def open_stack(path: Path, options: ReadOptions) -> Stack:
     axes = "ZYX" if options.axes is None else clean_axes(options.axes)
     notes = [f"{len(files)} B-scans, '{files[0].name}' to '{files[-1].name}'", *_gap(files)]
     if options.axes is None:
-        notes.append("files are read as Z, rows as Y, columns as X (--axes overrides it)")
+        notes.append(f"files are read as Z, rows as Y, columns as X, unless said otherwise {setting('axes')}")
     if options.spacing_um is None:
         notes.append(without_spacing("a folder of images"))
     grid = build_grid(path, (len(files), *first.shape), axes, first.dtype, notes=tuple(notes))

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from micronet.core.errors import FileError, InputError, MicronetError
+from micronet.core.errors import FileError, InputError, MicronetError, setting
 from micronet.core.names import existing, same_but_for_case, write_name
 from micronet.core.volume import Volume
 
@@ -161,16 +161,21 @@ def clean_axes(axes: str) -> str:
     """Return axis letters in upper case; InputError unless Z, Y and X stand once among single letters."""
     letters = axes.strip().upper()
     if len(set(letters)) != len(letters) or not set(letters) <= set("ZYXTC") or not set(_SPATIAL) <= set(letters):
-        raise InputError(f"--axes {axes}: expected Z, Y and X once each, slowest first, such as ZYX (T and C may join)")
+        raise InputError(
+            f"axes '{axes}' {setting('axes')}: "
+            "expected Z, Y and X once each, slowest first, such as ZYX (T and C may join)"
+        )
     return letters
 
 
 def check_axes(options: ReadOptions, stated: str, path: Path) -> None:
-    """Raise InputError where ``--axes`` contradicts the axes that a file states."""
+    """Raise InputError where the person contradicts the axes that a file states."""
     if options.axes is None or options.yield_to_file:
         return
     if spatial_order(clean_axes(options.axes)) != spatial_order(stated):
-        raise InputError(f"'{path}' states its axes itself ({stated}); --axes {options.axes} contradicts that")
+        raise InputError(
+            f"'{path}' states its axes itself ({stated}); '{options.axes}' {setting('axes')} contradicts that"
+        )
 
 
 def to_zyx(array: NDArray[Any], axes: str, path: Path) -> NDArray[Any]:
@@ -191,13 +196,15 @@ def to_zyx(array: NDArray[Any], axes: str, path: Path) -> NDArray[Any]:
         If there is a further axis longer than 1, or one of the three is missing.
     """
     if len(axes) != array.ndim:
-        raise InputError(f"'{path}': --axes {axes} names {len(axes)} axes, the file has {array.ndim}: {array.shape}")
+        raise InputError(
+            f"'{path}': '{axes}' {setting('axes')} names {len(axes)} axes, the file has {array.ndim}: {array.shape}"
+        )
     named = ", ".join(f"{letter} {length}" for letter, length in zip(axes, array.shape, strict=True))
     extra = [i for i, letter in enumerate(axes) if letter not in _SPATIAL]
     if any(array.shape[i] != 1 for i in extra):
         raise FileError(
             f"'{path}' has more than the axes Z, Y, X ({named}); save one channel and time point as a volume; "
-            "infer.py --time-lapse takes all time points"
+            f"infer.py takes all time points {setting('time_lapse')}"
         )
     left = "".join(letter for letter in axes if letter in _SPATIAL)
     if sorted(left) != sorted(_SPATIAL):
@@ -211,9 +218,13 @@ def unstated_axes(array: NDArray[Any], options: ReadOptions, path: Path) -> tupl
     if options.axes is not None:
         return to_zyx(array, clean_axes(options.axes), path), ()
     if array.ndim != 3:
-        what = "no 3-D volume" if array.ndim < 3 else "more than a 3-D volume; name its axes with --axes, such as TZYX"
+        more = f"more than a 3-D volume; name its axes, such as TZYX {setting('axes')}"
+        what = "no 3-D volume" if array.ndim < 3 else more
         raise FileError(f"'{path}' has the shape {array.shape}: {what}")
-    return array, ("the file does not say what its axes mean: they are read as Z, Y, X (--axes overrides it)",)
+    note = (
+        f"the file does not say what its axes mean: they are read as Z, Y, X, unless said otherwise {setting('axes')}"
+    )
+    return array, (note,)
 
 
 def build_volume(path: Path, array: NDArray[Any], **geometry: Any) -> Volume:

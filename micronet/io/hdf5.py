@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from micronet.core.errors import InputError
+from micronet.core.errors import InputError, setting
 from micronet.core.files import atomic_path
 from micronet.core.volume import Volume
 
@@ -19,7 +19,7 @@ __all__ = ["require_h5py", "write_pairs"]
 def require_h5py() -> None:
     """Raise InputError where the package h5py is missing."""
     if find_spec("h5py") is None:
-        raise InputError("--hdf5 needs the package h5py: pip install h5py")
+        raise InputError(f"an HDF5 file {setting('hdf5')} needs the package h5py: pip install h5py")
 
 
 def write_pairs(path: Path, pairs: Iterable[tuple[str, str, Volume, Volume]]) -> None:

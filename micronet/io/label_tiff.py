@@ -32,10 +32,8 @@ def write_label_tiff(
     """Write masks as an ImageJ TIFF: 0 outside, 1 in the lumen; or labels as they are.
 
     ImageJ shows 0 black and the largest label white. There is no colour table: that makes another type of
-    image in ImageJ, "8-bit color", which not every plugin takes.
-
-    TIFF holds the spacing, but neither the origin nor turned axes: these are left out, voxels stay where they are in
-    the array.
+    image in ImageJ, "8-bit color", which not every plugin takes. TIFF holds the spacing, but neither the origin
+    nor turned axes: these are left out, voxels stay where they are in the array.
 
     Parameters
     ----------
@@ -60,55 +58,70 @@ def write_label_tiff(
     Raises
     ------
     InputError
-        If a mask has another shape or a label outside of 0 to `largest`, `largest` is above 65535, or there are
-        fewer or more masks than `count`.
+        If a mask, its labels, or the number of masks is not as said, or `largest` is above 65535.
     FileError
         If the file cannot be written, or is larger than ImageJ can open.
     """
     from tifffile import imwrite  # only those who write labels wait for it
 
-    from micronet.io.tiff import imagej_resolution, imagej_unit
-
     target = Path(path)
     number = 1 if count is None else count
-    if largest > np.iinfo(np.uint16).max:
-        raise InputError(f"a label TIFF holds labels up to {np.iinfo(np.uint16).max}, not {largest}")
-    dtype = np.dtype(np.uint8 if largest <= np.iinfo(np.uint8).max else np.uint16)
-    if number * volume.array.size * dtype.itemsize > _LARGEST:
-        raise FileError(f"cannot write '{target}': ImageJ opens no TIFF above 4 GB; the .seg.nrrd holds the same masks")
-    metadata: dict[str, Any] = {"axes": "ZYX" if count is None else "TZYX", "min": 0.0, "max": float(largest)}
-    resolution = None
-    if volume.spacing_um is not None:
-        z, y, x = volume.spacing_um
-        metadata |= {"spacing": z, "unit": imagej_unit("um")}
-        resolution = imagej_resolution(y, x, target)
-    if interval_s is not None:
-        metadata |= {"finterval": interval_s, "tunit": "s"}
-    shape = volume.shape if count is None else (count, *volume.shape)
-
-    def planes() -> Iterator[NDArray[Any]]:
-        written = 0
-        for mask in masks:
-            if mask.shape != volume.shape or mask.dtype.kind not in "bui":
-                raise InputError(f"labels of shape {mask.shape}, {mask.dtype}, do not fit the grid {volume.shape}")
-            if mask.size and not 0 <= int(mask.min()) <= int(mask.max()) <= largest:
-                raise InputError(f"labels from {mask.min()} to {mask.max()} are not from 0 to {largest}")
-            written += 1
-            if written > number:
-                break
-            yield from (plane.astype(dtype) for plane in mask)  # a mask may be a file as large as memory
-        if written != number:
-            raise InputError(f"expected {number} masks, found {written if written < number else 'more'}")
-
+    dtype = _voxel_type(number * volume.array.size, largest, target)
     with atomic_path(target) as temporary:
         imwrite(
             temporary,
-            planes(),
-            shape=shape,
+            (plane.astype(dtype) for mask in _checked(masks, volume.shape, number, largest) for plane in mask),
+            shape=volume.shape if count is None else (count, *volume.shape),
             dtype=dtype,
             imagej=True,
             photometric="minisblack",
-            resolution=resolution,
-            metadata=metadata,
+            resolution=_resolution(volume, target),
+            metadata=_metadata(volume, count, interval_s, largest),
         )
     return target
+
+
+def _voxel_type(voxels: int, largest: int, target: Path) -> np.dtype[Any]:
+    """Return the smallest type that holds the labels; InputError where none does, FileError where a file cannot."""
+    if largest > np.iinfo(np.uint16).max:
+        raise InputError(f"a label TIFF holds labels up to {np.iinfo(np.uint16).max}, not {largest}")
+    dtype = np.dtype(np.uint8 if largest <= np.iinfo(np.uint8).max else np.uint16)
+    if voxels * dtype.itemsize > _LARGEST:
+        raise FileError(f"cannot write '{target}': ImageJ opens no TIFF above 4 GB; the .seg.nrrd holds the same masks")
+    return dtype
+
+
+def _resolution(volume: Volume, target: Path) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    from micronet.io.tiff import imagej_resolution
+
+    return None if volume.spacing_um is None else imagej_resolution(*volume.spacing_um[1:], target)
+
+
+def _metadata(volume: Volume, count: int | None, interval_s: float | None, largest: int) -> dict[str, Any]:
+    """Return what ImageJ reads from the description: axes, grey values shown, steps along Z and in time."""
+    from micronet.io.tiff import imagej_unit
+
+    metadata: dict[str, Any] = {"axes": "ZYX" if count is None else "TZYX", "min": 0.0, "max": float(largest)}
+    if volume.spacing_um is not None:
+        metadata |= {"spacing": volume.spacing_um[0], "unit": imagej_unit("um")}
+    if interval_s is not None:
+        metadata |= {"finterval": interval_s, "tunit": "s"}
+    return metadata
+
+
+def _checked(
+    masks: Iterable[NDArray[Any]], shape: tuple[int, ...], number: int, largest: int
+) -> Iterator[NDArray[Any]]:
+    """Yield the masks one by one, each of which may be a file as large as memory; InputError where they do not fit."""
+    found = 0
+    for mask in masks:
+        if mask.shape != shape or mask.dtype.kind not in "bui":
+            raise InputError(f"labels of shape {mask.shape}, {mask.dtype}, do not fit the grid {shape}")
+        if mask.size and not 0 <= int(mask.min()) <= int(mask.max()) <= largest:
+            raise InputError(f"labels from {mask.min()} to {mask.max()} are not from 0 to {largest}")
+        found += 1
+        if found > number:
+            break
+        yield mask
+    if found != number:
+        raise InputError(f"expected {number} masks, found {found if found < number else 'more'}")

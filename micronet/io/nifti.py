@@ -20,13 +20,13 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
-from micronet.core.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError, setting
 from micronet.core.files import atomic_path
 from micronet.core.volume import MICROMETRES_PER, Volume
 from micronet.io.checks import ReadOptions, build_volume, check_axes, check_dtype, one_line, voxel_bytes
 from micronet.io.inflate import inflate, inflate_prefix
 from micronet.io.nifti_geometry import SPACE, UNIT_CODES, geometry_of
-from micronet.io.recording import Recording, open_flat_recording
+from micronet.io.recording import FlatData, Recording, open_flat_recording
 from micronet.io.stack import FilePlanes, Stack, build_grid
 from micronet.io.units import without_interval
 
@@ -98,8 +98,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
         shape[::-1],
         "TZYX"[-len(shape) :],
         lead.dtype,
-        skip=lead.offset,
-        encoding=lead.encoding,
+        FlatData(path, skip=lead.offset, encoding=lead.encoding),
         interval_s=interval_s,
         **described | {"notes": (*described["notes"], *lost)},
     )
@@ -199,7 +198,7 @@ def _shape(header: Any, path: Path, longest: int = 3) -> tuple[int, ...]:
         expected = ", ".join("xyzt"[:longest])
         raise FileError(
             f"'{path}' has {count} axes ({named}), expected {expected}; save one time point as a volume, or take all "
-            "with infer.py --time-lapse"
+            f"with infer.py {setting('time_lapse')}"
         )
     return tuple(shape[:longest])
 

@@ -15,7 +15,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from micronet.core.errors import FileError
+from micronet.core.errors import FileError, setting
 from micronet.core.volume import MICROMETRES_PER, UNITS_ASSUMED
 from micronet.io.checks import one_line
 from micronet.io.units import completed, stated_length, without_spacing
@@ -67,7 +67,7 @@ def geometry_of(header: Any, path: Path, *, stated: bool = False) -> dict[str, A
         units = "mm" if stated else "voxel"
         notes.append(without_spacing("the NIfTI header"))
     elif stated_unit is None:
-        notes.append(f"{UNITS_ASSUMED} in the NIfTI header: mm is taken (--spacing overrides it)")
+        notes.append(f"{UNITS_ASSUMED} in the NIfTI header: mm is taken unless said otherwise {setting('spacing_um')}")
     if by_sizes and any(lengths):
         _, missing = completed(lengths, [stated_unit or "mm"] * 3, "the NIfTI header", "ITK")
         notes += [missing] if missing else []
@@ -102,7 +102,7 @@ def _form(header: Any, path: Path, notes: list[str], *, stated: bool) -> tuple[_
         if qform is None and wrong is not None and not stated:
             raise FileError(
                 f"'{path}': {wrong}, which those of its sform are not, and it has no qform; "
-                "--spacing Z,Y,X in µm reads it with X, Y, Z along the world's axes"
+                f"the spacing given in µm reads it with X, Y, Z along the world's axes {setting('spacing_um')}"
             )
         taken = _ALONG if qform is None else "the qform is taken"
         if wrong is not None:
@@ -161,7 +161,7 @@ def _compare_sizes(sform: _Affine, header: Any, notes: list[str]) -> None:
         one, two = (" x ".join(f"{length:.4g}" for length in of[::-1]) for of in (lengths, sizes))
         notes.append(
             f"the NIfTI header has the spacing (Z, Y, X) {one} in its sform, which is taken, and {two} in its pixdim, "
-            "which 3D Slicer takes (--spacing overrides it)"
+            f"which 3D Slicer takes; say otherwise {setting('spacing_um')}"
         )
 
 
@@ -191,7 +191,8 @@ def _signed_sizes(header: Any, path: Path, notes: list[str], *, stated: bool) ->
     if not stated:
         raise FileError(
             f"'{path}': the voxel size (pixdim) along {mirrored} in its NIfTI header is negative, which some programs "
-            "read as mirrored and others not; --spacing Z,Y,X in µm reads it mirrored, as 3D Slicer does"
+            f"read as mirrored and others not; the spacing given in µm reads it mirrored, "
+            f"as 3D Slicer does {setting('spacing_um')}"
         )
     notes.append(f"the voxel size along {mirrored} is negative: the axis is mirrored, as 3D Slicer has it")
     return np.where(pixdim < 0, -sizes, sizes)

@@ -18,14 +18,14 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.core.errors import FileError
+from micronet.core.errors import FileError, setting
 from micronet.core.files import atomic_path
 from micronet.core.volume import Volume
 from micronet.io.checks import ReadOptions, build_volume, check_axes, regular_file, voxel_bytes
 from micronet.io.inflate import inflate
 from micronet.io.nrrd_geometry import axis_roles, geometry, geometry_fields, interval, named_axes, space_of, tells_axes
 from micronet.io.nrrd_header import NrrdHeader, format_whole, header_text, parse_header
-from micronet.io.recording import Recording, open_flat_recording, recording_axes
+from micronet.io.recording import FlatData, Recording, open_flat_recording, recording_axes
 from micronet.io.stack import FilePlanes, Stack, build_grid
 
 __all__ = [
@@ -115,10 +115,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
         sizes,
         axes,
         dtype,
-        voxels=data_path,
-        start=start,
-        skip=skip,
-        encoding=encoding,
+        FlatData(data_path, start, skip, encoding),
         interval_s=interval_s,
         **placed | {"notes": (*placed["notes"], *notes, *lost)},
     )
@@ -170,8 +167,8 @@ def _spatial_sizes(header: NrrdHeader, path: Path) -> tuple[list[int], tuple[int
     if any(sizes[axis] != 1 for axis in extra):
         raise FileError(
             f"'{path}' has {len(sizes)} axes ({named_axes(header)}), expected three: x, y, z; "
-            "for a segmentation name one segment (--segment), else save one channel or time point; "
-            "infer.py --time-lapse takes all time points"
+            f"for a segmentation name one segment {setting('segment')}, else save one channel or time point; "
+            f"infer.py takes all time points {setting('time_lapse')}"
         )
     return spatial, tuple(sizes[axis] for axis in reversed(spatial))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from micronet.core.errors import FileError
+from micronet.core.errors import FileError, setting
 from micronet.core.volume import Volume, upright
 from micronet.io.nrrd_header import NrrdHeader, format_vectors
 from micronet.io.units import (
@@ -61,7 +61,7 @@ def axis_roles(header: NrrdHeader) -> tuple[list[int], list[int]]:
     spatial = [axis for axis in range(len(sizes)) if axis not in extra]
     if len(spatial) != 3:
         what = "a 2-D image" if len(spatial) == 2 else f"{len(spatial)}-D"
-        more = "; where one is time, infer.py --time-lapse --axes names them all, such as TZYX"
+        more = f"; where one is time, infer.py takes it, its axes named, such as TZYX {setting('time_lapse', 'axes')}"
         raise FileError(
             f"'{header.name}' is {what}, expected a 3-D volume: its axes are {named_axes(header)}"
             f"{more if len(spatial) > 3 else ''}"
@@ -305,5 +305,5 @@ def _unit(header: NrrdHeader, field: str, spatial: list[int], *, stated: bool) -
         return None
     raise FileError(
         f"'{header.name}': {field} {', '.join(sorted(found))}: expected one known length unit; "
-        "give the spacing with --spacing Z,Y,X in µm"
+        f"give the spacing in µm {setting('spacing_um')}"
     )

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.core.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError, setting
 from micronet.core.volume import Volume
 from micronet.io.checks import ReadOptions, clean_axes, native, reading, to_zyx
 from micronet.io.stack import FilePlanes, build_grid
 
-__all__ = ["Recording", "open_flat_recording", "recording_axes", "recording_of"]
+__all__ = ["FlatData", "Recording", "open_flat_recording", "recording_axes", "recording_of"]
 
 # Where time is not the slowest axis, this much is read at once to pick a time point from.
 _PIECE = 16 << 20
@@ -72,10 +72,12 @@ class Recording:
 def recording_axes(shape: tuple[int, ...], options: ReadOptions, path: Path) -> str:
     """Return the axes of a file that does not state them, as the person does; InputError where that does not fit."""
     if options.axes is None:
-        raise InputError(f"'{path}' does not say what its axes {shape} are: name them with --axes, such as TZYX")
+        raise InputError(f"'{path}' does not say what its axes {shape} are: name them, such as TZYX {setting('axes')}")
     axes = clean_axes(options.axes)
     if len(axes) != len(shape):
-        raise InputError(f"'{path}': --axes {axes} names {len(axes)} axes, the file has {len(shape)}: {shape}")
+        raise InputError(
+            f"'{path}': '{axes}' {setting('axes')} names {len(axes)} axes, the file has {len(shape)}: {shape}"
+        )
     return axes
 
 
@@ -105,39 +107,28 @@ def recording_of(
     return Recording(path, count, grid, interval_s, lambda number: to_zyx(load(number), rest, path), close)
 
 
-def open_flat_recording(
-    path: Path,
-    shape: tuple[int, ...],
-    axes: str,
-    dtype: np.dtype[Any],
-    *,
-    voxels: Path | None = None,
-    start: int = 0,
-    skip: int = 0,
-    encoding: str = "raw",
-    exact: bool = True,
-    **more: Any,
-) -> Recording:
-    """Open a recording whose array lies in one file without a gap.
+@dataclass(frozen=True)
+class FlatData:
+    """Where an array lies without a gap: the file, and what else `FilePlanes` asks of it."""
 
-    Parameters
-    ----------
-    path, shape, axes, dtype, more
-        As `recording_of` takes them.
-    voxels : Path, optional
-        The file that holds the array, where it is another one.
-    start, skip, encoding, exact
-        As `FilePlanes` takes them.
-    """
+    path: Path
+    start: int = 0
+    skip: int = 0
+    encoding: str = "raw"
+    exact: bool = True
+
+
+def open_flat_recording(
+    path: Path, shape: tuple[int, ...], axes: str, dtype: np.dtype[Any], data: FlatData, **more: Any
+) -> Recording:
+    """Open a recording whose array lies in one file without a gap; all but `data` is as `recording_of` takes it."""
     if "T" not in axes:  # refused, and nothing is opened
         return recording_of(path, shape, axes, dtype, lambda _: np.empty(0), lambda: None, **more)
     time = axes.index("T")
     before, count, after = math.prod(shape[:time]), shape[time], math.prod(shape[time + 1 :])
     rest = _without_time(shape, axes)
     blocks = (count, 1, after) if before == 1 else (before, count, after)
-    planes = FilePlanes(
-        path if voxels is None else voxels, start, blocks, dtype, skip=skip, encoding=encoding, exact=exact
-    )
+    planes = FilePlanes(data.path, data.start, blocks, dtype, skip=data.skip, encoding=data.encoding, exact=data.exact)
 
     def load(number: int) -> NDArray[Any]:
         if before == 1:

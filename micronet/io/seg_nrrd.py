@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from micronet.core.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError, setting
 from micronet.core.names import name_key, same_name
 from micronet.core.volume import Volume, bounding_box
 from micronet.io import nrrd
@@ -129,14 +129,14 @@ class Segmentation:
             found = [segment for segment in self.segments if _folded(segment.name) in _FULL_NAMES]
             if len(self.segments) == 1:
                 found = list(self.segments)
-            problem = "name one with --segment"
+            problem = f"name one {setting('segment')}"
         else:
             name = str(wanted).strip()
             found = [segment for segment in self.segments if same_name(segment.name, name)]
             found = found or [segment for segment in self.segments if _folded(segment.name) == _folded(name)]
             found = found or [segment for segment in self.segments if str(segment.index) == name]
             count = "more than one" if found else "none"
-            problem = f"{count} is '{wanted}' (--segment takes a name or an index)"
+            problem = f"{count} is '{wanted}', a name or an index {setting('segment')}"
         if len(found) == 1:
             return found[0]
         listed = ", ".join(f"{segment.index} '{segment.name}' ({segment.voxels:,} voxels)" for segment in self.segments)
@@ -231,30 +231,15 @@ def write_segmentation(
     target = _named_as_segmentation(path)
     if not segments:
         raise InputError(f"cannot write '{target}': there is no segment")
-    layers: list[NDArray[np.uint16]] = []
-    placed: list[tuple[Segment, int]] = []
-    identifiers = {segment.id for segment, _ in segments if segment.id}
-    if len(identifiers) < sum(bool(segment.id) for segment, _ in segments):
-        raise InputError(f"cannot write '{target}': two segments have the same id")
-    for number, (segment, mask) in enumerate(segments):
-        _check_segment(segment, mask, grid, target)
-        layer = next((i for i, labels in enumerate(layers) if not labels[mask].any()), len(layers))
-        if layer == len(layers):
-            layers.append(np.zeros(grid.shape, np.uint16))
-        value = 1 + sum(other_layer == layer for _, other_layer in placed)
-        layers[layer][mask] = value
-        identifier = segment.id or _new_identifier(number, identifiers)
-        identifiers.add(identifier)
-        placed.append((replace(segment, id=identifier, label_value=value, layer=layer, index=number), layer))
+    placed, layers = _in_layers(segments, grid, target)
     # 3D Slicer cuts all segments of a layer to the extent of the first, so each states that of the whole
     # layer.
     extents = [_extent(bounding_box(labels)) for labels in layers]
     pairs: dict[str, str] = {}
-    for segment, layer in placed:
-        pairs |= _segment_pairs(replace(segment, extent=extents[layer]))
+    for segment in placed:
+        pairs |= _segment_pairs(replace(segment, extent=extents[segment.layer]))
     pairs |= _MASTER_PAIRS
-    most = max(segment.label_value for segment, _ in placed)
-    dtype = np.uint8 if most < 256 else np.uint16
+    dtype = np.uint8 if max(segment.label_value for segment in placed) < 256 else np.uint16
     fields = _grid_fields(grid)
     if len(layers) == 1:
         labels = layers[0].astype(dtype)
@@ -264,6 +249,28 @@ def write_segmentation(
         fields["kinds"] = f"list {fields['kinds']}"
     nrrd.write_array(target, labels, fields, pairs)
     return target
+
+
+def _in_layers(
+    segments: Sequence[tuple[Segment, NDArray[np.bool_]]], grid: Volume, target: Path
+) -> tuple[list[Segment], list[NDArray[np.uint16]]]:
+    """Return the segments with identifier, layer and label value, and the label map of each layer."""
+    layers: list[NDArray[np.uint16]] = []
+    placed: list[Segment] = []
+    identifiers = {segment.id for segment, _ in segments if segment.id}
+    if len(identifiers) < sum(bool(segment.id) for segment, _ in segments):
+        raise InputError(f"cannot write '{target}': two segments have the same id")
+    for number, (segment, mask) in enumerate(segments):
+        _check_segment(segment, mask, grid, target)
+        layer = next((i for i, labels in enumerate(layers) if not labels[mask].any()), len(layers))
+        if layer == len(layers):
+            layers.append(np.zeros(grid.shape, np.uint16))
+        value = 1 + sum(other.layer == layer for other in placed)
+        layers[layer][mask] = value
+        identifier = segment.id or _new_identifier(number, identifiers)
+        identifiers.add(identifier)
+        placed.append(replace(segment, id=identifier, label_value=value, layer=layer, index=number))
+    return placed, layers
 
 
 def write_mask_planes(

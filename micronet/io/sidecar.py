@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from micronet.core.errors import InputError
+from micronet.core.errors import InputError, setting
 from micronet.core.names import existing, read_name, same_name
 from micronet.io import volume_stem
 
@@ -58,5 +58,5 @@ def refuse_second_log(path: Path) -> None:
     if stated in ("log", "db"):
         raise InputError(
             f"'{path}': '{beside.name}' beside it says that it holds logarithms already (domain {stated}), and the "
-            'logarithm is asked for again; leave --intensity log, or intensity = "log", away'
+            f'logarithm is asked for again; leave intensity = "log" away {setting("intensity")}'
         )

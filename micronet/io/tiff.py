@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tifffile import TiffFile, TiffFileError, TiffPageSeries, imwrite
 
-from micronet.core.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError, setting
 from micronet.core.files import atomic_path
 from micronet.core.volume import MICROMETRES_PER, Volume, upright
 from micronet.io.checks import (
@@ -36,7 +36,7 @@ from micronet.io.checks import (
     spatial_order,
     to_zyx,
 )
-from micronet.io.recording import Recording, open_flat_recording, recording_axes, recording_of
+from micronet.io.recording import FlatData, Recording, open_flat_recording, recording_axes, recording_of
 from micronet.io.stack import FilePlanes, Stack, build_grid
 from micronet.io.tiff_guard import Pages, check_packed, check_pages, check_size
 from micronet.io.tiff_ome import ome_pixels, ome_shape, ome_spacing
@@ -135,7 +135,8 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
         geometry["interval_s"] = _interval_s(tif, path)
         pages = shape[:-2] if axes.endswith("YX") else ()
         if series.dataoffset is not None:
-            return open_flat_recording(path, shape, axes, dtype, start=series.dataoffset, exact=False, **geometry)
+            data = FlatData(path, series.dataoffset, exact=False)
+            return open_flat_recording(path, shape, axes, dtype, data, **geometry)
         if "T" not in axes[:-2] or len(series.pages) != math.prod(pages):
             raise FileError(
                 f"'{path}' has {len(series.pages)} pages for {shape} ({axes}), so it cannot be read time point by time "
@@ -271,7 +272,10 @@ def _layout(
         axes = clean_axes(options.axes)
     elif not stated and len(axes) == 3 and axes.endswith("YX"):
         axes = "ZYX"
-        notes.append("the TIFF does not say what its pages are: slices along Z are taken (--axes overrides it)")
+        notes.append(
+            "the TIFF does not say what its pages are: slices along Z are taken, "
+            f"unless said otherwise {setting('axes')}"
+        )
     else:
         check_axes(options, axes, path)
     if sorted(axes) in (["T", "X", "Y"], ["C", "X", "Y"]):
@@ -332,7 +336,7 @@ def _spacing(
     in_um = []
     for length, name, unit in zip(spacing, unit_names, units, strict=True):
         if unit is None and name.strip().casefold() not in ("inch", "inches", "in"):
-            raise FileError(f"'{path}': unknown length unit '{name}'; give the spacing with --spacing Z,Y,X in µm")
+            raise FileError(f"'{path}': unknown length unit '{name}'; give the spacing in µm {setting('spacing_um')}")
         in_um.append(length * (INCH_UM if unit is None else MICROMETRES_PER[unit]))
     return in_um, "um", note
 

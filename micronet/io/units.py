@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from micronet.core.errors import setting
 from micronet.core.volume import MICROMETRES_PER, UNITS_ASSUMED
 
 __all__ = [
@@ -74,18 +75,22 @@ def assumed_um(spacing: tuple[float, float, float]) -> str:
     hint = ""
     if max(spacing) < _IMPLAUSIBLE_UM:
         in_mm = ",".join(f"{length * 1000:.6g}" for length in spacing)
-        hint = f"; if they are mm, give --spacing {in_mm}"
-    return f"{UNITS_ASSUMED}: the spacing (Z, Y, X) {numbers} is read as µm (--spacing overrides it){hint}"
+        hint = f", such as {in_mm} if they are mm"
+    return (
+        f"{UNITS_ASSUMED}: the spacing (Z, Y, X) {numbers} is read as µm, "
+        f"unless said otherwise{hint} {setting('spacing_um')}"
+    )
 
 
 def without_spacing(what: str) -> str:
     """Return the note for a file that says nothing of the distance between voxels."""
-    return f"{what} states no spacing: lengths are unknown until --spacing Z,Y,X (in µm) gives it"
+    return f"{what} states no spacing: lengths are unknown until it is given in µm {setting('spacing_um')}"
 
 
 def without_interval(step: float) -> str:
     """Return the note for a file that tells the step from one time point to the next without a unit."""
-    return f"no unit of time is stated: the step of {step:g} between time points is not used; --interval gives it"
+    advice = f"give it in seconds {setting('interval_s')}"
+    return f"no unit of time is stated: the step of {step:g} between time points is not used; {advice}"
 
 
 def stated_length(length: Any) -> float | None:
@@ -117,5 +122,6 @@ def completed(
     unit = units["ZYX".index(missing[0])]
     return (
         spacing,
-        f"{what} states no spacing along {missing}: 1 {unit} is taken, as {model} does (--spacing overrides it)",
+        f"{what} states no spacing along {missing}: 1 {unit} is taken, as {model} does, "
+        f"unless said otherwise {setting('spacing_um')}",
     )

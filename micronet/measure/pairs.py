@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from micronet.core.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError, setting
 from micronet.core.names import listed, name_key, same_but_for_case
 from micronet.core.ram import Allowance
 from micronet.core.volume import Volume, share_grid
@@ -85,9 +85,9 @@ class Reading:
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:
-            raise InputError(f"--threshold must lie in [0, 1), found {self.threshold}")
+            raise InputError(f"the threshold {setting('threshold')} must lie in [0, 1), found {self.threshold}")
         if self.y_crop is not None and self.y_crop < 1:
-            raise InputError(f"--y-crop must be at least 1, found {self.y_crop}")
+            raise InputError(f"the crop {setting('y_crop')} must be at least 1, found {self.y_crop}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,9 +266,12 @@ def check_scoring(
     held = sum(array.nbytes for array in (*arrays, *others))
     works = {"scoring": scores_bytes(*arrays)}
     if measures:
-        works["--measures"] = max(vessels_bytes(array, masks.spacing_um or (1, 1, 1)) for array in arrays)
+        works[f"the table of vessels {setting('measures')}"] = max(
+            vessels_bytes(array, masks.spacing_um or (1, 1, 1)) for array in arrays
+        )
     if report:
-        works["--report"] = least_bytes(arrays[0].size)["report"] + 4 * arrays[0].size  # kinds of voxels, as masks
+        # Kinds of voxels, as masks, beside what a page takes.
+        works[f"the page {setting('report')}"] = least_bytes(arrays[0].size)["report"] + 4 * arrays[0].size
     return max(allowance.check(held, work, f"'{pair.prediction}': {what}") for what, work in works.items())
 
 

@@ -164,7 +164,7 @@ class EvaluationReport:
         if len(self._entries) == 1:
             files = self._entries[0].files.items()
             rows += [(role, f"{file['path']}\nSHA-256 {file['sha256']}") for role, file in files]
-        settings = ", ".join(f"{option} {value}" for option, value in record["settings"].items())
+        settings = ", ".join(f"{name} {value}" for name, value in record["settings"].items())
         rows.append(("settings", settings or "all as by default"))
         rows.append(("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())))
         return table(("", ""), rows)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.core.errors import InputError
+from micronet.core.errors import InputError, setting
 from micronet.measure.distances import surface_distances
 from micronet.measure.overlap import overlap
 from micronet.measure.topology import betti_numbers, cl_dice
@@ -144,7 +144,7 @@ def score_masks(
     """
     scoring = scoring or Scoring()
     if spacing_um is None and scoring.tolerance_um is not None:
-        raise InputError("a tolerance in µm needs the spacing of the masks, which they do not state: give --spacing")
+        raise InputError(f"a tolerance in µm needs the spacing of the masks, not stated {setting('spacing_um')}")
     counts = overlap(predicted, annotated)
     lines = cl_dice(predicted, annotated)
     here, there = betti_numbers(predicted), betti_numbers(annotated)

@@ -110,12 +110,10 @@ class ScoreTables:
 
 
 def settings_of(reading: Reading) -> dict[str, object]:
-    """Return what was chosen about the reading, by the option's name."""
-    settings: dict[str, object] = {
-        f"--{name.replace('_', '-')}": value for name, value in asdict(reading).items() if name != "probability"
-    }
+    """Return what was chosen about the reading, by the names in `Reading`."""
+    settings: dict[str, object] = {name: value for name, value in asdict(reading).items() if name != "probability"}
     if not reading.probability:
-        del settings["--threshold"]
+        del settings["threshold"]
     return settings
 
 

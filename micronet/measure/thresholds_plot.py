@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from micronet.core.files import atomic_path
 from micronet.core.names import shortened, write_name
 from micronet.measure.thresholds import Sweep
+from micronet.report.figure import new_figure, write_figure
 from micronet.report.preview import ANNOTATION_COLOUR, MASK_COLOUR
 
 __all__ = ["sweep_figure", "write_sweep_plot"]
@@ -31,9 +29,7 @@ _APART = 0.06  # of the axis
 def write_sweep_plot(path: str | os.PathLike[str], sweep: Sweep, threshold: float, *, title: str = "") -> None:
     """Write `sweep_figure` as a PNG, which appears whole or not at all; FileError if it cannot be written."""
     figure = sweep_figure(sweep, threshold, title=title)
-    with atomic_path(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a volume's name may hold any character
-        figure.savefig(temporary, format="png")
+    write_figure(path, figure, format="png")
 
 
 def sweep_figure(sweep: Sweep, threshold: float, *, title: str = "") -> Figure:
@@ -47,8 +43,7 @@ def sweep_figure(sweep: Sweep, threshold: float, *, title: str = "") -> Figure:
     title : str
         The name of what was scored.
     """
-    figure = Figure(figsize=(5.6, 5.4), dpi=_DPI, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(5.6, 5.4, _DPI)
     axes = figure.subplots()
     shown = [k for k, counts in enumerate(sweep.counts) if counts.true_positives + counts.false_positives]
     recall = np.array([sweep.counts[k].recall for k in shown])

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
-from micronet.core.errors import InputError
+from micronet.core.errors import InputError, setting
 from micronet.core.volume import Volume
 from micronet.measure.centreline import Centreline, centreline
 from micronet.measure.topology import components
@@ -61,7 +61,9 @@ def measure_vessels(mask: Volume) -> list[Vessel]:
     """
     spacing, voxel_um3 = mask.spacing_um, mask.voxel_um3
     if spacing is None or voxel_um3 is None:
-        raise InputError("vessels are measured in µm, and the voxel size is not known: give --spacing")
+        raise InputError(
+            f"vessels are measured in µm, and the voxel size is not known: give it {setting('spacing_um')}"
+        )
     labels, _ = components(mask.array)
     vessels = []
     for number, box in enumerate(find_objects(labels), 1):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
-from typing import Any, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,10 +15,12 @@ from matplotlib.figure import Figure
 
 from micronet.core.files import atomic_path
 
-__all__ = ["new_figure", "tidy_axes", "write_figure"]
+__all__ = ["figure_bytes", "new_figure", "tidy_axes", "write_figure"]
 
 
-def new_figure(width: float, height: float, dpi: int, layout: Literal["constrained"] | None = "constrained") -> Figure:
+def new_figure(
+    width: float, height: float, dpi: int | None = None, layout: Literal["constrained"] | None = "constrained"
+) -> Figure:
     """Return an empty white figure of so many inches, drawn without a window."""
     figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
@@ -34,6 +39,18 @@ def write_figure(path: str | os.PathLike[str], figure: Figure, **how: Any) -> No
 
     FileError if it cannot be written. A name that the font cannot show is drawn with boxes and not complained about.
     """
-    with atomic_path(path) as temporary, warnings.catch_warnings():
+    with atomic_path(path) as temporary:
+        _save(figure, temporary, how)
+
+
+def figure_bytes(figure: Figure, **how: Any) -> bytes:
+    """Return a figure as the bytes of a file; as `write_figure`."""
+    stream = io.BytesIO()
+    _save(figure, stream, how)
+    return stream.getvalue()
+
+
+def _save(figure: Figure, target: Path | BinaryIO, how: Mapping[str, Any]) -> None:
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(temporary, **how)
+        figure.savefig(target, **how)

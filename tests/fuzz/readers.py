@@ -7,7 +7,7 @@ import numpy as np
 from micronet import Volume
 from micronet.core.errors import MicronetError
 from micronet.data.dataset import load_split, read_dataset
-from micronet.data.map_back import find_record, map_back, scan_of
+from micronet.data.map_back import BackMapping, find_record, map_back, scan_of
 from micronet.data.scan import RawScan
 from micronet.io import (
     Segment,
@@ -136,7 +136,8 @@ def read_sidecar(path, options):
     """Map a mask back to a scan by the record of how the scan was prepared."""
     mask, raw = path.with_name("image.seg.nrrd"), path.with_name("image.nrrd")
     find_record(mask, raw, [path.parent])
-    map_back(mask, raw, scan_of(path, RawScan()), path.parent, say=lambda _: None, record_path=path)
+    job = BackMapping(raw, scan_of(path, RawScan()), path.parent, record_path=path)
+    map_back(mask, job, say=lambda _: None)
     return 16 << 20
 
 

@@ -61,19 +61,38 @@ def render_oct(
         raise InputError(f"a phantom's mask is a (Z, Y, X) bool array, not {mask.shape} of {mask.dtype}")
     physics = Optics() if optics is None else optics
     threads = threads or physical_cores()
-    tissues = Tissues(mask, physics, rng, threads)
-    speckle = rng.standard_exponential(mask.shape, dtype=np.float32)
-    spread, average = _gaussian(physics.blur_vox), _gaussian(physics.speckle_average_vox)
+    scene = _Scene(mask, physics, rng, threads)
     image = np.empty(mask.shape, np.uint8)
 
     def work(begin: int, end: int) -> None:
-        first, last = max(begin - len(spread) // 2, 0), min(end + len(spread) // 2, len(mask))
-        intensity = _averaged(tissues.intensity(first, last), spread)[begin - first : end - first]
+        image[begin:end] = scene.grey(begin, end)
+
+    slabs = [(z, min(z + _SLAB, len(mask))) for z in range(0, len(mask), _SLAB)]
+    with Team(threads) as team:
+        for group in range(0, len(slabs), threads):
+            team.run(work, slabs[group : group + threads])
+    return image
+
+
+class _Scene:
+    """What there is to be seen: tissues, and the speckle of the light that they send back."""
+
+    def __init__(self, mask: NDArray[np.bool_], physics: Optics, rng: np.random.Generator, threads: int) -> None:
+        self._mask, self._physics = mask, physics
+        self._tissues = Tissues(mask, physics, rng, threads)
+        self._speckle = rng.standard_exponential(mask.shape, dtype=np.float32)
+        self._spread, self._average = _gaussian(physics.blur_vox), _gaussian(physics.speckle_average_vox)
+
+    def grey(self, begin: int, end: int) -> NDArray[np.float64]:
+        """Return the planes from `begin` to before `end` in grey values from 0 to 255, whole numbers."""
+        physics = self._physics
+        first, last, inner = self._with_reach(begin, end, self._spread)
+        intensity = _averaged(self._tissues.intensity(first, last), self._spread)[inner]
         intensity += np.float32(math.exp(physics.noise_floor))
-        first, last = max(begin - len(average) // 2, 0), min(end + len(average) // 2, len(mask))
-        contrast = _averaged(speckle[first:last], average)[begin - first : end - first]
+        first, last, inner = self._with_reach(begin, end, self._average)
+        contrast = _averaged(self._speckle[first:last], self._average)[inner]
         contrast -= 1
-        np.multiply(contrast, np.float32(physics.blood_speckle), out=contrast, where=mask[begin:end])
+        np.multiply(contrast, np.float32(physics.blood_speckle), out=contrast, where=self._mask[begin:end])
         contrast += 1
         intensity *= contrast
         # In float64, whose logarithm every processor rounds alike but for one voxel in millions.
@@ -81,14 +100,12 @@ def render_oct(
         grey -= physics.black
         grey *= 255 / (physics.white - physics.black)
         np.rint(grey, out=grey)
-        np.clip(grey, 0, 255, out=grey)
-        image[begin:end] = grey
+        return np.clip(grey, 0, 255, out=grey)
 
-    slabs = [(z, min(z + _SLAB, len(mask))) for z in range(0, len(mask), _SLAB)]
-    with Team(threads) as team:
-        for group in range(0, len(slabs), threads):
-            team.run(work, slabs[group : group + threads])
-    return image
+    def _with_reach(self, begin: int, end: int, kernel: _Field) -> tuple[int, int, slice]:
+        """Return the planes that a kernel looks at for some planes, and where these lie among them."""
+        first, last = max(begin - len(kernel) // 2, 0), min(end + len(kernel) // 2, len(self._mask))
+        return first, last, slice(begin - first, end - first)
 
 
 def _gaussian(sigma_vox: float) -> _Field:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import base64
-import io
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from micronet.io.scratch import Scratch
+from micronet.report.figure import figure_bytes, new_figure, tidy_axes
 from micronet.report.page.grid import slabs
 
 __all__ = ["Line", "bins", "data_uri", "histogram", "plot"]
@@ -64,8 +62,7 @@ def plot(
     whole_x, whole_y : bool
         Label whole numbers only.
     """
-    figure = Figure(figsize=(5.4, 3.6), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(5.4, 3.6)
     axes = figure.subplots()
     for line, (colour, dash) in zip(lines, _STYLES, strict=False):
         style = {"color": colour, "linestyle": dash, "linewidth": 1.6, "label": f" {line.name}"}
@@ -87,9 +84,7 @@ def plot(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if whole_y:
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy_axes(axes)
     if len(lines) + (mark is not None) > 1:
         legend = figure.legend(loc="outside upper left", fontsize=9, frameon=False, ncols=2)
         for text in legend.get_texts():
@@ -99,11 +94,8 @@ def plot(
 
 def data_uri(figure: Figure) -> str:
     """Return a figure as a data URI (SVG); letters are outlines, so that it looks the same everywhere."""
-    stream = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a segment's name may hold any character
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    picture = figure_bytes(figure, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(picture).decode("ascii")
 
 
 def bins(values: NDArray[Any], most: int = 100) -> NDArray[np.float64]:
