@@ -98,7 +98,7 @@ def _open_files():
 PEAK = """
 import re, sys, numpy as np, torch
 from pathlib import Path
-import micronet.segment.job, micronet.report.preview, micronet.app.terminal
+import micronet.segment.job, micronet.report.preview, micronet.app.computing
 from micronet import MicroNet, MicroRNet, engine, predict
 from micronet.segment.refine import predict_in_slabs
 from micronet.segment.memory import Need

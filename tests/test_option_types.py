@@ -150,7 +150,7 @@ def folder(tmp_path, monkeypatch):
             "evaluate mask.nrrd --annotation mask.nrrd --beta 1e200",
             "--beta: '1e200': expected a number from 0.001 to 1000",
         ),
-        ("prepare scan.nrrd --domain log --iso 1e300", "--iso: '1e300': expected a number from 0.01 to 1000"),
+        ("prepare scan.nrrd --domain log --iso 1e300", "--iso: '1e300': expected a number from 0.001 to 1e+06"),
         ("prepare scan.nrrd --domain log --iso 1e-9", "--iso: '1e-9': expected a number"),
         ("prepare scan.nrrd --domain log --iso 0.01 --spacing 1000000", "voxels are more than can be made"),
         ("prepare scan.nrrd --domain log --iso 0.01 --spacing 2", "GB there, "),
@@ -181,7 +181,7 @@ def test_what_no_computer_could_do_is_told_before_any_of_it(folder, line, messag
     [
         "evaluate mask.nrrd --annotation mask.nrrd --beta 1000 --tolerance 1000000 --spacing 1000000",
         "evaluate mask.nrrd --annotation mask.nrrd --beta 0.001 --tolerance 0 --spacing 0.0001 --measures",
-        "prepare scan.nrrd --domain log --iso 1000",
+        "prepare scan.nrrd --domain log --iso 1000000",
         "prepare scan.nrrd --domain log --noise-floor -1e30",
         "prepare scan.nrrd --domain intensity --noise-floor 1e30",
         "prepare scan.nrrd --domain db --refractive-index 4.999 --spacing 0.0001",

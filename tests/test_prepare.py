@@ -307,7 +307,7 @@ class TestRefusals:
                 ("--domain", "intensity", "--refractive-index", "0.7"),
                 "--refractive-index: '0.7': expected a number from 1 to below 5",
             ),
-            (("--domain", "intensity", "--iso", "0"), "--iso: '0': expected a number from 0.01 to 1000"),
+            (("--domain", "intensity", "--iso", "0"), "--iso: '0': expected a number from 0.001 to 1e+06"),
             (("--domain", "loud"), "invalid choice: 'loud'"),
             (("--domain", "intensity", "--axes", "XYZ"), "states its axes itself"),
         ],
