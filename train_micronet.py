@@ -9,7 +9,7 @@ python train_micronet.py --resume                            # go on with what w
 import argparse
 from pathlib import Path
 
-from micronet.app.launch import add_training_options, train
+from micronet.app.options import training_parser
 from micronet.app.terminal import run
 
 ROOT = Path(__file__).resolve().parent
@@ -17,14 +17,15 @@ ROOT = Path(__file__).resolve().parent
 
 def main(arguments: argparse.Namespace) -> int:
     """Run a session."""
+    # Only now, so that --help and a slip of the pen are answered at once.
+    from micronet.app.launch import train
+
     return train("u-net", arguments, ROOT)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    p = argparse.ArgumentParser(description="Train µ-Net; without --run, commands are typed or piped in.")
-    add_training_options(p)
-    return p
+    return training_parser("u-net")
 
 
 if __name__ == "__main__":

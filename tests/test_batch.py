@@ -17,6 +17,7 @@ import infer
 import make_phantoms
 import prepare
 from micronet import MicroRNet, Volume, write_volume
+from micronet.app import evaluating, preparing
 from micronet.app.batch import run_batch
 from micronet.core.errors import InputError
 from micronet.core.outcome import Outcome
@@ -108,11 +109,13 @@ class TestTheLoop:
 class TestEvaluate:
     def test_a_fault_of_ours_costs_one_row_and_is_told_with_its_line(self, folder, monkeypatch, capsys):
         write_pairs(folder, "abc")
-        wrong = fault(evaluate.evaluate_pair, lambda _, pair, *__: pair.name, "b", ZeroDivisionError("by zero"))
-        monkeypatch.setattr(evaluate, "evaluate_pair", wrong)
+        wrong = fault(evaluating.evaluate_pair, lambda _, pair, *__: pair.name, "b", ZeroDivisionError("by zero"))
+        monkeypatch.setattr(evaluating, "evaluate_pair", wrong)
         code, out, err = call(evaluate, "p", "--annotation", "a", capsys=capsys)
         assert (code, err) == (2, "")
-        assert re.search(r"failed  b.seg.nrrd  internal error \(ZeroDivisionError: by zero\) in evaluate.py:\d+", out)
+        assert re.search(
+            r"failed  b.seg.nrrd  internal error \(ZeroDivisionError: by zero\) in micronet/app/evaluating.py:\d+", out
+        )
         assert "2 done, 1 failed" in out
         assert [row["volume"] for row in rows("scores/scores.csv")] == ["a", "c"]
         assert Path("scores/summary.csv").exists()
@@ -120,23 +123,22 @@ class TestEvaluate:
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_a_signal_leaves_a_whole_table_of_the_rows_so_far(self, folder, monkeypatch, capsys, number):
         write_pairs(folder, "abc")
-        score = evaluate.evaluate_pair
+        score = evaluating.evaluate_pair
 
         def slow(masks, pair, scoring):
             if pair.name == "c":
                 os.kill(os.getpid(), number)
             return score(masks, pair, scoring)
 
-        monkeypatch.setattr(evaluate, "evaluate_pair", slow)
+        monkeypatch.setattr(evaluating, "evaluate_pair", slow)
         code, _, _ = call(evaluate, "p", "--annotation", "a", capsys=capsys)
         assert code == 128 + number
         assert [row["volume"] for row in rows("scores/scores.csv")] == ["a", "b"]
-        # the table, and what tells the next run that it is ours
-        assert sorted(path.name for path in Path("scores").iterdir()) == [".scores.json.writing", "scores.csv"]
+        assert sorted(os.listdir("scores")) == [".scores.json.writing", "scores.csv"]  # the journal says it is ours
 
     def test_a_fault_in_the_end_leaves_the_rows(self, folder, monkeypatch, capsys):
         write_pairs(folder, "ab")
-        monkeypatch.setattr(evaluate.EvaluationReport, "write", lambda *_: 1 / 0)
+        monkeypatch.setattr(evaluating.EvaluationReport, "write", lambda *_: 1 / 0)
         code, _, err = call(evaluate, "p", "--annotation", "a", "--report", capsys=capsys)
         assert code == 1
         assert "internal error (ZeroDivisionError" in err
@@ -147,7 +149,7 @@ class TestEvaluate:
         assert call(evaluate, "p", "--annotation", "a", "--report", capsys=capsys)[0] == 0
         Path("p/b.seg.nrrd").write_bytes(b"NRRD0004\n")
         assert call(evaluate, "p", "--annotation", "a", "--force", capsys=capsys)[0] == 2
-        assert sorted(path.name for path in Path("scores").iterdir()) == ["scores.csv", "scores.json"]
+        assert sorted(os.listdir("scores")) == ["scores.csv", "scores.json"]
 
 
 def test_a_fault_of_ours_on_one_scan_does_not_cost_the_others(folder, monkeypatch, capsys, rng):
@@ -155,11 +157,11 @@ def test_a_fault_of_ours_on_one_scan_does_not_cost_the_others(folder, monkeypatc
         scan = Volume(rng.integers(1, 255, (8, 12, 10), np.uint16), directions=upright((4.5,) * 3), units="um")
         write_volume(f"{name}.nrrd", scan)
     monkeypatch.setattr(
-        prepare, "prepare_file", fault(prepare.prepare_file, lambda path, *_: path.stem, "b", KeyError(7))
+        preparing, "prepare_file", fault(preparing.prepare_file, lambda path, *_: path.stem, "b", KeyError(7))
     )
     code, out, err = call(prepare, "a.nrrd", "b.nrrd", "c.nrrd", "--domain", "intensity", capsys=capsys)
     assert (code, err) == (2, "")
-    assert re.search(r"failed  b.nrrd  internal error \(KeyError: 7\) in prepare.py:\d+; --debug", out)
+    assert re.search(r"failed  b.nrrd  internal error \(KeyError: 7\) in micronet/app/preparing.py:\d+; --debug", out)
     assert sorted(path.name for path in Path("struct_iso").glob("*.json")) == ["a.json", "c.json"]
 
 

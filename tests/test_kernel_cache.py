@@ -64,7 +64,7 @@ def test_kernels_are_compiled_where_nothing_can_be_kept_and_the_reason_is_told(t
 
 
 SET_ENGINE = """
-from micronet.app.terminal import set_engine
+from micronet.app.computing import set_engine
 from micronet.networks.registry import network_named
 print(set_engine("auto", network_named("u-net"), training=True))
 """

@@ -34,6 +34,7 @@ LATE = {
     ("measure.lumen_files", "micronet.measure.vessels"): "it imports scikit-image, for measures only",
     ("segment.job", "micronet.segment.report"): "it imports what takes 0.3 s, and few ask for a page",
     ("core.ram", "ctypes"): "Windows only",
+    ("app.option_types", "torch"): "it takes a second, and only who asks for a GPU waits for it to read a command line",
     ("app.launch", "torch.utils.tensorboard"): "an extra",
     ("app.prompt", "readline"): "not on Windows",
 }

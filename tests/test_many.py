@@ -16,6 +16,7 @@ from running import call, read_json
 
 import infer
 from micronet import MicroNet, MicroRNet, Volume, predict, read_volume, write_volume
+from micronet.app import segmenting
 from tests.faults.many_files import (
     OPTIONS,
     damaged,
@@ -76,20 +77,22 @@ def test_all_good_ones_of_many_files_are_done_after_a_kill_and_no_handle_is_leak
 def test_a_fault_of_ours_on_one_file_does_not_cost_the_others(tmp_path, rng, weights, capsys, monkeypatch):
     for name in "abc":
         write_volume(tmp_path / f"{name}.nrrd", Volume(rng.integers(0, 255, (32, 32, 32), np.uint8)))
-    segment = infer.segment_file
+    segment = segmenting.segment_file
 
     def faulty(path, *arguments, **options):
         if path.stem == "b":
             raise ZeroDivisionError("division by zero")
         return segment(path, *arguments, **options)
 
-    monkeypatch.setattr(infer, "segment_file", faulty)
+    monkeypatch.setattr(segmenting, "segment_file", faulty)
     files = [tmp_path / f"{name}.nrrd" for name in "abc"]
     run = (*files, "--model", weights[0], "-o", tmp_path / "out", *OPTIONS)
     code, out, _ = call(infer, *run, capsys=capsys)
     assert code == 2
     assert re.search(
-        r"failed  b.nrrd  internal error \(ZeroDivisionError: division by zero\) in infer.py:\d+; --debug", out
+        r"failed  b.nrrd  internal error \(ZeroDivisionError: division by zero\) in micronet/app/segmenting.py:\d+; "
+        r"--debug",
+        out,
     )
     assert "2 done, 1 failed" in out
     assert [path.name for path in (tmp_path / "out").glob("*.json")] in (["a.json", "c.json"], ["c.json", "a.json"])

@@ -100,7 +100,7 @@ def _open_files():
 PEAK = """
 import re, sys, numpy as np, torch
 from pathlib import Path
-import micronet.segment.job, micronet.report.preview, micronet.app.terminal
+import micronet.segment.job, micronet.report.preview, micronet.app.computing
 from micronet import MicroNet, MicroRNet, predict
 from micronet.networks import engine
 from micronet.segment.refine import Refinement

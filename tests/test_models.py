@@ -89,8 +89,9 @@ def test_state_decides_the_network_and_leaves_the_random_stream_alone():
 
 def test_segmentation_imports_no_compiler_and_nothing_that_few_ask_for():
     code = (
-        "import sys, infer, torch; from micronet.networks.models import MicroNet, model_for_state; "
-        "model_for_state(MicroNet().state_dict()); print(*sys.modules)"
+        "import sys, micronet.app.segmenting; from micronet.networks.models import MicroNet; "
+        "from micronet.networks.registry import model_for_state; model_for_state(MicroNet().state_dict()); "
+        "print(*sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True

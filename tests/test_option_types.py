@@ -181,7 +181,7 @@ def test_what_no_computer_could_do_is_told_before_any_of_it(folder, line, messag
     [
         "evaluate mask.nrrd --annotation mask.nrrd --beta 1000 --tolerance 1000000 --spacing 1000000",
         "evaluate mask.nrrd --annotation mask.nrrd --beta 0.001 --tolerance 0 --spacing 0.0001 --measures",
-        "prepare scan.nrrd --domain log --iso 1000",
+        "prepare scan.nrrd --domain log --iso 1000000",
         "prepare scan.nrrd --domain log --noise-floor -1e30",
         "prepare scan.nrrd --domain intensity --noise-floor 1e30",
         "prepare scan.nrrd --domain db --refractive-index 4.999 --spacing 0.0001",

@@ -162,3 +162,58 @@ class TestNobodyReads:
 def test_output_that_is_no_terminal_has_no_bars_in_it(folder, capsys):
     assert call(infer, *TestNobodyReads.ARGUMENTS) == 0
     assert "\r" not in "".join(capsys.readouterr())
+
+
+class TestStart:
+    """What computes is loaded when it computes: whoever asks for help, or needs no network, does not wait for it."""
+
+    HEAVY = ("torch", "numba", "scipy", "skimage", "matplotlib")
+    # Runs a script as `python SCRIPT ..` does; the last line is what it has loaded.
+    RUN = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    print("\\n", *sys.modules)
+"""
+
+    def loaded(self, root, folder, script, *arguments):
+        """Run a script; return its exit code and the heavy modules that it has loaded."""
+        done = subprocess.run(
+            [sys.executable, "-c", self.RUN, root / f"{script}.py", *map(str, arguments)],
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(root)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stderr == ""
+        return done.returncode, set(done.stdout.splitlines()[-1].split()) & set(self.HEAVY)
+
+    @pytest.mark.parametrize(
+        "script",
+        [
+            "infer",
+            "evaluate",
+            "prepare",
+            "make_phantoms",
+            "bootstrap_micrornet",
+            "train_micronet",
+            "train_micrornet",
+        ],
+    )
+    def test_help_loads_nothing_that_computes(self, root, tmp_path, script):
+        assert self.loaded(root, tmp_path, script, "--help") == (0, set())
+
+    def test_what_needs_no_network_runs_without_pytorch(self, root, tmp_path):
+        image = "phantoms/struct_iso/E5D_phantom_0001.nrrd"
+        mask = "phantoms/annotations/annotation_phantom_0001_iso_full.seg.nrrd"
+        for command in (
+            "make_phantoms 1 --shape 64,64,64 --vary",
+            f"prepare {image} --domain log --iso 9",
+            f"prepare {mask} --back-to {image}",
+            f"evaluate {mask} --annotation {mask} --report --image {image} --measures",
+        ):
+            code, found = self.loaded(root, tmp_path, *command.split())
+            assert (code, found & {"torch"}) == (0, set()), command

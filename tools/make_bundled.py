@@ -22,8 +22,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 
-from micronet.app.option_types import Whole, path_option  # noqa: E402
-from micronet.app.terminal import THREADS, run  # noqa: E402
+from micronet.app.option_types import THREADS, Whole, path_option  # noqa: E402
+from micronet.app.terminal import run  # noqa: E402
 from micronet.core.ownership import Outputs  # noqa: E402
 from micronet.core.provenance import versions  # noqa: E402
 from micronet.core.threads import physical_cores  # noqa: E402

@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-from micronet.app.option_types import Whole, commands_option, path_option
+from micronet.app.computing import set_engine, set_threads
 from micronet.app.prompt import Interrupts, TerminalBar, converse, line_editing, say, show_file
-from micronet.app.terminal import add_common_options, set_engine, set_threads
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import same_but_for_case
 from micronet.data.dataset import DataSet, Sample, load_split, read_dataset
@@ -26,52 +25,7 @@ from micronet.training.run_files import Places, Run, latest_session, sweep
 from micronet.training.session import Session
 from micronet.training.trainer import Trainer
 
-__all__ = ["add_training_options", "choose_dataset", "train"]
-
-
-def add_training_options(p: argparse.ArgumentParser) -> None:
-    """Add the options of both training scripts; those that a resumed session knows itself have no default here."""
-    p.add_argument(
-        "--dataset", type=path_option, metavar="FILE", help="what to train on, a .toml (see datasets/README.md)"
-    )
-    p.add_argument(
-        "--data",
-        type=path_option,
-        action="append",
-        metavar="DIR",
-        help="a further folder that the data set may name files in",
-    )
-    p.add_argument("--recipe", choices=sorted(RECIPES), help="default: default")
-    p.add_argument(
-        "--run",
-        type=commands_option,
-        metavar="COMMANDS",
-        help='carry out commands and leave, such as "123; val; finish"',
-    )
-    p.add_argument("--resume", action="store_true", help="first go on with the session that was last, as it was set")
-    p.add_argument(
-        "--seed",
-        type=Whole(0, 2**31 - 1),
-        metavar="N",
-        help=f"of weights and order (default: {TORCH_SEED}, as published)",
-    )
-    p.add_argument(
-        "--validate-every", type=Whole(1, 1_000_000), metavar="N", help="steps between validations (default: 50)"
-    )
-    p.add_argument("--iterations", type=Whole(1, 1_000_000), metavar="N", help="refinements of a µr-Net (default: 10)")
-    p.add_argument(
-        "--keep-every", type=Whole(1, 1_000_000), metavar="N", help="keep the weights of every N steps (default: none)"
-    )
-    p.add_argument(
-        "--checkpoints", type=path_option, default=Path("checkpoints"), metavar="DIR", help="default: %(default)s"
-    )
-    p.add_argument("--logs", type=path_option, default=Path("logs"), metavar="DIR", help="default: %(default)s")
-    p.add_argument(
-        "-o", "--output", type=path_option, default=Path("predictions"), metavar="DIR", help="default: %(default)s"
-    )
-    p.add_argument("--show", action="store_true", help="open the plot in a window each time it is drawn")
-    p.add_argument("--tensorboard", action="store_true", help="write TensorBoard scalars into the log folder")
-    add_common_options(p)
+__all__ = ["choose_dataset", "train"]
 
 
 def choose_dataset(root: Path) -> tuple[Path, str]:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from micronet.core.errors import InputError
 from micronet.core.names import shortened
 from micronet.io.checks import check_dtype, clean_axes
 
 __all__ = [
+    "THREADS",
     "Real",
     "Sizes",
     "Whole",
@@ -57,6 +57,10 @@ class Whole:
         if re.fullmatch(r"[-+]?[0-9]{1,18}", text.strip()) and self.low <= int(text) <= self.high:
             return int(text)
         raise _refused(text, f"a whole number from {self.low} to {self.high}")
+
+
+#: How many threads may be asked for; more than a machine has cores is slow, many thousands end the process.
+THREADS = Whole(1, 1024)
 
 
 @dataclass(frozen=True)
@@ -147,8 +151,12 @@ def device_option(text: str) -> str:
     """Check ``--device``: cpu, or a CUDA device that is there."""
     if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", text):
         raise _refused(text, "cpu, cuda or cuda:N")
+    if text == "cpu":
+        return text
+    import torch
+
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if text != "cpu" and int(text.partition(":")[2] or 0) >= count:
+    if int(text.partition(":")[2] or 0) >= count:
         raise argparse.ArgumentTypeError(f"'{text}': PyTorch sees {count} CUDA devices here")
     return text
 

@@ -1,4 +1,4 @@
-"""What the scripts share at the terminal: option types, errors as one line, exit codes."""
+"""What the scripts share at the terminal: what they say, errors as one line, exit codes."""
 
 from __future__ import annotations
 
@@ -15,28 +15,11 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-import torch
 from tqdm import tqdm
 
-from micronet.app.option_types import Whole
-from micronet.core.errors import SETTINGS, FileError, InputError, MicronetError, printable
-from micronet.core.threads import physical_cores
-from micronet.io import VOLUME_SUFFIXES, is_volume_path
-from micronet.io.bscans import natural_order
-from micronet.networks import engine
-from micronet.networks.registry import Network
+from micronet.core.errors import SETTINGS, InputError, MicronetError, printable
 
-__all__ = [
-    "THREADS",
-    "add_common_options",
-    "inputs_from",
-    "reason",
-    "run",
-    "set_engine",
-    "set_threads",
-    "tell",
-    "with_options",
-]
+__all__ = ["reason", "run", "tell", "with_options"]
 
 # What people type for a setting, where it is not its name with two dashes.
 _OPTIONS = {
@@ -48,33 +31,6 @@ _OPTIONS = {
     "spacing_um": "--spacing Z,Y,X",
     "tolerance_um": "--tolerance",
 }
-
-#: How many threads may be asked for; more than a machine has cores is slow, many thousands end the process.
-THREADS = Whole(1, 1024)
-
-
-def inputs_from(paths: Sequence[Path], *, raw: bool) -> list[Path]:
-    """Return the files named, and for each folder the volumes in it, in the order of the numbers in their names.
-
-    Segmentations (.seg.nrrd), our own probabilities and label TIFFs are no inputs, headerless files only with `raw`.
-    FileError when a folder holds no volume.
-    """
-    files: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            files.append(path)
-            continue
-        found = [
-            file
-            for file in sorted(path.iterdir(), key=natural_order)
-            if is_volume_path(file)
-            and not file.name.endswith((".seg.nrrd", "_probability.nrrd", "_labels.tif"))
-            and (raw or file.suffix != ".raw")
-        ]
-        if not found:
-            raise FileError(f"'{path}' is a folder without volumes ({', '.join(VOLUME_SUFFIXES)})")
-        files += found
-    return files
 
 
 def tell(text: str) -> None:
@@ -93,49 +49,6 @@ def with_options(text: str) -> str:
 
 def _option(name: str) -> str:
     return _OPTIONS.get(name, f"--{name.replace('_', '-')}")
-
-
-def set_threads(threads: int | None) -> int:
-    """Let PyTorch and the numba engine work with this many threads (default: physical cores); return the number."""
-    number = threads or physical_cores()
-    torch.set_num_threads(number)
-    return number
-
-
-def set_engine(choice: engine.Engine, network: Network, *, training: bool = False, device: str = "cpu") -> str:
-    """Choose who computes a network, compile it if this is its first use here, and return its name for the person.
-
-    What is compiled is kept for the next time; a line and a bar say so while it happens, and a line where it is not.
-    """
-    engine.choose(choice)
-    if choice == "torch" or device != "cpu" or network.tiling != "slabs" or not engine.available():
-        return "PyTorch"
-    if not engine.is_ready(training):
-        sys.stderr.write("compiling the engine for this machine, once; this takes about half a minute\n")
-        with tqdm(total=100, leave=False, disable=None, unit="%", bar_format="{l_bar}{bar}| {elapsed}") as bar:
-
-            def progress(fraction: float) -> None:
-                bar.update(round(100 * fraction) - bar.n)
-
-            engine.make_ready(training, progress)
-        if reason := engine.unkept():
-            sys.stderr.write(
-                printable(f"the compiled engine is not kept ({reason}): the next start compiles it again; ")
-                + "NUMBA_CACHE_DIR names another folder\n"
-            )
-    return "numba engine"
-
-
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that every script has."""
-    parser.add_argument("--threads", type=THREADS, metavar="N", help="threads to work with (default: physical cores)")
-    parser.add_argument(
-        "--engine",
-        choices=("auto", "numba", "torch"),
-        default="auto",
-        help="who computes the networks: auto (default) takes numba on the CPU where it is installed",
-    )
-    parser.add_argument("--debug", action="store_true", help="show the whole traceback when something fails")
 
 
 def run(

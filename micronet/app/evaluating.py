@@ -1,0 +1,106 @@
+"""What ``evaluate.py`` does: predictions put together with annotations, each pair scored, then all of them."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+import numpy as np
+
+from micronet.app.batch import run_batch
+from micronet.app.inputs import inputs_from
+from micronet.app.options import settings_of
+from micronet.app.terminal import tell
+from micronet.core.errors import FileError, InputError
+from micronet.core.outcome import Outcome
+from micronet.core.ownership import Outputs, check_outputs
+from micronet.core.ram import Allowance
+from micronet.measure.lumen_files import write_vessels
+from micronet.measure.pairs import (
+    Pair,
+    Reading,
+    check_reading,
+    check_scoring,
+    evaluate_pair,
+    files_of_pairs,
+    find_pairs,
+    read_pair,
+    with_images,
+)
+from micronet.measure.report import EvaluationReport
+from micronet.measure.scores import Scoring, summarise
+from micronet.measure.tables import ScoreTables, planned_scores, summary_lines
+
+__all__ = ["evaluate"]
+
+# Of the bootstrap: the same volumes always give the same intervals.
+_SEED = 20261121
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Score each pair; a bad one never stops the others. Returns the exit code."""
+    reading = settings_of(Reading, arguments, probability=arguments.sweep)
+    scoring = Scoring(arguments.beta, arguments.tolerance_um)
+    pairs = _pairs(arguments)
+    outputs = planned_scores(arguments.output, pairs, reading, report=arguments.report, measures=arguments.measures)
+    check_outputs([outputs], files_of_pairs(pairs))
+    outputs.check_room()
+    report = EvaluationReport(len(pairs), reading, scoring) if arguments.report else None
+    tables = ScoreTables(outputs, scoring, reading)
+    scorer = _Scorer(reading, scoring, outputs, tables, report, arguments.max_ram, arguments.measures)
+    code = run_batch(pairs, scorer.score, lambda pair: pair.prediction, debug=arguments.debug)
+    if tables.evaluations:
+        summaries = summarise([one.scores for one in tables.evaluations], np.random.default_rng(_SEED))
+        files = tables.finish(summaries, report)
+        tell("\n".join(summary_lines(tables.evaluations, summaries)))
+        tell(f"wrote {arguments.output}/: {', '.join(file.name for file in files)}")
+    return code
+
+
+def _pairs(arguments: argparse.Namespace) -> list[Pair]:
+    """Return what is scored; nothing is where there are scores already, or images without a page to show them."""
+    table = arguments.output / "scores.csv"
+    if table.exists() and not arguments.force:
+        raise FileError(f"'{table}' exists; --force replaces it, -o DIR writes elsewhere")
+    pairs, notes = find_pairs(arguments.predictions, arguments.annotations, probability=arguments.sweep)
+    for note in notes:
+        tell(f"note: {note}")
+    if not arguments.images:
+        return pairs
+    if not arguments.report:
+        raise InputError("--image is for --report: add it, or leave the images out")
+    return with_images(pairs, inputs_from(arguments.images, raw=False))
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """Scores a pair into the tables, and into the page where one is made."""
+
+    reading: Reading
+    scoring: Scoring
+    outputs: Outputs
+    tables: ScoreTables
+    report: EvaluationReport | None
+    max_ram: int | None
+    measures: bool
+
+    def score(self, pair: Pair) -> Outcome:
+        """Read, compare, write."""
+        allowance = Allowance.of(self.max_ram)
+        check_reading(pair, self.reading, allowance)
+        masks = read_pair(pair, self.reading)
+        tell(f"  {masks.descriptions[0]} against {masks.descriptions[1]}")
+        for note in masks.notes:
+            tell(f"  note: {note}")
+        if masks.spacing_um is None:
+            tell("  note: no spacing stated, so nothing in µm; give --spacing")
+        check_scoring(pair, masks, allowance, measures=self.measures, report=self.report is not None)
+        evaluation = evaluate_pair(masks, pair, self.scoring)
+        if self.measures:
+            with self.outputs.staged() as folder:
+                write_vessels(folder, f"{pair.name}_predicted", masks.predicted)
+                write_vessels(folder, f"{pair.name}_annotated", masks.annotated)
+        if self.report is not None:
+            self.report.add(masks, evaluation)
+        self.tables.add(evaluation)
+        return Outcome(pair.prediction, "done", evaluation.scores.headline())

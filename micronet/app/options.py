@@ -1,0 +1,359 @@
+"""The command line of each script: one function builds one parser.
+
+Nothing here, and nothing this imports, loads what computes: ``--help`` and a slip of the pen are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from micronet.app.option_types import (
+    THREADS,
+    Real,
+    Sizes,
+    Whole,
+    axes_option,
+    bytes_option,
+    commands_option,
+    device_option,
+    dtype_option,
+    path_option,
+    spacing_option,
+    text_option,
+)
+from micronet.core.ram import SHARE
+from micronet.io.mesh import MESH_FORMATS
+
+__all__ = [
+    "MOST_PHANTOMS",
+    "bootstrap_parser",
+    "evaluate_parser",
+    "infer_parser",
+    "make_phantoms_parser",
+    "prepare_parser",
+    "settings_of",
+    "training_parser",
+]
+
+_Settings = TypeVar("_Settings")
+
+#: Phantoms of a set: its data-set file stays one that is read.
+MOST_PHANTOMS = 10_000
+# What may be chosen, of modules that load PyTorch or SciPy; tests/test_options.py holds that these say the same.
+DOMAINS, AVERAGES = ("intensity", "amplitude", "db", "log"), ("log", "linear")
+PRESETS = ("oct",)
+ENGINES = ("auto", "numba", "torch")
+RECIPES = ("default", "published")
+SEED = 43283
+TITLES = {"u-net": "µ-Net", "ur-net": "µr-Net"}
+
+
+def settings_of(kind: type[_Settings], arguments: argparse.Namespace, **others: Any) -> _Settings:
+    """Return settings, a dataclass: each field is what the option of its name says, if it is not among the others."""
+    names = (field.name for field in fields(kind) if field.name not in others)  # type: ignore[arg-type]
+    return kind(**{name: getattr(arguments, name) for name in names}, **others)
+
+
+def infer_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``infer.py``."""
+    p = argparse.ArgumentParser(description="Segment lumens in 3-D volumes; with no INPUT, the bundled demo.")
+    p.add_argument("inputs", nargs="*", type=path_option, metavar="INPUT", help="volumes, or folders of volumes")
+    _add_output(p, "predictions")
+    p.add_argument(
+        "--model",
+        type=text_option,
+        default="ur-net_phantom",
+        metavar="NAME|PATH",
+        help="weights (default: %(default)s)",
+    )
+    _add_refinement(p)
+    _add_y_crop(p, "look only at the first N voxels in depth (Y)")
+    p.add_argument("--intensity", choices=("as stored", "log"), default="as stored", help="log: of linear intensities")
+    _add_axes(p, "order of the axes, where the file does not say")
+    _add_spacing(p, "voxel size in µm")
+    _add_headerless(p, Sizes((3, 4)), "such as uint16")
+    _add_segment(p, "mask to take")
+    p.add_argument("--annotation", type=path_option, metavar="FILE", help="true mask to score the result against")
+    _add_report(p)
+    p.add_argument("--mesh", choices=MESH_FORMATS, help="write the surface of the lumen too, in µm")
+    _add_measures(p)
+    p.add_argument("--time-lapse", action="store_true", help="INPUT is a 4-D file, or the time points in their order")
+    p.add_argument("--interval", type=Real(1e-6, 1e9), metavar="SECONDS", help="from one time point to the next")
+    p.add_argument("--label-tiff", action="store_true", help="write the mask as a TIFF for Fiji as well")
+    p.add_argument("--device", type=device_option, default="cpu", help="cpu (default) or cuda")
+    _add_max_ram(p)
+    _add_force(p, "do again what was done, and replace it")
+    _add_computing(p)
+    _add_debug(p)
+    return p
+
+
+def evaluate_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``evaluate.py``."""
+    p = argparse.ArgumentParser(description="Score predicted masks against annotations.")
+    p.add_argument("predictions", nargs="+", type=path_option, metavar="PREDICTION", help="masks, or folders of masks")
+    p.add_argument(
+        "--annotation",
+        dest="annotations",
+        nargs="+",
+        type=path_option,
+        required=True,
+        metavar="FILE",
+        help="or folders",
+    )
+    _add_output(p, "scores")
+    p.add_argument("--sweep", action="store_true", help="predictions are probabilities: score at every threshold too")
+    _add_measures(p)
+    _add_threshold(p, "of probabilities")
+    p.add_argument(
+        "--beta",
+        type=Real(0.001, 1000),
+        default=2.0,
+        metavar="B",
+        help="of F-beta: recall counts B² times (%(default)s)",
+    )
+    p.add_argument(
+        "--tolerance", dest="tolerance_um", type=Real(0, 1e6), metavar="UM", help="of the NSD (default: one voxel)"
+    )
+    _add_y_crop(p, "look only at the first N voxels in depth (Y)")
+    _add_segment(p, "annotation to take")
+    p.add_argument(
+        "--prediction-segment", type=text_option, metavar="NAME|INDEX", help="which segment of a .seg.nrrd prediction"
+    )
+    _add_axes(p, "order of the axes, where files do not say")
+    _add_spacing(p, "voxel size in µm")
+    _add_report(p)
+    p.add_argument(
+        "--image",
+        dest="images",
+        nargs="+",
+        type=path_option,
+        default=[],
+        metavar="FILE",
+        help="shown in it; or folders",
+    )
+    _add_max_ram(p)
+    _add_force(p, "replace scores that are there")
+    _add_debug(p)
+    return p
+
+
+def prepare_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``prepare.py``."""
+    p = argparse.ArgumentParser(description="Make structural volumes of raw scans, or map finished masks back to them.")
+    p.add_argument("inputs", nargs="+", type=path_option, metavar="INPUT", help="scans or folders of B-scans; or masks")
+    p.add_argument(
+        "-o", "--output", type=path_option, metavar="DIR", help="default: struct_iso; of a mask, its own folder"
+    )
+    p.add_argument("--domain", choices=DOMAINS, help="what the numbers of the scan are; log is never taken twice")
+    p.add_argument("--average", choices=AVERAGES, default="log", help="what is averaged (default: %(default)s)")
+    p.add_argument(
+        "--iso", dest="iso_um", type=Real(1e-3, 1e6), default=4.5, metavar="UM", help="new voxel size (%(default)s)"
+    )
+    p.add_argument(
+        "--noise-floor", type=Real(-1e30, 1e30), metavar="N", help="in the scan's own numbers (default: measured)"
+    )
+    p.add_argument("--depth-axis", choices=("Z", "Y", "X"), default="Y", help="where light travels (%(default)s)")
+    p.add_argument(
+        "--refractive-index",
+        type=Real(1, 5, below=True),
+        default=1.0,
+        metavar="N",
+        help="of the sample, such as 1.38 (1)",
+    )
+    _add_axes(p, "order of the axes, slowest first, where the file does not say")
+    _add_spacing(p, "raw voxel size in µm")
+    _add_headerless(p, Sizes((3,)), "such as uint16; >u2 is big-endian")
+    p.add_argument(
+        "--back-to", type=path_option, metavar="RAW", help="INPUT are masks: write them on the grid of this scan"
+    )
+    p.add_argument(
+        "--record", type=path_option, metavar="JSON", help="what prepare.py wrote of RAW (default: looked for)"
+    )
+    _add_segment(p, "to map back")
+    p.add_argument("--interpolation", choices=("linear", "nearest"), default="linear", help="of masks (%(default)s)")
+    _add_force(p, "do again what was done, and replace it")
+    _add_debug(p)
+    return p
+
+
+def make_phantoms_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``make_phantoms.py``."""
+    p = argparse.ArgumentParser(description="Make simulated OCT volumes with annotations, and a data set of them.")
+    some = Whole(0, MOST_PHANTOMS)
+    many = Whole(1, MOST_PHANTOMS)
+    p.add_argument("count", nargs="?", type=many, default=1, metavar="N", help="how many; over a mask, images of each")
+    _add_output(p, "phantoms")
+    p.add_argument(
+        "--seed",
+        type=Whole(0, 2**31 - 1),
+        default=1,
+        metavar="S",
+        help="phantom k has the seed S + k - 1 (%(default)s)",
+    )
+    p.add_argument("--shape", type=Sizes((3,)), metavar="Z,Y,X", help="voxels of 4.5 µm (default: 217,260,218)")
+    _add_y_crop(p, "lumens and training end at this depth (Y); full size: 160")
+    p.add_argument("--vary", action="store_true", help="other optics for each seed, for training")
+    p.add_argument("--preset", choices=PRESETS, default="oct", help="the optics (default: %(default)s)")
+    p.add_argument("--time-points", type=many, default=1, metavar="T", help="one heart beat in T volumes each")
+    p.add_argument(
+        "--from-annotation", type=path_option, nargs="+", metavar="FILE", help="images over these masks instead"
+    )
+    _add_segment(p, "mask is the lumen")
+    _add_spacing(p, "of the mask, in µm")
+    p.add_argument("--validation", type=some, metavar="N", help="anatomies for validation (1, if there are two)")
+    p.add_argument("--test", type=some, metavar="N", help="anatomies for test (1, if there are three)")
+    p.add_argument("--hdf5", action="store_true", help="write phantoms.h5 too: groups data and label; needs h5py")
+    _add_force(p, "make again what is there, and replace it")
+    _add_debug(p)
+    return p
+
+
+def bootstrap_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``bootstrap_micrornet.py``."""
+    p = argparse.ArgumentParser(description="Turn the weights of a µ-Net into those of a µr-Net.")
+    p.add_argument(
+        "input",
+        nargs="?",
+        type=path_option,
+        metavar="IN",
+        help="µ-Net weights (default: trained_models/u-net_1600.pt when there, else the bundled u-net_phantom.pt)",
+    )
+    p.add_argument(
+        "output",
+        nargs="?",
+        type=path_option,
+        default=Path("checkpoints") / "ur-net_bootstrap.pt",
+        metavar="OUT",
+        help="default: %(default)s",
+    )
+    _add_force(p, "replace OUT when it exists")
+    _add_debug(p)
+    return p
+
+
+def training_parser(network: str) -> argparse.ArgumentParser:
+    """Return the parser of the script that trains a network of this name.
+
+    What a resumed session knows itself has no default here.
+    """
+    p = argparse.ArgumentParser(description=f"Train {TITLES[network]}; without --run, commands are typed or piped in.")
+    number = Whole(1, 1_000_000)
+    p.add_argument(
+        "--dataset", type=path_option, metavar="FILE", help="what to train on, a .toml (see datasets/README.md)"
+    )
+    p.add_argument(
+        "--data",
+        type=path_option,
+        action="append",
+        metavar="DIR",
+        help="a further folder that the data set may name files in",
+    )
+    p.add_argument("--recipe", choices=RECIPES, help="default: default")
+    p.add_argument(
+        "--run",
+        type=commands_option,
+        metavar="COMMANDS",
+        help='carry out commands and leave, such as "123; val; finish"',
+    )
+    p.add_argument("--resume", action="store_true", help="first go on with the session that was last, as it was set")
+    p.add_argument(
+        "--seed",
+        type=Whole(0, 2**31 - 1),
+        metavar="N",
+        help=f"of weights and order (default: {SEED}, as published)",
+    )
+    p.add_argument("--validate-every", type=number, metavar="N", help="steps between validations (default: 50)")
+    p.add_argument("--iterations", type=number, metavar="N", help="refinements of a µr-Net (default: 10)")
+    p.add_argument("--keep-every", type=number, metavar="N", help="keep the weights of every N steps (default: none)")
+    for option, folder in (("--checkpoints", "checkpoints"), ("--logs", "logs")):
+        p.add_argument(option, type=path_option, default=Path(folder), metavar="DIR", help="default: %(default)s")
+    _add_output(p, "predictions")
+    p.add_argument("--show", action="store_true", help="open the plot in a window each time it is drawn")
+    p.add_argument("--tensorboard", action="store_true", help="write TensorBoard scalars into the log folder")
+    _add_computing(p)
+    _add_debug(p)
+    return p
+
+
+def _add_refinement(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--iterations", type=Whole(1, 1_000_000), metavar="N", help="refinements of a µr-Net (default: 10)")
+    p.add_argument("--until-stable", action="store_true", help="refine until nothing changes (100 times at most)")
+    p.add_argument(
+        "--initial-mask",
+        type=path_option,
+        metavar="FILE|previous|blank",
+        help="start from this mask instead of a blank one; with --time-lapse from the last one's (default) or blank",
+    )
+    _add_threshold(p, "lumen is above it")
+
+
+def _add_output(p: argparse.ArgumentParser, folder: str) -> None:
+    p.add_argument("-o", "--output", type=path_option, default=Path(folder), metavar="DIR", help="default: %(default)s")
+
+
+def _add_threshold(p: argparse.ArgumentParser, text: str) -> None:
+    p.add_argument(
+        "--threshold", type=Real(0, 1, below=True), default=0.5, metavar="P", help=f"{text} (default: %(default)s)"
+    )
+
+
+def _add_y_crop(p: argparse.ArgumentParser, text: str) -> None:
+    p.add_argument("--y-crop", type=Whole(1, 1_000_000), metavar="N", help=text)
+
+
+def _add_axes(p: argparse.ArgumentParser, text: str) -> None:
+    p.add_argument("--axes", type=axes_option, metavar="ZYX", help=text)
+
+
+def _add_spacing(p: argparse.ArgumentParser, text: str) -> None:
+    p.add_argument("--spacing", dest="spacing_um", type=spacing_option, metavar="Z,Y,X", help=text)
+
+
+def _add_headerless(p: argparse.ArgumentParser, sizes: Sizes, such_as: str) -> None:
+    p.add_argument("--shape", type=sizes, metavar="A,B,C", help="sizes of a headerless .raw, slowest first")
+    p.add_argument("--dtype", type=dtype_option, metavar="TYPE", help=f"number type of a headerless .raw, {such_as}")
+
+
+def _add_segment(p: argparse.ArgumentParser, text: str) -> None:
+    p.add_argument("--segment", type=text_option, metavar="NAME|INDEX", help=f"which segment of a .seg.nrrd {text}")
+
+
+def _add_report(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--report", action="store_true", help="write a page too, with slices to scroll through (HTML)")
+
+
+def _add_measures(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--measures", action="store_true", help="write tables too: vessels, and their centrelines with radii"
+    )
+
+
+def _add_max_ram(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--max-ram",
+        type=bytes_option,
+        metavar="SIZE",
+        help=f"memory to take at most, such as 3GB (default: {100 * SHARE:.0f} %% of what is free)",
+    )
+
+
+def _add_computing(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--threads", type=THREADS, metavar="N", help="threads to work with (default: physical cores)")
+    p.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="auto",
+        help="who computes the networks: auto (default) takes numba on the CPU where it is installed",
+    )
+
+
+def _add_force(p: argparse.ArgumentParser, text: str) -> None:
+    p.add_argument("--force", action="store_true", help=text)
+
+
+def _add_debug(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--debug", action="store_true", help="show the whole traceback when something fails")
