@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,16 +21,13 @@ from micronet.networks.normalize import normalize_mask, standardize
 from micronet.networks.padding import Padding
 from micronet.networks.registry import network_of
 from micronet.segment.refine import Iteration, refine
-from micronet.training.distortion.distort import distort, sample_distortion, size_map
 from micronet.training.losses import fbeta_loss
 from micronet.training.recipe import NUMPY_SEED, RECIPES, Plan, Recipe, learning_rate
+from micronet.training.round_masks import RoundMasks
 from micronet.training.soap import Soap
+from micronet.training.streams import ORDER, OWN_MASK, VIEW, stream
 
 __all__ = ["StepReport", "Trainer", "ValidationReport"]
-
-# What a stream of random numbers is for; with the seed and a counter it names one stream, so that a resumed run
-# needs no generator's state, only the counters.
-_ORDER, _DISTORTION, _VIEW, _OWN_MASK = range(4)
 
 
 class _StoppedError(Exception):
@@ -136,10 +132,7 @@ class Trainer:
         self._refines = self.network.refines
         self._legacy = np.random.RandomState(seed)
         self._legacy_at_round = self._legacy.get_state(legacy=True)
-        self._size_maps: list[NDArray[np.uint8]] = []
-        self._masks: list[NDArray[Any]] | None = None
-        self._next_masks: Future[list[NDArray[Any]]] | None = None
-        self._background = ThreadPoolExecutor(max_workers=1)
+        self._rounds = RoundMasks([sample.mask for sample in self.train_samples], recipe.distortion, seed)
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         kind = Soap if self.recipe.optimizer == "soap" else torch.optim.Adam
@@ -210,10 +203,10 @@ class Trainer:
             self.plan.rounds -= 1
             self.plan.passes_left = self.plan.passes
             self.rounds_begun += 1
-            self._masks = None
+            self._rounds.present = None
             if self._refines and self.recipe.published_draws:
                 self._legacy_at_round = self._legacy.get_state(legacy=True)
-                self._masks = self._published_masks(self._legacy)
+                self._rounds.draw_published(self._legacy)
         self.plan.passes_left -= 1
         self.passes_begun += 1
         volumes = len(self.train_samples)
@@ -221,11 +214,8 @@ class Trainer:
             order = np.arange(volumes)
             self._legacy.shuffle(order)
         else:
-            order = self._stream(_ORDER, self.passes_begun).permutation(volumes)
+            order = stream(self.seed, ORDER, self.passes_begun).permutation(volumes)
         self.plan.order = order.tolist()
-
-    def _stream(self, purpose: int, *counters: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, purpose, *counters])
 
     def _take_step(self, index: int) -> StepReport:
         began = time.perf_counter()
@@ -274,7 +264,7 @@ class Trainer:
             start = mask.astype(np.float32)
             if mask.dtype == np.uint8:
                 start /= 255
-            rng = self._stream(_OWN_MASK, self.step)
+            rng = stream(self.seed, OWN_MASK, self.step)
             if rng.random() < self.recipe.own_masks:
                 if rng.random() < 0.5:
                     start = np.zeros_like(start)
@@ -291,7 +281,7 @@ class Trainer:
     def _view(self, sample: Sample) -> View:
         if self.recipe.augmentation is None:
             return View.whole(sample.image.shape)
-        rng = self._stream(_VIEW, self.step)
+        rng = stream(self.seed, VIEW, self.step)
         counted = sample.mask if sample.weight is None else sample.mask & sample.weight
         for _ in range(20):
             view = self.recipe.augmentation.draw(sample.image.shape, rng)
@@ -300,42 +290,14 @@ class Trainer:
         return View.whole(sample.image.shape)
 
     def _round_masks(self) -> list[NDArray[Any]]:
-        """Return the distorted masks of the present round; have those of the next one made meanwhile."""
-        if self._masks is None:
-            if self.recipe.published_draws:  # resumed in the middle of a round: draw again what it had drawn
-                again = np.random.RandomState()
-                again.set_state(self._legacy_at_round)
-                self._masks = self._published_masks(again)
-            elif self._next_masks is not None:
-                self._masks = self._next_masks.result()
-                self._next_masks = None
-            else:
-                self._masks = self._default_masks(self.rounds_begun)
-            if self.plan.rounds and not self.recipe.published_draws:
-                self._next_masks = self._background.submit(self._default_masks, self.rounds_begun + 1)
-        return self._masks
-
-    def _sizes(self, index: int) -> NDArray[np.uint8]:
-        while len(self._size_maps) <= index:
-            mask = self.train_samples[len(self._size_maps)].mask
-            self._size_maps.append(size_map(mask).astype(np.uint8))
-        return self._size_maps[index]
-
-    def _published_masks(self, legacy: np.random.RandomState) -> list[NDArray[Any]]:
-        masks: list[NDArray[Any]] = []
-        for index, sample in enumerate(self.train_samples):
-            ratio, bandwidth = sample_distortion(legacy)
-            masks.append(distort(sample.mask, self._sizes(index), ratio, bandwidth, legacy, "published"))
-        return masks
-
-    def _default_masks(self, round_number: int) -> list[NDArray[Any]]:
-        masks: list[NDArray[Any]] = []
-        for index, sample in enumerate(self.train_samples):
-            rng = self._stream(_DISTORTION, round_number, index)
-            ratio, bandwidth = sample_distortion(rng)
-            mask = distort(sample.mask, self._sizes(index), ratio, bandwidth, rng, self.recipe.distortion)
-            masks.append(np.rint(mask * 255).astype(np.uint8))
-        return masks
+        """Return the distorted masks of the present round."""
+        if self._rounds.present is not None:
+            return self._rounds.present
+        if self.recipe.published_draws:  # resumed in the middle of a round: draw again what it had drawn
+            again = np.random.RandomState()
+            again.set_state(self._legacy_at_round)
+            return self._rounds.draw_published(again)
+        return self._rounds.draw(self.rounds_begun, another=self.plan.rounds > 0)
 
     def validate(self, should_stop: Callable[[], bool] = lambda: False) -> ValidationReport:
         """Score the validation volumes, and keep the weights if they are the best so far.
@@ -418,7 +380,7 @@ class Trainer:
         self.plan = plan
         self._legacy.set_state(_unpacked(state["legacy"]))
         self._legacy_at_round = _unpacked(state["legacy_at_round"])
-        self._masks, self._next_masks = None, None
+        self._rounds.forget()
         for name in _COUNTERS:
             setattr(self, name, state[name])
         self.begun = self.step if begun is None else begun
