@@ -190,7 +190,7 @@ class TestEvaluate:
         common = ("a.seg.nrrd", "--annotation", "true.seg.nrrd", "--max-ram", size)
         code, _, err = call(evaluate, *common, "--measures", capsys=capsys)
         assert code == 2
-        assert "'a.seg.nrrd': --measures does not fit: about" in err
+        assert "'a.seg.nrrd': the table of vessels (--measures) does not fit: about" in err
         code, _, err = call(evaluate, *common, capsys=capsys)
         assert code == 0, err
 
