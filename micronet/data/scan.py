@@ -132,8 +132,8 @@ def structural_grid(grid: Volume, iso_um: float) -> tuple[Volume, tuple[float, f
     shape = tuple(output_size(size, ratio) for size, ratio in zip(grid.shape, (z, y, x), strict=True))
     if math.prod(shape) > _MOST_VOXELS:
         raise InputError(
-            f"voxels of {iso_um:g} µm {setting('iso_um')}: {' x '.join(f'{size:,}' for size in shape)} "
-            "of them are more than can be made"
+            f"at {iso_um:g} µm {setting('iso_um')} {' x '.join(f'{size:,}' for size in shape)} voxels "
+            "are more than can be made"
         )
     axes = grid.directions / lengths[:, None]
     origin = grid.origin + ((iso_um - lengths) / 2) @ axes
