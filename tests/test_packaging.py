@@ -45,6 +45,7 @@ def test_an_extra_asks_for_what_the_tests_are_run_with(project):
 
 def test_what_a_page_is_made_of_is_installed_with_it(root, project):
     patterns = project["tool"]["setuptools"]["package-data"]["micronet.report.page"]
-    files = [path.name for path in (root / "micronet" / "report" / "page").iterdir() if path.is_file() and path.suffix != ".py"]
+    page = root / "micronet" / "report" / "page"
+    files = [path.name for path in page.iterdir() if path.is_file() and path.suffix != ".py"]
     assert {"parts.html", "report.html", "report.css", "report.js"} <= set(files)
     assert [name for name in files if not any(fnmatch(name, pattern) for pattern in patterns)] == []
