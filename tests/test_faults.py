@@ -103,7 +103,7 @@ def test_a_signal_ends_the_work_leaves_no_half_written_file_and_keeps_what_was_t
     def send():
         while signal.getsignal(number) == signal.SIG_DFL:
             time.sleep(0.005)
-        while main_is_not_in("predict", "decimate_planes"):
+        while main_is_not_in("predict_whole", "_write_structural"):
             if over.wait(0.005):
                 return
         os.kill(os.getpid(), number)
