@@ -72,7 +72,7 @@ def infer(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, ..
                 told_whole = 0
                 for way in ("whole", "slabs"):
                     limit = UNLIMITED if way == "whole" else f"{ram.PROGRAM // 10**6 + int(0.8 * told_whole / 1e6)}MB"
-                    where = folder / "out"
+                    where = Path(tempfile.mkdtemp(dir=folder))  # nothing of an earlier run is in the way
                     code, peak, said = run(
                         "infer.py", folder / "a.nrrd", "-o", where, *common, *words,
                         "--threshold", MASKS[mask], "--max-ram", limit,
@@ -102,7 +102,7 @@ def evaluate(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str,
             )
     for option in [option for option in arguments.options if option in ("none", "--report", "--measures")]:
         words = () if option == "none" else (option,)
-        where = ("-o", folder / "scores", "--force")
+        where = ("-o", tempfile.mkdtemp(dir=folder), "--force")
         tiny = folder / "tiny_noise.seg.nrrd"
         _, base, _ = run("evaluate.py", tiny, "--annotation", tiny, *where, *words)
         for mask in arguments.masks:
