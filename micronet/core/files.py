@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from micronet.core.errors import FileError
 
-__all__ = ["atomic_path", "make_folder"]
+__all__ = ["atomic_path", "free_bytes", "make_folder"]
 
 # Bytes; what common file systems allow.
 _LONGEST_NAME = 255
@@ -64,6 +65,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # on a read-only disk there is none, and saying so would hide the error
             temporary.unlink(missing_ok=True)
+
+
+def free_bytes(folder: Path) -> int:
+    """Return how much room there is on the disk of a folder, which need not be there yet."""
+    here = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(here).free
 
 
 def make_folder(path: Path) -> None:

@@ -304,13 +304,15 @@ def check_outputs(planned: Sequence[Outputs], inputs: Iterable[Path], tells_case
         return None if identity is None else read.get(identity)
 
     claimed: dict[tuple[object, str], Path] = {}
+    apart: dict[Path, bool] = {}  # whether names that differ in case are two files there; tried once a folder
     for outputs in planned:
         outputs.check_names()
         for path in outputs.paths:
             if (source := source_of(path)) is not None:
                 raise InputError(f"'{path}' would replace '{source}', which this call reads; {ELSEWHERE}")
-            apart = _tells_case(path.parent) if tells_case is None else tells_case
-            other = claimed.setdefault(_place(path, apart), path)
+            if path.parent not in apart:
+                apart[path.parent] = _tells_case(path.parent) if tells_case is None else tells_case
+            other = claimed.setdefault(_place(path, apart[path.parent]), path)
             if other is not path:
                 one = f"'{path}'" if other == path else f"'{other}' and '{path}', one file on this disk,"
                 raise InputError(f"two inputs would both write {one}; run them apart {setting('output')}")

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import math
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.core.errors import FileError
+from micronet.core.files import free_bytes
 
 __all__ = ["Scratch", "check_room"]
 
@@ -24,8 +24,7 @@ _BLOCK_BYTES = 64 << 20
 
 def check_room(folder: Path, shape: tuple[int, ...]) -> None:
     """Raise FileError where a disk has no room for a volume of this shape; the folder need not be there yet."""
-    here = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    needed, free = 4 * math.prod(shape), shutil.disk_usage(here).free
+    needed, free = 4 * math.prod(shape), free_bytes(folder)
     if needed > free:
         raise FileError(
             f"cannot write '{folder}': {os.strerror(errno.ENOSPC)}; a volume of {' x '.join(map(str, shape))} voxels "

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from micronet.core.errors import FileError, InputError, setting
-from micronet.core.files import atomic_path
+from micronet.core.files import atomic_path, make_folder
 from micronet.core.names import existing
 from micronet.io.checks import is_file
 from micronet.networks.pickle_guard import checked_archive
@@ -183,10 +183,7 @@ def _write(path: Path, content: Any) -> None:
     # Through memory: torch's own writer reports a full disk as an error of its own, a plain write as an OSError.
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"cannot make the folder '{path.parent}': {error.strerror}") from error
+    make_folder(path.parent)
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 

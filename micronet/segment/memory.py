@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import nn
 
 from micronet.core import ram
 from micronet.core.errors import FileError, InputError, setting
+from micronet.core.files import free_bytes
 from micronet.core.ram import Allowance, size
 from micronet.networks import engine
 from micronet.networks.padding import Padding
@@ -204,8 +204,7 @@ def _wished(wish: str) -> str:
 
 
 def _check_room(folder: Path, needed: int) -> None:
-    here = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    free = shutil.disk_usage(here).free
+    free = free_bytes(folder)
     if free < needed:
         raise FileError(
             f"intermediate files take {size(needed)} in '{folder}', {size(free)} are free; allow more memory "
