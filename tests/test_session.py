@@ -425,13 +425,15 @@ def test_val_and_test_write_prediction_segmentation_and_preview_on_the_grid_of_t
     said = d.type("val", "test")
     for volume in ("validation_0", "test_0"):
         stem = f"{network.name}_2_{volume}{suffix}"
-        assert {f"{stem}.nrrd", f"{stem}.seg.nrrd", f"{stem}_preview.png"} <= set(files(tmp_path / "predictions"))
+        assert {f"{stem}_probability.nrrd", f"{stem}.seg.nrrd", f"{stem}_preview.png"} <= set(
+            files(tmp_path / "predictions")
+        )
     assert "caution: not independent" in said
     sample = data[1]["test"][0]
     expected = np.rint(255 * d.trainer.predict(sample)).astype(np.uint8)
     source = sitk.ReadImage(str(sample.entry.image))
     stem = str(tmp_path / "predictions" / f"{network.name}_2_test_0{suffix}")
-    found = sitk.ReadImage(f"{stem}.nrrd")
+    found = sitk.ReadImage(f"{stem}_probability.nrrd")
     assert (found.GetSpacing(), found.GetOrigin(), found.GetSize()) == (
         source.GetSpacing(),
         source.GetOrigin(),
@@ -464,9 +466,9 @@ def test_ctrl_c_while_volumes_are_segmented_is_recorded_as_interrupted(tmp_path,
     stem = f"ur-net_0_{split}_0_2"
     assert files(tmp_path / "predictions") == [
         f"{stem}.json",
-        f"{stem}.nrrd",
         f"{stem}.seg.nrrd",
         f"{stem}_preview.png",
+        f"{stem}_probability.nrrd",
     ]
 
 

@@ -99,7 +99,9 @@ def test_the_whole_published_recipe_runs_unattended(train, folder, recipe):
     checkpoints = files(folder / "checkpoints")
     assert {"u-net_dice_6.pt", "ur-net_bootstrap.pt", "ur-net_diceb0.5_12.pt"} <= set(checkpoints)
     assert model_for_state(load_state("checkpoints/ur-net_diceb0.5_12.pt")).name == "ur-net"
-    assert {"ur-net_12_validation_0_2.nrrd", "ur-net_12_test_0_2.seg.nrrd"} <= set(files(folder / "predictions"))
+    assert {"ur-net_12_validation_0_2_probability.nrrd", "ur-net_12_test_0_2.seg.nrrd"} <= set(
+        files(folder / "predictions")
+    )
     typed = json.loads((folder / "logs" / "ur-net.json").read_text(encoding="utf-8"))["commands"]
     assert [entry["command"] for entry in typed] == [
         "load bootstrap", "2 2", "rp 0.5", "1 2", "val", "test", "finish",

@@ -33,6 +33,7 @@ __all__ = [
     "evaluate_parser",
     "infer_parser",
     "make_phantoms_parser",
+    "new_dataset_parser",
     "prepare_parser",
     "settings_of",
     "training_parser",
@@ -232,6 +233,14 @@ def make_phantoms_parser() -> argparse.ArgumentParser:
     p.add_argument("--test", type=some, metavar="N", help="anatomies for test (1, if there are three)")
     p.add_argument("--hdf5", action="store_true", help="write phantoms.h5 too: groups data and label; needs h5py")
     _add_force(p, "make again what is there, and replace it")
+    _add_debug(p)
+    return p
+
+
+def new_dataset_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``new_dataset.py``."""
+    p = argparse.ArgumentParser(description="Write FOLDER/dataset.toml, which training takes, of what lies in FOLDER.")
+    p.add_argument("folder", type=path_option, metavar="FOLDER", help="images and their annotations")
     _add_debug(p)
     return p
 

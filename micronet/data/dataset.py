@@ -26,6 +26,7 @@ __all__ = [
     "DataSetError",
     "Entry",
     "Sample",
+    "check_dataset",
     "dataset_files",
     "hashes",
     "load_split",
@@ -92,6 +93,15 @@ def open_dataset(
         kept: _Images = {}  # for one volume: none of them will be trained on
         problems += [f"volume {one.entry.name}: {problem}" for problem in _try_load(one.entry, kept, one.readable)[1]]
     raise DataSetError(dataset.path, problems)
+
+
+def check_dataset(path: str | os.PathLike[str]) -> None:
+    """Read a data-set file and each of its volumes, one at a time; DataSetError with all that is wrong, as above."""
+    dataset, found, problems = read_all(Path(path), ())
+    for one in found:
+        problems += [f"volume {one.entry.name}: {problem}" for problem in _try_load(one.entry, {}, one.readable)[1]]
+    if problems:
+        raise DataSetError(dataset.path, problems)
 
 
 def load_split(dataset: DataSet, splits: Sequence[str] = SPLITS) -> dict[str, list[Sample]]:

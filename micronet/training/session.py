@@ -308,7 +308,8 @@ class Session:
                     return
                 scores = write_sample(outputs, sample, probability, trainer.threshold, self.run.name, trainer.step)
                 self._say(f"{sample.entry.name}: {score_line(scores)}")
-                self._say(f"  wrote {outputs.folder / outputs.record_path.stem}.nrrd, .seg.nrrd, _preview.png")
+                stem = outputs.folder / outputs.record_path.stem
+                self._say(f"  wrote {stem}.seg.nrrd, _probability.nrrd, _preview.png")
                 pooled += scores
         if len(samples) > 1:
             self._say(f"all {len(samples)}: {score_line(pooled)}")
