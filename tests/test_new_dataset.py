@@ -44,9 +44,9 @@ def test_images_beside_their_segmentations_are_split_by_embryo_and_told(lab, cap
     assert (code, err) == (0, "")
     assert out.splitlines() == [
         "images with a .seg.nrrd beside them: 4 volumes with annotation",
-        "train: 2 volumes of 1 embryos (e1_T04, e1_T12)",
-        "validation: 1 volumes of 1 embryos (e2_T07)",
-        "test: 1 volumes of 1 embryos (e10_T01)",
+        "train: 2 volumes of 1 embryo (e1_T04, e1_T12)",
+        "validation: 1 volume of 1 embryo (e2_T07)",
+        "test: 1 volume of 1 embryo (e10_T01)",
         "names that differ by a time point are one embryo, and stay together",
         f"wrote {lab / 'dataset.toml'}",
         "every annotation lies on its image; intensities are taken as stored, which should be logarithms:",

@@ -101,7 +101,8 @@ def _told(volumes: Sequence[AnnotatedVolume], splits: Sequence[str]) -> Iterable
     for split in SPLITS:
         names = [one.name for one, its in zip(volumes, splits, strict=True) if its == split]
         if names:
-            yield f"{split}: {len(names)} volumes of {len(embryos[split])} embryos ({listed(names)})"
+            counts = f"{_count(len(names), 'volume')} of {_count(len(embryos[split]), 'embryo')}"
+            yield f"{split}: {counts} ({listed(names)})"
     everyone = set().union(*embryos.values())
     if len(everyone) < len(volumes):
         yield "names that differ by a time point are one embryo, and stay together"
@@ -109,6 +110,10 @@ def _told(volumes: Sequence[AnnotatedVolume], splits: Sequence[str]) -> Iterable
         yield "note: one embryo only, so there is none to validate on: add another, or keep a part of it (key: within)"
     if both := (embryos["train"] | embryos["validation"]) & embryos["test"]:
         yield f"note: in test and in another split by their folders: {listed(sorted(both))}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _toml(folder: Path, volumes: Sequence[AnnotatedVolume], splits: Sequence[str]) -> str:
