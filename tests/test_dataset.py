@@ -242,6 +242,16 @@ def test_what_is_wrong_with_the_file_and_with_its_volumes_is_told_at_once_in_its
     assert "--" not in with_options(str(error.value))
 
 
+def test_what_is_wrong_with_the_defaults_is_told_once(lab):
+    changed = ("[defaults]", "[defaults]\nlables = 3\naxes = 5")
+    with pytest.raises(DataSetError, match="has 2 problems") as error:
+        rewrite(lab, changed)
+    assert [problem[:40] for problem in error.value.problems] == [
+        "[defaults]: unknown key 'lables'; did yo",
+        "[defaults]: axes = 5 must be a string",
+    ]
+
+
 def test_a_folder_that_may_be_allowed_is_still_told_by_its_option(lab):
     with pytest.raises(DataSetError) as error:
         rewrite(lab, ('image = "{name}.nrrd"', 'image = "../{name}.nrrd"'))

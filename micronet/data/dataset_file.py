@@ -147,9 +147,9 @@ def read_all(path: Path, also_in: Sequence[str | os.PathLike[str]]) -> tuple[Dat
     problems += [f"augmentation: {problem}" for problem in wrong]
     own = path.resolve().parent
     roots = [own.parent if own.name == "datasets" else own, *(Path(folder).resolve() for folder in also_in)]
-    tables = _tables(path, content)
-    found, wrong = _entries(tables, path.parent, roots)
-    splits = [table.get("split") for table in tables]
+    defaults, tables = _tables(path, content)
+    found, wrong = _entries(defaults, tables, path.parent, roots)
+    splits = [(defaults | table).get("split") for table in tables]
     problems += [*wrong, *_listed_twice([one.entry for one in found if "split" not in one.wrong])]
     if "train" not in splits and all(split in SPLITS for split in splits):  # a slip of the pen is told already
         problems.append('no volume with split = "train"')
@@ -184,23 +184,28 @@ def _unknown_keys(content: Mapping[str, Any]) -> list[str]:
     return [f"unknown key '{key}'; known: {known}" for key in sorted(unknown)]
 
 
-def _tables(path: Path, content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the table of each volume, with what the defaults say where it says nothing."""
+def _tables(path: Path, content: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the table of the defaults, and that of each volume."""
     defaults, tables = content.get("defaults", {}), content.get("volume", [])
     if not isinstance(defaults, dict) or not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
         raise DataSetError(path, ["defaults must be a table [defaults], volumes tables [[volume]]"])
-    return [defaults | table for table in tables]
+    return defaults, tables
 
 
-def _entries(tables: Sequence[Mapping[str, Any]], folder: Path, roots: Sequence[Path]) -> tuple[list[Found], list[str]]:
-    """Return the volumes that the file lists, and what is wrong with them and with the others."""
+def _entries(
+    defaults: dict[str, Any], tables: Sequence[dict[str, Any]], folder: Path, roots: Sequence[Path]
+) -> tuple[list[Found], list[str]]:
+    """Return the volumes that the file lists, and what is wrong with them, with the others and with the defaults."""
     found, problems = [], []
     for number, table in enumerate(tables, 1):
-        one, wrong = _entry(table, folder, roots)
-        problems += [f"volume {table.get('name', number)}: {problem}" for problem in wrong]
+        one, wrong = _entry(defaults | table, folder, roots)
+        own = f"volume {table.get('name', number)}"
+        for key, problem in wrong:
+            of_all = key in defaults and key not in table and key not in _PATHS  # these depend on the volume's name
+            problems.append(f"{'[defaults]' if of_all else own}: {problem}")
         if one is not None:
             found.append(one)
-    return found, problems
+    return found, list(dict.fromkeys(problems))
 
 
 def _listed_twice(entries: Sequence[Entry]) -> list[str]:
@@ -247,26 +252,27 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "spacing_um": (int, float, list),
 }
 _CHOICES = {"split": SPLITS, "labels": ("mask", "sparse"), "intensity": ("as stored", "log")}
-_NEEDED = ("name", "split", "image", "annotation")
+_PATHS = ("image", "annotation")
+_NEEDED = ("name", "split", *_PATHS)
 # A wrong value of one of these, left out, would make the volume another one.
 _READ_BY = {"segment", "labels", "intensity", "y_crop", "within", "axes", "spacing_um"}
 # What TOML calls a value.
 _KINDS = {str: "a string", int: "an integer", float: "a number", list: "an array", dict: "a table"}
 
 
-def _entry(table: Mapping[str, Any], folder: Path, roots: Sequence[Path]) -> tuple[Found | None, list[str]]:
-    """Return the volume of a table, None where it cannot be told which it is, and all that is wrong with the table."""
-    problems = [f"'{key}' is missing" for key in _NEEDED if key not in table]
+def _entry(table: Mapping[str, Any], folder: Path, roots: Sequence[Path]) -> tuple[Found | None, list[tuple[str, str]]]:
+    """Return the volume of a table, None where it cannot be told which it is, and all that is wrong, by its key."""
+    problems = [(key, f"'{key}' is missing") for key in _NEEDED if key not in table]
     values: dict[str, Any] = {}
     for key, value in table.items():
         if problem := _kind_problem(key, value, _TYPES):
-            problems.append(problem)
+            problems.append((key, problem))
             continue
         try:
             values[key] = _value(key, value)
         except InputError as error:
-            problems.append(str(error))
-    for key in {"image", "annotation"} & set(values):
+            problems.append((key, str(error)))
+    for key in [key for key in _PATHS if key in values]:
         if "{name}" in values[key] and "name" not in values:
             del values[key]
             continue
@@ -274,7 +280,7 @@ def _entry(table: Mapping[str, Any], folder: Path, roots: Sequence[Path]) -> tup
             path = existing(folder / values[key].replace("{name}", values.get("name", "")))
             values[key] = _inside(key, path, roots)
         except InputError as error:
-            problems.append(str(error))
+            problems.append((key, str(error)))
             del values[key]
     wrong = frozenset({*_NEEDED, *table} - set(values))
     if wrong & {"name", "image", "annotation"}:
@@ -323,9 +329,9 @@ def _in_its_words(problem: str) -> str:
         keys = [name for name in found[1].split(", ") if name in _TYPES]
         if not keys:
             return "" if found[1] in _NO_KEY else found[0]
-        return f"(key: {keys[0]})" if len(keys) == 1 else f"(keys: {', '.join(keys)})"
+        return f" (key{'' if len(keys) == 1 else 's'}: {', '.join(keys)})"
 
-    return SETTINGS.sub(named, problem).replace(" ;", ";").strip()
+    return re.sub(f" {SETTINGS.pattern}", named, problem)
 
 
 # Settings of other scripts, for which a data set has no key.
