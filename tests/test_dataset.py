@@ -145,6 +145,8 @@ def test_every_problem_of_the_file_is_told_at_once(lab):
         ("within = { t = [0, 5] }", "within has keys t; known: z, y, x"),
         ("spacing_um = [1, 2]", r"spacing_um = \[1, 2\] must be one positive length, or three"),
         ("spacing_um = -4.5", "must be one positive length"),
+        (f"axes = {'[' * 50}{']' * 50}", r"axes = \[\[\[\[..\]\]\]\] must be a string"),
+        ("axes = { a = true, b = 1979-05-27 }", "axes = { a = true, b = 1979-05-27 } must be a string"),
     ],
 )
 def test_bad_values_name_the_key_and_what_is_allowed(lab, line, message):

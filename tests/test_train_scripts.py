@@ -374,11 +374,13 @@ class Terminal:
 
 def test_at_a_terminal_ctrl_c_returns_to_the_prompt_and_everything_can_go_on(folder):
     with Terminal("--dataset", "data/tiny.toml", "--validate-every", "100", cwd=folder) as terminal:
+        terminal.until("type help for the commands")
         terminal.until("> ")
         terminal.type("900\n")
         assert "/1800 |" in terminal.until(" left loss 0.")
         assert " prec 0." in terminal.until("rate")
         terminal.press_ctrl_c()
+        terminal.until("stopping after this step")
         assert "interrupted, everything is kept: resume does the" in terminal.until("steps that are left")
         terminal.until("> ")
         terminal.type("stat\t\n")

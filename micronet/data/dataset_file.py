@@ -23,6 +23,7 @@ SPLITS = ("train", "validation", "test")
 _LARGEST_FILE = 1_000_000
 _MOST_DOTS = 200
 _MOST_USES = 1000
+_DEEPEST = 3  # nests of a value that a message shows
 # A screen of problems is enough to begin with.
 _MOST_PROBLEMS = 40
 _AXES = ("z", "y", "x")
@@ -196,7 +197,9 @@ def _entries(
     defaults: dict[str, Any], tables: Sequence[dict[str, Any]], folder: Path, roots: Sequence[Path]
 ) -> tuple[list[Found], list[str]]:
     """Return the volumes that the file lists, and what is wrong with them, with the others and with the defaults."""
-    found, problems = [], []
+    found = []
+    problems = [f"[defaults]: {_kind_problem(key, None, _TYPES)}" for key in defaults if key not in _TYPES]
+    defaults = {key: value for key, value in defaults.items() if key in _TYPES}
     for number, table in enumerate(tables, 1):
         one, wrong = _entry(defaults | table, folder, roots)
         own = f"volume {table.get('name', number)}"
@@ -313,12 +316,14 @@ def _value(key: str, value: Any) -> Any:
     return _spacing(value) if key == "spacing_um" else value
 
 
-def as_toml(value: Any) -> str:
-    """Return a value as a TOML file has it."""
+def as_toml(value: Any, depth: int = 0) -> str:
+    """Return a value as a TOML file has it; of deep nests only what is outside."""
+    if depth > _DEEPEST:
+        return ".."
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {as_toml(one)}" for key, one in value.items()) + " }"
+        return "{ " + ", ".join(f"{key} = {as_toml(one, depth + 1)}" for key, one in value.items()) + " }"
     if isinstance(value, list):
-        return f"[{', '.join(map(as_toml, value))}]"
+        return f"[{', '.join(as_toml(one, depth + 1) for one in value)}]"
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else str(value)
 
 
