@@ -24,6 +24,7 @@ SCRIPTS = (
     "make_phantoms",
     "train_micronet",
     "train_micrornet",
+    "train_network",
     "bootstrap_micrornet",
     "tools.make_bundled",
 )
