@@ -48,6 +48,7 @@ def read_annotation(
     spacing_um: ArrayLike | None = None,
     shape: Sequence[int] | None = None,
     dtype: DTypeLike | None = None,
+    flat: bool = False,
 ) -> Annotation:
     """Read a mask: one segment of a .seg.nrrd, or a volume of any format that holds bool, {0, 1} or {0, 255}.
 
@@ -62,6 +63,8 @@ def read_annotation(
         meant for the image; `dtype` of a .raw is uint8 unless given.
     spacing_um : (3,) array-like, optional
         Distance between voxels along (Z, Y, X) in µm; stands above what the file states.
+    flat : bool
+        As `read_volume`.
 
     Returns
     -------
@@ -75,14 +78,14 @@ def read_annotation(
         If the file cannot be read as a volume or segmentation.
     """
     found = regular_file(path)
-    suffix = suffix_of(found)
+    suffix = ".png" if flat and found.suffix.lower() == ".png" else suffix_of(found)
     if suffix in (".nrrd", ".nhdr") and has_segments(nrrd.read_header(found)):
         segmentation = read_segmentation(found, spacing_um=spacing_um)
         chosen = segmentation.choose(segment)
         return Annotation(segmentation.mask(chosen), chosen, segmentation.describe(chosen))
     if dtype is None and suffix == ".raw":
         dtype = "uint8"
-    volume = read_with(found, ReadOptions(axes, spacing_um, shape, dtype, yield_to_file=True))
+    volume = read_with(found, ReadOptions(axes, spacing_um, shape, dtype, yield_to_file=True, flat=flat))
     mask = volume.with_array(_binary(volume.array, found))
     return Annotation(mask, None, f"mask ({np.count_nonzero(mask.array):,} voxels) of '{found.name}'")
 
@@ -93,17 +96,19 @@ def claimed_bytes(
     axes: str | None = None,
     shape: Sequence[int] | None = None,
     dtype: DTypeLike | None = None,
+    flat: bool = False,
 ) -> int:
     """Return how many bytes the voxels of a mask file take, by its header; arguments and errors as `read_annotation`.
 
     For a segmentation with layers these are all of them.
     """
     found = regular_file(path)
-    if suffix_of(found) in (".nrrd", ".nhdr"):
+    suffix = ".png" if flat and found.suffix.lower() == ".png" else suffix_of(found)
+    if suffix in (".nrrd", ".nhdr"):
         return nrrd.claimed_bytes(nrrd.read_header(found))
-    if dtype is None and suffix_of(found) == ".raw":
+    if dtype is None and suffix == ".raw":
         dtype = "uint8"
-    with open_stack_with(found, ReadOptions(axes, None, shape, dtype, yield_to_file=True)) as stack:
+    with open_stack_with(found, ReadOptions(axes, None, shape, dtype, yield_to_file=True, flat=flat)) as stack:
         return stack.grid.array.nbytes
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from micronet.core.errors import FileError, InputError, setting
 from micronet.core.files import atomic_path
 from micronet.core.volume import Volume
-from micronet.io.checks import ReadOptions, build_volume, check_dtype, from_file, one_line, unstated_axes
+from micronet.io.checks import ReadOptions, build_volume, check_dtype, from_file, native, one_line, unstated_axes
 from micronet.io.recording import FlatData, Recording, open_flat_recording, recording_axes
 from micronet.io.stack import Stack, open_flat
 from micronet.io.units import without_spacing
@@ -41,6 +42,21 @@ def read(path: Path, options: ReadOptions) -> Volume:
         array = from_file(stream, dtype, shape[::-1] if fortran_order else shape, path)
     array, notes = unstated_axes(array.T if fortran_order else array, options, path)
     return build_volume(path, array, notes=(*notes, *_no_spacing(path, options)))
+
+
+def shape_of(path: Path) -> tuple[int, ...]:
+    """Return the shape of a .npy by its header, slowest axis first."""
+    _, shape, _, fortran_order = _layout(path, ReadOptions())
+    return shape[::-1] if fortran_order else shape
+
+
+def read_array(path: Path) -> NDArray[Any]:
+    """Read a .npy of any number of axes."""
+    start, shape, dtype, fortran_order = _layout(path, ReadOptions())
+    with path.open("rb") as stream:
+        stream.seek(start)
+        array = from_file(stream, dtype, shape[::-1] if fortran_order else shape, path)
+    return native(array.T if fortran_order else array)
 
 
 def open_stack(path: Path, options: ReadOptions) -> Stack:

@@ -126,6 +126,7 @@ def read_volume(
     shape: Sequence[int] | None = None,
     dtype: DTypeLike | None = None,
     byteorder: str | None = None,
+    flat: bool = False,
 ) -> Volume:
     """Read a 3-D volume: NRRD, NIfTI, TIFF, .npy or headerless .raw, chosen by suffix.
 
@@ -144,6 +145,9 @@ def read_volume(
         type, and ``"little"`` (the default) or ``"big"``. Other formats state theirs, and these are not
         looked at.
 
+    flat : bool
+        Take a 2-D image too (grey PNG, TIFF, .npy), as a volume of one plane.
+
     Returns
     -------
     Volume
@@ -158,14 +162,15 @@ def read_volume(
     InputError
         If an option is malformed, or `axes` contradicts what the file states.
     """
-    return read_with(path, ReadOptions(axes, spacing_um, shape, dtype, byteorder))
+    return read_with(path, ReadOptions(axes, spacing_um, shape, dtype, byteorder, flat=flat))
 
 
 def read_with(path: str | os.PathLike[str], options: ReadOptions) -> Volume:
     """Read a volume as `read_volume` does, the options in one object."""
     found = regular_file(path)
     with reading(found):
-        volume: Volume = _module(found).read(found, options)
+        plane = import_module("micronet.io.images").read_plane(found, options) if options.flat else None
+        volume: Volume = _module(found).read(found, options) if plane is None else plane
     return volume if options.spacing_um is None else volume.with_spacing(options.spacing_um)
 
 
@@ -177,12 +182,13 @@ def open_stack(
     shape: Sequence[int] | None = None,
     dtype: DTypeLike | None = None,
     byteorder: str | None = None,
+    flat: bool = False,
 ) -> Stack:
     """Open a volume, or a folder of B-scans, of which planes are read when they are asked for.
 
     Parameters
     ----------
-    path, axes, spacing_um, shape, dtype, byteorder
+    path, axes, spacing_um, shape, dtype, byteorder, flat
         As `read_volume`; `path` may also be a folder of 2-D images, see `micronet.io.bscans`.
 
     Returns
@@ -195,7 +201,7 @@ def open_stack(
     FileError, InputError
         As `read_volume`. What is wrong with the voxels shows when they are read.
     """
-    return open_stack_with(path, ReadOptions(axes, spacing_um, shape, dtype, byteorder))
+    return open_stack_with(path, ReadOptions(axes, spacing_um, shape, dtype, byteorder, flat=flat))
 
 
 def open_stack_with(path: str | os.PathLike[str], options: ReadOptions) -> Stack:
@@ -205,7 +211,8 @@ def open_stack_with(path: str | os.PathLike[str], options: ReadOptions) -> Stack
     else:
         found = regular_file(path)
         with reading(found):
-            stack = _module(found).open_stack(found, options)
+            plane = import_module("micronet.io.images").open_plane(found, options) if options.flat else None
+            stack = _module(found).open_stack(found, options) if plane is None else plane
     return stack if options.spacing_um is None else replace(stack, grid=stack.grid.with_spacing(options.spacing_um))
 
 

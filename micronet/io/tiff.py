@@ -154,6 +154,12 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
     return recording
 
 
+def is_image(path: Path) -> bool:
+    """Whether a TIFF holds a single grey image."""
+    with _decoding(path), _opened(path) as tif:
+        return len(tif.pages) == 1 and sorted(tif.series[0].axes) == ["X", "Y"]
+
+
 def read_image(path: Path) -> NDArray[Any]:
     """Read a TIFF of one page as a 2-D array."""
     with _decoding(path), _opened(path) as tif:

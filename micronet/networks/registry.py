@@ -19,6 +19,7 @@ from micronet.networks.models import MINIMUM_AXIS, MicroNet, MicroRNet
 
 __all__ = [
     "Network",
+    "dimensions_of",
     "engine_parameters",
     "entries",
     "model_for_state",
@@ -239,6 +240,11 @@ def model_for_state(state: Mapping[str, Tensor]) -> nn.Module:
             raise InputError(f"weights hold values that are not finite, first in '{key}'")
     candidates[nearest].load_state_dict(state)
     return candidates[nearest]
+
+
+def dimensions_of(model: nn.Module) -> int:
+    """Return 2 for a network that looks at every (Y, X) slice by itself, else 3."""
+    return model.build.dimensions if isinstance(model, library.LibraryNetwork) else 3
 
 
 def engine_parameters(model: nn.Module) -> dict[str, Tensor]:

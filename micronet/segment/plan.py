@@ -146,7 +146,8 @@ def plan_room(task: Task) -> Memory:
     """Decide, by the headers alone, whether the volume is segmented whole or in slabs."""
     path, job, time_point = task.path, task.job, task.time_point
     if time_point is None:
-        with open_stack(path, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype) as stack:
+        how: dict[str, Any] = {"axes": job.axes, "spacing_um": job.spacing_um, "shape": job.shape, "dtype": job.dtype}
+        with open_stack(path, **how, flat=task.weights.flat) as stack:
             grid = stack.grid
     else:
         grid = time_point.volume
@@ -179,4 +180,4 @@ def _mask_bytes(mask: Path, task: Task) -> int:
     before = None if task.time_point is None else task.time_point.before
     if mask == task.soft_start and before is not None and before.levels is not None:
         return before.levels.nbytes
-    return claimed_bytes(mask, axes=task.job.axes, shape=task.job.shape)
+    return claimed_bytes(mask, axes=task.job.axes, shape=task.job.shape, flat=task.weights.flat)

@@ -40,9 +40,9 @@ class Inputs:
 def read_inputs(task: Task, say: Callable[[str], None]) -> Inputs:
     """Read all that a task needs, and tell the person; MicronetError for bad input."""
     path, job, time_point = task.path, task.job, task.time_point
-    volume = read_job_volume(path, job) if time_point is None else time_point.volume
+    volume = read_job_volume(path, job, task.weights.flat) if time_point is None else time_point.volume
     say(f"  volume      {_described(volume)}")
-    notes = [*volume.notes, *_padding_notes(volume, job)]
+    notes = [*volume.notes, *_padding_notes(volume, job, task.weights.network.smallest_axis)]
     for note in notes:
         say(f"              note: {note}")
     if job.measures and volume.spacing_um is None:
@@ -68,14 +68,14 @@ def read_inputs(task: Task, say: Callable[[str], None]) -> Inputs:
     return Inputs(volume, start, annotation, notes, outside)
 
 
-def read_job_volume(path: Path, job: Job) -> Volume:
+def read_job_volume(path: Path, job: Job, flat: bool = False) -> Volume:
     """Read a volume as the settings say; errors as `micronet.io.read_volume`."""
-    return read_volume(path, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype)
+    return read_volume(path, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype, flat=flat)
 
 
-def _padding_notes(volume: Volume, job: Job) -> list[str]:
+def _padding_notes(volume: Volume, job: Job, least: int) -> list[str]:
     depth, height, width = volume.shape
-    note = Padding((depth, min(job.y_crop or height, height), width)).note
+    note = Padding((depth, min(job.y_crop or height, height), width), least).note
     return [] if note is None else [note]
 
 
@@ -87,7 +87,12 @@ def _read_mask(
         return volume, None
     job = task.job
     annotation = read_annotation(
-        mask_path, segment=job.segment, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape
+        mask_path,
+        segment=job.segment,
+        axes=job.axes,
+        spacing_um=job.spacing_um,
+        shape=job.shape,
+        flat=task.weights.flat,
     )
     volume, mask, note = share_grid(volume, annotation.mask, str(task.path), str(mask_path))
     say(f"  {role:<12}{annotation.description}")

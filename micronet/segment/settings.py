@@ -17,7 +17,7 @@ from micronet.io import files_read_with, volume_stem
 from micronet.io.mesh import MESH_FORMATS
 from micronet.measure.lumen_files import surface_path, vessel_paths
 from micronet.networks.card import card_path
-from micronet.networks.registry import Network, network_of
+from micronet.networks.registry import Network, dimensions_of, network_of
 from micronet.networks.weights import load_model
 
 __all__ = ["MADE_BY", "Job", "Weights", "check_results", "check_stems", "read_beside"]
@@ -45,6 +45,11 @@ class Weights:
     def network(self) -> Network:
         """What the registry knows of it."""
         return network_of(self.model)
+
+    @property
+    def flat(self) -> bool:
+        """Whether the network looks at slices, and so at images too."""
+        return dimensions_of(self.model) == 2
 
     def passes(self, job: Job) -> int:
         """Return how often this network looks at a volume, at most."""
