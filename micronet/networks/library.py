@@ -163,7 +163,7 @@ class LibraryNetwork(nn.Module):
 
     @property
     def _features_held(self) -> int:
-        """Numbers a voxel that a pass holds at the finest resolution, measured (as `tests/test_networks.py` does)."""
+        """Numbers a voxel that a pass holds at the finest resolution beside its outputs; measured."""
         return self.build.start_channels
 
     def scores(self, x: Tensor) -> list[Tensor]:
