@@ -31,6 +31,15 @@ pytest.importorskip("monai")
 CROP = (8, 8, 8)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """The last bits depend on the number of threads, and so small crops are quicker with one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def sample(name, seed=0, shape=(10, 12, 11)):
     rng = np.random.default_rng(seed)
     _, y, x = np.indices(shape)

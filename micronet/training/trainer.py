@@ -170,7 +170,9 @@ class Trainer:
                 self.seed,
             )
             background, lumen = self._crops.voxels
-            self._loss = loss_named(practice.loss, len(self.network.classes), lumen / (background + lumen))
+            self._loss = loss_named(
+                practice.loss, cast(LibraryNetwork, self.model).build.out_channels, lumen / (background + lumen)
+            )
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         if self.practice is not None:
