@@ -47,14 +47,14 @@ class Line(NamedTuple):
 def blocks_of(text: str) -> list[list[Line]]:
     """Return the commands of each code block: shell lines, and the transcript of a prompt."""
     blocks = []
-    for kind, body in re.findall(r"^ *```(sh|)\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE):
+    for kind, body in re.findall(r"^ *```(\w*)\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE):
         lines: list[Line] = []
         for written in body.splitlines():
             if kind == "sh":
                 lines += [Line(part.strip().removeprefix(".venv/bin/")) for part in written.split("&&")]
-            elif written.startswith("$ "):
+            elif not kind and written.startswith("$ "):
                 lines.append(Line(written[2:]))
-            elif written.startswith("> "):
+            elif not kind and written.startswith("> "):
                 said = re.split(r"  +", written[2:])[0]
                 lines[-1] = lines[-1]._replace(typed=(*lines[-1].typed, said))
         blocks.append([line for line in lines if line.text and not line.text.startswith("#")])
@@ -199,11 +199,20 @@ def test_every_command_of_a_document_is_understood(document, capsys):
                 pytest.fail(f"{line.text}\n{capsys.readouterr().err}")
 
 
+def anchors_of(path: Path) -> set[str]:
+    """Return what a link may point to inside a document: its headings, as sites that show Markdown name them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_link_of_a_document_leads_somewhere(document):
-    folder = (ROOT / document).parent
-    links = re.findall(r"\]\((?!https?:)([^)#\s]+)", (ROOT / document).read_text(encoding="utf-8"))
-    assert [link for link in links if not (folder / link).exists()] == []
+    written = (ROOT / document).read_text(encoding="utf-8")
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", written):
+        name, _, anchor = link.partition("#")
+        target = (ROOT / document).parent / name if name else ROOT / document
+        assert target.exists(), link
+        assert not anchor or anchor in anchors_of(target), link
 
 
 def test_the_map_names_every_document():
