@@ -3,6 +3,7 @@
 import importlib
 import io
 import re
+import runpy
 import shlex
 import shutil
 import sys
@@ -118,8 +119,12 @@ def stand_ins(folder: Path) -> None:
         folder / "edited.seg.nrrd", [(Segment(name="full seg"), mask), (Segment(name="checked"), slab)], embryo
     )
     (folder / "trained_models").mkdir()
-    for bundled, published in (("u-net_phantom", "u-net_1600"), ("ur-net_phantom", "ur-net_b0.5_1200")):
-        shutil.copy(ROOT / "trained_models" / f"{bundled}.pt", folder / "trained_models" / f"{published}.pt")
+    for bundled, name in (
+        ("u-net_phantom", "u-net_1600"),
+        ("ur-net_phantom", "ur-net_b0.5_1200"),
+        ("ur-net_phantom", "ur-net_phantom"),
+    ):
+        shutil.copy(ROOT / "trained_models" / f"{bundled}.pt", folder / "trained_models" / f"{name}.pt")
     volumes = "".join(
         f'[[volume]]\nname = "{name}"\nsplit = "{split}"\nimage = "{name}.nrrd"\nannotation = "{mask}"\n'
         for name, split, mask in (
@@ -171,6 +176,18 @@ def test_the_lines_of_the_documents_it_leads_to_run_too(run_lines, tmp_path):
     for name in ("segment", "scores", "prepare", "time_lapse"):
         assert run_lines((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8"))
     assert (tmp_path / "struct_iso" / "scan.nrrd").exists()
+
+
+def test_the_python_of_the_documents_runs(tmp_path, monkeypatch, engine_ready):
+    monkeypatch.chdir(tmp_path)
+    stand_ins(tmp_path)
+    text = "".join((ROOT / document).read_text(encoding="utf-8") for document in DOCUMENTS)
+    examples = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert examples
+    for example in examples:
+        Path("example.py").write_text(example, encoding="utf-8")
+        runpy.run_path("example.py")
+    assert read_volume("probability.nrrd").shape == read_volume("embryo.nrrd").shape
 
 
 def test_the_readme_is_short():
