@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bz2
 import math
+import os
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,8 +26,9 @@ from micronet.io.checks import ReadOptions, build_volume, check_axes, regular_fi
 from micronet.io.inflate import inflate
 from micronet.io.nrrd_geometry import axis_roles, geometry, geometry_fields, interval, named_axes, space_of, tells_axes
 from micronet.io.nrrd_header import NrrdHeader, format_whole, header_text, parse_header
-from micronet.io.recording import FlatData, Recording, open_flat_recording, recording_axes
-from micronet.io.stack import FilePlanes, Stack, build_grid
+from micronet.io.recording import Recording, open_flat_recording, recording_axes
+from micronet.io.source import Source
+from micronet.io.stack import FilePlanes, FlatData, Stack, build_grid
 
 __all__ = [
     "claimed_bytes",
@@ -78,44 +80,46 @@ _GZIP_LEVEL = 2
 _PIECE = 4 << 20
 
 
-def read(path: Path, options: ReadOptions) -> Volume:
+def read(source: Source, options: ReadOptions) -> Volume:
     """Read a 3-D NRRD; a further axis must have length 1."""
+    path = source.path
     check_axes(options, "ZYX", path)
-    header, data = read_array(path)
+    header, data = read_array(source)
     spatial, sizes = _spatial_sizes(header, path)
     return build_volume(path, data.reshape(sizes), **geometry(header, spatial, stated=options.spacing_um is not None))
 
 
-def open_stack(path: Path, options: ReadOptions) -> Stack:
+def open_stack(source: Source, options: ReadOptions) -> Stack:
     """Open a 3-D NRRD to read it plane by plane."""
+    path = source.path
     check_axes(options, "ZYX", path)
-    header, start = _header_and_end(path)
+    header, start = _header_and_end(source)
     dtype = _dtype(header)
     _sizes(header)
     spatial, sizes = _spatial_sizes(header, path)
     grid = build_grid(path, sizes, "ZYX", dtype, **geometry(header, spatial, stated=options.spacing_um is not None))
-    data_path, start, skip, encoding = _voxels(path, header, start, math.prod(sizes) * dtype.itemsize)
-    planes = FilePlanes(data_path, start, sizes, dtype, skip=skip, encoding=encoding)
-    return Stack(path, tuple(dict.fromkeys((path, data_path))), grid, "ZYX", planes, planes.close)
+    data = _voxels(source, header, start, math.prod(sizes) * dtype.itemsize)
+    planes = FilePlanes(source, data, sizes, dtype)
+    return Stack(path, tuple(dict.fromkeys((path, data.path))), grid, "ZYX", planes, planes.close)
 
 
-def open_recording(path: Path, options: ReadOptions) -> Recording:
+def open_recording(source: Source, options: ReadOptions) -> Recording:
     """Open a NRRD with a fourth axis, which is time, such as a sequence that 3D Slicer has written."""
+    path = source.path
     check_axes(options, "ZYX", path)
-    header, start = _header_and_end(path)
+    header, start = _header_and_end(source)
     dtype = _dtype(header)
     sizes = tuple(reversed(_sizes(header)))
     axes, notes = _axes_with_time(header, options, path)
     spatial = [axes[::-1].index(letter) for letter in "XYZ"]
     interval_s, lost = interval(header, spatial)
     placed = geometry(header, spatial, stated=options.spacing_um is not None)
-    data_path, start, skip, encoding = _voxels(path, header, start, math.prod(sizes) * dtype.itemsize)
     return open_flat_recording(
-        path,
+        source,
         sizes,
         axes,
         dtype,
-        FlatData(data_path, start, skip, encoding),
+        _voxels(source, header, start, math.prod(sizes) * dtype.itemsize),
         interval_s=interval_s,
         **placed | {"notes": (*placed["notes"], *notes, *lost)},
     )
@@ -144,20 +148,20 @@ def _axes_with_time(header: NrrdHeader, options: ReadOptions, path: Path) -> tup
     return "".join(reversed(letters)), tuple(notes)
 
 
-def _header_and_end(path: Path) -> tuple[NrrdHeader, int]:
-    with path.open("rb") as stream:
-        return parse_header(_lines(stream, path), str(path)), stream.tell()
+def _header_and_end(source: Source) -> tuple[NrrdHeader, int]:
+    with source.open() as stream:
+        return parse_header(_lines(stream, source.path), str(source.path)), stream.tell()
 
 
-def _voxels(path: Path, header: NrrdHeader, start: int, expected: int) -> tuple[Path, int, int, str]:
-    """Return the file that holds the voxels, where they begin in it, the bytes to skip when unpacked, the encoding."""
-    data_path = path
+def _voxels(source: Source, header: NrrdHeader, start: int, expected: int) -> FlatData:
+    """Return where the voxels lie, `expected` bytes; the header ends at byte `start`."""
+    data_path = source.path
     if "data file" in header.fields:
-        data_path, start = _data_path(path, header.fields["data file"]), 0
-    with data_path.open("rb") as stream:
+        data_path, start = _data_path(source.path, header.fields["data file"]), 0
+    with source.open(data_path) as stream:
         stream.seek(start)
         encoding, skip = _find_content(stream, header, expected, data_path)
-        return data_path, stream.tell(), skip, encoding
+        return FlatData(data_path, stream.tell(), skip, encoding)
 
 
 def _spatial_sizes(header: NrrdHeader, path: Path) -> tuple[list[int], tuple[int, ...]]:
@@ -197,10 +201,9 @@ def write(path: Path, volume: Volume, planes: Iterable[NDArray[Any]] | None = No
         write_planes(path, planes, volume.shape, volume.array.dtype, fields, pairs, encoding)
 
 
-def read_header(path: Path) -> NrrdHeader:
+def read_header(source: Source) -> NrrdHeader:
     """Read only the header of a NRRD file."""
-    with regular_file(path).open("rb") as stream:
-        return parse_header(_lines(stream, path), str(path))
+    return _header_and_end(source)[0]
 
 
 def claimed_bytes(header: NrrdHeader) -> int:
@@ -208,25 +211,20 @@ def claimed_bytes(header: NrrdHeader) -> int:
     return math.prod(_sizes(header)) * _dtype(header).itemsize
 
 
-def data_file(path: Path) -> Path | None:
+def data_file(source: Source) -> Path | None:
     """Return the file that holds the voxels of a detached header, None when they are in the file itself."""
-    header = read_header(path)
-    return _data_path(path, header.fields["data file"]) if "data file" in header.fields else None
+    header = read_header(source)
+    return _data_path(source.path, header.fields["data file"]) if "data file" in header.fields else None
 
 
-def read_array(path: Path) -> tuple[NrrdHeader, NDArray[Any]]:
+def read_array(source: Source) -> tuple[NrrdHeader, NDArray[Any]]:
     """Return the header and the array in the file's byte order, axes slowest first (``sizes`` reversed)."""
-    with regular_file(path).open("rb") as stream:
-        header = parse_header(_lines(stream, path), str(path))
-        sizes = _sizes(header)
-        dtype = _dtype(header)
-        expected = claimed_bytes(header)
-        if "data file" in header.fields:
-            data_path = _data_path(path, header.fields["data file"])
-            with data_path.open("rb") as data_stream:
-                content = _read_content(data_stream, header, expected, data_path)
-        else:
-            content = _read_content(stream, header, expected, path)
+    header, start = _header_and_end(source)
+    sizes, dtype, expected = _sizes(header), _dtype(header), claimed_bytes(header)
+    data = _voxels(source, header, start, expected)
+    with source.open(data.path) as stream:
+        stream.seek(data.start)
+        content = inflate(stream, data.encoding, expected, data.path, skip=data.skip)
     return header, np.frombuffer(content, dtype).reshape(sizes[::-1])
 
 
@@ -342,11 +340,6 @@ def _dtype(header: NrrdHeader) -> np.dtype[Any]:
     return dtype.newbyteorder("<" if endian == "little" else ">")
 
 
-def _read_content(stream: BinaryIO, header: NrrdHeader, expected: int, path: Path) -> bytearray:
-    encoding, skip = _find_content(stream, header, expected, path)
-    return inflate(stream, encoding, expected, path, skip=skip)
-
-
 def _find_content(stream: BinaryIO, header: NrrdHeader, expected: int, path: Path) -> tuple[str, int]:
     """Return the encoding and the bytes to skip of what is encoded; `stream` is left where that begins."""
     name = header.text("encoding").lower()
@@ -367,7 +360,7 @@ def _find_content(stream: BinaryIO, header: NrrdHeader, expected: int, path: Pat
             raise FileError(f"'{header.name}': line skip {line_skip} goes past the end of '{path}'")
     if byte_skip == -1:
         # The voxels are the last bytes of the file, whatever stands before them.
-        byte_skip = max(path.stat().st_size - stream.tell() - expected, 0)
+        byte_skip = max(os.fstat(stream.fileno()).st_size - stream.tell() - expected, 0)
     return encoding, byte_skip
 
 

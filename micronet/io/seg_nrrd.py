@@ -22,9 +22,10 @@ from micronet.core.errors import FileError, InputError, setting
 from micronet.core.names import name_key, same_name
 from micronet.core.volume import Volume, bounding_box
 from micronet.io import nrrd
-from micronet.io.checks import build_volume, reading, regular_file
+from micronet.io.checks import build_volume, reading
 from micronet.io.nrrd_geometry import axis_roles, geometry, geometry_fields
 from micronet.io.nrrd_header import NrrdHeader, escape, unescape
+from micronet.io.source import Input, opened
 
 __all__ = [
     "Segment",
@@ -151,12 +152,12 @@ class Segmentation:
         )
 
 
-def read_segmentation(path: str | os.PathLike[str], *, spacing_um: ArrayLike | None = None) -> Segmentation:
+def read_segmentation(path: Input, *, spacing_um: ArrayLike | None = None) -> Segmentation:
     """Read every segment of a .seg.nrrd, layered (4-D) or shared label map (3-D).
 
     Parameters
     ----------
-    path : path-like
+    path : path-like or Source
         The file.
     spacing_um : (3,) array-like, optional
         Distance between voxels along (Z, Y, X) in µm; stands above what the file states.
@@ -175,9 +176,9 @@ def read_segmentation(path: str | os.PathLike[str], *, spacing_um: ArrayLike | N
     As in 3D Slicer a segment without ``LabelValue`` has the value 1, and one without ``Layer`` lies in the
     layer of its own index (the only layer of a 3-D file).
     """
-    found = regular_file(path)
-    with reading(found):
-        header, data = nrrd.read_array(found)
+    with opened(path) as source, reading(source.path):
+        found = source.path
+        header, data = nrrd.read_array(source)
     fields = _segment_fields(header)
     if not fields:
         raise FileError(f"'{found}' holds no segments: there is no Segment0_Name in its header")

@@ -36,8 +36,9 @@ from micronet.io.checks import (
     spatial_order,
     to_zyx,
 )
-from micronet.io.recording import FlatData, Recording, open_flat_recording, recording_axes, recording_of
-from micronet.io.stack import FilePlanes, Stack, build_grid
+from micronet.io.recording import Recording, open_flat_recording, recording_axes, recording_of
+from micronet.io.source import Source
+from micronet.io.stack import FilePlanes, FlatData, Stack, build_grid
 from micronet.io.tiff_guard import Pages, check_packed, check_pages, check_size
 from micronet.io.tiff_ome import ome_pixels, ome_shape, ome_spacing
 from micronet.io.tiff_series import stack_series
@@ -88,9 +89,10 @@ _DAMAGE = (
 )
 
 
-def read(path: Path, options: ReadOptions) -> Volume:
+def read(source: Source, options: ReadOptions) -> Volume:
     """Read a 3-D TIFF."""
-    with _decoding(path), _opened(path) as tif:
+    path = source.path
+    with _decoding(path), _opened(source) as tif:
         series, shape, axes, geometry = _layout(tif, path, options)
         for page in series.pages:
             check_packed(tif, page, path)
@@ -98,18 +100,19 @@ def read(path: Path, options: ReadOptions) -> Volume:
     return build_volume(path, array, **geometry)
 
 
-def open_stack(path: Path, options: ReadOptions) -> Stack:
+def open_stack(source: Source, options: ReadOptions) -> Stack:
     """Open a 3-D TIFF to read it plane by plane."""
+    path = source.path
     with ExitStack() as opened:
         with _decoding(path):
-            tif = opened.enter_context(_opened(path))
+            tif = opened.enter_context(_opened(source))
             series, shape, axes, geometry = _layout(tif, path, options)
             grid = build_grid(path, shape, axes, series.dtype or np.dtype("V1"), **geometry)
         order = spatial_order(axes)
         sizes = tuple(size for size, letter in zip(shape, axes, strict=True) if letter in order)
         if series.dataoffset is not None:  # all voxels in one piece, which is how ImageJ writes more than 4 GB
             dtype = grid.array.dtype.newbyteorder(tif.byteorder)
-            flat = FilePlanes(path, series.dataoffset, sizes, dtype, exact=False)
+            flat = FilePlanes(source, FlatData(path, series.dataoffset, exact=False), sizes, dtype)
             return Stack(path, (path,), grid, order, flat, flat.close)
         opened.pop_all()
 
@@ -125,18 +128,19 @@ def open_stack(path: Path, options: ReadOptions) -> Stack:
     return Stack(path, (path,), grid, order, planes, tif.close)
 
 
-def open_recording(path: Path, options: ReadOptions) -> Recording:
+def open_recording(source: Source, options: ReadOptions) -> Recording:
     """Open a TIFF with an axis of time: an ImageJ hyperstack, an OME-TIFF, or a plain one whose axes are told."""
+    path = source.path
     with ExitStack() as opened:
         with _decoding(path):
-            tif = opened.enter_context(_opened(path))
+            tif = opened.enter_context(_opened(source))
             series, shape, axes, geometry = _layout(tif, path, options, time=True)
         dtype = np.dtype(series.dtype or "V1").newbyteorder(tif.byteorder)
         geometry["interval_s"] = _interval_s(tif, path)
         pages = shape[:-2] if axes.endswith("YX") else ()
         if series.dataoffset is not None:
             data = FlatData(path, series.dataoffset, exact=False)
-            return open_flat_recording(path, shape, axes, dtype, data, **geometry)
+            return open_flat_recording(source, shape, axes, dtype, data, **geometry)
         if "T" not in axes[:-2] or len(series.pages) != math.prod(pages):
             raise FileError(
                 f"'{path}' has {len(series.pages)} pages for {shape} ({axes}), so it cannot be read time point by time "
@@ -154,9 +158,10 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
     return recording
 
 
-def read_image(path: Path) -> NDArray[Any]:
+def read_image(source: Source) -> NDArray[Any]:
     """Read a TIFF of one page as a 2-D array."""
-    with _decoding(path), _opened(path) as tif:
+    path = source.path
+    with _decoding(path), _opened(source) as tif:
         series = tif.series[0]
         check_dtype(series.dtype or np.dtype("V1"), path)
         check_size(tif, series, path)
@@ -211,12 +216,13 @@ def write(path: Path, volume: Volume) -> None:
         )
 
 
-def _opened(path: Path) -> TiffFile:
-    with path.open("rb") as stream:
-        pages = check_pages(stream, path)
+def _opened(source: Source) -> TiffFile:
+    path, stream = source.path, source.open()
+    pages = check_pages(stream, path)
+    stream.seek(0)
     # tifffile looks at four pages and takes the others to be like the first; so it does with all pages of ImageJ.
     off = _OFF if pages.alike else _OFF | {"is_uniform": False}
-    tif = TiffFile(path, **off)  # type: ignore[arg-type]
+    tif = TiffFile(stream, **off)  # type: ignore[arg-type]
     if tif.is_imagej:
         try:
             _check_imagej_pages(tif, pages, path)
