@@ -19,9 +19,8 @@ from micronet.io.seg_nrrd import (
     Segment,
     Segmentation,
     read_segmentation,
-    write_mask_planes,
-    write_segmentation,
 )
+from micronet.io.seg_nrrd_write import write_mask_planes, write_segmentation
 from micronet.io.source import Source, Sources, opened
 from micronet.io.stack import Stack
 

@@ -7,12 +7,9 @@ reverse.
 
 from __future__ import annotations
 
-import bz2
 import math
 import os
-import sys
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.core.errors import FileError, setting
-from micronet.core.files import atomic_path
 from micronet.core.volume import Volume
-from micronet.io.checks import ReadOptions, build_volume, check_axes, regular_file, voxel_bytes
+from micronet.io.checks import ReadOptions, build_volume, check_axes, regular_file
 from micronet.io.inflate import inflate
-from micronet.io.nrrd_geometry import axis_roles, geometry, geometry_fields, interval, named_axes, space_of, tells_axes
-from micronet.io.nrrd_header import NrrdHeader, format_whole, header_text, parse_header
+from micronet.io.nrrd_geometry import axis_roles, geometry, interval, named_axes, tells_axes
+from micronet.io.nrrd_header import ENCODINGS, TYPES, NrrdHeader, parse_header
+from micronet.io.nrrd_write import write
 from micronet.io.recording import Recording, open_flat_recording, recording_axes
 from micronet.io.source import Source
 from micronet.io.stack import FilePlanes, FlatData, Stack, build_grid
@@ -39,44 +36,15 @@ __all__ = [
     "read_array",
     "read_header",
     "write",
-    "write_array",
-    "write_planes",
 ]
 
-_TYPES = {
-    "i1": ("int8", "signed char", "int8_t"),
-    "u1": ("uint8", "uchar", "unsigned char", "uint8_t"),
-    "i2": ("int16", "short", "short int", "signed short", "signed short int", "int16_t"),
-    "u2": ("uint16", "ushort", "unsigned short", "unsigned short int", "uint16_t"),
-    "i4": ("int32", "int", "signed int", "int32_t"),
-    "u4": ("uint32", "uint", "unsigned int", "uint32_t"),
-    "i8": (
-        "int64",
-        "longlong",
-        "long long",
-        "long long int",
-        "signed long long",
-        "signed long long int",
-        "int64_t",
-    ),
-    "u8": ("uint64", "ulonglong", "unsigned long long", "unsigned long long int", "uint64_t"),
-    "f4": ("float",),
-    "f8": ("double",),
-}
-_CODE_OF_TYPE = {name: code for code, names in _TYPES.items() for name in names}
-_ENCODINGS = {"raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
-_DATA_SUFFIX = {"raw": ".raw", "gzip": ".raw.gz", "bzip2": ".raw.bz2"}
-
-#: Fields that stay true of another array on the same grid.
-_CARRIED = ("content", "measurement frame", "centerings", "labels", "thicknesses")
+_CODE_OF_TYPE = {name: code for code, names in TYPES.items() for name in names}
 
 # Kinds of an axis that may be time; 3D Slicer calls it a list.
 _TIME_KINDS = frozenset({"time", "list", "domain", "none", "???"})
 
 _HEADER_LIMIT = 2 << 20
 _MOST_LINES, _LONGEST_SKIP = 100_000, 64 << 20
-# Level 2 of zlib: on masks and probabilities a few times faster than the default 6, files a little larger.
-_GZIP_LEVEL = 2
 _PIECE = 4 << 20
 
 
@@ -177,30 +145,6 @@ def _spatial_sizes(header: NrrdHeader, path: Path) -> tuple[list[int], tuple[int
     return spatial, tuple(sizes[axis] for axis in reversed(spatial))
 
 
-def write(path: Path, volume: Volume, planes: Iterable[NDArray[Any]] | None = None) -> None:
-    """Write a volume with its geometry, and what of its NRRD header is true of any array on its grid.
-
-    With `planes` the voxels come from there, in pieces along Z, and the volume's array only tells shape and type.
-
-    The encoding of the source file is kept, gzip where there is none. Fields that describe the values (``old
-    min``, ``sample units``) and the segments of a segmentation are not carried on.
-    """
-    fields = geometry_fields(volume)
-    pairs: dict[str, str] = {}
-    encoding = "gzip"
-    source = volume.header.get("nrrd")
-    if isinstance(source, NrrdHeader):
-        encoding = _ENCODINGS[source.text("encoding").lower()]
-        same_axes = source.integers("sizes") == list(reversed(volume.shape)) and space_of(source) == volume.space
-        carried = _CARRIED if same_axes else ("content",)
-        fields |= {name: source.fields[name] for name in carried if name in source.fields}
-        pairs |= {key: text for key, text in source.pairs.items() if not key.startswith("Segment")}
-    if planes is None:
-        write_array(path, volume.array, fields, pairs, encoding)
-    else:
-        write_planes(path, planes, volume.shape, volume.array.dtype, fields, pairs, encoding)
-
-
 def read_header(source: Source) -> NrrdHeader:
     """Read only the header of a NRRD file."""
     return _header_and_end(source)[0]
@@ -226,78 +170,6 @@ def read_array(source: Source) -> tuple[NrrdHeader, NDArray[Any]]:
         stream.seek(data.start)
         content = inflate(stream, data.encoding, expected, data.path, skip=data.skip)
     return header, np.frombuffer(content, dtype).reshape(sizes[::-1])
-
-
-def write_array(
-    path: Path,
-    array: NDArray[Any],
-    fields: Mapping[str, str],
-    pairs: Mapping[str, str],
-    encoding: str = "gzip",
-) -> None:
-    """Write an array (axes slowest first) under a header; for .nhdr the voxels go to a second file beside it.
-
-    Raises
-    ------
-    FileError
-        If NRRD has no name for the voxel type, or the file cannot be written.
-    """
-    array = np.ascontiguousarray(array.astype(np.uint8) if array.dtype == bool else array)
-    write_planes(path, [array], array.shape, array.dtype, fields, pairs, encoding)
-
-
-def write_planes(
-    path: Path,
-    planes: Iterable[NDArray[Any]],
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    fields: Mapping[str, str],
-    pairs: Mapping[str, str],
-    encoding: str = "gzip",
-) -> None:
-    """Write an array that comes in pieces along its slowest axis; `shape` and `dtype` are those of the whole."""
-    code = dtype.str[1:]
-    if code not in _TYPES:
-        raise FileError(
-            f"cannot write '{path}': NRRD has no voxels of type {dtype}; "
-            "convert to bool, an integer of 8 to 64 bits, float32 or float64"
-        )
-    big = dtype.byteorder == ">" or (dtype.byteorder == "=" and sys.byteorder == "big")
-    fields = dict(fields) | {
-        "type": _TYPES[code][0],
-        "dimension": format_whole([len(shape)]),
-        "sizes": format_whole(shape[::-1]),
-        "encoding": encoding,
-    }
-    if dtype.itemsize > 1:
-        fields["endian"] = "big" if big else "little"
-    if path.suffix.lower() != ".nhdr":
-        with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            stream.write(header_text(fields, pairs, path).encode() + b"\n")
-            _deflate(stream, planes, encoding)
-        return
-    data_path = path.with_suffix(_DATA_SUFFIX[encoding])
-    if not data_path.name.isprintable():
-        raise FileError(f"cannot write '{path}': a header cannot name '{data_path.name}'; write .nrrd instead")
-    fields["data file"] = data_path.name
-    # The inner file gets its name first: a header never stands beside voxels that are not there yet.
-    with atomic_path(path) as temporary, atomic_path(data_path) as data_temporary:
-        temporary.write_text(header_text(fields, pairs, path), encoding="utf-8", newline="\n")
-        with data_temporary.open("wb") as stream:
-            _deflate(stream, planes, encoding)
-
-
-def _deflate(stream: BinaryIO, planes: Iterable[NDArray[Any]], encoding: str) -> None:
-    if encoding == "raw":
-        for plane in planes:
-            stream.write(voxel_bytes(plane))
-        return
-    compressor = bz2.BZ2Compressor() if encoding == "bzip2" else zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, 31)
-    for plane in planes:
-        content = voxel_bytes(plane)
-        for start in range(0, len(content), _PIECE):
-            stream.write(compressor.compress(content[start : start + _PIECE]))
-    stream.write(compressor.flush())
 
 
 def _lines(stream: BinaryIO, path: Path) -> Iterator[str]:
@@ -343,9 +215,9 @@ def _dtype(header: NrrdHeader) -> np.dtype[Any]:
 def _find_content(stream: BinaryIO, header: NrrdHeader, expected: int, path: Path) -> tuple[str, int]:
     """Return the encoding and the bytes to skip of what is encoded; `stream` is left where that begins."""
     name = header.text("encoding").lower()
-    if name not in _ENCODINGS:
+    if name not in ENCODINGS:
         raise FileError(f"'{header.name}': encoding '{name}' cannot be read; save it as raw, gzip or bzip2")
-    encoding = _ENCODINGS[name]
+    encoding = ENCODINGS[name]
     line_skip, byte_skip = (_skip(header, name) for name in ("line skip", "byte skip"))
     if line_skip < 0 or byte_skip < -1 or (byte_skip == -1 and encoding != "raw"):
         raise FileError(f"'{header.name}': line skip {line_skip}, byte skip {byte_skip} cannot be followed")
