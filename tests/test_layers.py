@@ -25,7 +25,6 @@ LATE = {
     ("core.ownership", "fcntl"): "not on Windows",
     ("networks.engine", "micronet.networks.kernels"): "numba takes a second, and PyTorch can do without it",
     ("io.label_tiff", "tifffile"): "only who asks for a TIFF waits for it",
-    ("io.label_tiff", "micronet.io.tiff"): "it imports tifffile",
     ("io.nrrd_header", "nrrd"): "who has no NRRD does without it",
     ("report.page.html", "jinja2"): "only who asks for a page waits for it",
     ("measure.lumen_files", "micronet.measure.surface"): "it imports scikit-image, for meshes only",

@@ -15,6 +15,7 @@ from micronet.core.errors import FileError, InputError
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.ram import Allowance
+from micronet.io import Sources
 from micronet.measure.lumen_files import write_vessels
 from micronet.measure.pairs import (
     Pair,
@@ -86,9 +87,13 @@ class _Scorer:
 
     def score(self, pair: Pair) -> Outcome:
         """Read, compare, write."""
+        with Sources() as sources:
+            return self._score(pair, sources)
+
+    def _score(self, pair: Pair, sources: Sources) -> Outcome:
         allowance = Allowance.of(self.max_ram)
-        check_reading(pair, self.reading, allowance)
-        masks = read_pair(pair, self.reading)
+        check_reading(pair, self.reading, sources, allowance)
+        masks = read_pair(pair, self.reading, sources)
         tell(f"  {masks.descriptions[0]} against {masks.descriptions[1]}")
         for note in masks.notes:
             tell(f"  note: {note}")
@@ -101,6 +106,6 @@ class _Scorer:
                 write_vessels(folder, f"{pair.name}_predicted", masks.predicted)
                 write_vessels(folder, f"{pair.name}_annotated", masks.annotated)
         if self.report is not None:
-            self.report.add(masks, evaluation)
+            self.report.add(masks, evaluation, sources)
         self.tables.add(evaluation)
         return Outcome(pair.prediction, "done", evaluation.scores.headline())

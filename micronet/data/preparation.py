@@ -13,7 +13,6 @@ import numpy as np
 from micronet.core.errors import FileError, InputError, setting
 from micronet.core.names import write_name
 from micronet.core.ownership import REPLACE, Outputs, check_outputs
-from micronet.core.provenance import sha256_of
 from micronet.core.resample import antialias_sigma
 from micronet.core.volume import Volume
 from micronet.data.intensity import DOMAINS, Average, Domain
@@ -135,7 +134,7 @@ def asked_of(plan: Plan) -> dict[str, Any]:
     """Return what tells one result from another: the scan and the settings."""
     files = plan.stack.files
     return {
-        "input": {"path": write_name(plan.path), "files": len(files), "sha256": sha256_of(*files)},
+        "input": {"path": write_name(plan.path), "files": len(files), "sha256": plan.stack.sha256()},
         "parameters": plan.job.parameters(plan.domain),
     }
 

@@ -19,9 +19,9 @@ from micronet.io.seg_nrrd import (
     Segment,
     Segmentation,
     read_segmentation,
-    write_mask_planes,
-    write_segmentation,
 )
+from micronet.io.seg_nrrd_write import write_mask_planes, write_segmentation
+from micronet.io.source import Source, Sources, opened
 from micronet.io.stack import Stack
 
 __all__ = [
@@ -30,6 +30,8 @@ __all__ = [
     "Recording",
     "Segment",
     "Segmentation",
+    "Source",
+    "Sources",
     "Stack",
     "atomic_path",
     "claimed_bytes",
@@ -38,6 +40,7 @@ __all__ = [
     "is_volume_path",
     "open_recording",
     "open_stack",
+    "opened",
     "read_annotation",
     "read_segmentation",
     "read_volume",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from micronet.core.errors import InputError
 from micronet.core.volume import Volume
 from micronet.io import nrrd
-from micronet.io.checks import ReadOptions, regular_file
+from micronet.io.checks import ReadOptions
 from micronet.io.formats import open_stack_with, read_with, suffix_of
 from micronet.io.seg_nrrd import Segment, has_segments, read_segmentation
+from micronet.io.source import Input, opened
 
 __all__ = ["Annotation", "claimed_bytes", "read_annotation"]
 
@@ -41,7 +41,7 @@ class Annotation:
 
 
 def read_annotation(
-    path: str | os.PathLike[str],
+    path: Input,
     *,
     segment: str | int | None = None,
     axes: str | None = None,
@@ -53,7 +53,7 @@ def read_annotation(
 
     Parameters
     ----------
-    path : path-like
+    path : path-like or Source
         The file; a NRRD with segment names is a segmentation whatever it is called.
     segment : str or int, optional
         Name or index of the segment, see `Segmentation.choose`; a plain mask has none and is taken as it is.
@@ -74,21 +74,22 @@ def read_annotation(
     FileError
         If the file cannot be read as a volume or segmentation.
     """
-    found = regular_file(path)
-    suffix = suffix_of(found)
-    if suffix in (".nrrd", ".nhdr") and has_segments(nrrd.read_header(found)):
-        segmentation = read_segmentation(found, spacing_um=spacing_um)
-        chosen = segmentation.choose(segment)
-        return Annotation(segmentation.mask(chosen), chosen, segmentation.describe(chosen))
-    if dtype is None and suffix == ".raw":
-        dtype = "uint8"
-    volume = read_with(found, ReadOptions(axes, spacing_um, shape, dtype, yield_to_file=True))
+    with opened(path) as source:
+        found = source.path
+        suffix = suffix_of(found)
+        if suffix in (".nrrd", ".nhdr") and has_segments(nrrd.read_header(source)):
+            segmentation = read_segmentation(source, spacing_um=spacing_um)
+            chosen = segmentation.choose(segment)
+            return Annotation(segmentation.mask(chosen), chosen, segmentation.describe(chosen))
+        if dtype is None and suffix == ".raw":
+            dtype = "uint8"
+        volume = read_with(source, ReadOptions(axes, spacing_um, shape, dtype, yield_to_file=True))
     mask = volume.with_array(_binary(volume.array, found))
     return Annotation(mask, None, f"mask ({np.count_nonzero(mask.array):,} voxels) of '{found.name}'")
 
 
 def claimed_bytes(
-    path: str | os.PathLike[str],
+    path: Input,
     *,
     axes: str | None = None,
     shape: Sequence[int] | None = None,
@@ -98,13 +99,14 @@ def claimed_bytes(
 
     For a segmentation with layers these are all of them.
     """
-    found = regular_file(path)
-    if suffix_of(found) in (".nrrd", ".nhdr"):
-        return nrrd.claimed_bytes(nrrd.read_header(found))
-    if dtype is None and suffix_of(found) == ".raw":
-        dtype = "uint8"
-    with open_stack_with(found, ReadOptions(axes, None, shape, dtype, yield_to_file=True)) as stack:
-        return stack.grid.array.nbytes
+    with opened(path) as source:
+        suffix = suffix_of(source.path)
+        if suffix in (".nrrd", ".nhdr"):
+            return nrrd.claimed_bytes(nrrd.read_header(source))
+        if dtype is None and suffix == ".raw":
+            dtype = "uint8"
+        with open_stack_with(source, ReadOptions(axes, None, shape, dtype, yield_to_file=True)) as stack:
+            return stack.grid.array.nbytes
 
 
 def _binary(array: NDArray[Any], path: Path) -> NDArray[np.bool_]:

@@ -16,6 +16,7 @@ from micronet.core.errors import FileError, setting
 from micronet.core.names import name_key
 from micronet.io import tiff
 from micronet.io.checks import ReadOptions, check_dtype, clean_axes, one_line, reading, regular_file, spatial_order
+from micronet.io.source import opened
 from micronet.io.stack import Stack, build_grid
 from micronet.io.units import without_spacing
 
@@ -94,7 +95,8 @@ def _image(path: Path) -> NDArray[Any]:
     found = regular_file(path)
     with reading(found):
         if found.suffix.lower() in _TIFF:
-            array = tiff.read_image(found)
+            with opened(found) as source:
+                array = tiff.read_image(source)
             return array.astype(array.dtype.newbyteorder("="), copy=False)
         try:
             with _Bounded(found) as stream, Image.open(stream, formats=("PNG",)) as image:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from micronet.core.names import write_name
-from micronet.core.provenance import sha256_of, versions
-from micronet.io import files_of
+from micronet.core.provenance import versions
+from micronet.io import Sources, files_of
 from micronet.measure.pairs import Evaluation, MaskPair, Pair, Reading
 from micronet.measure.scores import RESAMPLES, Scoring, Summary
 from micronet.measure.tables import settings_of
@@ -61,8 +61,8 @@ class EvaluationReport:
         self._pairs, self._reading, self._scoring = pairs, reading, scoring
         self._entries: list[_Entry] = []
 
-    def add(self, masks: MaskPair, evaluation: Evaluation) -> None:
-        """Note a pair; FileError when its files have gone."""
+    def add(self, masks: MaskPair, evaluation: Evaluation, sources: Sources) -> None:
+        """Note a pair, whose files are open; FileError when one cannot be read."""
         voxels = VOXELS // min(self._pairs, _MOST_SHOWN)
         movie = Movie(Grid(masks.annotated.shape, masks.spacing_um, voxels))
         movie.add(masks.predicted.array, "prediction")
@@ -76,7 +76,7 @@ class EvaluationReport:
             mask_name="prediction",
         )
         histograms = _histograms(masks) if self._pairs == 1 else []
-        self._entries.append(_Entry(evaluation, shown, _files(evaluation.pair), histograms))
+        self._entries.append(_Entry(evaluation, shown, _files(evaluation.pair, sources), histograms))
 
     def write(self, path: Path, summaries: Sequence[Summary]) -> None:
         """Write the page of all pairs noted, of which there is at least one; FileError if that cannot be done."""
@@ -170,13 +170,10 @@ class EvaluationReport:
         return table(("", ""), rows)
 
 
-def _files(pair: Pair) -> dict[str, Any]:
+def _files(pair: Pair, sources: Sources) -> dict[str, Any]:
     roles = {"prediction": pair.prediction, "annotation": pair.annotation, "image": pair.image}
-    return {
-        role: {"path": write_name(path), "sha256": sha256_of(*files_of(path))}
-        for role, path in roles.items()
-        if path is not None
-    }
+    read = {role: sources.of(path) for role, path in roles.items() if path is not None}
+    return {role: {"path": write_name(one.path), "sha256": one.sha256(files_of(one))} for role, one in read.items()}
 
 
 def _scores(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from micronet.core.errors import InputError, setting
 from micronet.core.files import make_folder
 from micronet.core.outcome import Outcome
+from micronet.io import Sources
 from micronet.io.scratch import Scratch
 from micronet.networks import engine
 from micronet.segment.memory import Memory
@@ -76,7 +77,8 @@ def segment_file(
         For bad input, or too little memory; nothing has been written then.
     """
     try:
-        return _segment(Task(path, weights, job, time_point), say, on_iteration, force)
+        with Sources() as sources:
+            return _segment(Task(path, weights, job, sources, time_point), say, on_iteration, force)
     except MemoryError:
         raise InputError(f"'{path}': memory ran out; say how much may be taken {setting('max_ram')}") from None
     except torch.cuda.OutOfMemoryError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,8 @@ from micronet.core.errors import FileError, InputError, setting
 from micronet.core.names import write_name
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import Outputs, check_outputs
-from micronet.core.provenance import sha256_of
 from micronet.core.volume import Volume
-from micronet.io import claimed_bytes, files_of, open_stack, volume_stem
+from micronet.io import Source, Sources, claimed_bytes, files_of, open_stack, volume_stem
 from micronet.measure.footprint import least_bytes
 from micronet.networks.card import card_path
 from micronet.segment.memory import Memory, Need, plan_memory
@@ -46,14 +45,16 @@ class Found:
 class TimePoint:
     """One time point of a recording, read already.
 
-    `stem` names its files, `source` is what the record says of the input, and `start` the file with the probability
-    (0 to 255) that the refinement starts from, instead of the job's initial mask; `before` has the same in memory where
-    it was found in this run. `beside` is how many bytes the caller holds meanwhile, `on_found` receives what is found.
+    `stem` names its results, `source` is what the record says of the input, `files` what the input lies in, and `start`
+    the file with the probability (0 to 255) that the refinement starts from, instead of the job's initial mask;
+    `before` has the same in memory where it was found in this run. `beside` is how many bytes the caller holds
+    meanwhile, `on_found` receives what is found.
     """
 
     stem: str
     volume: Volume
     source: dict[str, Any]
+    files: tuple[Path, ...]
     start: Path | None = None
     before: Found | None = None
     beside: int = 0
@@ -62,11 +63,15 @@ class TimePoint:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A volume to segment: its file, the network and the settings; of a recording, the time point too."""
+    """A volume to segment: its file, the network and the settings; of a recording, the time point too.
+
+    `sources` are the files that are read, open from the plan until the task is done.
+    """
 
     path: Path
     weights: Weights
     job: Job
+    sources: Sources
     time_point: TimePoint | None = None
 
     @property
@@ -128,15 +133,16 @@ class Plan:
 def plan_task(task: Task) -> Plan:
     """Check what a task would write, and note what its result depends on; MicronetError where that cannot be."""
     weights, job, time_point = task.weights, task.job, task.time_point
-    files = {path: files_of(path) for path in (task.path, *task.masks.values())}
+    files = files_of(task.sources.of(task.path)) if time_point is None else time_point.files
+    masks = {role: task.sources.of(mask) for role, mask in task.masks.items()}
+    beside = [file for mask in masks.values() for file in files_of(mask)]
     outputs = job.outputs(task.stem)
-    read = [file for several in files.values() for file in several]
-    check_outputs([outputs], [*read, weights.path, card_path(weights.path)])
+    check_outputs([outputs], [*files, *beside, weights.path, card_path(weights.path)])
     done = outputs.read()
     asked = {
-        "input": _record_of(task.path, files[task.path]) if time_point is None else time_point.source,
+        "input": input_record(task.sources.of(task.path)) if time_point is None else time_point.source,
         "weights": {"path": write_name(weights.path), "sha256": weights.sha256, "network": weights.network.name},
-        "masks": {role: _record_of(mask, files[mask]) for role, mask in task.masks.items()},
+        "masks": {role: input_record(mask) for role, mask in masks.items()},
         "parameters": job.parameters(),
     }
     return Plan(task, outputs, asked, done)
@@ -146,7 +152,8 @@ def plan_room(task: Task) -> Memory:
     """Decide, by the headers alone, whether the volume is segmented whole or in slabs."""
     path, job, time_point = task.path, task.job, task.time_point
     if time_point is None:
-        with open_stack(path, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype) as stack:
+        source = task.sources.of(path)
+        with open_stack(source, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype) as stack:
             grid = stack.grid
     else:
         grid = time_point.volume
@@ -166,17 +173,13 @@ def plan_room(task: Task) -> Memory:
         raise InputError(f"'{path}': {error}") from error
 
 
-def input_record(path: Path) -> dict[str, Any]:
+def input_record(source: Source) -> dict[str, Any]:
     """Return what a record says of an input: its path and its hash."""
-    return _record_of(path, files_of(path))
-
-
-def _record_of(path: Path, files: Sequence[Path]) -> dict[str, Any]:
-    return {"path": write_name(path), "sha256": sha256_of(*files)}
+    return {"path": write_name(source.path), "sha256": source.sha256(files_of(source))}
 
 
 def _mask_bytes(mask: Path, task: Task) -> int:
     before = None if task.time_point is None else task.time_point.before
     if mask == task.soft_start and before is not None and before.levels is not None:
         return before.levels.nbytes
-    return claimed_bytes(mask, axes=task.job.axes, shape=task.job.shape)
+    return claimed_bytes(task.sources.of(mask), axes=task.job.axes, shape=task.job.shape)

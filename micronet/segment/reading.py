@@ -10,7 +10,7 @@ import numpy as np
 
 from micronet.core.errors import InputError, setting
 from micronet.core.volume import Volume, share_grid
-from micronet.io import read_annotation, read_volume
+from micronet.io import Source, read_annotation, read_volume
 from micronet.io.sidecar import refuse_second_log
 from micronet.networks.card import card_line
 from micronet.networks.normalize import log_intensity
@@ -40,7 +40,7 @@ class Inputs:
 def read_inputs(task: Task, say: Callable[[str], None]) -> Inputs:
     """Read all that a task needs, and tell the person; MicronetError for bad input."""
     path, job, time_point = task.path, task.job, task.time_point
-    volume = read_job_volume(path, job) if time_point is None else time_point.volume
+    volume = read_job_volume(task.sources.of(path), job) if time_point is None else time_point.volume
     say(f"  volume      {_described(volume)}")
     notes = [*volume.notes, *_padding_notes(volume, job)]
     for note in notes:
@@ -56,7 +56,7 @@ def read_inputs(task: Task, say: Callable[[str], None]) -> Inputs:
         say("  intensity   the logarithm of what is stored")
     start: Volume | None
     if time_point is not None and time_point.start is not None:
-        volume, start = _probability_of(time_point.start, time_point, volume, path)
+        volume, start = _probability_of(task.sources.of(time_point.start), time_point, volume, path)
         say(f"  start from  {time_point.start.name}")
     else:
         volume, start = _read_mask(job.initial_mask, task, volume, "start from", say)
@@ -68,9 +68,9 @@ def read_inputs(task: Task, say: Callable[[str], None]) -> Inputs:
     return Inputs(volume, start, annotation, notes, outside)
 
 
-def read_job_volume(path: Path, job: Job) -> Volume:
+def read_job_volume(source: Source, job: Job) -> Volume:
     """Read a volume as the settings say; errors as `micronet.io.read_volume`."""
-    return read_volume(path, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype)
+    return read_volume(source, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype)
 
 
 def _padding_notes(volume: Volume, job: Job) -> list[str]:
@@ -87,7 +87,7 @@ def _read_mask(
         return volume, None
     job = task.job
     annotation = read_annotation(
-        mask_path, segment=job.segment, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape
+        task.sources.of(mask_path), segment=job.segment, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape
     )
     volume, mask, note = share_grid(volume, annotation.mask, str(task.path), str(mask_path))
     say(f"  {role:<12}{annotation.description}")
@@ -96,14 +96,14 @@ def _read_mask(
     return volume, mask
 
 
-def _probability_of(start: Path, time_point: TimePoint, volume: Volume, path: Path) -> tuple[Volume, Volume]:
+def _probability_of(start: Source, time_point: TimePoint, volume: Volume, path: Path) -> tuple[Volume, Volume]:
     """Return the volume, whose length unit may be settled by the probability to start from, and that.
 
     What the run before has found it hands over; the file holds the same numbers.
     """
     levels = None if time_point.before is None else time_point.before.take_levels()
     if levels is None:
-        volume, found, _ = share_grid(volume, read_volume(start), str(path), str(start))
+        volume, found, _ = share_grid(volume, read_volume(start), str(path), str(start.path))
     else:
         found = volume.with_array(levels)
     probability = found.array.astype(np.float32)

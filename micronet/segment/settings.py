@@ -131,7 +131,7 @@ def check_stems(inputs: Sequence[Path]) -> list[str]:
 
 def read_beside(job: Job, weights: Path) -> list[Path]:
     """Return the files that are read for every volume: masks, weights, the card of these."""
-    masks = [mask for mask in (job.initial_mask, job.annotation) if mask is not None]
+    masks = dict.fromkeys(mask for mask in (job.initial_mask, job.annotation) if mask is not None)
     return [*(file for mask in masks for file in files_read_with(mask)), weights, card_path(weights)]
 
 
