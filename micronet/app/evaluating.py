@@ -103,8 +103,8 @@ class _Scorer:
         evaluation = evaluate_pair(masks, pair, self.scoring)
         if self.measures:
             with self.outputs.staged() as folder:
-                write_vessels(folder, f"{pair.name}_predicted", masks.predicted)
-                write_vessels(folder, f"{pair.name}_annotated", masks.annotated)
+                for role, mask in (("predicted", masks.predicted), ("annotated", masks.annotated)):
+                    write_vessels(folder, f"{pair.name}_{role}", mask, lambda line: tell(f"  WARNING     {line}"))
         if self.report is not None:
             self.report.add(masks, evaluation, sources)
         self.tables.add(evaluation)

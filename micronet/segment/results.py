@@ -63,11 +63,12 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """The files by kind, the most bytes of memory that the process took, and a line for each that did not fit."""
+    """The files by kind, the most bytes of memory that were taken, a line for what did not fit, and other warnings."""
 
     files: dict[str, Path]
     needed: int
     refused: list[str]
+    warnings: list[str]
 
 
 def measure_prediction(task: Task, inputs: Inputs, prediction: Prediction, say: Callable[[str], None]) -> Measured:
@@ -107,12 +108,12 @@ def write_results(
         on_request = job.files_on_request(stem)
         if job.report:
             files["report"] = on_request["report"]
-        needed, refused = _write_measures(job, stem, volume.with_array(mask), memory, files)
-        for line in refused:
+        needed, refused, warnings = _write_measures(job, stem, volume.with_array(mask), memory, files)
+        for line in (*refused, *warnings):
             say(f"  WARNING     {line}")
         if job.label_tiff:
             files["labels"] = write_label_tiff(on_request["labels"], [mask], volume)
-    return Written(files, needed, refused)
+    return Written(files, needed, refused, warnings)
 
 
 def record_of(
@@ -126,7 +127,7 @@ def record_of(
 ) -> dict[str, Any]:
     """Return what ``<stem>.json`` says."""
     volume, weights = inputs.volume, plan.task.weights
-    warnings = [*([inputs.outside] if inputs.outside else []), *measured.warnings, *written.refused]
+    warnings = [*([inputs.outside] if inputs.outside else []), *measured.warnings, *written.warnings, *written.refused]
     return plan.asked | {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "volume": {
@@ -171,7 +172,9 @@ def _scored(mask: NDArray[np.bool_], annotation: NDArray[np.bool_], y_crop: int 
     return scores, f"{score_line(counts)}{more}"
 
 
-def _write_measures(job: Job, stem: str, mask: Volume, memory: Memory, files: dict[str, Path]) -> tuple[int, list[str]]:
+def _write_measures(
+    job: Job, stem: str, mask: Volume, memory: Memory, files: dict[str, Path]
+) -> tuple[int, list[str], list[str]]:
     """Write the mesh and the tables, as far as memory suffices: how much they take only the mask tells.
 
     Returns
@@ -180,9 +183,11 @@ def _write_measures(job: Job, stem: str, mask: Volume, memory: Memory, files: di
         Bytes of the process at its peak.
     refused : list of str
         A line for each that does not fit.
+    warnings : list of str
+        Such as that vessels are too thin to be measured.
     """
     on_request = job.files_on_request(stem)
-    needed, refused = memory.needed, []
+    needed, refused, warnings = memory.needed, list[str](), list[str]()
     if job.mesh is not None:
         try:
             needed = max(needed, memory.check("mesh", mesh_bytes(mask.array)))
@@ -192,7 +197,7 @@ def _write_measures(job: Job, stem: str, mask: Volume, memory: Memory, files: di
     if job.measures:
         try:
             needed = max(needed, memory.check("measures", vessels_bytes(mask.array, mask.spacing_um or (1, 1, 1))))
-            files |= write_vessels(job.output, stem, mask)
+            files |= write_vessels(job.output, stem, mask, warnings.append)
         except MemoryLimitError as error:
             refused.append(str(error))
-    return needed, refused
+    return needed, refused, warnings
