@@ -16,7 +16,7 @@ from shapes import ball, moved, torus
 import evaluate
 from micronet.core.volume import Volume, upright
 from micronet.io import Segment, write_segmentation, write_volume
-from micronet.measure.pairs import volume_name
+from micronet.io.volume_names import volume_name
 
 SPACE = "left-posterior-superior"
 

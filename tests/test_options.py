@@ -18,6 +18,7 @@ PARSERS = {
     "evaluate.py": options.evaluate_parser(),
     "prepare.py": options.prepare_parser(),
     "make_phantoms.py": options.make_phantoms_parser(),
+    "new_dataset.py": options.new_dataset_parser(),
     "bootstrap_micrornet.py": options.bootstrap_parser(),
     **{registry.network_named(name).script: options.training_parser(name) for name in TITLES},
 }

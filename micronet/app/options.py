@@ -33,6 +33,7 @@ __all__ = [
     "evaluate_parser",
     "infer_parser",
     "make_phantoms_parser",
+    "new_dataset_parser",
     "prepare_parser",
     "settings_of",
     "training_parser",
@@ -57,11 +58,35 @@ def settings_of(kind: type[_Settings], arguments: argparse.Namespace, **others: 
     return kind(**{name: getattr(arguments, name) for name in names}, **others)
 
 
+class _ProjectParser(argparse.ArgumentParser):
+    """A parser of scripts that write into the folders of one project, each of which may also be named by itself."""
+
+    _folders: dict[str, str]
+
+    def add_project(self, folders: dict[str, str], holds: str) -> None:
+        """Add ``--project``, and for each of its folders (by destination) the option that names another."""
+        self._folders = folders
+        self.add_argument(
+            "--project", type=path_option, default=Path(), metavar="DIR", help=f"one folder {holds} (default: here)"
+        )
+        for destination, folder in folders.items():
+            options = ("-o", "--output") if destination == "output" else (f"--{destination}",)
+            self.add_argument(*options, type=path_option, metavar="DIR", help=f"default: {folder} in the project")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, and put the folders that were not named into the project."""
+        arguments, rest = super().parse_known_args(args, namespace)
+        for destination, folder in self._folders.items():
+            if getattr(arguments, destination) is None:
+                setattr(arguments, destination, arguments.project / folder)
+        return arguments, rest
+
+
 def infer_parser() -> argparse.ArgumentParser:
     """Return the parser of ``infer.py``."""
-    p = argparse.ArgumentParser(description="Segment lumens in 3-D volumes; with no INPUT, the bundled demo.")
+    p = _ProjectParser(description="Segment lumens in 3-D volumes; with no INPUT, the bundled demo.")
     p.add_argument("inputs", nargs="*", type=path_option, metavar="INPUT", help="volumes, or folders of volumes")
-    _add_output(p, "predictions")
+    p.add_project({"output": "predictions"}, "with predictions, and checkpoints where --model NAME is looked for")
     p.add_argument(
         "--model",
         type=text_option,
@@ -212,6 +237,14 @@ def make_phantoms_parser() -> argparse.ArgumentParser:
     return p
 
 
+def new_dataset_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``new_dataset.py``."""
+    p = argparse.ArgumentParser(description="Write FOLDER/dataset.toml, which training takes, of what lies in FOLDER.")
+    p.add_argument("folder", type=path_option, metavar="FOLDER", help="images and their annotations")
+    _add_debug(p)
+    return p
+
+
 def bootstrap_parser() -> argparse.ArgumentParser:
     """Return the parser of ``bootstrap_micrornet.py``."""
     p = argparse.ArgumentParser(description="Turn the weights of a µ-Net into those of a µr-Net.")
@@ -240,7 +273,7 @@ def training_parser(network: str) -> argparse.ArgumentParser:
 
     What a resumed session knows itself has no default here.
     """
-    p = argparse.ArgumentParser(description=f"Train {TITLES[network]}; without --run, commands are typed or piped in.")
+    p = _ProjectParser(description=f"Train {TITLES[network]}; without --run, commands are typed or piped in.")
     number = Whole(1, 1_000_000)
     p.add_argument(
         "--dataset", type=path_option, metavar="FILE", help="what to train on, a .toml (see datasets/README.md)"
@@ -269,9 +302,8 @@ def training_parser(network: str) -> argparse.ArgumentParser:
     p.add_argument("--validate-every", type=number, metavar="N", help="steps between validations (default: 50)")
     p.add_argument("--iterations", type=number, metavar="N", help="refinements of a µr-Net (default: 10)")
     p.add_argument("--keep-every", type=number, metavar="N", help="keep the weights of every N steps (default: none)")
-    for option, folder in (("--checkpoints", "checkpoints"), ("--logs", "logs")):
-        p.add_argument(option, type=path_option, default=Path(folder), metavar="DIR", help="default: %(default)s")
-    _add_output(p, "predictions")
+    folders = {"checkpoints": "checkpoints", "logs": "logs", "output": "predictions"}
+    p.add_project(folders, "with checkpoints, logs and predictions")
     p.add_argument("--show", action="store_true", help="open the plot in a window each time it is drawn")
     p.add_argument("--tensorboard", action="store_true", help="write TensorBoard scalars into the log folder")
     _add_computing(p)

@@ -40,7 +40,9 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
         tell(f"note: {note}")
     job = settings_of(Job, arguments)
     threads = set_threads(arguments.threads)
-    weights_path = find_weights(arguments.model, [Path("checkpoints"), Path("trained_models"), root / "trained_models"])
+    weights_path = find_weights(
+        arguments.model, [arguments.project / "checkpoints", Path("trained_models"), root / "trained_models"]
+    )
     if not arguments.time_lapse:
         check_results(paths, weights_path, job)
     weights = Weights.load(weights_path, arguments.device, say=tell)

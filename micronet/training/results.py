@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.core.names import file_part
+from micronet.core.names import file_part, write_name
 from micronet.core.ownership import Outputs
 from micronet.data.dataset import Sample
 from micronet.measure.overlap import Overlap, overlap
@@ -19,7 +19,7 @@ def planned_result(run: Run, step: int, sample: Sample, passes: int | None) -> O
     """Return the files that the result of one volume consists of; `passes` of a network that refines."""
     suffix = "" if passes is None else f"_{passes}"
     stem = f"{run.name}_{step}_{file_part(sample.entry.name)}{suffix}"
-    names = [f"{stem}.nrrd", f"{stem}.seg.nrrd", f"{stem}_preview.png"]
+    names = [f"{stem}_probability.nrrd", f"{stem}.seg.nrrd", f"{stem}_preview.png"]
     return Outputs(run.places.predictions, f"{stem}.json", "training", names)
 
 
@@ -54,7 +54,9 @@ def write_sample(
             whole,
             above(whole, threshold),
             annotation=annotation,
-            probability_name=f"{stem}.nrrd",
+            probability_name=f"{stem}_probability.nrrd",
         )
-    outputs.finish({"volume": sample.entry.name, "run": run, "step": step})
+    entry = sample.entry
+    files = {"image": write_name(entry.image.name), "annotation": write_name(entry.annotation.name)}
+    outputs.finish({"volume": entry.name, "run": run, "step": step, **files})
     return scores
