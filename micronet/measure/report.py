@@ -22,7 +22,7 @@ from micronet.report.page.grid import VOXELS, Grid
 from micronet.report.page.html import Markup, Section, figure, note, table, write_page
 from micronet.report.page.plots import Line, bins, data_uri, histogram, plot
 from micronet.report.page.scroller import Movie, Shown
-from micronet.report.preview import sampled
+from micronet.report.panels import sampled
 
 __all__ = ["EvaluationReport"]
 

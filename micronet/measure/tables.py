@@ -36,10 +36,16 @@ _SCORE_NAMES = [field.name for field in fields(Scores)]
 
 
 def planned_scores(
-    folder: Path, pairs: Sequence[Pair], reading: Reading, *, report: bool = False, measures: bool = False
+    folder: Path,
+    pairs: Sequence[Pair],
+    reading: Reading,
+    *,
+    report: bool = False,
+    measures: bool = False,
+    figure: str | None = None,
 ) -> Outputs:
-    """Return the files that the scores of some pairs consist of; the record is ``scores.json``."""
-    names = [_SCORES]
+    """Return the files that the scores of some pairs consist of, `figure` among them; the record is ``scores.json``."""
+    names = [_SCORES, *([figure] if figure is not None else [])]
     for pair in pairs:
         if reading.probability:
             names += [f"{pair.name}_sweep.{kind}" for kind in ("csv", "png")]

@@ -13,7 +13,7 @@ from matplotlib.patheffects import withStroke
 from micronet.core.names import shortened, write_name
 from micronet.measure.thresholds import Sweep
 from micronet.report.figure import new_figure, write_figure
-from micronet.report.preview import ANNOTATION_COLOUR, MASK_COLOUR
+from micronet.report.panels import ANNOTATION_COLOUR, MASK_COLOUR
 
 __all__ = ["sweep_figure", "write_sweep_plot"]
 

@@ -22,6 +22,7 @@ from micronet.core.files import make_folder
 from micronet.core.outcome import Outcome
 from micronet.io.scratch import Scratch
 from micronet.networks import engine
+from micronet.segment.later import draw_figure
 from micronet.segment.memory import Memory
 from micronet.segment.plan import Plan, Task, TimePoint, plan_room, plan_task
 from micronet.segment.reading import Inputs, read_inputs
@@ -91,7 +92,7 @@ def _segment(
     watch = _Watch()
     plan = plan_task(task)
     if not force and (earlier := plan.earlier(say)) is not None:
-        return earlier
+        return earlier if task.job.figure is None else draw_figure(plan, say)
     plan.outputs.check_room()
     memory = plan_room(task)
     say(f"  memory      {memory.description}")

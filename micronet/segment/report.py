@@ -17,7 +17,7 @@ from micronet.report.page.grid import Grid
 from micronet.report.page.html import Markup, Section, figure, note, table, write_page
 from micronet.report.page.plots import Line, bins, histogram, plot
 from micronet.report.page.scroller import Movie, Shown
-from micronet.report.preview import sampled
+from micronet.report.panels import sampled
 from micronet.segment.refine import Iteration
 
 __all__ = ["SegmentReport"]

@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 from micronet.core.errors import printable
 from micronet.core.files import atomic_path
 from micronet.report.page.scroller import Shown
-from micronet.report.preview import ANNOTATION_COLOUR, MASK_COLOUR
+from micronet.report.panels import ANNOTATION_COLOUR, MASK_COLOUR
 
 if TYPE_CHECKING:
     from jinja2 import Environment

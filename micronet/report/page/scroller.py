@@ -16,7 +16,7 @@ from PIL import Image
 from micronet.core.errors import InputError
 from micronet.io.scratch import Scratch
 from micronet.report.page.grid import Grid
-from micronet.report.preview import grey_range, sampled
+from micronet.report.panels import grey_range, sampled
 
 __all__ = ["Movie", "Shown"]
 
