@@ -245,7 +245,12 @@ def test_a_report_shows_both_masks_the_scores_and_the_curve(folder, capsys):
     assert "scores_report.html" in out
     page = Path("scores/scores_report.html").read_text(encoding="utf-8")
     _, [row] = read_table("scores/scores.csv")
-    for told in (f'<td class="number">{float(row["dice"]):.4f}</td>', "harmonic mean of cl_precision", "4.5, 4.5, 4.5"):
+    for told in (
+        f'<td class="number">{float(row["dice"]):.4f}</td>',
+        "clDice sensitivity",
+        "harmonic mean of the two",
+        "4.5, 4.5, 4.5",
+    ):
         assert told in page
     for heading in ("Scores", "Precision and recall", "Histograms", "How it was made"):
         assert f"<h2>{heading}</h2>" in page

@@ -35,7 +35,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
-        if tag not in ("meta", "link", "input", "img"):
+        if tag not in ("meta", "link", "input", "img", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):

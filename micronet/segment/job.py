@@ -164,7 +164,7 @@ def _new_page(job: Job, inputs: Inputs) -> SegmentReport | None:
         return None
     from micronet.segment.report import SegmentReport  # imports what takes 0.3 s, and few ask for it
 
-    page = SegmentReport(inputs.volume, job.threshold)
+    page = SegmentReport(inputs.volume, job.threshold, job.y_crop)
     if inputs.start is not None:
         page.start(inputs.start.array)
     return page
