@@ -32,7 +32,7 @@ _SPARE = 60_000
 _LARGEST_RECORD = 150_000
 # What both contours enclose (Okabe & Ito 2008, with the colours of the contours).
 _AGREED_COLOUR = "#009E73"
-_NUMBER = re.compile(r"-?[0-9][0-9,.]*(e[+-]?[0-9]+)?( ?(%|µm[²³]?|s))?|[–∞]")
+_NUMBER = re.compile(r"-?[0-9][0-9,.]*(e[+-]?[0-9]+)?( ?(%|µm[²³]?|s))?( to [0-9∞][0-9,.]*)?|[–∞]")
 
 
 @dataclass(frozen=True)

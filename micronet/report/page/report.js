@@ -3,6 +3,7 @@
 (async () => {
   const AXES = "zyx";
   const LARGEST_HEIGHT = 460, SMALLEST_SIDE = 130, CAPTION = 165, GAP = 24, MARGIN = 20;  // CSS pixels
+  const PAPER = "680px";  // fits A4 and letter
   const FRAME_MS = 700;
   const $ = (id) => document.getElementById(id);
   const { volumes, colours } = JSON.parse($("data").textContent);
@@ -406,6 +407,13 @@
       layOut();
       show();
     }).observe($("viewer"));
+    // Paper is narrower than the window: all three pictures beside each other there, too.
+    for (const [event, room] of [["beforeprint", PAPER], ["afterprint", ""]])
+      addEventListener(event, () => {
+        $("viewer").style.width = room;
+        layOut();
+        show();
+      });
   } catch (error) {
     $("trouble").textContent = `This browser could not show the slices (${error}). A current one can.`;
     $("trouble").hidden = false;
