@@ -353,6 +353,13 @@ def test_a_mask_on_another_grid_is_refused(folder, embryo, weights, capsys):
         (["--spacing", "a,b"], "expected lengths Z,Y,X in µm"),
         (["--device", "cuda:99"], "CUDA devices"),
         (["--initial-mask", "embryo.nrrd"], "embryo.nrrd"),
+        (["--figure", "a.gif"], "'a.gif': a figure is one of .svg, .pdf, .png, told by its suffix (--figure)"),
+        (["--figure", "paper/a.svg"], "'paper/a.svg': a figure lies beside the other results, in 'predictions'"),
+        (["--figure", "a.svg", "--slice", "z=33"], "embryo.nrrd' has no plane z=33 to show: z runs from 0 to 32"),
+        (["--figure", "a.svg", "--slice", "33"], "expected an axis and a plane, counted from 0, such as z=108"),
+        (["--figure", "a.svg", "--crop", "x=9:9"], "expected an axis and from which voxel up to which"),
+        (["--panel", "z"], "--panel is for --figure FILE: add it"),
+        (["--time-lapse", "--figure", "a.svg"], "--figure is of one volume"),
     ],
 )
 def test_bad_options_are_told_in_one_line(embryo, weights, arguments, message, capsys):
@@ -361,6 +368,33 @@ def test_bad_options_are_told_in_one_line(embryo, weights, arguments, message, c
 
     assert code == 2
     assert message in err.splitlines()[-1]
+
+
+def test_a_figure_is_drawn_of_the_result_that_is_there_and_is_ours(embryo, weights, capsys):
+    def draw(*options):
+        code, out, err = call(infer, embryo, "--model", weights, "--iterations", 1, *options, capsys=capsys)
+        assert code == 0, err
+        return out
+
+    draw()
+    result = {name: Path("predictions", name).stat().st_mtime_ns for name in os.listdir("predictions")}
+    assert "of the result that was there" in draw("--figure", "f.svg", "--slice", "z=3", "--panel", "z")
+    assert "z 3 of 33" in Path("predictions/f.svg").read_text(encoding="utf-8")
+    draw("--figure", "f.svg", "--slice", "z=4", "--panel", "z")  # ours, so it is replaced
+    assert "z 4 of 33" in Path("predictions/f.svg").read_text(encoding="utf-8")
+    assert (
+        result.items() - {("embryo.json", result["embryo.json"])}
+        <= {name: Path("predictions", name).stat().st_mtime_ns for name in os.listdir("predictions")}.items()
+    )  # nothing was segmented again
+    record = read_json("predictions/embryo.json")
+    assert record["files"]["figure"] == "f.svg"
+    assert len(record["outputs"]) == 4
+
+    Path("predictions/f.svg").write_text("a person's", encoding="utf-8")
+    code, _, err = call(infer, embryo, "--model", weights, "--iterations", 1, "--figure", "f.svg", capsys=capsys)
+    assert code == 2
+    assert "is in the way: we did not write it, or it was changed since" in err
+    assert "skipped" in draw()  # the result is whole without it
 
 
 def test_an_empty_and_a_full_mask_are_called_out(embryo, weights, folder, capsys):

@@ -26,6 +26,8 @@ __all__ = [
     "device_option",
     "dtype_option",
     "path_option",
+    "plane_option",
+    "range_option",
     "spacing_option",
     "text_option",
 ]
@@ -201,6 +203,30 @@ def text_option(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty, expected a name")
     return text
+
+
+def plane_option(text: str) -> tuple[str, int]:
+    """Parse ``--slice``: an axis and a plane, counted from 0.
+
+    >>> plane_option("z=108")
+    ('z', 108)
+    """
+    found = re.fullmatch(r"\s*([zyxZYX])\s*=\s*([0-9]{1,6})\s*", text, re.ASCII)
+    if found is None:
+        raise _refused(text, "an axis and a plane, counted from 0, such as z=108")
+    return found[1].lower(), int(found[2])
+
+
+def range_option(text: str) -> tuple[str, int, int]:
+    """Parse ``--crop``: an axis, the first voxel shown, and the first that is not.
+
+    >>> range_option("y=0:160")
+    ('y', 0, 160)
+    """
+    found = re.fullmatch(r"\s*([zyxZYX])\s*=\s*([0-9]{1,6})\s*:\s*([0-9]{1,6})\s*", text, re.ASCII)
+    if found is None or int(found[2]) >= int(found[3]):
+        raise _refused(text, "an axis and from which voxel up to which it is shown, such as y=0:160")
+    return found[1].lower(), int(found[2]), int(found[3])
 
 
 def _refused(text: str, expected: str) -> argparse.ArgumentTypeError:

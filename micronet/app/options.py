@@ -21,11 +21,14 @@ from micronet.app.option_types import (
     device_option,
     dtype_option,
     path_option,
+    plane_option,
+    range_option,
     spacing_option,
     text_option,
 )
 from micronet.core.ram import SHARE
 from micronet.io.mesh import MESH_FORMATS
+from micronet.report.wish import PANELS
 
 __all__ = [
     "MOST_PHANTOMS",
@@ -103,6 +106,7 @@ def infer_parser() -> argparse.ArgumentParser:
     _add_segment(p, "mask to take")
     p.add_argument("--annotation", type=path_option, metavar="FILE", help="true mask to score the result against")
     _add_report(p)
+    _add_figure(p)
     p.add_argument("--mesh", choices=MESH_FORMATS, help="write the surface of the lumen too, in µm")
     _add_measures(p)
     p.add_argument("--time-lapse", action="store_true", help="INPUT is a 4-D file, or the time points in their order")
@@ -160,6 +164,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="shown in it; or folders",
     )
+    _add_figure(p)
     _add_max_ram(p)
     _add_force(p, "replace scores that are there")
     _add_debug(p)
@@ -356,6 +361,19 @@ def _add_segment(p: argparse.ArgumentParser, text: str) -> None:
 
 def _add_report(p: argparse.ArgumentParser) -> None:
     p.add_argument("--report", action="store_true", help="write a page too, with slices to scroll through (HTML)")
+
+
+def _add_figure(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--figure", type=path_option, metavar="FILE", help="write pictures for a paper: NAME.svg, .pdf, .png"
+    )
+    p.add_argument(
+        "--slice", type=plane_option, action="append", metavar="z=N", help="plane in it (default: middle); also y, x"
+    )
+    p.add_argument(
+        "--crop", type=range_option, action="append", metavar="z=FROM:TO", help="show only these voxels; also y, x"
+    )
+    p.add_argument("--panel", choices=PANELS, help="one picture: the slice, or the maximum along (default: all six)")
 
 
 def _add_measures(p: argparse.ArgumentParser) -> None:

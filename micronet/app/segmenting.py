@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from micronet.app.batch import run_batch
 from micronet.app.computing import set_engine, set_threads
-from micronet.app.inputs import inputs_from
+from micronet.app.inputs import figure_wish, inputs_from
 from micronet.app.options import settings_of
 from micronet.app.terminal import tell
 from micronet.core.errors import InputError
@@ -38,7 +38,10 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
         raise InputError(f"--annotation and --initial-mask go with one input, found {len(paths)}")
     for note in check_stems(paths):
         tell(f"note: {note}")
-    job = settings_of(Job, arguments)
+    figure = figure_wish(arguments)
+    if figure is not None and (len(paths) > 1 or arguments.time_lapse):
+        raise InputError("--figure is of one volume: give one INPUT, without --time-lapse")
+    job = settings_of(Job, arguments, figure=figure)
     threads = set_threads(arguments.threads)
     weights_path = find_weights(
         arguments.model, [arguments.project / "checkpoints", Path("trained_models"), root / "trained_models"]

@@ -23,6 +23,7 @@ from micronet.core.outcome import Outcome
 from micronet.io import Sources
 from micronet.io.scratch import Scratch
 from micronet.networks import engine
+from micronet.segment.later import draw_figure
 from micronet.segment.memory import Memory
 from micronet.segment.plan import Plan, Task, TimePoint, plan_room, plan_task
 from micronet.segment.reading import Inputs, read_inputs
@@ -93,7 +94,7 @@ def _segment(
     watch = _Watch()
     plan = plan_task(task)
     if not force and (earlier := plan.earlier(say)) is not None:
-        return earlier
+        return earlier if task.job.figure is None else draw_figure(plan, say)
     plan.outputs.check_room()
     memory = plan_room(task)
     say(f"  memory      {memory.description}")
@@ -165,7 +166,7 @@ def _new_page(job: Job, inputs: Inputs) -> SegmentReport | None:
         return None
     from micronet.segment.report import SegmentReport  # imports what takes 0.3 s, and few ask for it
 
-    page = SegmentReport(inputs.volume, job.threshold)
+    page = SegmentReport(inputs.volume, job.threshold, job.y_crop)
     if inputs.start is not None:
         page.start(inputs.start.array)
     return page

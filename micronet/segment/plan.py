@@ -114,7 +114,7 @@ class Plan:
                 f"replace it {setting('force')} or write elsewhere {setting('output')}"
             )
         on_request = self.task.job.files_on_request(self.task.stem)
-        missing = [kind for kind, file in on_request.items() if not file.exists()]
+        missing = [kind for kind, file in on_request.items() if kind != "figure" and not file.exists()]
         if missing:
             say(f"  {missing[0]:<12}not written before; segmented again for it")
             return None
@@ -157,6 +157,8 @@ def plan_room(task: Task) -> Memory:
             grid = stack.grid
     else:
         grid = time_point.volume
+    if job.figure is not None:
+        job.figure.check(grid.shape, str(path))
     need = Need(
         grid.shape,
         grid.shape[1] if job.y_crop is None else min(max(job.y_crop, 1), grid.shape[1]),

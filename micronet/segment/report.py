@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from micronet.core.names import write_name
 from micronet.core.volume import Volume
 from micronet.io.scratch import Scratch
-from micronet.measure.scores import DEFINITIONS
+from micronet.measure.scores import DEFINITIONS, WORDS
 from micronet.report.page.grid import Grid
 from micronet.report.page.html import Markup, Section, figure, note, table, write_page
 from micronet.report.page.plots import Line, bins, histogram, plot
 from micronet.report.page.scroller import Movie, Shown
-from micronet.report.preview import sampled
+from micronet.report.panels import sampled
 from micronet.segment.refine import Iteration
 
 __all__ = ["SegmentReport"]
 
 # By name: where the record has it, and what it is.
 _DEFINITIONS = {
-    "Dice (F1)": ("f1", DEFINITIONS["dice"]),
+    WORDS["dice"]: ("f1", DEFINITIONS["dice"]),
     "precision": ("precision", DEFINITIONS["precision"]),
     "recall": ("recall", DEFINITIONS["recall"]),
     "true positives, TP": ("true_positives", "voxels found and annotated"),
@@ -43,10 +43,12 @@ class SegmentReport:
         What the network looks at.
     threshold : float
         Lumen is above it.
+    y_crop : int, optional
+        How deep (Y) the network looks.
     """
 
-    def __init__(self, volume: Volume, threshold: float) -> None:
-        self._volume, self._threshold = volume, threshold
+    def __init__(self, volume: Volume, threshold: float, y_crop: int | None = None) -> None:
+        self._volume, self._threshold, self._y_crop = volume, threshold, y_crop
         self._movie = Movie(Grid(volume.shape, volume.spacing_um))
 
     def start(self, mask: NDArray[Any]) -> None:
@@ -91,7 +93,7 @@ class SegmentReport:
         sections.append(Section("Histograms", self._histograms(probability, annotation)))
         sections.append(Section("How it was made", [_origin(record)]))
         name = write_name(path.stem.removesuffix("_report"))
-        shown = Shown(name, self._movie, self._volume.array, annotation)
+        shown = Shown(name, self._movie, self._volume.array, annotation, y_crop=self._y_crop)
         write_page(
             path,
             name,

@@ -23,6 +23,7 @@ from micronet.io.scratch import Scratch
 from micronet.measure.footprint import mesh_bytes, vessels_bytes
 from micronet.measure.lumen_files import write_surface, write_vessels
 from micronet.measure.overlap import overlap
+from micronet.report.preview import Scene, write_paper_figure
 from micronet.segment.memory import Memory
 from micronet.segment.outputs import above, levels, measure, score_line, scores_record, write_result
 from micronet.segment.plan import Found, Plan, Task
@@ -30,7 +31,16 @@ from micronet.segment.reading import Inputs
 from micronet.segment.refine import Iteration
 from micronet.segment.settings import Job
 
-__all__ = ["Measured", "Prediction", "Written", "hand_over", "measure_prediction", "record_of", "write_results"]
+__all__ = [
+    "Measured",
+    "Prediction",
+    "Written",
+    "hand_over",
+    "measure_prediction",
+    "record_of",
+    "scene_of",
+    "write_results",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,16 +106,13 @@ def write_results(
     stem, volume, mask = plan.task.stem, inputs.volume, measured.mask
     with plan.outputs.staged() as folder:
         job = replace(plan.task.job, output=folder)
-        files = write_result(
-            folder,
-            stem,
-            volume,
-            prediction.probability,
-            mask,
-            annotation=None if inputs.annotation is None else inputs.annotation.array,
-            probability_name=f"{stem}_probability.nrrd",
-        )
+        scene = scene_of(inputs, mask, job)
+        probability_name = f"{stem}_probability.nrrd"
+        files = write_result(folder, stem, volume, prediction.probability, scene, probability_name=probability_name)
         on_request = job.files_on_request(stem)
+        if job.figure is not None:
+            write_paper_figure(on_request["figure"], scene, job.figure)
+            files["figure"] = on_request["figure"]
         if job.report:
             files["report"] = on_request["report"]
         needed, refused, warnings = _write_measures(job, stem, volume.with_array(mask), memory, files)
@@ -114,6 +121,13 @@ def write_results(
         if job.label_tiff:
             files["labels"] = write_label_tiff(on_request["labels"], [mask], volume)
     return Written(files, needed, refused, warnings)
+
+
+def scene_of(inputs: Inputs, mask: NDArray[np.bool_], job: Job) -> Scene:
+    """Return what pictures of a result show."""
+    volume = inputs.volume
+    annotation = None if inputs.annotation is None else inputs.annotation.array
+    return Scene(volume.array, mask, volume.spacing_um, annotation, y_crop=job.y_crop)
 
 
 def record_of(

@@ -19,6 +19,7 @@ from micronet.measure.lumen_files import surface_path, vessel_paths
 from micronet.networks.card import card_path
 from micronet.networks.registry import Network, network_of
 from micronet.networks.weights import load_model
+from micronet.report.wish import FigureWish
 
 __all__ = ["MADE_BY", "Job", "Weights", "check_results", "check_stems", "read_beside"]
 
@@ -59,8 +60,8 @@ class Job:
     `axes`, `spacing_um`, `shape` and `dtype` describe files that do not describe themselves; `segment` names
     the segment of `initial_mask` and `annotation` where these are .seg.nrrd files with several. `report` asks for
     an HTML page too, `mesh` for the lumen's surface in that format, `measures` for tables of the vessels, `label_tiff`
-    for the mask as a TIFF that Fiji opens. `max_ram` is how many bytes of memory may be taken; no number of a result
-    depends on it.
+    for the mask as a TIFF that Fiji opens, `figure` for pictures to be put into a paper. `max_ram` is how many bytes of
+    memory may be taken; no number of a result depends on it.
     """
 
     output: Path = Path("predictions")
@@ -81,6 +82,7 @@ class Job:
     mesh: str | None = None
     measures: bool = False
     label_tiff: bool = False
+    figure: FigureWish | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:
@@ -106,6 +108,8 @@ class Job:
             files["mesh"] = surface_path(self.output, stem, self.mesh)
         if self.label_tiff:
             files["labels"] = self.output / f"{stem}_labels.tif"
+        if self.figure is not None:
+            files["figure"] = self.output / self.figure.name
         return files | (vessel_paths(self.output, stem) if self.measures else {})
 
     def outputs(self, stem: str) -> Outputs:
@@ -119,7 +123,7 @@ class Job:
     def parameters(self) -> dict[str, Any]:
         """Return what the numbers of a result depend on, as JSON has it."""
         settings = asdict(self)
-        for name in ("output", "report", "max_ram", "mesh", "measures", "label_tiff"):
+        for name in ("output", "report", "max_ram", "mesh", "measures", "label_tiff", "figure"):
             del settings[name]
         return {key: _plain(value) for key, value in settings.items()} | {"iterations": self.passes}
 
