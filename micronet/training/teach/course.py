@@ -37,7 +37,7 @@ def default_learners(lesson: Lesson, *, quick: bool = False) -> list[Learner]:
     """Return the learners to choose from, the simplest first; `quick` ones are for cross-validation."""
     learners: list[Learner] = [TreesLearner(), TreesLearner(scales=4)]
     if max(lesson.spacing_um) >= _THICK * min(lesson.spacing_um):
-        learners.append(MicroNetLearner(steps=60 if quick else 120, most_voxels=300_000 if quick else 1_000_000))
+        learners.append(MicroNetLearner(steps=40 if quick else 100, most_voxels=300_000 if quick else 1_000_000))
     return learners
 
 
