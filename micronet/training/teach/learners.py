@@ -42,7 +42,8 @@ class _Features:
         """Return the finest scales, rounded as weights hold them, and features (voxels, features)."""
         if self._seen is None or self._seen[0] is not lesson:
             scales = tuple(float(np.float32(scale)) for scale in default_scales(lesson.spacing_um)[:count])
-            self._seen = lesson, scales, features_at(lesson.image, lesson.annotated, scales, lesson.spacing_um)
+            found = features_at(lesson.image, lesson.annotated, scales, lesson.spacing_um, torch.get_num_threads())
+            self._seen = lesson, scales, found
         return self._seen[1:]
 
 
@@ -92,7 +93,9 @@ class TreesLearner:
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtTrees:
         """Fit trees to some voxels of the lesson."""
         scales, found = self._features.of(lesson, self.scales)
-        trees = train_pixel_trees(found[learned], lesson.lumen[learned], scales, trees=self.trees, seed=seed)
+        threads = torch.get_num_threads()
+        taught = found[learned], lesson.lumen[learned]
+        trees = train_pixel_trees(*taught, scales, trees=self.trees, seed=seed, threads=threads)
         return TaughtTrees(trees, lesson, found)
 
 
