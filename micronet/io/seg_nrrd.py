@@ -9,7 +9,7 @@ of the file format.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from micronet.core.errors import FileError, InputError, setting
+from micronet.core.errors import FileError, InputError, MicronetError, setting
 from micronet.core.names import name_key, same_name
 from micronet.core.volume import Volume
 from micronet.io import nrrd
@@ -27,14 +27,20 @@ from micronet.io.nrrd_header import NrrdHeader, unescape
 from micronet.io.source import Input, opened
 
 __all__ = [
+    "POINTER",
     "Segment",
     "Segmentation",
     "has_segments",
+    "is_pointer_file",
+    "points_only",
     "read_segmentation",
 ]
 
 #: Names that say "this is the whole segmentation", folded to lower case.
 _FULL_NAMES = frozenset({"full seg", "full mask", "full segmentation", "full seg(mentation)"})
+
+#: A tag of segments that point at places and are no masks; 3D Slicer keeps it.
+POINTER: Mapping[str, str] = {"micronet": "places to look at"}
 
 _TISSUE = (
     "Segmentation category and type - 3D Slicer General Anatomy list~SCT^85756007^Tissue~SCT^85756007^Tissue"
@@ -188,6 +194,22 @@ def read_segmentation(path: Input, *, spacing_um: ArrayLike | None = None) -> Se
         grid = grid.with_spacing(spacing_um)
     segments = [_segment(found, index, texts, labels) for index, texts in sorted(fields.items())]
     return Segmentation(found, tuple(segments), labels, grid)
+
+
+def points_only(segments: Iterable[Segment]) -> bool:
+    """Whether segments point at places to look at (`POINTER`), so that none of them is a mask."""
+    return any(POINTER.items() <= segment.tags.items() for segment in segments)
+
+
+def is_pointer_file(path: Path) -> bool:
+    """Whether a file is a segmentation that points at places only, by its header; False for what cannot be read."""
+    try:
+        with opened(path) as source:
+            texts = _segment_fields(nrrd.read_header(source)).values()
+    except (MicronetError, OSError):
+        return False
+    wanted = {f"{key}:{text}" for key, text in POINTER.items()}
+    return any(wanted <= set(one.get("Tags", "").split("|")) for one in texts)
 
 
 def has_segments(header: NrrdHeader) -> bool:

@@ -18,7 +18,7 @@ from micronet.io.nrrd_header import escape
 from micronet.io.nrrd_write import write_array, write_planes
 from micronet.io.seg_nrrd import Segment
 
-__all__ = ["write_mask_planes", "write_segmentation"]
+__all__ = ["write_label_planes", "write_mask_planes", "write_segmentation"]
 
 _MASTER_PAIRS = {
     "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
@@ -115,24 +115,31 @@ def write_mask_planes(
     Without `box`, the bounding box of the mask, the extent of the whole grid is stated: the mask's is not known before
     the last plane.
     """
+    return write_label_planes(path, [segment], (plane.astype(np.uint8) for plane in planes), grid, box)
+
+
+def write_label_planes(
+    path: str | os.PathLike[str],
+    segments: Sequence[Segment],
+    planes: Iterable[NDArray[np.uint8]],
+    grid: Volume,
+    box: tuple[slice, ...] | None = None,
+) -> Path:
+    """Write segments that do not overlap, whose labels come plane by plane: 1 for the first, 2 for the second, ..
+
+    At most 255; `box` as `write_mask_planes` has it, of all of them.
+    """
     target = _named_as_segmentation(path)
-    _check_segment(segment, np.broadcast_to(np.False_, grid.shape), grid, target)
-    placed = replace(
-        segment,
-        id=segment.id or _new_identifier(0, set()),
-        label_value=1,
-        layer=0,
-        index=0,
-        extent=_extent(box or tuple(slice(0, size) for size in grid.shape)),
-    )
-    write_planes(
-        target,
-        (plane.astype(np.uint8) for plane in planes),
-        grid.shape,
-        np.dtype(np.uint8),
-        _grid_fields(grid),
-        _segment_pairs(placed) | _MASTER_PAIRS,
-    )
+    pairs: dict[str, str] = {}
+    identifiers: set[str] = {segment.id for segment in segments if segment.id}
+    extent = _extent(box or tuple(slice(0, size) for size in grid.shape))
+    for number, segment in enumerate(segments):
+        _check_segment(segment, np.broadcast_to(np.False_, grid.shape), grid, target)
+        identifier = segment.id or _new_identifier(number, identifiers)
+        identifiers.add(identifier)
+        placed = replace(segment, id=identifier, label_value=number + 1, layer=0, index=number, extent=extent)
+        pairs |= _segment_pairs(placed)
+    write_planes(target, planes, grid.shape, np.dtype(np.uint8), _grid_fields(grid), pairs | _MASTER_PAIRS)
     return target
 
 
