@@ -43,11 +43,7 @@ def _elsewhere(arguments: argparse.Namespace, name: str | None) -> str:
     words, changed = ["python", "teach.py", str(arguments.input)], "name" if name else "output"
     for action in teach_parser()._actions:
         value = getattr(arguments, action.dest, None)
-        if (
-            not action.option_strings
-            or action.dest in ("help", "name" if name else "output")
-            or value == action.default
-        ):
+        if not action.option_strings or action.dest in ("help", changed) or value == action.default:
             continue
         words.append(action.option_strings[0])
         if value is not True:
