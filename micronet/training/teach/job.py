@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from micronet.core.errors import FileError, InputError, setting
 from micronet.core.names import file_part, valid, write_name
 from micronet.core.outcome import Outcome
-from micronet.core.ownership import REPLACE, Outputs, check_outputs
+from micronet.core.ownership import ELSEWHERE, REPLACE, Outputs, check_outputs
 from micronet.core.provenance import sha256_of, versions
 from micronet.core.ram import Allowance
 from micronet.core.volume import Volume
@@ -32,6 +32,7 @@ from micronet.networks.card import AS_STORED, Look, card_path, expected, planned
 from micronet.networks.normalize import log_intensity, normalize_image
 from micronet.networks.taught import Member, Taught
 from micronet.networks.weights import load_model, save_state
+from micronet.report.preview import Scene
 from micronet.segment.outputs import above, measure, write_result
 from micronet.training.teach.course import Course, Progress, teach
 from micronet.training.teach.lesson import Lesson
@@ -46,7 +47,12 @@ Say = Callable[[str], None]
 
 
 class WouldReplaceError(InputError):
-    """What is to be written would take the place of what is read: labels saved over an earlier result."""
+    """What is to be written would take the place of what is read: labels saved over an earlier result, or weights.
+
+    `name` is one for the weights where these are in the way, else None.
+    """
+
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -195,11 +201,24 @@ def _planned(path: Path, job: TeachJob) -> _Plan:
     try:
         check_outputs([results, weights], every)
     except InputError as error:
-        raise WouldReplaceError(str(error)) from error
+        raise _would_replace(error, job, stem) from error
     asked: dict[str, Any] = {
         role: {"path": write_name(file), "sha256": sha256_of(*read[role])} for role, file in inputs.items()
     }
     return _Plan(path, job, results, weights, asked | {"parameters": job.parameters()})
+
+
+def _would_replace(error: InputError, job: TeachJob, stem: str) -> WouldReplaceError:
+    """Return the error with what helps: another folder, or for weights that it would start from another name."""
+    weights = job.weights_path(stem)
+    if not str(error).startswith((f"'{weights}'", f"'{card_path(weights)}'")):
+        return WouldReplaceError(str(error))
+    found = WouldReplaceError(str(error).replace(ELSEWHERE, f"give the new ones another name {setting('name')}"))
+    number = 2
+    while replace(job, name=f"{job.name or stem}_{number}").weights_path(stem).exists():
+        number += 1
+    found.name = f"{job.name or stem}_{number}"
+    return found
 
 
 def _earlier(plan: _Plan) -> Outcome | None:
@@ -241,7 +260,7 @@ def _check_memory(plan: _Plan) -> None:
 
 
 def _start(path: Path) -> Taught:
-    """Read what was taught before; a µ-Net is taken as it is, in steps of its card."""
+    """Read what was taught before."""
     model = load_model(path)
     if not isinstance(model, Taught):
         raise InputError(f"'{path}' was not taught; teaching starts from what teach.py wrote {setting('start')}")
@@ -321,8 +340,7 @@ def _write(plan: _Plan, found: _Found, measured: Mapping[str, Any], say: Say) ->
             stem,
             found.volume,
             found.probability,
-            found.mask,
-            annotation=labels == LUMEN,
+            Scene(found.volume.array, found.mask, found.volume.spacing_um, labels == LUMEN, labels > 0),
             probability_name=f"{stem}_probability.nrrd",
         )
         files |= write_look(folder, stem, places, slices, found.volume, found.lesson.spacing_um)
