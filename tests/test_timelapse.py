@@ -238,7 +238,7 @@ def test_label_tiff_of_one_volume_opens_with_its_spacing(folder, movie, capsys):
     call("one.nrrd", "--iterations", 1, capsys=capsys)
     code, out, _ = call("one.nrrd", "--iterations", 1, "--label-tiff", capsys=capsys)
     assert code == 0
-    assert "labels      not written before; segmented again for it" in out
+    assert "from        one.seg.nrrd, which is there: labels" in out
     labels = read_annotation("predictions/one_labels.tif").mask
     assert labels.spacing_um == SPACING
     np.testing.assert_array_equal(labels.array, read_annotation("predictions/one.seg.nrrd").mask.array)

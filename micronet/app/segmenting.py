@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,8 +16,10 @@ from micronet.app.options import settings_of
 from micronet.app.terminal import tell
 from micronet.core.errors import InputError
 from micronet.core.outcome import Outcome
+from micronet.core.ownership import Outputs
 from micronet.networks.weights import find_weights
 from micronet.segment.job import Job, Weights, check_results, check_stems, segment_file
+from micronet.segment.summary import BatchSummary, planned_summary, summary_lines
 from micronet.segment.time_lapse import Start, TimeLapseRun, open_time_lapse
 
 __all__ = ["segment_inputs"]
@@ -41,14 +43,16 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
     job = settings_of(Job, arguments)
     threads = set_threads(arguments.threads)
     weights_path = find_weights(arguments.model, [Path("checkpoints"), Path("trained_models"), root / "trained_models"])
+    summary = None
     if not arguments.time_lapse:
-        check_results(paths, weights_path, job)
+        summary = planned_summary(job.output) if len(paths) > 1 else None
+        check_results(paths, weights_path, job, [] if summary is None else [summary])
     weights = Weights.load(weights_path, arguments.device, say=tell)
     computes = set_engine(arguments.engine, weights.network, device=arguments.device)
     tell(f"weights {weights.path} ({weights.network.name}); {computes}, {arguments.device}, {threads} threads")
     if arguments.time_lapse:
         return _time_lapse(paths, weights, job, start, arguments)
-    code = _each(paths, weights, job, force=arguments.force or demo, debug=arguments.debug)
+    code = _each(paths, weights, job, summary, force=arguments.force or demo, debug=arguments.debug)
     if demo:
         tell(f"The files are in {job.output.resolve()}: drag the volume and the .seg.nrrd into 3D Slicer,")
         tell("or open the preview. Your own volume: python infer.py FILE (python infer.py --help shows more).")
@@ -69,14 +73,23 @@ def _start(arguments: argparse.Namespace) -> Start:
     return "blank" if word == "blank" else "previous"
 
 
-def _each(paths: list[Path], weights: Weights, job: Job, *, force: bool, debug: bool) -> int:
-    """Segment each volume by itself."""
+def _each(paths: list[Path], weights: Weights, job: Job, summary: Outputs | None, *, force: bool, debug: bool) -> int:
+    """Segment each volume by itself; with a table over all of them where there are several."""
 
     def segment(path: Path) -> Outcome:
         with _bar(weights.passes(job)) as advance:
             return segment_file(path, weights, job, say=tell, on_iteration=advance, force=force)
 
-    return run_batch(paths, segment, lambda path: path, debug=debug)
+    if summary is None:
+        return run_batch(paths, segment, lambda path: path, debug=debug)
+    table = BatchSummary(summary)
+
+    def told(outcomes: Sequence[Outcome]) -> list[str]:
+        return [*summary_lines(outcomes), f"this table: {summary.paths[0]}"]
+
+    code = run_batch(paths, segment, lambda path: path, debug=debug, note=table.add, table=told)
+    table.finish()
+    return code
 
 
 def _time_lapse(paths: list[Path], weights: Weights, job: Job, start: Start, arguments: argparse.Namespace) -> int:

@@ -22,10 +22,12 @@ from micronet.core.files import make_folder
 from micronet.core.outcome import Outcome
 from micronet.io.scratch import Scratch
 from micronet.networks import engine
+from micronet.segment.adding import add_files
+from micronet.segment.earlier import earlier_result
 from micronet.segment.memory import Memory
 from micronet.segment.plan import Plan, Task, TimePoint, plan_room, plan_task
 from micronet.segment.reading import Inputs, read_inputs
-from micronet.segment.refine import Iteration, Refinement, predict_whole
+from micronet.segment.refine import Iteration, Refinement, has_settled, predict_whole
 from micronet.segment.results import Prediction, Written, hand_over, measure_prediction, record_of, write_results
 from micronet.segment.settings import Job, Weights, check_results, check_stems
 from micronet.segment.slabs import predict_in_slabs
@@ -90,8 +92,15 @@ def _segment(
 ) -> Outcome:
     watch = _Watch()
     plan = plan_task(task)
-    if not force and (earlier := plan.earlier(say)) is not None:
-        return earlier
+    earlier = None if force else earlier_result(plan)
+    if earlier is not None:
+        if not earlier.lacks:
+            return earlier.outcome
+        if earlier.anew is None and (added := add_files(earlier, say)) is not None:
+            return added
+        say(f"  anew        for {', '.join(earlier.lacks)}: {earlier.anew or 'its grid would be another'}")
+        task = replace(task, job=earlier.whole())
+        plan = plan_task(task)
     plan.outputs.check_room()
     memory = plan_room(task)
     say(f"  memory      {memory.description}")
@@ -101,7 +110,7 @@ def _segment(
     with _predicted(task, inputs, memory, page, on_iteration) as prediction:
         watch.note("predict")
         if task.weights.network.refines:
-            say(f"  changes     {_changes(prediction.iterations, task.job)}")
+            say(f"  changes     {_changes(prediction.iterations, task)}")
         measured = measure_prediction(task, inputs, prediction, say)
         written = write_results(plan, inputs, prediction, measured, memory, say)
         watch.note("write")
@@ -111,7 +120,7 @@ def _segment(
         _finish(plan, record, written, say)
         if task.time_point is not None and task.time_point.on_found is not None:
             task.time_point.on_found(hand_over(prediction, measured))
-    return measured.outcome(task.path)
+    return measured.outcome(task.path, record)
 
 
 @contextmanager
@@ -187,12 +196,14 @@ def _finish(plan: Plan, record: Mapping[str, Any], written: Written, say: Callab
         raise InputError(f"'{plan.task.path}': {written.refused[0]} (all else is written)")
 
 
-def _changes(iterations: Sequence[Iteration], job: Job) -> str:
-    flips = " ".join(f"{iteration.flipped:,}" for iteration in iterations)
-    end = ""
-    if job.until_stable:
-        end = "; stable" if iterations[-1].stable else f"; NOT stable after {len(iterations)} iterations"
-    return f"voxels that crossed 0.5, by iteration: {flips}{end}"
+def _changes(iterations: Sequence[Iteration], task: Task) -> str:
+    if not task.settles:
+        flips = " ".join(f"{iteration.flipped:,}" for iteration in iterations)
+        return f"voxels that crossed 0.5, by iteration: {flips}"
+    last = iterations[-1]
+    part = f"{100 * last.flipped / max(last.foreground, 1):.2f} % of the lumen's voxels still flip in a pass"
+    word = "settled" if has_settled(iterations) else "NOT settled"
+    return f"{word} after {len(iterations)} iterations: {part}"
 
 
 class _Watch:

@@ -20,7 +20,7 @@ from micronet.networks.padding import Padding
 from micronet.networks.registry import network_of
 from micronet.segment.slabs import works_in_slabs
 
-__all__ = ["Memory", "Need", "plan_memory"]
+__all__ = ["Memory", "Need", "memory_without_network", "plan_memory"]
 
 # Thicker slabs save nearly nothing: 16 planes beside each are computed twice.
 _THICKEST = 128
@@ -69,6 +69,14 @@ class Need:
         voxels = math.prod(self.shape)
         image = voxels * (4 if self.logarithm else self.stored.itemsize)
         return self.beside + image + (len(self.masks) + 3 * self.soft_start) * voxels
+
+    def bytes_without_network(self) -> int:
+        """Return about how many bytes the process takes at most where the mask is known and only read."""
+        voxels = math.prod(self.shape)
+        stored, image = voxels * self.stored.itemsize, voxels * (4 if self.logarithm else self.stored.itemsize)
+        kept = self._inputs() - self.beside
+        reading = self.beside + max([stored + image, 2 * stored, *(mask + kept for mask in self.masks)])
+        return int(ram.PROGRAM + ram.MARGIN * max(reading, self.held(0) + max(self.wishes.values(), default=0)))
 
     def bytes(self, model: nn.Module, planes: int | None = None) -> int:
         """Return about how many bytes the process takes at most: whole, or in slabs of some planes."""
@@ -185,6 +193,18 @@ def plan_memory(need: Need, model: nn.Module, max_ram: int | None, folder: Path)
     how = f"slabs of {planes} planes: about {size(needed)} needed, {limit}; whole it would be {size(whole)}"
     how += f"; {size(scratch)} of intermediate files in {folder}/"
     return Memory(needed, allowance.bytes, planes, how, need.held(planes), allowance)
+
+
+def memory_without_network(need: Need, max_ram: int | None) -> Memory:
+    """Return what reading a volume and its mask takes; InputError where that does not fit."""
+    allowance, needed = Allowance.of(max_ram), need.bytes_without_network()
+    if not allowance.fits(needed):
+        raise InputError(
+            f"about {size(needed)} of memory needed, {allowance.words}; free memory or allow more {setting('max_ram')}"
+        )
+    return Memory(
+        needed, allowance.bytes, None, f"about {size(needed)} needed, {allowance.words}", need.held(0), allowance
+    )
 
 
 def _refuse(need: Need, model: nn.Module, allowance: Allowance) -> NoReturn:

@@ -18,7 +18,7 @@ from micronet.io.scratch import Scratch
 from micronet.measure.overlap import Overlap
 from micronet.report.preview import write_preview
 
-__all__ = ["above", "levels", "measure", "score_line", "scores_record", "write_result"]
+__all__ = ["above", "levels", "measure", "preview_of", "score_line", "scores_record", "write_result"]
 
 # A lumen that fills nearly the whole volume is a wrong normalisation or a wrong domain, not an embryo.
 _NEARLY_FULL = 0.9
@@ -64,15 +64,15 @@ def write_result(
     blank = volume.with_array(np.broadcast_to(np.uint8(0), volume.shape))
     nrrd.write(files["probability"], blank, levels(probability))
     write_mask_planes(files["segmentation"], Segment(name="lumen"), iter(mask), volume, bounding_box(mask))
-    write_preview(
-        files["preview"],
-        volume.array,
-        mask,
-        spacing_um=volume.spacing_um,
-        annotation=annotation,
-        title=write_name(stem),
-    )
+    preview_of(files["preview"], stem, volume, mask, annotation)
     return files
+
+
+def preview_of(
+    path: Path, stem: str, volume: Volume, mask: NDArray[np.bool_], annotation: NDArray[np.bool_] | None
+) -> None:
+    """Write the preview of a result; arguments as `write_result`."""
+    write_preview(path, volume.array, mask, spacing_um=volume.spacing_um, annotation=annotation, title=write_name(stem))
 
 
 def levels(probability: NDArray[np.float32] | Scratch) -> Iterator[NDArray[np.uint8]]:

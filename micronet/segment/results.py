@@ -27,10 +27,20 @@ from micronet.segment.memory import Memory
 from micronet.segment.outputs import above, levels, measure, score_line, scores_record, write_result
 from micronet.segment.plan import Found, Plan, Task
 from micronet.segment.reading import Inputs
-from micronet.segment.refine import Iteration
+from micronet.segment.refine import Iteration, has_settled
 from micronet.segment.settings import Job
 
-__all__ = ["Measured", "Prediction", "Written", "hand_over", "measure_prediction", "record_of", "write_results"]
+__all__ = [
+    "Measured",
+    "Prediction",
+    "Written",
+    "hand_over",
+    "measure_mask",
+    "measure_prediction",
+    "record_of",
+    "write_on_request",
+    "write_results",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,25 +65,35 @@ class Measured:
         """The volume in words, after a comma; nothing where the spacing is not known."""
         return "" if self.result["um3"] is None else f", {self.result['um3']:,.0f} µm³"
 
-    def outcome(self, path: Path) -> Outcome:
-        """Return what the table of a batch says."""
+    def outcome(self, path: Path, record: Mapping[str, Any], added: str = "") -> Outcome:
+        """Return what the table of a batch says; `added` is what was put to an earlier result."""
         score = "" if self.scores is None else f", F {self.scores['f1']:.3f}"
-        return Outcome(path, "done", f"{self.result['voxels']:,} voxels{self.um3}{score}")
+        status = "not settled" if record.get("settled") is False else "done"
+        words = f"{self.result['voxels']:,} voxels{self.um3}{score}"
+        return Outcome(path, status, f"{words}{added}", record["result"])
 
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """The files by kind, the most bytes of memory that the process took, and a line for each that did not fit."""
+    """The files by kind, the most bytes of memory that the process took, and a line for each that did not fit.
+
+    `vessels` sums up the tables of the vessels, where they were asked for.
+    """
 
     files: dict[str, Path]
     needed: int
     refused: list[str]
+    vessels: dict[str, Any]
 
 
 def measure_prediction(task: Task, inputs: Inputs, prediction: Prediction, say: Callable[[str], None]) -> Measured:
     """Take the mask out of a probability, measure and score it, and tell the person."""
+    return measure_mask(task, inputs, above(prediction.probability, task.job.threshold), say)
+
+
+def measure_mask(task: Task, inputs: Inputs, mask: NDArray[np.bool_], say: Callable[[str], None]) -> Measured:
+    """Measure and score a mask, and tell the person."""
     job, volume = task.job, inputs.volume
-    mask = above(prediction.probability, job.threshold)
     result, warnings = measure(mask, volume, job.threshold, job.y_crop)
     scores, line = None, ""
     if inputs.annotation is not None:
@@ -104,15 +124,9 @@ def write_results(
             annotation=None if inputs.annotation is None else inputs.annotation.array,
             probability_name=f"{stem}_probability.nrrd",
         )
-        on_request = job.files_on_request(stem)
         if job.report:
-            files["report"] = on_request["report"]
-        needed, refused = _write_measures(job, stem, volume.with_array(mask), memory, files)
-        for line in refused:
-            say(f"  WARNING     {line}")
-        if job.label_tiff:
-            files["labels"] = write_label_tiff(on_request["labels"], [mask], volume)
-    return Written(files, needed, refused)
+            files["report"] = job.files_on_request(stem)["report"]
+        return write_on_request(job, stem, volume.with_array(mask), memory, files, say)
 
 
 def record_of(
@@ -127,6 +141,7 @@ def record_of(
     """Return what ``<stem>.json`` says."""
     volume, weights = inputs.volume, plan.task.weights
     warnings = [*([inputs.outside] if inputs.outside else []), *measured.warnings, *written.refused]
+    settled = {"settled": has_settled(prediction.iterations)} if plan.task.settles else {}
     return plan.asked | {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "volume": {
@@ -137,8 +152,9 @@ def record_of(
             "units": volume.units,
             "notes": inputs.notes,
         },
-        "result": measured.result | {"warnings": warnings},
+        "result": measured.result | written.vessels | {"warnings": warnings},
         "iterations": [asdict(iteration) for iteration in prediction.iterations],
+        **settled,
         "scores": measured.scores,
         "files": {kind: write_name(file.name) for kind, file in written.files.items()},
         "seconds": {step: round(lasted, 3) for step, lasted in seconds.items()},
@@ -171,18 +187,16 @@ def _scored(mask: NDArray[np.bool_], annotation: NDArray[np.bool_], y_crop: int 
     return scores, f"{score_line(counts)}{more}"
 
 
-def _write_measures(job: Job, stem: str, mask: Volume, memory: Memory, files: dict[str, Path]) -> tuple[int, list[str]]:
-    """Write the mesh and the tables, as far as memory suffices: how much they take only the mask tells.
+def write_on_request(
+    job: Job, stem: str, mask: Volume, memory: Memory, files: dict[str, Path], say: Callable[[str], None]
+) -> Written:
+    """Write mesh, tables and label TIFF where they are asked for, beside `files`.
 
-    Returns
-    -------
-    needed : int
-        Bytes of the process at its peak.
-    refused : list of str
-        A line for each that does not fit.
+    Mesh and tables are written as far as memory suffices: how much they take only the mask tells.
     """
     on_request = job.files_on_request(stem)
-    needed, refused = memory.needed, []
+    needed, refused = memory.needed, list[str]()
+    vessels: dict[str, Any] = {}
     if job.mesh is not None:
         try:
             needed = max(needed, memory.check("mesh", mesh_bytes(mask.array)))
@@ -192,7 +206,12 @@ def _write_measures(job: Job, stem: str, mask: Volume, memory: Memory, files: di
     if job.measures:
         try:
             needed = max(needed, memory.check("measures", vessels_bytes(mask.array, mask.spacing_um or (1, 1, 1))))
-            files |= write_vessels(job.output, stem, mask)
+            tables, vessels = write_vessels(job.output, stem, mask)
+            files |= tables
         except MemoryLimitError as error:
             refused.append(str(error))
-    return needed, refused
+    for line in refused:
+        say(f"  WARNING     {line}")
+    if job.label_tiff:
+        files["labels"] = write_label_tiff(on_request["labels"], [mask.array], mask)
+    return Written(files, needed, refused, vessels)

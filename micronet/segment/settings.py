@@ -135,10 +135,13 @@ def read_beside(job: Job, weights: Path) -> list[Path]:
     return [*(file for mask in masks for file in files_read_with(mask)), weights, card_path(weights)]
 
 
-def check_results(inputs: Sequence[Path], weights: Path, job: Job) -> None:
-    """Raise MicronetError where results would take the place of anything but earlier ones, before any is computed."""
+def check_results(inputs: Sequence[Path], weights: Path, job: Job, beside: Sequence[Outputs] = ()) -> None:
+    """Raise MicronetError where results would take the place of anything but earlier ones, before any is computed.
+
+    `beside` is what the call writes beside the results of its volumes.
+    """
     read = [file for path in inputs for file in files_read_with(path)]
-    check_outputs([job.outputs(volume_stem(path)) for path in inputs], [*read, *read_beside(job, weights)])
+    check_outputs([*(job.outputs(volume_stem(path)) for path in inputs), *beside], [*read, *read_beside(job, weights)])
 
 
 def _plain(value: Any) -> Any:
