@@ -169,6 +169,18 @@ def axes_option(text: str) -> str:
         raise _refused(text, "Z, Y and X once each, slowest first, such as ZYX (T and C may join)") from None
 
 
+def part_option(text: str) -> tuple[int, int]:
+    """Parse ``--part``: which part of how many.
+
+    >>> part_option("2/8")
+    (2, 8)
+    """
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text, re.ASCII)
+    if found and 1 <= int(found[1]) <= int(found[2]):
+        return int(found[1]), int(found[2])
+    raise _refused(text, "a part and how many there are, such as 2/8; the first is 1/8")
+
+
 def dtype_option(text: str) -> str:
     """Check ``--dtype``: a type of voxels that numpy knows and we read."""
     try:

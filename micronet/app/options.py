@@ -20,6 +20,7 @@ from micronet.app.option_types import (
     commands_option,
     device_option,
     dtype_option,
+    part_option,
     path_option,
     spacing_option,
     text_option,
@@ -85,6 +86,7 @@ def infer_parser() -> argparse.ArgumentParser:
     p.add_argument("--label-tiff", action="store_true", help="write the mask as a TIFF for Fiji as well")
     p.add_argument("--device", type=device_option, default="cpu", help="cpu (default) or cuda")
     _add_max_ram(p)
+    p.add_argument("--part", type=part_option, metavar="I/N", help="only part I of N of the volumes (job arrays)")
     _add_force(p, "do again what was done, and replace it")
     _add_computing(p)
     _add_debug(p)
@@ -281,7 +283,7 @@ def training_parser(network: str) -> argparse.ArgumentParser:
 
 def _add_refinement(p: argparse.ArgumentParser) -> None:
     p.add_argument("--iterations", type=Whole(1, 1_000_000), metavar="N", help="refinements of a µr-Net (default: 10)")
-    p.add_argument("--until-stable", action="store_true", help="refine until nothing changes (100 times at most)")
+    p.add_argument("--until-stable", action="store_true", help="refine until the mask has settled (100 times at most)")
     p.add_argument(
         "--initial-mask",
         type=path_option,

@@ -45,8 +45,13 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
     weights_path = find_weights(arguments.model, [Path("checkpoints"), Path("trained_models"), root / "trained_models"])
     summary = None
     if not arguments.time_lapse:
-        summary = planned_summary(job.output) if len(paths) > 1 else None
-        check_results(paths, weights_path, job, [] if summary is None else [summary])
+        summary = planned_summary(job.output, arguments.part) if len(paths) > 1 else None
+        these = _part(paths, arguments.part)
+        check_results(paths, weights_path, job, [] if summary is None else [summary], these=these)
+        if not these:
+            tell(f"nothing to do: there are {len(paths)} volumes, fewer than parts")
+            return 0
+        paths = these
     weights = Weights.load(weights_path, arguments.device, say=tell)
     computes = set_engine(arguments.engine, weights.network, device=arguments.device)
     tell(f"weights {weights.path} ({weights.network.name}); {computes}, {arguments.device}, {threads} threads")
@@ -68,9 +73,25 @@ def _start(arguments: argparse.Namespace) -> Start:
         arguments.initial_mask = None
     if not arguments.time_lapse and arguments.interval is not None:
         raise InputError("--interval goes with --time-lapse")
+    if arguments.time_lapse and arguments.part is not None:
+        raise InputError("--part does not go with --time-lapse: a time point starts from the one before")
     if arguments.time_lapse and not arguments.inputs:
         raise InputError("--time-lapse needs an INPUT: a 4-D file, or the files of the time points in their order")
     return "blank" if word == "blank" else "previous"
+
+
+def _part(paths: list[Path], part: tuple[int, int] | None) -> list[Path]:
+    """Return every N-th volume, from the I-th on: each is in exactly one part, and no part has two more than another.
+
+    >>> [[path.name for path in _part([Path("a"), Path("b"), Path("c")], (number, 2))] for number in (1, 2)]
+    [['a', 'c'], ['b']]
+    """
+    if part is None:
+        return paths
+    number, count = part
+    these = paths[number - 1 :: count]
+    tell(f"part {number} of {count}: {len(these)} of {len(paths)} volumes")
+    return these
 
 
 def _each(paths: list[Path], weights: Weights, job: Job, summary: Outputs | None, *, force: bool, debug: bool) -> int:

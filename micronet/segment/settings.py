@@ -135,13 +135,30 @@ def read_beside(job: Job, weights: Path) -> list[Path]:
     return [*(file for mask in masks for file in files_read_with(mask)), weights, card_path(weights)]
 
 
-def check_results(inputs: Sequence[Path], weights: Path, job: Job, beside: Sequence[Outputs] = ()) -> None:
+def check_results(
+    inputs: Sequence[Path],
+    weights: Path,
+    job: Job,
+    beside: Sequence[Outputs] = (),
+    *,
+    these: Sequence[Path] | None = None,
+) -> None:
     """Raise MicronetError where results would take the place of anything but earlier ones, before any is computed.
 
-    `beside` is what the call writes beside the results of its volumes.
+    Parameters
+    ----------
+    inputs : sequence of Path
+        What is read.
+    weights : Path
+    job : Job
+    beside : sequence of Outputs
+        What is written beside the results of the volumes.
+    these : sequence of Path, optional
+        Those of the inputs that are segmented, where another process sees to the others at the same time.
     """
     read = [file for path in inputs for file in files_read_with(path)]
-    check_outputs([*(job.outputs(volume_stem(path)) for path in inputs), *beside], [*read, *read_beside(job, weights)])
+    done = inputs if these is None else these
+    check_outputs([*(job.outputs(volume_stem(path)) for path in done), *beside], [*read, *read_beside(job, weights)])
 
 
 def _plain(value: Any) -> Any:
