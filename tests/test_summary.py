@@ -92,19 +92,16 @@ def test_parts_that_run_at_the_same_time_do_every_volume_once(folder, capsys):
         write_volume(f"scans/{name}.nrrd", Volume(array, upright((4.5,) * 3), units="um"))
     script = Path(infer.__file__)
     command = [sys.executable, str(script), "scans", "--model", "ur-net_test.pt", "--iterations", "1", "-o", "out"]
-    others = [
-        subprocess.Popen([*command, "--part", f"{number}/3"], stdout=subprocess.PIPE, text=True) for number in (1, 2)
-    ]
-    code, out, _ = infer_scans("--part", "3/3", capsys=capsys)
-    assert code == 0
-    assert "part 3 of 3: 1 of 4 volumes" in out
-    for other in others:
-        assert (other.communicate()[0].count("failed"), other.returncode) == (0, 0)
-    found = [row["volume"] for number in (1, 2, 3) for row in rows(f"out/lumens_part_{number}_of_3.csv")]
+    with subprocess.Popen([*command, "--part", "1/2"], stdout=subprocess.PIPE, text=True) as other:
+        code, out, _ = infer_scans("--part", "2/2", capsys=capsys)
+        assert (code, "part 2 of 2: 2 of 4 volumes" in out) == (0, True)
+        assert other.communicate()[0].endswith("2 done\n")
+    assert other.returncode == 0
+    found = [row["volume"] for number in (1, 2) for row in rows(f"out/lumens_part_{number}_of_2.csv")]
     assert sorted(found) == [f"scans/{name}.nrrd" for name in "abcd"]
     assert sorted(path.stem for path in Path("out").glob("?.json")) == list("abcd")
 
-    code, out, _ = infer_scans("--part", "1/3", capsys=capsys)  # it goes on where it was
+    code, out, _ = infer_scans("--part", "1/2", capsys=capsys)  # it goes on where it was
     assert (code, "2 skipped" in out) == (0, True)
     code, out, _ = infer_scans(capsys=capsys)
     assert (code, "4 skipped" in out) == (0, True)

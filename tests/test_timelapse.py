@@ -80,6 +80,7 @@ def test_every_time_point_of_a_file_starts_from_the_last(folder, movie, capsys):
     rows = table("predictions/beat_timelapse.csv")
     assert [row["start"] for row in rows] == ["blank", "beat_t000_probability.nrrd", "beat_t001_probability.nrrd"]
     assert [row["iterations"] for row in rows] == ["10", "2", "2"]
+    assert out.count("note: from a blank mask it takes 10 iterations; the next time points 2") == 1
     assert [float(row["time_s"]) for row in rows] == [0.0, 0.5, 1.0]
     assert [int(row["lumen_voxels"]) for row in rows] == [int(mask.sum()) for mask in masks]
     assert float(rows[2]["lumen_um3"]) == pytest.approx(masks[2].sum() * np.prod(SPACING))

@@ -47,6 +47,8 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
     if not arguments.time_lapse:
         summary = planned_summary(job.output, arguments.part) if len(paths) > 1 else None
         these = _part(paths, arguments.part)
+        if arguments.part is not None:
+            tell(f"part {arguments.part[0]} of {arguments.part[1]}: {len(these)} of {len(paths)} volumes")
         check_results(paths, weights_path, job, [] if summary is None else [summary], these=these)
         if not these:
             tell(f"nothing to do: there are {len(paths)} volumes, fewer than parts")
@@ -89,9 +91,7 @@ def _part(paths: list[Path], part: tuple[int, int] | None) -> list[Path]:
     if part is None:
         return paths
     number, count = part
-    these = paths[number - 1 :: count]
-    tell(f"part {number} of {count}: {len(these)} of {len(paths)} volumes")
-    return these
+    return paths[number - 1 :: count]
 
 
 def _each(paths: list[Path], weights: Weights, job: Job, summary: Outputs | None, *, force: bool, debug: bool) -> int:
