@@ -14,6 +14,7 @@ import numpy as np
 from micronet.core.errors import InputError
 from micronet.core.names import shortened
 from micronet.io.checks import check_dtype, clean_axes
+from micronet.measure.cleaning import Cleaning
 
 __all__ = [
     "THREADS",
@@ -167,6 +168,18 @@ def axes_option(text: str) -> str:
         return clean_axes(text)
     except InputError:
         raise _refused(text, "Z, Y and X once each, slowest first, such as ZYX (T and C may join)") from None
+
+
+def clean_option(text: str) -> Cleaning:
+    """Parse ``--clean``: a smallest volume in µm³, largest, holes, or several of them.
+
+    >>> str(clean_option("500,holes"))
+    '500,holes'
+    """
+    try:
+        return Cleaning.of(text)
+    except InputError:
+        raise _refused(text, "µm³, largest, holes, or several of them, such as 500,largest,holes") from None
 
 
 def part_option(text: str) -> tuple[int, int]:

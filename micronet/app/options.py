@@ -17,6 +17,7 @@ from micronet.app.option_types import (
     Whole,
     axes_option,
     bytes_option,
+    clean_option,
     commands_option,
     device_option,
     dtype_option,
@@ -86,6 +87,12 @@ def infer_parser() -> argparse.ArgumentParser:
     p.add_argument("--label-tiff", action="store_true", help="write the mask as a TIFF for Fiji as well")
     p.add_argument("--device", type=device_option, default="cpu", help="cpu (default) or cuda")
     _add_max_ram(p)
+    p.add_argument(
+        "--clean",
+        type=clean_option,
+        metavar="WHAT",
+        help="clean the mask: 500 removes pieces below 500 µm³, largest keeps one, holes fills; or 500,largest,holes",
+    )
     p.add_argument("--part", type=part_option, metavar="I/N", help="only part I of N of the volumes (job arrays)")
     _add_force(p, "do again what was done, and replace it")
     _add_computing(p)

@@ -114,6 +114,8 @@ def _segment(
         measured = measure_prediction(task, inputs, prediction, say)
         written = write_results(plan, inputs, prediction, measured, memory, say)
         watch.note("write")
+        if page is not None and measured.cleaned is not None:
+            page.cleaned(measured.mask)
         record = record_of(plan, memory, inputs, prediction, measured, written, watch.seconds)
         if page is not None:
             _write_page(page, plan, inputs, prediction, record)

@@ -45,11 +45,8 @@ def read_inputs(task: Task, say: Callable[[str], None]) -> Inputs:
     notes = [*volume.notes, *_padding_notes(volume, job)]
     for note in notes:
         say(f"              note: {note}")
-    if job.measures and volume.spacing_um is None:
-        raise InputError(
-            f"'{path}' does not state its voxel size {setting('spacing_um')}, which the measures need "
-            f"{setting('measures')}"
-        )
+    if volume.spacing_um is None:
+        _refuse_lengths(path, job)
     if job.intensity == "log":
         refuse_second_log(path)
         volume = volume.with_array(log_intensity(volume.array))
@@ -71,6 +68,17 @@ def read_inputs(task: Task, say: Callable[[str], None]) -> Inputs:
 def read_job_volume(path: Path, job: Job) -> Volume:
     """Read a volume as the settings say; errors as `micronet.io.read_volume`."""
     return read_volume(path, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype)
+
+
+def _refuse_lengths(path: Path, job: Job) -> None:
+    """Raise InputError where something is asked for that needs the voxel size."""
+    needy = None
+    if job.measures:
+        needy = f"which the measures need {setting('measures')}"
+    elif job.clean is not None and job.clean.below_um3 is not None:
+        needy = f"which a smallest volume needs {setting('clean')}"
+    if needy is not None:
+        raise InputError(f"'{path}' does not state its voxel size {setting('spacing_um')}, {needy}")
 
 
 def _padding_notes(volume: Volume, job: Job) -> list[str]:

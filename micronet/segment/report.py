@@ -48,6 +48,7 @@ class SegmentReport:
     def __init__(self, volume: Volume, threshold: float) -> None:
         self._volume, self._threshold = volume, threshold
         self._movie = Movie(Grid(volume.shape, volume.spacing_um))
+        self._cleaned: NDArray[np.bool_] | None = None
 
     def start(self, mask: NDArray[Any]) -> None:
         """Note the mask that refinement starts from, bool or a probability of the volume's shape."""
@@ -57,6 +58,11 @@ class SegmentReport:
         """Note the probability after a pass; a small copy is kept."""
         label = f"after iteration {iteration.number}: {iteration.flipped:,} voxels crossed 0.5"
         self._movie.add(probability, label, self._threshold)
+
+    def cleaned(self, mask: NDArray[np.bool_]) -> None:
+        """Note the mask after cleaning."""
+        self._movie.add(mask, "after cleaning")
+        self._cleaned = mask
 
     def write(
         self,
@@ -122,7 +128,8 @@ class SegmentReport:
     ) -> list[Markup]:
         image = self._volume.array
         edges = bins(image[sampled(image.shape, 128)])
-        masks: dict[str, NDArray[Any] | Scratch | None] = {"all voxels": None, "segmentation": probability}
+        found = probability if self._cleaned is None else self._cleaned
+        masks: dict[str, NDArray[Any] | Scratch | None] = {"all voxels": None, "segmentation": found}
         if annotation is not None:
             masks["annotation"] = annotation
         lines = []

@@ -23,6 +23,7 @@ from micronet.io.scratch import Scratch
 from micronet.measure.footprint import mesh_bytes, vessels_bytes
 from micronet.measure.lumen_files import write_surface, write_vessels
 from micronet.measure.overlap import overlap
+from micronet.measure.pieces import Cleaned, clean_mask
 from micronet.segment.memory import Memory
 from micronet.segment.outputs import above, levels, measure, score_line, scores_record, write_result
 from micronet.segment.plan import Found, Plan, Task
@@ -53,12 +54,13 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """The mask, and what it amounts to: as the record has it, as suspicions, as scores, and in a word for the table."""
+    """The mask, and what it amounts to: as the record has it, as suspicions, as scores, and what cleaning changed."""
 
     mask: NDArray[np.bool_]
     result: dict[str, Any]
     warnings: list[str]
     scores: dict[str, Any] | None
+    cleaned: Cleaned | None = None
 
     @property
     def um3(self) -> str:
@@ -88,7 +90,11 @@ class Written:
 
 def measure_prediction(task: Task, inputs: Inputs, prediction: Prediction, say: Callable[[str], None]) -> Measured:
     """Take the mask out of a probability, measure and score it, and tell the person."""
-    return measure_mask(task, inputs, above(prediction.probability, task.job.threshold), say)
+    mask, cleaned = above(prediction.probability, task.job.threshold), None
+    if task.job.clean is not None:
+        cleaned = clean_mask(mask, task.job.clean, inputs.volume.voxel_um3)
+        say(f"  clean       {cleaned}")
+    return replace(measure_mask(task, inputs, mask, say), cleaned=cleaned)
 
 
 def measure_mask(task: Task, inputs: Inputs, mask: NDArray[np.bool_], say: Callable[[str], None]) -> Measured:
@@ -155,6 +161,7 @@ def record_of(
         "result": measured.result | written.vessels | {"warnings": warnings},
         "iterations": [asdict(iteration) for iteration in prediction.iterations],
         **settled,
+        **({} if measured.cleaned is None else {"cleaned": asdict(measured.cleaned)}),
         "scores": measured.scores,
         "files": {kind: write_name(file.name) for kind, file in written.files.items()},
         "seconds": {step: round(lasted, 3) for step, lasted in seconds.items()},

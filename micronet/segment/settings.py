@@ -15,6 +15,7 @@ from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.provenance import sha256_of
 from micronet.io import files_read_with, volume_stem
 from micronet.io.mesh import MESH_FORMATS
+from micronet.measure.cleaning import Cleaning
 from micronet.measure.lumen_files import surface_path, vessel_paths
 from micronet.networks.card import card_path
 from micronet.networks.registry import Network, network_of
@@ -59,7 +60,8 @@ class Job:
     `axes`, `spacing_um`, `shape` and `dtype` describe files that do not describe themselves; `segment` names
     the segment of `initial_mask` and `annotation` where these are .seg.nrrd files with several. `report` asks for
     an HTML page too, `mesh` for the lumen's surface in that format, `measures` for tables of the vessels, `label_tiff`
-    for the mask as a TIFF that Fiji opens. `max_ram` is how many bytes of memory may be taken; no number of a result
+    for the mask as a TIFF that Fiji opens. `clean` says which pieces of the mask are removed and what is filled; the
+    probability stays as it is. `max_ram` is how many bytes of memory may be taken; no number of a result
     depends on it.
     """
 
@@ -81,6 +83,7 @@ class Job:
     mesh: str | None = None
     measures: bool = False
     label_tiff: bool = False
+    clean: Cleaning | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:
@@ -96,7 +99,7 @@ class Job:
     @property
     def wishes(self) -> set[str]:
         """The settings that ask for more than the usual files, and take memory."""
-        wished = {"report": self.report, "mesh": self.mesh, "measures": self.measures}
+        wished = {"report": self.report, "mesh": self.mesh, "measures": self.measures, "clean": self.clean}
         return {name for name, value in wished.items() if value}
 
     def files_on_request(self, stem: str) -> dict[str, Path]:
@@ -119,8 +122,10 @@ class Job:
     def parameters(self) -> dict[str, Any]:
         """Return what the numbers of a result depend on, as JSON has it."""
         settings = asdict(self)
-        for name in ("output", "report", "max_ram", "mesh", "measures", "label_tiff"):
+        for name in ("output", "report", "max_ram", "mesh", "measures", "label_tiff", "clean"):
             del settings[name]
+        if self.clean is not None:  # else the record is that of a version which did not know it
+            settings["clean"] = str(self.clean)
         return {key: _plain(value) for key, value in settings.items()} | {"iterations": self.passes}
 
 
