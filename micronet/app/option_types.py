@@ -182,6 +182,16 @@ def clean_option(text: str) -> Cleaning:
         raise _refused(text, "µm³, largest, holes, or several of them, such as 500,largest,holes") from None
 
 
+def resample_option(text: str) -> float | str:
+    """Parse ``--resample``: a voxel size in µm; "network" for that of the weights, which is meant without a value."""
+    if text == "network":
+        return text
+    try:
+        return Real(*_SPACINGS)(text)
+    except argparse.ArgumentTypeError:
+        raise _refused(text, "a voxel size in µm such as 4.5, or none; an INPUT goes before the option") from None
+
+
 def part_option(text: str) -> tuple[int, int]:
     """Parse ``--part``: which part of how many.
 

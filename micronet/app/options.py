@@ -23,6 +23,7 @@ from micronet.app.option_types import (
     dtype_option,
     part_option,
     path_option,
+    resample_option,
     spacing_option,
     text_option,
 )
@@ -76,6 +77,15 @@ def infer_parser() -> argparse.ArgumentParser:
     p.add_argument("--intensity", choices=("as stored", "log"), default="as stored", help="log: of linear intensities")
     _add_axes(p, "order of the axes, where the file does not say")
     _add_spacing(p, "voxel size in µm")
+    p.add_argument(
+        "--resample",
+        dest="resample_um",
+        nargs="?",
+        const="network",
+        type=resample_option,
+        metavar="UM",
+        help="bring the volume to the voxels of the network (or to UM µm), and the results back",
+    )
     _add_headerless(p, Sizes((3, 4)), "such as uint16")
     _add_segment(p, "mask to take")
     p.add_argument("--annotation", type=path_option, metavar="FILE", help="true mask to score the result against")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -17,6 +18,7 @@ from micronet.app.terminal import tell
 from micronet.core.errors import InputError
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import Outputs
+from micronet.networks.card import trained_spacing
 from micronet.networks.weights import find_weights
 from micronet.segment.job import Job, Weights, check_results, check_stems, segment_file
 from micronet.segment.summary import BatchSummary, planned_summary, summary_lines
@@ -40,7 +42,7 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
         raise InputError(f"--annotation and --initial-mask go with one input, found {len(paths)}")
     for note in check_stems(paths):
         tell(f"note: {note}")
-    job = settings_of(Job, arguments)
+    job = settings_of(Job, arguments, resample_um=None)
     threads = set_threads(arguments.threads)
     weights_path = find_weights(arguments.model, [Path("checkpoints"), Path("trained_models"), root / "trained_models"])
     summary = None
@@ -55,6 +57,7 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
             return 0
         paths = these
     weights = Weights.load(weights_path, arguments.device, say=tell)
+    job = replace(job, resample_um=_network_spacing(arguments.resample_um, weights))
     computes = set_engine(arguments.engine, weights.network, device=arguments.device)
     tell(f"weights {weights.path} ({weights.network.name}); {computes}, {arguments.device}, {threads} threads")
     if arguments.time_lapse:
@@ -80,6 +83,19 @@ def _start(arguments: argparse.Namespace) -> Start:
     if arguments.time_lapse and not arguments.inputs:
         raise InputError("--time-lapse needs an INPUT: a 4-D file, or the files of the time points in their order")
     return "blank" if word == "blank" else "previous"
+
+
+def _network_spacing(asked: float | str | None, weights: Weights) -> float | None:
+    """Return the voxel size in µm that volumes are brought to."""
+    if not isinstance(asked, str):
+        return asked
+    spacing = trained_spacing(weights.path, weights.sha256)
+    if spacing is None:
+        raise InputError(
+            f"no model card says which voxels '{weights.path.name}' was trained on: give their size, such as "
+            "--resample 4.5"
+        )
+    return spacing
 
 
 def _part(paths: list[Path], part: tuple[int, int] | None) -> list[Path]:

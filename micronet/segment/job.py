@@ -13,14 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from micronet.core.errors import InputError, setting
 from micronet.core.files import make_folder
 from micronet.core.outcome import Outcome
-from micronet.io.scratch import Scratch
+from micronet.core.planes import Planes
+from micronet.core.volume import Volume
 from micronet.networks import engine
 from micronet.segment.adding import add_files
 from micronet.segment.earlier import earlier_result
@@ -141,31 +141,37 @@ def _predicted(
         if on_iteration is not None:
             on_iteration(iteration)
 
-    def note_probability(now: NDArray[np.float32] | Scratch) -> None:
-        if page is not None:
-            page.add(now, iterations[-1])
+    def on_input(found: Planes) -> Planes:
+        return found if inputs.grid is None else inputs.grid.back(found, job.y_crop)
 
+    def note_probability(now: Planes) -> None:
+        if page is not None:
+            page.add(on_input(now), iterations[-1])
+
+    start: Volume | NDArray[Any] | None = inputs.start
+    if inputs.grid is not None and inputs.start is not None:
+        start = inputs.grid.start(inputs.start.array)
     how = Refinement(
         job.passes,
-        inputs.start,
+        start,
         note_iteration,
-        y_crop=job.y_crop,
+        y_crop=job.y_crop if inputs.grid is None else inputs.grid.depth(job.y_crop),
         until_stable=job.until_stable,
         on_probability=note_probability,
     )
     with ExitStack() as files:
-        probability: NDArray[np.float32] | Scratch
+        probability: Planes
         try:
             if memory.slab_planes is None:
-                probability = predict_whole(inputs.volume, task.weights.model, how)
+                probability = predict_whole(inputs.seen, task.weights.model, how)
             else:
                 make_folder(job.output)
-                found = predict_in_slabs(inputs.volume, task.weights.model, job.output, memory.slab_planes, how)
+                found = predict_in_slabs(inputs.seen, task.weights.model, job.output, memory.slab_planes, how)
                 probability = files.enter_context(found)
         except InputError as error:
             raise InputError(f"'{task.path}': {error}") from error
         engine.forget_memory()  # what follows needs some itself
-        yield Prediction(probability, iterations)
+        yield Prediction(on_input(probability), iterations)
 
 
 def _new_page(job: Job, inputs: Inputs) -> SegmentReport | None:

@@ -20,6 +20,7 @@ from micronet.io import claimed_bytes, files_of, open_stack, volume_stem
 from micronet.measure.footprint import least_bytes
 from micronet.networks.card import card_path
 from micronet.segment.memory import Memory, Need, memory_without_network, plan_memory
+from micronet.segment.resampling import NetworkGrid
 from micronet.segment.settings import Job, Weights
 
 __all__ = ["Found", "Plan", "Task", "TimePoint", "input_record", "plan_addition", "plan_room", "plan_task"]
@@ -143,14 +144,19 @@ def _need(task: Task, masks: Iterable[Path]) -> Need:
             grid = stack.grid
     else:
         grid = time_point.volume
+    network = NetworkGrid.of(grid, job.resample_um)
+    depth = job.y_crop if network is None else network.depth(job.y_crop)
+    height = (grid.shape if network is None else network.size)[1]
     return Need(
         grid.shape,
-        grid.shape[1] if job.y_crop is None else min(max(job.y_crop, 1), grid.shape[1]),
+        height if depth is None else min(max(depth, 1), height),
         grid.array.dtype,
         logarithm=job.intensity == "log",
         masks=tuple(_mask_bytes(mask, task) for mask in masks),
         soft_start=task.soft_start is not None,
         beside=0 if time_point is None else time_point.beside,
+        seen=None if network is None else network.size,
+        starts="initial_mask" in task.masks,
         wishes={name: least for name, least in least_bytes(math.prod(grid.shape)).items() if name in job.wishes},
     )
 

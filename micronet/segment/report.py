@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.core.names import write_name
+from micronet.core.planes import Planes
 from micronet.core.volume import Volume
-from micronet.io.scratch import Scratch
 from micronet.measure.scores import DEFINITIONS
 from micronet.report.page.grid import Grid
 from micronet.report.page.html import Markup, Section, figure, note, table, write_page
@@ -54,7 +54,7 @@ class SegmentReport:
         """Note the mask that refinement starts from, bool or a probability of the volume's shape."""
         self._movie.add(mask, "the mask it started from")
 
-    def add(self, probability: NDArray[np.float32] | Scratch, iteration: Iteration) -> None:
+    def add(self, probability: Planes, iteration: Iteration) -> None:
         """Note the probability after a pass; a small copy is kept."""
         label = f"after iteration {iteration.number}: {iteration.flipped:,} voxels crossed 0.5"
         self._movie.add(probability, label, self._threshold)
@@ -67,7 +67,7 @@ class SegmentReport:
     def write(
         self,
         path: Path,
-        probability: NDArray[np.float32] | Scratch,
+        probability: Planes,
         record: Mapping[str, Any],
         *,
         annotation: NDArray[np.bool_] | None = None,
@@ -123,13 +123,11 @@ class SegmentReport:
             f"micronet {record['versions']['micronet']}, {record['created'][:16].replace('T', ' ')} UTC",
         ]
 
-    def _histograms(
-        self, probability: NDArray[np.float32] | Scratch, annotation: NDArray[np.bool_] | None
-    ) -> list[Markup]:
+    def _histograms(self, probability: Planes, annotation: NDArray[np.bool_] | None) -> list[Markup]:
         image = self._volume.array
         edges = bins(image[sampled(image.shape, 128)])
         found = probability if self._cleaned is None else self._cleaned
-        masks: dict[str, NDArray[Any] | Scratch | None] = {"all voxels": None, "segmentation": found}
+        masks: dict[str, Planes | None] = {"all voxels": None, "segmentation": found}
         if annotation is not None:
             masks["annotation"] = annotation
         lines = []

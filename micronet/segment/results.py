@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from micronet.core.errors import setting
 from micronet.core.names import write_name
 from micronet.core.outcome import Outcome
+from micronet.core.planes import Planes
 from micronet.core.provenance import versions
 from micronet.core.ram import MemoryLimitError
 from micronet.core.volume import Volume
 from micronet.io import write_label_tiff
-from micronet.io.scratch import Scratch
 from micronet.measure.footprint import mesh_bytes, vessels_bytes
 from micronet.measure.lumen_files import write_surface, write_vessels
 from micronet.measure.overlap import overlap
@@ -48,7 +48,7 @@ __all__ = [
 class Prediction:
     """What each pass did, and the probability: in memory or (in slabs) on the disk, its planes can be looped over."""
 
-    probability: NDArray[np.float32] | Scratch
+    probability: Planes
     iterations: list[Iteration]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -61,7 +62,8 @@ class Job:
     the segment of `initial_mask` and `annotation` where these are .seg.nrrd files with several. `report` asks for
     an HTML page too, `mesh` for the lumen's surface in that format, `measures` for tables of the vessels, `label_tiff`
     for the mask as a TIFF that Fiji opens. `clean` says which pieces of the mask are removed and what is filled; the
-    probability stays as it is. `max_ram` is how many bytes of memory may be taken; no number of a result
+    probability stays as it is. `resample_um` brings the volume to voxels of that length for the network, and what it
+    finds back to the volume's grid. `max_ram` is how many bytes of memory may be taken; no number of a result
     depends on it.
     """
 
@@ -84,10 +86,13 @@ class Job:
     measures: bool = False
     label_tiff: bool = False
     clean: Cleaning | None = None
+    resample_um: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:
             raise InputError(f"the threshold must lie in [0, 1), found {self.threshold} {setting('threshold')}")
+        if self.resample_um is not None and not 0 < self.resample_um < math.inf:
+            raise InputError(f"a voxel size is positive, found {self.resample_um} µm {setting('resample_um')}")
         if self.iterations is not None and self.iterations < 1:
             raise InputError(f"there must be at least 1 iteration, found {self.iterations} {setting('iterations')}")
 
@@ -124,8 +129,11 @@ class Job:
         settings = asdict(self)
         for name in ("output", "report", "max_ram", "mesh", "measures", "label_tiff", "clean"):
             del settings[name]
-        if self.clean is not None:  # else the record is that of a version which did not know it
+        # Where they are not asked for, the record is that of a version which did not know them.
+        if self.clean is not None:
             settings["clean"] = str(self.clean)
+        if self.resample_um is None:
+            del settings["resample_um"]
         return {key: _plain(value) for key, value in settings.items()} | {"iterations": self.passes}
 
 
