@@ -98,7 +98,7 @@ class TestInfer:
         assert "clean" not in record["parameters"]
         assert "cleaned" not in record
         code, _, err = call(infer, *arguments, "--clean", "largest", capsys=capsys)
-        assert (code, "clean not given there, largest asked" in err) == (2, True)
+        assert (code, "clean none there, largest asked" in err) == (2, True)
 
     def test_what_is_added_to_a_cleaned_result_is_cleaned(self, arguments, capsys):
         call(infer, *arguments, "--clean", "largest", capsys=capsys)

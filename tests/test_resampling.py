@@ -145,7 +145,7 @@ class TestInfer:
 
     def test_other_voxels_are_told_and_what_brings_them_there(self, folder, capsys):
         assert "voxels of 2 x 3 x 2.5 µm, not 4.5: bring them there (--resample)" in self.infer(capsys=capsys)
-        assert "resample not given there, 4.5 asked" in self.infer("--resample", capsys=capsys, code=2)
+        assert "resample none there, 4.5 asked" in self.infer("--resample", capsys=capsys, code=2)
         assert "WARNING" not in self.infer("--resample", output="new", capsys=capsys)
 
     def test_weights_without_a_card_need_the_size(self, folder, capsys):

@@ -14,7 +14,7 @@ from micronet.app.batch import run_batch
 from micronet.app.computing import set_engine, set_threads
 from micronet.app.inputs import inputs_from
 from micronet.app.options import settings_of
-from micronet.app.terminal import tell
+from micronet.app.terminal import tell, with_options
 from micronet.core.errors import InputError
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import Outputs
@@ -119,7 +119,7 @@ def _each(paths: list[Path], weights: Weights, job: Job, summary: Outputs | None
 
     if summary is None:
         return run_batch(paths, segment, lambda path: path, debug=debug)
-    table = BatchSummary(summary)
+    table = BatchSummary(summary, with_options)
 
     def told(outcomes: Sequence[Outcome]) -> list[str]:
         return [*summary_lines(outcomes), f"this table: {summary.paths[0]}"]

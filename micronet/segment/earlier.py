@@ -141,15 +141,17 @@ def _differences(record: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterato
 
 
 def _shown(value: Any) -> str:
-    if value is None or value is False:
-        return "not given"
+    if value is None:
+        return "none"
     if isinstance(value, list):
         return ",".join(map(_shown, value))
-    return "given" if value is True else f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _named(mask: Any) -> str:
-    return Path(str(mask["path"])).name if isinstance(mask, dict) and "path" in mask else "not given"
+    return Path(str(mask["path"])).name if isinstance(mask, dict) and "path" in mask else "none"
 
 
 def _table(value: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,18 @@ def planned_summary(folder: Path, part: tuple[int, int] | None = None) -> Output
 
 
 class BatchSummary:
-    """Writes the table, anew with each row, so that what is on disk is whole when a run ends."""
+    """Writes the table, anew with each row, so that what is on disk is whole when a run ends.
 
-    def __init__(self, outputs: Outputs) -> None:
-        self._outputs = outputs
+    Parameters
+    ----------
+    outputs : Outputs
+        As `planned_summary`.
+    words : callable
+        Returns a warning as the person is to read it.
+    """
+
+    def __init__(self, outputs: Outputs, words: Callable[[str], str] = str) -> None:
+        self._outputs, self._words = outputs, words
         self._outcomes: list[Outcome] = []
 
     def add(self, outcome: Outcome) -> None:
@@ -46,7 +54,11 @@ class BatchSummary:
         self._outcomes.append(outcome)
         names = self._outputs.names or ()
         with self._outputs.staged() as folder:
-            write_table(folder / names[0], "lumens of a batch", _COMMENTS, _COLUMNS, map(_row, self._outcomes))
+            write_table(folder / names[0], "lumens of a batch", _COMMENTS, _COLUMNS, map(self._row, self._outcomes))
+
+    def _row(self, outcome: Outcome) -> Sequence[str]:
+        numbers = ("" if value is None else number_cell(value) for value in numbers_of(outcome.result))
+        return [str(outcome.path), outcome.status, *numbers, self._words(warnings_of(outcome))]
 
     def finish(self) -> None:
         """Write the record of the table."""
@@ -92,8 +104,3 @@ def warnings_of(outcome: Outcome) -> str:
         return outcome.message
     told = outcome.result.get("warnings")
     return "; ".join(map(str, told)) if isinstance(told, list) else ""
-
-
-def _row(outcome: Outcome) -> Sequence[str]:
-    numbers = ("" if value is None else number_cell(value) for value in numbers_of(outcome.result))
-    return [str(outcome.path), outcome.status, *numbers, warnings_of(outcome)]
