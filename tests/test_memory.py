@@ -67,7 +67,7 @@ class TestSlabs:
         image = rng.random((32, 32, 32))
         with predict_in_slabs(image, model, tmp_path, 16, Refinement(9, None, seen.append, until_stable=True)) as found:
             assert (found[:] == 0.5).all()
-        assert [one.stable for one in seen] == [False, True]
+        assert [one.number for one in seen] == [1, 2, 3]
 
     def test_they_are_the_same_where_planes_are_cut_into_strips(self, tmp_path, rng, model, monkeypatch):
         monkeypatch.setattr("micronet.networks.kernels.layout._STRIP", 1000)

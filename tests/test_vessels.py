@@ -114,7 +114,7 @@ def test_vessels_too_thin_for_the_spacing_are_told(tmp_path):
     for radius, told in ((3, True), (7, False)):
         mask = cropped(tube(radius, 60, (0, 0.3, 1), (8.0, 1.0, 1.0)))
         said.clear()
-        files = write_vessels(tmp_path, "a", Volume(mask, directions=upright((8, 1, 1)), units="um"), said.append)
+        files, _ = write_vessels(tmp_path, "a", Volume(mask, directions=upright((8, 1, 1)), units="um"), said.append)
         assert bool(said) == told
         for comments in (_read(files[kind])[0] for kind in ("vessels", "centrelines")):
             assert any("WARNING: 1 of 1 vessels have a radius below 4.8" in line for line in comments) == told
@@ -240,7 +240,7 @@ def test_the_tables_hold_what_was_measured(tmp_path):
     directions = np.array([[0, 3.0, 4.0], [0, -4.0, 3.0], [5.0, 0, 0]])
     origin = np.array([10.0, 20.0, 30.0])
     volume = Volume(torus(12, 3), directions=directions, origin=origin, units="um", space="left-posterior-superior")
-    files = write_vessels(tmp_path, "ring", volume)
+    files, _ = write_vessels(tmp_path, "ring", volume)
     comments, [row] = _read(files["vessels"])
     assert any("centreline_um: length of the centreline" in line for line in comments)
     assert float(row["lumen_um3"]) == pytest.approx(torus(12, 3).sum() * 125, rel=1e-5)
@@ -256,7 +256,8 @@ def test_the_tables_hold_what_was_measured(tmp_path):
 
 
 def test_an_empty_mask_has_empty_tables(tmp_path):
-    files = write_vessels(tmp_path, "a", Volume(np.zeros((3, 3, 3), bool), units="um"))
+    files, summary = write_vessels(tmp_path, "a", Volume(np.zeros((3, 3, 3), bool), units="um"))
+    assert summary == {"vessels": 0, "centreline_um": 0.0, "radius_median_um": None}
     assert _read(files["vessels"])[1] == _read(files["centrelines"])[1] == []
 
 

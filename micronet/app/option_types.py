@@ -14,6 +14,7 @@ import numpy as np
 from micronet.core.errors import InputError
 from micronet.core.names import shortened
 from micronet.io.checks import check_dtype, clean_axes
+from micronet.measure.cleaning import Cleaning
 
 __all__ = [
     "THREADS",
@@ -169,6 +170,40 @@ def axes_option(text: str) -> str:
         return clean_axes(text)
     except InputError:
         raise _refused(text, "Z, Y and X once each, slowest first, such as ZYX (T and C may join)") from None
+
+
+def clean_option(text: str) -> Cleaning:
+    """Parse ``--clean``: a smallest volume in µm³, largest, holes, or several of them.
+
+    >>> str(clean_option("500,holes"))
+    '500,holes'
+    """
+    try:
+        return Cleaning.of(text)
+    except InputError:
+        raise _refused(text, "µm³, largest, holes, or several of them, such as 500,largest,holes") from None
+
+
+def resample_option(text: str) -> float | str:
+    """Parse ``--resample``: a voxel size in µm; "network" for that of the weights, which is meant without a value."""
+    if text == "network":
+        return text
+    try:
+        return Real(*_SPACINGS)(text)
+    except argparse.ArgumentTypeError:
+        raise _refused(text, "a voxel size in µm such as 4.5, or none; an INPUT goes before the option") from None
+
+
+def part_option(text: str) -> tuple[int, int]:
+    """Parse ``--part``: which part of how many.
+
+    >>> part_option("2/8")
+    (2, 8)
+    """
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text, re.ASCII)
+    if found and 1 <= int(found[1]) <= int(found[2]):
+        return int(found[1]), int(found[2])
+    raise _refused(text, "a part and how many there are, such as 2/8; the first is 1/8")
 
 
 def dtype_option(text: str) -> str:

@@ -17,12 +17,15 @@ from micronet.app.option_types import (
     Whole,
     axes_option,
     bytes_option,
+    clean_option,
     commands_option,
     device_option,
     dtype_option,
+    part_option,
     path_option,
     plane_option,
     range_option,
+    resample_option,
     spacing_option,
     text_option,
 )
@@ -103,6 +106,15 @@ def infer_parser() -> argparse.ArgumentParser:
     p.add_argument("--intensity", choices=("as stored", "log"), default="as stored", help="log: of linear intensities")
     _add_axes(p, "order of the axes, where the file does not say")
     _add_spacing(p, "voxel size in µm")
+    p.add_argument(
+        "--resample",
+        dest="resample_um",
+        nargs="?",
+        const="network",
+        type=resample_option,
+        metavar="UM",
+        help="bring the volume to the voxels of the network (or to UM µm), and the results back",
+    )
     _add_headerless(p, Sizes((3, 4)), "such as uint16")
     _add_segment(p, "mask to take")
     p.add_argument("--annotation", type=path_option, metavar="FILE", help="true mask to score the result against")
@@ -115,6 +127,13 @@ def infer_parser() -> argparse.ArgumentParser:
     p.add_argument("--label-tiff", action="store_true", help="write the mask as a TIFF for Fiji as well")
     p.add_argument("--device", type=device_option, default="cpu", help="cpu (default) or cuda")
     _add_max_ram(p)
+    p.add_argument(
+        "--clean",
+        type=clean_option,
+        metavar="WHAT",
+        help="clean the mask: 500 removes pieces below 500 µm³, largest keeps one, holes fills; or 500,largest,holes",
+    )
+    p.add_argument("--part", type=part_option, metavar="I/N", help="only part I of N of the volumes (job arrays)")
     _add_force(p, "do again what was done, and replace it")
     _add_computing(p)
     _add_debug(p)
@@ -348,7 +367,7 @@ def training_parser(network: str) -> argparse.ArgumentParser:
 
 def _add_refinement(p: argparse.ArgumentParser) -> None:
     p.add_argument("--iterations", type=Whole(1, 1_000_000), metavar="N", help="refinements of a µr-Net (default: 10)")
-    p.add_argument("--until-stable", action="store_true", help="refine until nothing changes (100 times at most)")
+    p.add_argument("--until-stable", action="store_true", help="refine until the mask has settled (100 times at most)")
     p.add_argument(
         "--initial-mask",
         type=path_option,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -65,7 +65,9 @@ def write_surface(path: Path, mask: Volume) -> dict[str, Path]:
     return {"mesh": write_mesh(path, lumen_surface(mask))} if mask.array.any() else {}
 
 
-def write_vessels(folder: Path, stem: str, mask: Volume, say: Callable[[str], None] | None = None) -> dict[str, Path]:
+def write_vessels(
+    folder: Path, stem: str, mask: Volume, say: Callable[[str], None] | None = None
+) -> tuple[dict[str, Path], dict[str, Any]]:
     """Write a table with a row for each vessel and one with a row for each point of a centreline.
 
     `say` receives a warning where vessels are too thin for the spacing; the tables have it too.
@@ -74,8 +76,11 @@ def write_vessels(folder: Path, stem: str, mask: Volume, say: Callable[[str], No
 
     Returns
     -------
-    dict of str to Path
+    files : dict of str to Path
         As `vessel_paths`.
+    summary : dict of str to number
+        ``vessels``, how many there are, ``centreline_um``, their length together, and ``radius_median_um`` over the
+        points of all centrelines, None where there is none.
     """
     from micronet.measure.vessels import measure_vessels, too_thin  # as above
 
@@ -98,7 +103,12 @@ def write_vessels(folder: Path, stem: str, mask: Volume, say: Callable[[str], No
     write_table(
         files["centrelines"], f"centrelines of {write_name(stem)}", comments, _POINT_COLUMNS, _points(vessels, mask)
     )
-    return files
+    radii = np.concatenate([vessel.radii() for vessel in vessels]) if vessels else np.empty(0)
+    return files, {
+        "vessels": len(vessels),
+        "centreline_um": float(sum(vessel.line.length for vessel in vessels)),
+        "radius_median_um": float(np.median(radii)) if radii.size else None,
+    }
 
 
 def _row(vessel: Vessel) -> list[str]:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from micronet.core.errors import setting
 from micronet.core.names import write_name
+from micronet.core.planes import Planes
 from micronet.core.volume import Volume, bounding_box
 from micronet.io import Segment, nrrd, write_mask_planes
-from micronet.io.scratch import Scratch
 from micronet.measure.overlap import Overlap
 from micronet.report.preview import Scene, write_preview
 
@@ -28,7 +28,7 @@ def write_result(
     folder: Path,
     stem: str,
     volume: Volume,
-    probability: NDArray[np.float32] | Scratch,
+    probability: Planes,
     scene: Scene,
     *,
     probability_name: str,
@@ -67,12 +67,12 @@ def write_result(
     return files
 
 
-def levels(probability: NDArray[np.float32] | Scratch) -> Iterator[NDArray[np.uint8]]:
+def levels(probability: Planes) -> Iterator[NDArray[np.uint8]]:
     """Yield the planes of a probability as the files have them: 255·p, rounded."""
     return (np.rint(plane * 255).astype(np.uint8) for plane in probability)
 
 
-def above(probability: NDArray[np.float32] | Scratch, threshold: float) -> NDArray[np.bool_]:
+def above(probability: Planes, threshold: float) -> NDArray[np.bool_]:
     """Return where a probability, in memory or in a scratch file, lies above a threshold."""
     mask = np.empty(probability.shape, bool)
     for plane, inside in zip(probability, mask, strict=True):

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.core.names import write_name
+from micronet.core.planes import Planes
 from micronet.core.volume import Volume
-from micronet.io.scratch import Scratch
 from micronet.measure.scores import DEFINITIONS, WORDS
 from micronet.report.page.grid import Grid
 from micronet.report.page.html import Markup, Section, figure, note, table, write_page
@@ -50,20 +50,26 @@ class SegmentReport:
     def __init__(self, volume: Volume, threshold: float, y_crop: int | None = None) -> None:
         self._volume, self._threshold, self._y_crop = volume, threshold, y_crop
         self._movie = Movie(Grid(volume.shape, volume.spacing_um))
+        self._cleaned: NDArray[np.bool_] | None = None
 
     def start(self, mask: NDArray[Any]) -> None:
         """Note the mask that refinement starts from, bool or a probability of the volume's shape."""
         self._movie.add(mask, "the mask it started from")
 
-    def add(self, probability: NDArray[np.float32] | Scratch, iteration: Iteration) -> None:
+    def add(self, probability: Planes, iteration: Iteration) -> None:
         """Note the probability after a pass; a small copy is kept."""
         label = f"after iteration {iteration.number}: {iteration.flipped:,} voxels crossed 0.5"
         self._movie.add(probability, label, self._threshold)
 
+    def cleaned(self, mask: NDArray[np.bool_]) -> None:
+        """Note the mask after cleaning."""
+        self._movie.add(mask, "after cleaning")
+        self._cleaned = mask
+
     def write(
         self,
         path: Path,
-        probability: NDArray[np.float32] | Scratch,
+        probability: Planes,
         record: Mapping[str, Any],
         *,
         annotation: NDArray[np.bool_] | None = None,
@@ -119,12 +125,11 @@ class SegmentReport:
             f"micronet {record['versions']['micronet']}, {record['created'][:16].replace('T', ' ')} UTC",
         ]
 
-    def _histograms(
-        self, probability: NDArray[np.float32] | Scratch, annotation: NDArray[np.bool_] | None
-    ) -> list[Markup]:
+    def _histograms(self, probability: Planes, annotation: NDArray[np.bool_] | None) -> list[Markup]:
         image = self._volume.array
         edges = bins(image[sampled(image.shape, 128)])
-        masks: dict[str, NDArray[Any] | Scratch | None] = {"all voxels": None, "segmentation": probability}
+        found = probability if self._cleaned is None else self._cleaned
+        masks: dict[str, Planes | None] = {"all voxels": None, "segmentation": found}
         if annotation is not None:
             masks["annotation"] = annotation
         lines = []

@@ -210,6 +210,8 @@ class TimeLapseRun:
         if last is not None:
             _, volume, _ = share_grid(last.volume, volume, lapse.stems[last.number], row.name)
         begin, mine = _settings(job, lapse, self._start, None if last is None else last.number)
+        if self._refines and mine.passes != job.passes:
+            self._say(f"  note: from a blank mask it takes {mine.passes} iterations; the next time points {job.passes}")
         here: list[Found] = []
         point = TimePoint(
             row.name,

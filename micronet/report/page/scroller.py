@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from micronet.core.errors import InputError
-from micronet.io.scratch import Scratch
+from micronet.core.planes import Planes
 from micronet.report.page.grid import Grid
 from micronet.report.panels import grey_range, sampled
 
@@ -44,7 +44,7 @@ class Movie:
     def __len__(self) -> int:
         return len(self._frames)
 
-    def add(self, array: NDArray[Any] | Scratch, label: str, threshold: float = 0.5) -> None:
+    def add(self, array: Planes, label: str, threshold: float = 0.5) -> None:
         """Append a mask, or a probability and its threshold, with the words to show beside it."""
         self._frames.append((label, zlib.compress(self.grid.bits(array, threshold), 1)))
 
