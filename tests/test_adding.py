@@ -86,20 +86,23 @@ def test_what_is_added_is_what_is_made_at_once(arguments, capsys):
     assert_same("bit", "once")
 
 
-def test_another_annotation_takes_the_place_of_the_first(arguments, capsys):
-    infer_into("once", *arguments, "--annotation", "other.seg.nrrd", capsys=capsys)
+def test_another_annotation_and_a_figure_of_it_join_what_is_there(arguments, capsys):
+    drawn = ("--annotation", "other.seg.nrrd", "--figure", "fig.png", "--panel", "z")
+    infer_into("once", *arguments, *drawn, capsys=capsys)
     infer_into("bit", *arguments, "--annotation", "true.seg.nrrd", capsys=capsys)
-    assert "which is there: scores" in infer_into("bit", *arguments, "--annotation", "other.seg.nrrd", capsys=capsys)
+    assert "which is there: scores, figure" in infer_into("bit", *arguments, *drawn, capsys=capsys)
+    assert_same("bit", "once")
+    assert "which is there: figure" in infer_into("bit", *arguments, *drawn, capsys=capsys)  # with its annotation
     assert_same("bit", "once")
 
 
 def test_a_page_is_segmented_anew_with_all_that_was_there(arguments, capsys):
     first = ("--mesh", "ply", "--measures")
-    infer_into("once", *arguments, *first, "--report", capsys=capsys)
     infer_into("bit", *arguments, *first, capsys=capsys)
+    names = {path.name for path in Path("bit").iterdir()}
     out = infer_into("bit", *arguments, "--report", capsys=capsys)
     assert "anew        for report: a page shows the mask after each iteration, which is not kept" in out
-    assert sorted(path.name for path in Path("bit").iterdir()) == sorted(path.name for path in Path("once").iterdir())
+    assert {path.name for path in Path("bit").iterdir()} == names | {"embryo_report.html"}
     out = infer_into("bit", *arguments, "--annotation", "true.seg.nrrd", capsys=capsys)
     assert "anew        for scores: a page shows" in out
     assert "<h2>Scores</h2>" in Path("bit/embryo_report.html").read_text("utf-8")
@@ -128,9 +131,9 @@ def test_a_corrected_segmentation_is_a_persons_and_nothing_is_added_to_it(argume
     assert not Path("out/embryo_labels.tif").exists()
 
 
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
+def test_the_message_names_what_differs(arguments, capsys):
+    infer_into("out", *arguments, capsys=capsys)
+    for options, told in (
         (("--threshold", "0.5"), "threshold 0.4 there, 0.5 asked"),
         (("--y-crop", 33), "y crop none there, 33 asked"),
         (("--until-stable",), "until stable off there, on asked"),
@@ -139,12 +142,11 @@ def test_a_corrected_segmentation_is_a_persons_and_nothing_is_added_to_it(argume
         (("--initial-mask", "true.seg.nrrd"), "initial mask none there, true.seg.nrrd asked"),
         (("--model", "u-net_phantom"), "weights ur-net_test.pt there, u-net_phantom.pt asked"),
         (("--iterations", 3, "--threshold", "0.3"), "iterations 2 there, 3 asked; threshold 0.4 there, 0.3 asked"),
-    ],
-)
-def test_the_message_names_what_differs(arguments, capsys, options, told):
-    infer_into("out", *arguments, capsys=capsys)
-    out = infer_into("out", *arguments, *options, capsys=capsys, code=2)
-    assert f"'out/embryo.json' holds a result of other settings for 'embryo.nrrd': {told}; replace it (--force)" in out
+    ):
+        out = infer_into("out", *arguments, *options, capsys=capsys, code=2)
+        assert (
+            f"'out/embryo.json' holds a result of other settings for 'embryo.nrrd': {told}; replace it (--force)" in out
+        )
 
 
 def test_an_annotation_that_settles_the_length_unit_is_segmented_anew(arguments, capsys):

@@ -381,7 +381,7 @@ def test_a_figure_is_drawn_of_the_result_that_is_there_and_is_ours(embryo, weigh
 
     draw()
     result = {name: Path("predictions", name).stat().st_mtime_ns for name in os.listdir("predictions")}
-    assert "of the result that was there" in draw("--figure", "f.svg", "--slice", "z=3", "--panel", "z")
+    assert "which is there: figure" in draw("--figure", "f.svg", "--slice", "z=3", "--panel", "z")
     assert "z 3 of 33" in Path("predictions/f.svg").read_text(encoding="utf-8")
     draw("--figure", "f.svg", "--slice", "z=4", "--panel", "z")  # ours, so it is replaced
     assert "z 4 of 33" in Path("predictions/f.svg").read_text(encoding="utf-8")

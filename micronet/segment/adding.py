@@ -53,8 +53,6 @@ def add_files(earlier: Earlier, say: Callable[[str], None]) -> Outcome | None:
     if not _on_the_grid(earlier, inputs):
         return None
     say(f"  from        {segmentation.name}, which is there: {', '.join(earlier.lacks)}")
-    if not plan.outputs.owns(segmentation.name):
-        say(f"              note: '{segmentation}' was changed since; taken as it is now")
     measured = measure_mask(task, inputs, _mask_in(task.sources.of(segmentation), inputs), say)
     names = [file.name for file in task.job.files_on_request(task.stem).values()]
     preview = f"{task.stem}_preview.png"

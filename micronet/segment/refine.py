@@ -43,7 +43,7 @@ __all__ = [
 MASK = (MASK_SCALE, MASK_OFFSET)
 
 #: Refinement has settled when fewer than this part of the lumen's voxels cross 0.5 in each of so many passes running.
-#: It never comes to rest: some voxels at the wall go on to flip (docs/segmenting.md has what was measured).
+#: It never comes to rest: some voxels at the wall go on to flip (docs/segment.md has what was measured).
 SETTLED_PART, SETTLED_PASSES = 0.005, 3
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from micronet.core.outcome import Outcome
-from micronet.core.ownership import Outputs
+from micronet.core.ownership import ELSEWHERE, Outputs
 from micronet.core.provenance import versions
 from micronet.core.table import number_cell, write_table
 from micronet.segment.settings import MADE_BY
@@ -31,7 +31,7 @@ def planned_summary(folder: Path, part: tuple[int, int] | None = None) -> Output
     ['lumens_part_2_of_4.csv', 'lumens_part_2_of_4.csv.json']
     """
     name = "lumens.csv" if part is None else f"lumens_part_{part[0]}_of_{part[1]}.csv"
-    return Outputs(folder, f"{name}.json", MADE_BY, [name])
+    return Outputs(folder, f"{name}.json", MADE_BY, [name], advice=f"rename it to keep it, or {ELSEWHERE}")
 
 
 class BatchSummary:
