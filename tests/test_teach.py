@@ -91,6 +91,13 @@ def test_a_painted_slice_becomes_mask_weights_and_places_to_look_at(here, capsys
     assert (card["network"], card["log"], card["expects"]["spacing_um"]) == ("taught", False, [2, 2, 2])
 
 
+def test_what_was_taught_takes_no_cubes_of_another_network(taught, capsys):
+    for options in (("--resample",), ("--resample", 4.5)):
+        code, _, err = call(infer, "vol.nrrd", "--model", "taught_vol", *options, capsys=capsys)
+        assert code == 2
+        assert "'taught_vol.pt' was taught and takes other voxel sizes as they are: leave out --resample" in err
+
+
 def test_what_was_taught_says_the_same_to_whoever_uses_it(taught, capsys):
     code, out, err = call(infer, "vol.nrrd", "--model", "taught_vol", "--threads", 1, capsys=capsys)
     assert code == 0, err
