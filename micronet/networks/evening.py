@@ -1,8 +1,8 @@
 """Evening: brightness that changes over a volume is taken out, so that what one plane teaches holds in the others.
 
 Deeper planes of a microscope's volume are darker, and so are parts of each. A vessel is still brighter than what lies
-around it: its logarithm minus the mean logarithm around it, within the plane where planes are thick. What comes out does not change when the
-image is multiplied by a number or a number is added to it.
+around it: its logarithm minus the mean logarithm around it, within the plane where planes are thick. What comes out
+does not change when the image is multiplied by a number or a number is added to it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 They need no normalisation, learn from few voxels and are a second's work (kernels/boosting.py). The state dict is all
 there is, plain float32 tensors: ``scales_um`` (scales,), ``trees.feature`` (trees, depth) of whole numbers,
-``trees.threshold`` (trees, depth), ``trees.value`` (trees, 2**depth), ``trees.start`` (1,) and ``around_um`` (1,): above 0,
-the features are those of the image evened over so many µm (evening.py).
+``trees.threshold`` (trees, depth), ``trees.value`` (trees, 2**depth), ``trees.start`` (1,) and ``around_um`` (1,):
+above 0, the features are those of the image evened over so many µm (evening.py).
 """
 
 from __future__ import annotations
