@@ -32,6 +32,8 @@ Array = NDArray[np.float32]
 
 #: Planes from which it is told how common lumen is.
 _SEEN_PLANES = 12
+#: Voxels that trees are fitted to, at most: neighbours tell the same, and a large slice would take minutes.
+_MOST_VOXELS = 60_000
 
 
 class _Features(NamedTuple):
@@ -118,7 +120,10 @@ class TreesLearner:
         """Fit trees to some voxels of the lesson."""
         scales, around_um, found = self._features(lesson)
         threads = torch.get_num_threads()
-        taught = found[learned], lesson.lumen[learned]
+        drawn = np.flatnonzero(learned)
+        if len(drawn) > _MOST_VOXELS:
+            drawn = np.sort(np.random.default_rng([seed, 5]).choice(drawn, _MOST_VOXELS, replace=False))
+        taught = found[drawn], lesson.lumen[drawn]
         trees = train_pixel_trees(*taught, scales, trees=self.trees, around_um=around_um, seed=seed, threads=threads)
         return TaughtTrees(trees, lesson, found)
 
