@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from micronet.core.errors import FileError, InputError, setting
 from micronet.core.names import file_part, valid, write_name
 from micronet.core.outcome import Outcome
-from micronet.core.ownership import REPLACE, Outputs, check_outputs
+from micronet.core.ownership import ELSEWHERE, REPLACE, Outputs, check_outputs
 from micronet.core.provenance import sha256_of, versions
 from micronet.core.ram import Allowance
 from micronet.core.volume import Volume
@@ -46,7 +46,12 @@ Say = Callable[[str], None]
 
 
 class WouldReplaceError(InputError):
-    """What is to be written would take the place of what is read: labels saved over an earlier result."""
+    """What is to be written would take the place of what is read: labels saved over an earlier result, or weights.
+
+    `name` is one for the weights where these are in the way, else None.
+    """
+
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -195,11 +200,24 @@ def _planned(path: Path, job: TeachJob) -> _Plan:
     try:
         check_outputs([results, weights], every)
     except InputError as error:
-        raise WouldReplaceError(str(error)) from error
+        raise _would_replace(error, job, stem) from error
     asked: dict[str, Any] = {
         role: {"path": write_name(file), "sha256": sha256_of(*read[role])} for role, file in inputs.items()
     }
     return _Plan(path, job, results, weights, asked | {"parameters": job.parameters()})
+
+
+def _would_replace(error: InputError, job: TeachJob, stem: str) -> WouldReplaceError:
+    """Return the error with what helps: another folder, or for weights that it would start from another name."""
+    weights = job.weights_path(stem)
+    if not str(error).startswith((f"'{weights}'", f"'{card_path(weights)}'")):
+        return WouldReplaceError(str(error))
+    found = WouldReplaceError(str(error).replace(ELSEWHERE, f"give the new ones another name {setting('name')}"))
+    number = 2
+    while replace(job, name=f"{job.name or stem}_{number}").weights_path(stem).exists():
+        number += 1
+    found.name = f"{job.name or stem}_{number}"
+    return found
 
 
 def _earlier(plan: _Plan) -> Outcome | None:
@@ -241,7 +259,7 @@ def _check_memory(plan: _Plan) -> None:
 
 
 def _start(path: Path) -> Taught:
-    """Read what was taught before; a µ-Net is taken as it is, in steps of its card."""
+    """Read what was taught before."""
     model = load_model(path)
     if not isinstance(model, Taught):
         raise InputError(f"'{path}' was not taught; teaching starts from what teach.py wrote {setting('start')}")
