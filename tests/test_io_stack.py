@@ -12,8 +12,8 @@ from PIL import Image
 from micronet.core.errors import FileError, InputError
 from micronet.core.volume import Volume, upright
 from micronet.io import Segment, open_stack, read_segmentation, read_volume, write_mask_planes, write_volume
-from micronet.io import nrrd as our_nrrd
 from micronet.io.nrrd_geometry import geometry_fields
+from micronet.io.nrrd_write import write_array
 from micronet.io.scratch import Scratch
 
 SPACE = "left-posterior-superior"
@@ -27,7 +27,7 @@ def array(rng):
 
 def _nrrd(path, array, encoding):
     volume = Volume(array, DIRECTIONS, [1, 2, 3], SPACE, "um")
-    our_nrrd.write_array(path, array, geometry_fields(volume), {}, encoding)
+    write_array(path, array, geometry_fields(volume), {}, encoding)
 
 
 def _files(folder, array):

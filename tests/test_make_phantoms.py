@@ -278,9 +278,9 @@ def test_a_name_with_quotes_survives_the_data_set_file(folder, capsys):
 
 
 @pytest.mark.slow
-def test_the_chain_of_the_readme_runs_as_written_but_smaller(root, folder, engine_ready):
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    chain = re.search(r"From nothing to a segmented volume:\n\n```sh\n(.*?)```", readme, re.DOTALL)[1]
+def test_the_chain_of_the_document_runs_as_written_but_smaller(root, folder, engine_ready):
+    document = (root / "docs" / "phantoms.md").read_text(encoding="utf-8")
+    chain = re.search(r"From nothing to a segmented volume:\n\n```sh\n(.*?)```", document, re.DOTALL)[1]
     for full, small in (
         ("12 --vary", "3 --vary --shape 64,64,64"),
         ('"20;', '"1;'),

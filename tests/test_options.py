@@ -21,6 +21,7 @@ PARSERS = {
     "new_dataset.py": options.new_dataset_parser(),
     "bootstrap_micrornet.py": options.bootstrap_parser(),
     "train_network.py": options.network_parser(),
+    "teach.py": options.teach_parser(),
     **{registry.network_named(name).script: options.training_parser(name) for name in TITLES},
 }
 # Settings whose options fill another name, and why.
@@ -30,7 +31,7 @@ OTHERWISE = {
     "record_path": ("record", "Python says that it is a path, not the record"),
 }
 # What a message names by a variable.
-VARIABLES = {"wish": ("measures", "mesh", "report")}
+VARIABLES = {"role": ("lumen", "background"), "wish": ("clean", "measures", "mesh", "report")}
 
 
 def test_what_may_be_chosen_is_what_there_is():
@@ -39,7 +40,7 @@ def test_what_may_be_chosen_is_what_there_is():
     assert get_args(engine.Engine) == ENGINES
     assert sorted(recipe.RECIPES) == sorted(RECIPES)
     assert recipe.TORCH_SEED == SEED
-    assert {entry.name: entry.title for entry in registry.entries() if not entry.sized} == TITLES
+    assert {entry.name: entry.title for entry in registry.entries() if entry.recipe and not entry.sized} == TITLES
     assert (
         tuple(entry.name for entry in registry.entries() if entry.sized) == options.NETWORKS == tuple(library.LIBRARY)
     )

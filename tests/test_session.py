@@ -183,6 +183,12 @@ def test_the_manifest_tells_data_versions_seed_recipe_and_what_was_typed(desk, t
     assert found["commands"][1]["ended at step"] == 2
 
 
+def test_the_plot_is_told_where_rate_and_beta_were_set(data, tmp_path):
+    d = Desk(data, tmp_path, MicroNet)
+    d.type("1", "rp 0.5", "1", "lr 0.001", "1", "LR 0", "1")
+    assert d.session._recorder.changes == [(2, "β² 0.5"), (4, "rate 0.001"), (6, "rate as planned")]
+
+
 def test_nothing_is_written_before_there_is_something_to_keep(desk, tmp_path):
     d = desk()
     d.type("help", "status", "lr 0.001", "rp 2", "threshold 0.4", "log")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from micronet.app.terminal import tell
-from micronet.core.errors import FileError
+from micronet.core.errors import FileError, InputError
 from micronet.core.names import listed
 from micronet.io import VOLUME_SUFFIXES, is_volume_path
 from micronet.io.bscans import natural_order
 from micronet.io.volume_names import is_result
+from micronet.report.wish import FigureWish
 
-__all__ = ["inputs_from"]
+__all__ = ["figure_wish", "inputs_from"]
 
 
 def inputs_from(paths: Sequence[Path], *, raw: bool) -> list[Path]:
@@ -44,3 +46,15 @@ def inputs_from(paths: Sequence[Path], *, raw: bool) -> list[Path]:
 
 def _names(files: Sequence[Path]) -> list[str]:
     return [file.name for file in files]
+
+
+def figure_wish(arguments: argparse.Namespace) -> FigureWish | None:
+    """Return the figure that is asked for; InputError where only its details are."""
+    chosen = {"panel": arguments.panel, "slice": arguments.slice, "crop": arguments.crop}
+    chosen = {name: value for name, value in chosen.items() if value}
+    if arguments.figure is None:
+        if chosen:
+            raise InputError(f"--{next(iter(chosen))} is for --figure FILE: add it")
+        return None
+    wishes = {name: value if name == "panel" else tuple(value) for name, value in chosen.items()}
+    return FigureWish.of(arguments.figure, arguments.output, **wishes)

@@ -17,15 +17,21 @@ from micronet.app.option_types import (
     Whole,
     axes_option,
     bytes_option,
+    clean_option,
     commands_option,
     device_option,
     dtype_option,
+    part_option,
     path_option,
+    plane_option,
+    range_option,
+    resample_option,
     spacing_option,
     text_option,
 )
 from micronet.core.ram import SHARE
 from micronet.io.mesh import MESH_FORMATS
+from micronet.report.wish import PANELS
 
 __all__ = [
     "MOST_PHANTOMS",
@@ -37,6 +43,7 @@ __all__ = [
     "new_dataset_parser",
     "prepare_parser",
     "settings_of",
+    "teach_parser",
     "training_parser",
 ]
 
@@ -108,10 +115,20 @@ def infer_parser() -> argparse.ArgumentParser:
     p.add_argument("--intensity", choices=("as stored", "log"), default="as stored", help="log: of linear intensities")
     _add_axes(p, "order of the axes, where the file does not say")
     _add_spacing(p, "voxel size in µm")
+    p.add_argument(
+        "--resample",
+        dest="resample_um",
+        nargs="?",
+        const="network",
+        type=resample_option,
+        metavar="UM",
+        help="bring the volume to the voxels of the network (or to UM µm), and the results back",
+    )
     _add_headerless(p, Sizes((3, 4)), "such as uint16")
     _add_segment(p, "mask to take")
     p.add_argument("--annotation", type=path_option, metavar="FILE", help="true mask to score the result against")
     _add_report(p)
+    _add_figure(p)
     p.add_argument("--mesh", choices=MESH_FORMATS, help="write the surface of the lumen too, in µm")
     _add_measures(p)
     p.add_argument("--time-lapse", action="store_true", help="INPUT is a 4-D file, or the time points in their order")
@@ -119,6 +136,13 @@ def infer_parser() -> argparse.ArgumentParser:
     p.add_argument("--label-tiff", action="store_true", help="write the mask as a TIFF for Fiji as well")
     p.add_argument("--device", type=device_option, default="cpu", help="cpu (default) or cuda")
     _add_max_ram(p)
+    p.add_argument(
+        "--clean",
+        type=clean_option,
+        metavar="WHAT",
+        help="clean the mask: 500 removes pieces below 500 µm³, largest keeps one, holes fills; or 500,largest,holes",
+    )
+    p.add_argument("--part", type=part_option, metavar="I/N", help="only part I of N of the volumes (job arrays)")
     _add_force(p, "do again what was done, and replace it")
     _add_computing(p)
     _add_debug(p)
@@ -169,6 +193,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="shown in it; or folders",
     )
+    _add_figure(p)
     _add_max_ram(p)
     _add_force(p, "replace scores that are there")
     _add_debug(p)
@@ -273,6 +298,35 @@ def bootstrap_parser() -> argparse.ArgumentParser:
         help="default: %(default)s",
     )
     _add_force(p, "replace OUT when it exists")
+    _add_debug(p)
+    return p
+
+
+def teach_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``teach.py``."""
+    p = argparse.ArgumentParser(description="Learn from strokes or slices painted on a volume, and segment all of it.")
+    p.add_argument("input", type=path_option, metavar="IMAGE", help="the volume")
+    p.add_argument(
+        "--labels",
+        type=path_option,
+        required=True,
+        metavar="FILE",
+        help="what was painted: .seg.nrrd of 3D Slicer, or 0 not annotated, 1 lumen, 2 background",
+    )
+    p.add_argument("--lumen", type=text_option, metavar="SEGMENT", help="segment that is lumen (default: so called)")
+    p.add_argument("--background", type=text_option, metavar="SEGMENT", help="and the one that is background")
+    _add_output(p, "taught")
+    p.add_argument("--name", type=text_option, metavar="NAME", help="of the weights, taught_NAME.pt (default: IMAGE's)")
+    p.add_argument("--from", dest="start", type=text_option, metavar="WEIGHTS", help="taught before: tried as well")
+    p.add_argument("--seed", type=Whole(0, 2**31 - 1), default=0, metavar="N", help="the same repeats (%(default)s)")
+    p.add_argument("--free-labels", action="store_true", help="let the mask differ from what was painted")
+    _add_threshold(p, "lumen is above it")
+    p.add_argument("--intensity", choices=("as stored", "log"), default="as stored", help="log: of linear intensities")
+    _add_axes(p, "order of the axes, where the file does not say")
+    _add_spacing(p, "voxel size in µm")
+    p.add_argument("--threads", type=THREADS, metavar="N", help="threads to work with (default: physical cores)")
+    _add_max_ram(p)
+    _add_force(p, "teach again, and replace what was taught")
     _add_debug(p)
     return p
 
@@ -399,7 +453,7 @@ def _add_watching(p: argparse.ArgumentParser) -> None:
 
 def _add_refinement(p: argparse.ArgumentParser) -> None:
     p.add_argument("--iterations", type=Whole(1, 1_000_000), metavar="N", help="refinements of a µr-Net (default: 10)")
-    p.add_argument("--until-stable", action="store_true", help="refine until nothing changes (100 times at most)")
+    p.add_argument("--until-stable", action="store_true", help="refine until the mask has settled (100 times at most)")
     p.add_argument(
         "--initial-mask",
         type=path_option,
@@ -442,6 +496,19 @@ def _add_segment(p: argparse.ArgumentParser, text: str) -> None:
 
 def _add_report(p: argparse.ArgumentParser) -> None:
     p.add_argument("--report", action="store_true", help="write a page too, with slices to scroll through (HTML)")
+
+
+def _add_figure(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--figure", type=path_option, metavar="FILE", help="write pictures for a paper: NAME.svg, .pdf, .png"
+    )
+    p.add_argument(
+        "--slice", type=plane_option, action="append", metavar="z=N", help="plane in it (default: middle); also y, x"
+    )
+    p.add_argument(
+        "--crop", type=range_option, action="append", metavar="z=FROM:TO", help="show only these voxels; also y, x"
+    )
+    p.add_argument("--panel", choices=PANELS, help="one picture: the slice, or the maximum along (default: all six)")
 
 
 def _add_measures(p: argparse.ArgumentParser) -> None:

@@ -8,11 +8,11 @@ import platform
 import re
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from micronet.core.errors import FileError
 from micronet.core.files import atomic_path
@@ -27,15 +27,19 @@ _LARGEST_RECORD = 16_000_000
 _SEAL = re.compile(rb'"seal": "([0-9a-f]{64})"\n\}\n\Z')
 
 
-def sha256_of(*paths: Path) -> str:
+def _opened(path: Path) -> BinaryIO:
+    return path.open("rb")
+
+
+def sha256_of(*paths: Path, opened: Callable[[Path], BinaryIO] = _opened) -> str:
     """Return the SHA-256 of a file, or of several one after the other, in hexadecimal.
 
-    FileError when one cannot be read.
+    FileError when one cannot be read. `opened` gives the stream of a file, from its beginning.
     """
     digest = hashlib.sha256()
     for path in paths:
         try:
-            with path.open("rb") as stream:
+            with opened(path) as stream:
                 while block := stream.read(1 << 20):
                     digest.update(block)
         except OSError as error:

@@ -13,11 +13,22 @@ from numpy.typing import NDArray
 from micronet.core.errors import FileError, InputError, setting
 from micronet.core.names import existing
 from micronet.core.ownership import REPLACE, Outputs, check_outputs
-from micronet.core.provenance import sha256_of, versions
+from micronet.core.provenance import versions
 from micronet.core.resample import sample_planes
 from micronet.core.volume import MICROMETRES_PER, Volume, settle_units
 from micronet.data.scan import RawScan, covers, geometry_record, parallel_steps
-from micronet.io import Annotation, Segment, files_of, files_read_with, read_annotation, volume_stem, write_mask_planes
+from micronet.io import (
+    Annotation,
+    Segment,
+    Source,
+    Stack,
+    files_of,
+    files_read_with,
+    opened,
+    read_annotation,
+    volume_stem,
+    write_mask_planes,
+)
 from micronet.io.sidecar import MADE_BY, read_record, scan_name
 
 __all__ = ["BackMapping", "files_mapped", "find_record", "map_back", "mapped_outputs", "scan_of"]
@@ -126,11 +137,12 @@ def files_mapped(mask_path: Path, raw_path: Path, record_path: Path | None) -> l
 class _Placed:
     """A mask and the scan that it lies on, in units that agree.
 
-    `grid` is that of the scan as its file has it, `raw` in true depth. Along its axes the mask's run in the order
-    `order`; voxel o of the scan lies at ``starts + steps * o`` in voxels of the mask.
+    `sha256` is the hash of the mask's files, `grid` that of the scan as its file has it, `raw` in true depth. Along its
+    axes the mask's run in the order `order`; voxel o of the scan lies at ``starts + steps * o`` in voxels of the mask.
     """
 
     annotation: Annotation
+    sha256: str
     mask: Volume
     grid: Volume
     raw: Volume
@@ -171,11 +183,13 @@ def map_back(
     """
     outputs = mapped_outputs(mask_path, job.raw_path, job.output)
     target = outputs.paths[0]
-    check_outputs([outputs], files_mapped(mask_path, job.raw_path, job.record_path))
-    if target.exists() and not force:
-        raise FileError(f"'{target}' exists; {REPLACE}")
-    outputs.check_room()
-    placed = _placed(mask_path, job, say)
+    with opened(mask_path) as source, job.scan.open(job.raw_path) as stack:
+        record = [] if job.record_path is None else [job.record_path]
+        check_outputs([outputs], [*files_of(source), *stack.files, *record])
+        if target.exists() and not force:
+            raise FileError(f"'{target}' exists; {REPLACE}")
+        outputs.check_room()
+        placed = _placed(source, stack, job, say)
     voxels = _write_mapped(placed, job, outputs, on_planes)
     outputs.finish(_told(mask_path, job, placed))
     _say_volumes(placed, voxels, say)
@@ -183,23 +197,22 @@ def map_back(
     return "done", f"{voxels:,} voxels on the grid of {job.raw_path.name}"
 
 
-def _placed(mask_path: Path, job: BackMapping, say: Callable[[str], None]) -> _Placed:
-    """Read the mask and the grid of the scan, and find how one lies on the other; InputError where it does not."""
-    raw_path, scan = job.raw_path, job.scan
-    annotation = read_annotation(mask_path, segment=job.segment)
+def _placed(source: Source, stack: Stack, job: BackMapping, say: Callable[[str], None]) -> _Placed:
+    """Read the mask, and find how it lies on the grid of the scan; InputError where it does not."""
+    mask_path, raw_path, scan = source.path, job.raw_path, job.scan
+    annotation = read_annotation(source, segment=job.segment)
     mask = annotation.mask
     if mask.spacing_um is None:
         raise InputError(f"'{mask_path}' does not state where its voxels lie; save the mask as .seg.nrrd or .nrrd")
     say(f"  mask        {annotation.description}")
-    with scan.open(raw_path) as stack:
-        if job.record_path is not None:
-            _check_record(job.record_path, raw_path, stack.grid)
+    if job.record_path is not None:
+        _check_record(job.record_path, raw_path, stack.grid)
 
-        def fits(grid: Volume, mask: Volume) -> bool:
-            return covers(scan.true_grid(replace(stack, grid=grid)), mask)
+    def fits(grid: Volume, mask: Volume) -> bool:
+        return covers(scan.true_grid(replace(stack, grid=grid)), mask)
 
-        grid, mask, note = settle_units(stack.grid, mask, str(raw_path), str(mask_path), fits)
-        raw = scan.true_grid(replace(stack, grid=grid))
+    grid, mask, note = settle_units(stack.grid, mask, str(raw_path), str(mask_path), fits)
+    raw = scan.true_grid(replace(stack, grid=grid))
     for one in dict.fromkeys((*mask.notes, *grid.notes, *([note] if note else []))):
         say(f"              note: {one}")
     say(f"  depth       along {scan.depth_axis} {setting('depth_axis')}, refractive index {scan.refractive_index:g}")
@@ -210,7 +223,7 @@ def _placed(mask_path: Path, job: BackMapping, say: Callable[[str], None]) -> _P
             f"'{mask_path}' does not fit '{raw_path}': {error}; a mask on the grid of the structural volume is expected"
         ) from error
     say(f"  raw voxels  {' x '.join(f'{step:.4g}' for step in np.abs(steps))} voxels of the mask (Z, Y, X)")
-    return _Placed(annotation, mask, grid, raw, order, steps, starts)
+    return _Placed(annotation, source.sha256(files_of(source)), mask, grid, raw, order, steps, starts)
 
 
 def _write_mapped(placed: _Placed, job: BackMapping, outputs: Outputs, on_planes: Callable[[int, int], None]) -> int:
@@ -236,7 +249,7 @@ def _write_mapped(placed: _Placed, job: BackMapping, outputs: Outputs, on_planes
 def _told(mask_path: Path, job: BackMapping, placed: _Placed) -> dict[str, Any]:
     """Return what the record tells."""
     return {
-        "mask": {"path": str(mask_path), "sha256": sha256_of(*files_of(mask_path))},
+        "mask": {"path": str(mask_path), "sha256": placed.sha256},
         "scan": {"path": str(job.raw_path)} | geometry_record(placed.grid),
         "record": None if job.record_path is None else str(job.record_path),
         "interpolation": "linear" if job.linear else "nearest",

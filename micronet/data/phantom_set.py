@@ -17,7 +17,7 @@ from micronet.core.provenance import sha256_of
 from micronet.core.version import __version__
 from micronet.core.volume import Volume, upright
 from micronet.data.phantom import Anatomy, Optics, mask_of_seed, optics_of_seed, render_oct, speckle_of_seed
-from micronet.data.phantom.anatomy import SPACING_UM
+from micronet.data.phantom.sizes import SPACING_UM
 from micronet.io import (
     Segment,
     files_of,

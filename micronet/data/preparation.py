@@ -13,7 +13,6 @@ import numpy as np
 from micronet.core.errors import FileError, InputError, setting
 from micronet.core.names import write_name
 from micronet.core.ownership import REPLACE, Outputs, check_outputs
-from micronet.core.provenance import sha256_of
 from micronet.core.resample import antialias_sigma
 from micronet.core.volume import Volume
 from micronet.data.intensity import DOMAINS, Average, Domain
@@ -60,7 +59,7 @@ class Preparation:
 
     def outputs(self, name: str) -> Outputs:
         """Return the files that the structural volume of a scan of this name consists of."""
-        return Outputs(self.output, f"{name}.json", MADE_BY, [f"{name}.nrrd"])
+        return Outputs(self.output, f"{name}.json", MADE_BY, [f"{name}.nrrd", f"{name}_before_after.png"])
 
     def parameters(self, domain: Domain) -> dict[str, Any]:
         """Return what the numbers of a result depend on, as JSON has it."""
@@ -93,6 +92,11 @@ class Plan:
     def target(self) -> Path:
         """The structural volume."""
         return self.outputs.paths[0]
+
+    @property
+    def picture(self) -> Path:
+        """The picture of its slices, before and after."""
+        return self.outputs.paths[1]
 
 
 def domain_of(path: Path, job: Preparation) -> tuple[Domain, str]:
@@ -135,7 +139,7 @@ def asked_of(plan: Plan) -> dict[str, Any]:
     """Return what tells one result from another: the scan and the settings."""
     files = plan.stack.files
     return {
-        "input": {"path": write_name(plan.path), "files": len(files), "sha256": sha256_of(*files)},
+        "input": {"path": write_name(plan.path), "files": len(files), "sha256": plan.stack.sha256()},
         "parameters": plan.job.parameters(plan.domain),
     }
 

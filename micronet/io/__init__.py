@@ -14,22 +14,26 @@ from micronet.io.formats import (
     write_volume,
 )
 from micronet.io.label_tiff import write_label_tiff
+from micronet.io.labels import Labels, read_labels
 from micronet.io.recording import Recording
 from micronet.io.seg_nrrd import (
     Segment,
     Segmentation,
     read_segmentation,
-    write_mask_planes,
-    write_segmentation,
 )
+from micronet.io.seg_nrrd_write import write_label_planes, write_mask_planes, write_segmentation
+from micronet.io.source import Source, Sources, opened
 from micronet.io.stack import Stack
 
 __all__ = [
     "VOLUME_SUFFIXES",
     "Annotation",
+    "Labels",
     "Recording",
     "Segment",
     "Segmentation",
+    "Source",
+    "Sources",
     "Stack",
     "atomic_path",
     "claimed_bytes",
@@ -38,10 +42,13 @@ __all__ = [
     "is_volume_path",
     "open_recording",
     "open_stack",
+    "opened",
     "read_annotation",
+    "read_labels",
     "read_segmentation",
     "read_volume",
     "volume_stem",
+    "write_label_planes",
     "write_label_tiff",
     "write_mask_planes",
     "write_segmentation",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,15 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from micronet.core.errors import InputError
 from micronet.core.volume import Volume
 from micronet.io import nrrd
-from micronet.io.checks import ReadOptions, regular_file
+from micronet.io.checks import ReadOptions
 from micronet.io.formats import open_stack_with, read_with, suffix_of
-from micronet.io.seg_nrrd import Segment, has_segments, read_segmentation
+from micronet.io.seg_nrrd import Segment, has_segments, points_only, read_segmentation
+from micronet.io.source import Input, opened
 
-__all__ = ["Annotation", "claimed_bytes", "read_annotation"]
+__all__ = ["POINTS_ONLY", "Annotation", "claimed_bytes", "read_annotation"]
+
+#: What is said of a file whose segments are no mask.
+POINTS_ONLY = "is no mask: its segments mark places where a further stroke would help; give the mask or the labels"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +44,7 @@ class Annotation:
 
 
 def read_annotation(
-    path: str | os.PathLike[str],
+    path: Input,
     *,
     segment: str | int | None = None,
     axes: str | None = None,
@@ -54,7 +57,7 @@ def read_annotation(
 
     Parameters
     ----------
-    path : path-like
+    path : path-like or Source
         The file; a NRRD with segment names is a segmentation whatever it is called.
     segment : str or int, optional
         Name or index of the segment, see `Segmentation.choose`; a plain mask has none and is taken as it is.
@@ -73,25 +76,29 @@ def read_annotation(
     Raises
     ------
     InputError
-        If no segment or more than one fits, or a plain mask holds other values, which the message lists.
+        If no segment or more than one fits, the segments are no masks (`micronet.io.seg_nrrd.POINTER`), or a plain mask
+        holds other values, which the message lists.
     FileError
         If the file cannot be read as a volume or segmentation.
     """
-    found = regular_file(path)
-    suffix = ".png" if flat and found.suffix.lower() == ".png" else suffix_of(found)
-    if suffix in (".nrrd", ".nhdr") and has_segments(nrrd.read_header(found)):
-        segmentation = read_segmentation(found, spacing_um=spacing_um)
-        chosen = segmentation.choose(segment)
-        return Annotation(segmentation.mask(chosen), chosen, segmentation.describe(chosen))
-    if dtype is None and suffix == ".raw":
-        dtype = "uint8"
-    volume = read_with(found, ReadOptions(axes, spacing_um, shape, dtype, yield_to_file=True, flat=flat))
+    with opened(path) as source:
+        found = source.path
+        suffix = ".png" if flat and source.path.suffix.lower() == ".png" else suffix_of(source.path)
+        if suffix in (".nrrd", ".nhdr") and has_segments(nrrd.read_header(source)):
+            segmentation = read_segmentation(source, spacing_um=spacing_um)
+            if points_only(segmentation.segments):
+                raise InputError(f"'{found}' {POINTS_ONLY}")
+            chosen = segmentation.choose(segment)
+            return Annotation(segmentation.mask(chosen), chosen, segmentation.describe(chosen))
+        if dtype is None and suffix == ".raw":
+            dtype = "uint8"
+        volume = read_with(source, ReadOptions(axes, spacing_um, shape, dtype, yield_to_file=True, flat=flat))
     mask = volume.with_array(_binary(volume.array, found))
     return Annotation(mask, None, f"mask ({np.count_nonzero(mask.array):,} voxels) of '{found.name}'")
 
 
 def claimed_bytes(
-    path: str | os.PathLike[str],
+    path: Input,
     *,
     axes: str | None = None,
     shape: Sequence[int] | None = None,
@@ -102,14 +109,14 @@ def claimed_bytes(
 
     For a segmentation with layers these are all of them.
     """
-    found = regular_file(path)
-    suffix = ".png" if flat and found.suffix.lower() == ".png" else suffix_of(found)
-    if suffix in (".nrrd", ".nhdr"):
-        return nrrd.claimed_bytes(nrrd.read_header(found))
-    if dtype is None and suffix == ".raw":
-        dtype = "uint8"
-    with open_stack_with(found, ReadOptions(axes, None, shape, dtype, yield_to_file=True, flat=flat)) as stack:
-        return stack.grid.array.nbytes
+    with opened(path) as source:
+        suffix = ".png" if flat and source.path.suffix.lower() == ".png" else suffix_of(source.path)
+        if suffix in (".nrrd", ".nhdr"):
+            return nrrd.claimed_bytes(nrrd.read_header(source))
+        if dtype is None and suffix == ".raw":
+            dtype = "uint8"
+        with open_stack_with(source, ReadOptions(axes, None, shape, dtype, yield_to_file=True, flat=flat)) as stack:
+            return stack.grid.array.nbytes
 
 
 def _binary(array: NDArray[Any], path: Path) -> NDArray[np.bool_]:

@@ -15,8 +15,9 @@ from micronet.core.errors import FileError, InputError, setting
 from micronet.core.files import atomic_path
 from micronet.core.volume import Volume
 from micronet.io.checks import ReadOptions, build_volume, check_dtype, from_file, native, one_line, unstated_axes
-from micronet.io.recording import FlatData, Recording, open_flat_recording, recording_axes
-from micronet.io.stack import Stack, open_flat
+from micronet.io.recording import Recording, open_flat_recording, recording_axes
+from micronet.io.source import Source
+from micronet.io.stack import FlatData, Stack, open_flat
 from micronet.io.units import without_spacing
 
 __all__ = ["open_recording", "open_stack", "read", "write"]
@@ -34,45 +35,47 @@ class _Layout(NamedTuple):
     fortran_order: bool = False
 
 
-def read(path: Path, options: ReadOptions) -> Volume:
+def read(source: Source, options: ReadOptions) -> Volume:
     """Read a file whose axes are `options.axes`, by default (Z, Y, X)."""
-    start, shape, dtype, fortran_order = _layout(path, options)
-    with path.open("rb") as stream:
+    path = source.path
+    start, shape, dtype, fortran_order = _layout(source, options)
+    with source.open() as stream:
         stream.seek(start)
         array = from_file(stream, dtype, shape[::-1] if fortran_order else shape, path)
     array, notes = unstated_axes(array.T if fortran_order else array, options, path)
     return build_volume(path, array, notes=(*notes, *_no_spacing(path, options)))
 
 
-def shape_of(path: Path) -> tuple[int, ...]:
+def shape_of(source: Source) -> tuple[int, ...]:
     """Return the shape of a .npy by its header, slowest axis first."""
-    _, shape, _, fortran_order = _layout(path, ReadOptions())
+    _, shape, _, fortran_order = _layout(source, ReadOptions())
     return shape[::-1] if fortran_order else shape
 
 
-def read_array(path: Path) -> NDArray[Any]:
+def read_array(source: Source) -> NDArray[Any]:
     """Read a .npy of any number of axes."""
-    start, shape, dtype, fortran_order = _layout(path, ReadOptions())
-    with path.open("rb") as stream:
+    start, shape, dtype, fortran_order = _layout(source, ReadOptions())
+    with source.open() as stream:
         stream.seek(start)
-        array = from_file(stream, dtype, shape[::-1] if fortran_order else shape, path)
+        array = from_file(stream, dtype, shape[::-1] if fortran_order else shape, source.path)
     return native(array.T if fortran_order else array)
 
 
-def open_stack(path: Path, options: ReadOptions) -> Stack:
+def open_stack(source: Source, options: ReadOptions) -> Stack:
     """Open such a file to read it plane by plane."""
-    start, shape, dtype, fortran_order = _layout(path, options)
-    notes = _no_spacing(path, options)
-    return open_flat(path, start, shape, dtype, options, fortran_order=fortran_order, notes=notes)
+    start, shape, dtype, fortran_order = _layout(source, options)
+    notes = _no_spacing(source.path, options)
+    return open_flat(source, start, shape, dtype, options, fortran_order=fortran_order, notes=notes)
 
 
-def open_recording(path: Path, options: ReadOptions) -> Recording:
+def open_recording(source: Source, options: ReadOptions) -> Recording:
     """Open such a file with an axis of time."""
-    start, shape, dtype, fortran_order = _layout(path, options)
+    path = source.path
+    start, shape, dtype, fortran_order = _layout(source, options)
     axes = recording_axes(shape, options, path)
     if fortran_order:
         shape, axes = shape[::-1], axes[::-1]
-    return open_flat_recording(path, shape, axes, dtype, FlatData(path, start), notes=_no_spacing(path, options))
+    return open_flat_recording(source, shape, axes, dtype, FlatData(path, start), notes=_no_spacing(path, options))
 
 
 def write(path: Path, volume: Volume) -> None:
@@ -89,15 +92,16 @@ def _has_header(path: Path) -> bool:
     return path.suffix.lower() == ".npy"
 
 
-def _layout(path: Path, options: ReadOptions) -> _Layout:
-    if not _has_header(path):
-        return _Layout(0, *_told(path, options))
-    with path.open("rb") as stream:
-        return _header(stream, path)
+def _layout(source: Source, options: ReadOptions) -> _Layout:
+    if not _has_header(source.path):
+        return _Layout(0, *_told(source, options))
+    with source.open() as stream:
+        return _header(stream, source.path)
 
 
-def _told(path: Path, options: ReadOptions) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _told(source: Source, options: ReadOptions) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Return shape, slowest axis first, and voxel type, as the person says and the size of the file bears out."""
+    path = source.path
     if options.shape is None or options.dtype is None:
         raise InputError(
             f"'{path}' has no header: give its shape, slowest axis first, and voxel type {setting('shape', 'dtype')}"
@@ -121,7 +125,7 @@ def _told(path: Path, options: ReadOptions) -> tuple[tuple[int, ...], np.dtype[A
         raise InputError(f"byteorder {options.byteorder!r}: expected 'little' or 'big'")
     if options.byteorder is not None or dtype.byteorder == "=":
         dtype = dtype.newbyteorder(">" if options.byteorder == "big" else "<")
-    expected, present = math.prod(shape) * dtype.itemsize, path.stat().st_size
+    expected, present = math.prod(shape) * dtype.itemsize, source.size
     if present != expected:
         raise FileError(
             f"'{path}' holds {present:,} bytes, but the shape {shape} of {dtype.name} takes {expected:,} "
@@ -152,7 +156,7 @@ def _header(stream: BinaryIO, path: Path) -> _Layout:
     if any(not 0 <= length < 1 << 40 for length in shape):
         raise FileError(f"'{path}': its .npy header claims the shape {shape}")
     expected = math.prod(shape) * dtype.itemsize
-    present = path.stat().st_size - stream.tell()
+    present = os.fstat(stream.fileno()).st_size - stream.tell()
     if present != expected:
         raise FileError(f"'{path}': its header claims {expected:,} bytes of voxels, the file holds {present:,}")
     return _Layout(stream.tell(), shape, dtype, fortran_order)

@@ -17,6 +17,7 @@ from micronet.core.errors import FileError, MicronetError, setting
 from micronet.core.names import name_key
 from micronet.io import tiff
 from micronet.io.checks import ReadOptions, check_dtype, clean_axes, one_line, reading, regular_file, spatial_order
+from micronet.io.source import opened
 from micronet.io.stack import Stack, build_grid
 from micronet.io.units import without_spacing
 
@@ -95,7 +96,8 @@ def read_grey(path: Path) -> NDArray[Any]:
     found = regular_file(path)
     with reading(found):
         if found.suffix.lower() in _TIFF:
-            array = tiff.read_image(found)
+            with opened(found) as source:
+                array = tiff.read_image(source)
             return array.astype(array.dtype.newbyteorder("="), copy=False)
 
     def grey(image: Image.Image) -> NDArray[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +16,7 @@ from micronet.core.errors import FileError, MicronetError
 from micronet.core.volume import Volume
 from micronet.io.checks import ReadOptions, reading, regular_file
 from micronet.io.recording import Recording
+from micronet.io.source import Input, Source, opened
 from micronet.io.stack import Stack
 
 __all__ = [
@@ -32,8 +34,8 @@ __all__ = [
     "write_volume",
 ]
 
-# Each module has read(path, options), open_stack(path, options) and write(path, volume); it is imported when a file of
-# its own comes.
+# Each module has read(source, options), open_stack(source, options) and write(path, volume); it is imported when a file
+# of its own comes.
 _MODULES = {
     ".nrrd": "nrrd",
     ".nhdr": "nrrd",
@@ -91,7 +93,7 @@ def volume_stem(path: str | os.PathLike[str]) -> str:
     return Path(name).stem
 
 
-def files_of(path: str | os.PathLike[str]) -> tuple[Path, ...]:
+def files_of(path: Input) -> tuple[Path, ...]:
     """Return the files that a volume consists of: itself, and the voxels of a detached NRRD header.
 
     Raises
@@ -99,10 +101,11 @@ def files_of(path: str | os.PathLike[str]) -> tuple[Path, ...]:
     FileError
         If a NRRD header cannot be read, or names a data file that is missing or outside its folder.
     """
-    file = regular_file(path)
+    file = path.path if isinstance(path, Source) else regular_file(path)
     if not file.name.lower().endswith((".nrrd", ".nhdr")):
         return (file,)
-    voxels: Path | None = import_module("micronet.io.nrrd").data_file(file)
+    with opened(path) as source:
+        voxels: Path | None = import_module("micronet.io.nrrd").data_file(source)
     return (file,) if voxels is None else (file, voxels)
 
 
@@ -119,7 +122,7 @@ def files_read_with(path: str | os.PathLike[str]) -> tuple[Path, ...]:
 
 
 def read_volume(
-    path: str | os.PathLike[str],
+    path: Input,
     *,
     axes: str | None = None,
     spacing_um: ArrayLike | None = None,
@@ -132,7 +135,7 @@ def read_volume(
 
     Parameters
     ----------
-    path : path-like
+    path : path-like or Source
         The file. The voxels of a detached NRRD (.nhdr) must lie in the header's own folder.
     axes : str, optional
         Meaning of the array axes, slowest first, such as ``"ZYX"`` or ``"XYZ"``, for files that do not say:
@@ -165,17 +168,16 @@ def read_volume(
     return read_with(path, ReadOptions(axes, spacing_um, shape, dtype, byteorder, flat=flat))
 
 
-def read_with(path: str | os.PathLike[str], options: ReadOptions) -> Volume:
+def read_with(path: Input, options: ReadOptions) -> Volume:
     """Read a volume as `read_volume` does, the options in one object."""
-    found = regular_file(path)
-    with reading(found):
-        plane = import_module("micronet.io.images").read_plane(found, options) if options.flat else None
-        volume: Volume = _module(found).read(found, options) if plane is None else plane
+    with opened(path) as source, reading(source.path):
+        plane = import_module("micronet.io.images").read_plane(source, options) if options.flat else None
+        volume: Volume = _module(source.path).read(source, options) if plane is None else plane
     return volume if options.spacing_um is None else volume.with_spacing(options.spacing_um)
 
 
 def open_stack(
-    path: str | os.PathLike[str],
+    path: Input,
     *,
     axes: str | None = None,
     spacing_um: ArrayLike | None = None,
@@ -204,20 +206,24 @@ def open_stack(
     return open_stack_with(path, ReadOptions(axes, spacing_um, shape, dtype, byteorder, flat=flat))
 
 
-def open_stack_with(path: str | os.PathLike[str], options: ReadOptions) -> Stack:
+def open_stack_with(path: Input, options: ReadOptions) -> Stack:
     """Open a volume as `open_stack` does, the options in one object."""
-    if Path(path).is_dir():
-        stack: Stack = import_module("micronet.io.bscans").open_stack(Path(path), options)
+    stack: Stack
+    if not isinstance(path, Source) and Path(path).is_dir():
+        stack = import_module("micronet.io.bscans").open_stack(Path(path), options)
     else:
-        found = regular_file(path)
-        with reading(found):
-            plane = import_module("micronet.io.images").open_plane(found, options) if options.flat else None
-            stack = _module(found).open_stack(found, options) if plane is None else plane
+        with ExitStack() as files:
+            source = _source(path, files)
+            with reading(source.path):
+                plane = import_module("micronet.io.images").open_plane(source, options) if options.flat else None
+                stack = _module(source.path).open_stack(source, options) if plane is None else plane
+            files.callback(stack.close)
+            stack = replace(stack, read=source.checked(stack.read), close=files.pop_all().close, source=source)
     return stack if options.spacing_um is None else replace(stack, grid=stack.grid.with_spacing(options.spacing_um))
 
 
 def open_recording(
-    path: str | os.PathLike[str],
+    path: Input,
     *,
     axes: str | None = None,
     spacing_um: ArrayLike | None = None,
@@ -245,9 +251,12 @@ def open_recording(
         As `read_volume`, and if there is only one time point. What is wrong with the voxels shows when they are read.
     """
     options = ReadOptions(axes, spacing_um, shape, dtype)
-    found = regular_file(path)
-    with reading(found):
-        recording: Recording = _module(found).open_recording(found, options)
+    with ExitStack() as files:
+        source = _source(path, files)
+        with reading(source.path):
+            recording: Recording = _module(source.path).open_recording(source, options)
+        files.callback(recording.close)
+        recording = replace(recording, load=source.checked(recording.load), close=files.pop_all().close)
     return recording if spacing_um is None else replace(recording, grid=recording.grid.with_spacing(spacing_um))
 
 
@@ -287,6 +296,15 @@ def write_volume(path: str | os.PathLike[str], volume: Volume) -> Path:
         raise FileError(f"cannot write '{target}': that is the name of a segmentation; write_segmentation writes one")
     _module(target).write(target, volume)
     return target
+
+
+def _source(path: Input, files: ExitStack) -> Source:
+    """Return an open source, which `files` closes unless it was open before."""
+    if isinstance(path, Source):
+        return path
+    source = Source(path)
+    files.callback(source.close)
+    return source
 
 
 def _module(path: Path) -> ModuleType:

@@ -14,6 +14,7 @@ from micronet.core.errors import InputError
 from micronet.core.volume import Volume
 from micronet.io import bare, bscans, tiff
 from micronet.io.checks import ReadOptions, build_volume
+from micronet.io.source import Source
 from micronet.io.stack import Stack, build_grid
 from micronet.io.units import without_spacing
 
@@ -23,12 +24,12 @@ __all__ = ["open_plane", "parse_colour", "read_colours", "read_plane"]
 _MOST_TOLD = 5
 
 
-def read_plane(path: Path, options: ReadOptions) -> Volume | None:
+def read_plane(source: Source, options: ReadOptions) -> Volume | None:
     """Return a 2-D image as a volume (1, Y, X); None where the file is none.
 
     Parameters
     ----------
-    path : Path
+    source : Source
         A PNG, a TIFF of one page, a .npy of two axes (Y, X).
     options : ReadOptions
         The voxel size is looked at.
@@ -38,25 +39,25 @@ def read_plane(path: Path, options: ReadOptions) -> Volume | None:
     FileError
         If it is a colour image, or damaged.
     """
-    suffix = path.suffix.lower()
+    path, suffix = source.path, source.path.suffix.lower()
     array: NDArray[Any]
-    if suffix == ".png" or (suffix in (".tif", ".tiff") and tiff.is_image(path)):
+    if suffix == ".png" or (suffix in (".tif", ".tiff") and tiff.is_image(source)):
         array = bscans.read_grey(path)
-    elif suffix == ".npy" and len(bare.shape_of(path)) == 2:
-        array = bare.read_array(path)
+    elif suffix == ".npy" and len(bare.shape_of(source)) == 2:
+        array = bare.read_array(source)
     else:
         return None
     notes = (without_spacing("an image"),) if options.spacing_um is None else ()
     return build_volume(path, np.ascontiguousarray(array)[None], notes=notes)
 
 
-def open_plane(path: Path, options: ReadOptions) -> Stack | None:
+def open_plane(source: Source, options: ReadOptions) -> Stack | None:
     """Return a 2-D image as a stack of one plane; as `read_plane`."""
-    volume = read_plane(path, options)
+    volume = read_plane(source, options)
     if volume is None:
         return None
-    grid = build_grid(path, volume.shape, "ZYX", volume.array.dtype, notes=volume.notes)
-    return Stack(path, (path,), grid, "ZYX", lambda first, stop: volume.array[first:stop])
+    grid = build_grid(source.path, volume.shape, "ZYX", volume.array.dtype, notes=volume.notes)
+    return Stack(source.path, (source.path,), grid, "ZYX", lambda first, stop: volume.array[first:stop])
 
 
 def parse_colour(text: str) -> tuple[int, int, int]:

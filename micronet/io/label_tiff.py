@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from micronet.core.errors import FileError, InputError
 from micronet.core.files import atomic_path
 from micronet.core.volume import Volume
+from micronet.io.tiff_spacing import imagej_resolution, imagej_unit
 
 __all__ = ["write_label_tiff"]
 
@@ -92,15 +93,11 @@ def _voxel_type(voxels: int, largest: int, target: Path) -> np.dtype[Any]:
 
 
 def _resolution(volume: Volume, target: Path) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    from micronet.io.tiff import imagej_resolution
-
     return None if volume.spacing_um is None else imagej_resolution(*volume.spacing_um[1:], target)
 
 
 def _metadata(volume: Volume, count: int | None, interval_s: float | None, largest: int) -> dict[str, Any]:
     """Return what ImageJ reads from the description: axes, grey values shown, steps along Z and in time."""
-    from micronet.io.tiff import imagej_unit
-
     metadata: dict[str, Any] = {"axes": "ZYX" if count is None else "TZYX", "min": 0.0, "max": float(largest)}
     if volume.spacing_um is not None:
         metadata |= {"spacing": volume.spacing_um[0], "unit": imagej_unit("um")}

@@ -26,8 +26,9 @@ from micronet.core.volume import MICROMETRES_PER, Volume
 from micronet.io.checks import ReadOptions, build_volume, check_axes, check_dtype, one_line, voxel_bytes
 from micronet.io.inflate import inflate, inflate_prefix
 from micronet.io.nifti_geometry import SPACE, UNIT_CODES, geometry_of
-from micronet.io.recording import FlatData, Recording, open_flat_recording
-from micronet.io.stack import FilePlanes, Stack, build_grid
+from micronet.io.recording import Recording, open_flat_recording
+from micronet.io.source import Source
+from micronet.io.stack import FilePlanes, FlatData, Stack, build_grid
 from micronet.io.units import without_interval
 
 __all__ = ["NiftiSource", "open_recording", "open_stack", "read", "write"]
@@ -62,10 +63,11 @@ class NiftiSource:
 
 
 @np.errstate(all="ignore")  # numbers that are none are told in our own words
-def read(path: Path, options: ReadOptions) -> Volume:
+def read(source: Source, options: ReadOptions) -> Volume:
     """Read a 3-D NIfTI; further axes must have length 1."""
+    path = source.path
     check_axes(options, "ZYX", path)
-    with path.open("rb") as stream:
+    with source.open() as stream:
         lead = _read_lead(stream, path)
         shape = _shape(lead.header, path)[2::-1]
         content = inflate(stream, lead.encoding, math.prod(shape) * lead.dtype.itemsize, path, skip=lead.offset)
@@ -74,27 +76,29 @@ def read(path: Path, options: ReadOptions) -> Volume:
 
 
 @np.errstate(all="ignore")  # numbers that are none are told in our own words
-def open_stack(path: Path, options: ReadOptions) -> Stack:
+def open_stack(source: Source, options: ReadOptions) -> Stack:
     """Open a 3-D NIfTI to read it plane by plane."""
+    path = source.path
     check_axes(options, "ZYX", path)
-    with path.open("rb") as stream:
+    with source.open() as stream:
         lead = _read_lead(stream, path)
     shape = _shape(lead.header, path)[2::-1]
     grid = build_grid(path, shape, "ZYX", lead.scaled(np.empty(0, lead.dtype)).dtype, **_described(lead, path, options))
-    planes = FilePlanes(path, 0, shape, lead.dtype, skip=lead.offset, encoding=lead.encoding)
+    planes = FilePlanes(source, FlatData(path, skip=lead.offset, encoding=lead.encoding), shape, lead.dtype)
     return Stack(path, (path,), grid, "ZYX", lambda first, stop: lead.scaled(planes(first, stop)), planes.close)
 
 
-def open_recording(path: Path, options: ReadOptions) -> Recording:
+def open_recording(source: Source, options: ReadOptions) -> Recording:
     """Open a NIfTI of four axes (x, y, z, t)."""
+    path = source.path
     check_axes(options, "TZYX", path)
-    with path.open("rb") as stream:
+    with source.open() as stream:
         lead = _read_lead(stream, path)
     shape = _shape(lead.header, path, longest=4)
     interval_s, lost = _interval(lead.header)
     described = _described(lead, path, options)
     recording = open_flat_recording(
-        path,
+        source,
         shape[::-1],
         "TZYX"[-len(shape) :],
         lead.dtype,

@@ -7,11 +7,9 @@ reverse.
 
 from __future__ import annotations
 
-import bz2
 import math
-import sys
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,14 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.core.errors import FileError, setting
-from micronet.core.files import atomic_path
 from micronet.core.volume import Volume
-from micronet.io.checks import ReadOptions, build_volume, check_axes, regular_file, voxel_bytes
+from micronet.io.checks import ReadOptions, build_volume, check_axes, regular_file
 from micronet.io.inflate import inflate
-from micronet.io.nrrd_geometry import axis_roles, geometry, geometry_fields, interval, named_axes, space_of, tells_axes
-from micronet.io.nrrd_header import NrrdHeader, format_whole, header_text, parse_header
-from micronet.io.recording import FlatData, Recording, open_flat_recording, recording_axes
-from micronet.io.stack import FilePlanes, Stack, build_grid
+from micronet.io.nrrd_geometry import axis_roles, geometry, interval, named_axes, tells_axes
+from micronet.io.nrrd_header import ENCODINGS, TYPES, NrrdHeader, parse_header
+from micronet.io.nrrd_write import write
+from micronet.io.recording import Recording, open_flat_recording, recording_axes
+from micronet.io.source import Source
+from micronet.io.stack import FilePlanes, FlatData, Stack, build_grid
 
 __all__ = [
     "claimed_bytes",
@@ -37,85 +36,58 @@ __all__ = [
     "read_array",
     "read_header",
     "write",
-    "write_array",
-    "write_planes",
 ]
 
-_TYPES = {
-    "i1": ("int8", "signed char", "int8_t"),
-    "u1": ("uint8", "uchar", "unsigned char", "uint8_t"),
-    "i2": ("int16", "short", "short int", "signed short", "signed short int", "int16_t"),
-    "u2": ("uint16", "ushort", "unsigned short", "unsigned short int", "uint16_t"),
-    "i4": ("int32", "int", "signed int", "int32_t"),
-    "u4": ("uint32", "uint", "unsigned int", "uint32_t"),
-    "i8": (
-        "int64",
-        "longlong",
-        "long long",
-        "long long int",
-        "signed long long",
-        "signed long long int",
-        "int64_t",
-    ),
-    "u8": ("uint64", "ulonglong", "unsigned long long", "unsigned long long int", "uint64_t"),
-    "f4": ("float",),
-    "f8": ("double",),
-}
-_CODE_OF_TYPE = {name: code for code, names in _TYPES.items() for name in names}
-_ENCODINGS = {"raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
-_DATA_SUFFIX = {"raw": ".raw", "gzip": ".raw.gz", "bzip2": ".raw.bz2"}
-
-#: Fields that stay true of another array on the same grid.
-_CARRIED = ("content", "measurement frame", "centerings", "labels", "thicknesses")
+_CODE_OF_TYPE = {name: code for code, names in TYPES.items() for name in names}
 
 # Kinds of an axis that may be time; 3D Slicer calls it a list.
 _TIME_KINDS = frozenset({"time", "list", "domain", "none", "???"})
 
 _HEADER_LIMIT = 2 << 20
 _MOST_LINES, _LONGEST_SKIP = 100_000, 64 << 20
-# Level 2 of zlib: on masks and probabilities a few times faster than the default 6, files a little larger.
-_GZIP_LEVEL = 2
 _PIECE = 4 << 20
 
 
-def read(path: Path, options: ReadOptions) -> Volume:
+def read(source: Source, options: ReadOptions) -> Volume:
     """Read a 3-D NRRD; a further axis must have length 1."""
+    path = source.path
     check_axes(options, "ZYX", path)
-    header, data = read_array(path)
+    header, data = read_array(source)
     spatial, sizes = _spatial_sizes(header, path)
     return build_volume(path, data.reshape(sizes), **geometry(header, spatial, stated=options.spacing_um is not None))
 
 
-def open_stack(path: Path, options: ReadOptions) -> Stack:
+def open_stack(source: Source, options: ReadOptions) -> Stack:
     """Open a 3-D NRRD to read it plane by plane."""
+    path = source.path
     check_axes(options, "ZYX", path)
-    header, start = _header_and_end(path)
+    header, start = _header_and_end(source)
     dtype = _dtype(header)
     _sizes(header)
     spatial, sizes = _spatial_sizes(header, path)
     grid = build_grid(path, sizes, "ZYX", dtype, **geometry(header, spatial, stated=options.spacing_um is not None))
-    data_path, start, skip, encoding = _voxels(path, header, start, math.prod(sizes) * dtype.itemsize)
-    planes = FilePlanes(data_path, start, sizes, dtype, skip=skip, encoding=encoding)
-    return Stack(path, tuple(dict.fromkeys((path, data_path))), grid, "ZYX", planes, planes.close)
+    data = _voxels(source, header, start, math.prod(sizes) * dtype.itemsize)
+    planes = FilePlanes(source, data, sizes, dtype)
+    return Stack(path, tuple(dict.fromkeys((path, data.path))), grid, "ZYX", planes, planes.close)
 
 
-def open_recording(path: Path, options: ReadOptions) -> Recording:
+def open_recording(source: Source, options: ReadOptions) -> Recording:
     """Open a NRRD with a fourth axis, which is time, such as a sequence that 3D Slicer has written."""
+    path = source.path
     check_axes(options, "ZYX", path)
-    header, start = _header_and_end(path)
+    header, start = _header_and_end(source)
     dtype = _dtype(header)
     sizes = tuple(reversed(_sizes(header)))
     axes, notes = _axes_with_time(header, options, path)
     spatial = [axes[::-1].index(letter) for letter in "XYZ"]
     interval_s, lost = interval(header, spatial)
     placed = geometry(header, spatial, stated=options.spacing_um is not None)
-    data_path, start, skip, encoding = _voxels(path, header, start, math.prod(sizes) * dtype.itemsize)
     return open_flat_recording(
-        path,
+        source,
         sizes,
         axes,
         dtype,
-        FlatData(data_path, start, skip, encoding),
+        _voxels(source, header, start, math.prod(sizes) * dtype.itemsize),
         interval_s=interval_s,
         **placed | {"notes": (*placed["notes"], *notes, *lost)},
     )
@@ -144,20 +116,20 @@ def _axes_with_time(header: NrrdHeader, options: ReadOptions, path: Path) -> tup
     return "".join(reversed(letters)), tuple(notes)
 
 
-def _header_and_end(path: Path) -> tuple[NrrdHeader, int]:
-    with path.open("rb") as stream:
-        return parse_header(_lines(stream, path), str(path)), stream.tell()
+def _header_and_end(source: Source) -> tuple[NrrdHeader, int]:
+    with source.open() as stream:
+        return parse_header(_lines(stream, source.path), str(source.path)), stream.tell()
 
 
-def _voxels(path: Path, header: NrrdHeader, start: int, expected: int) -> tuple[Path, int, int, str]:
-    """Return the file that holds the voxels, where they begin in it, the bytes to skip when unpacked, the encoding."""
-    data_path = path
+def _voxels(source: Source, header: NrrdHeader, start: int, expected: int) -> FlatData:
+    """Return where the voxels lie, `expected` bytes; the header ends at byte `start`."""
+    data_path = source.path
     if "data file" in header.fields:
-        data_path, start = _data_path(path, header.fields["data file"]), 0
-    with data_path.open("rb") as stream:
+        data_path, start = _data_path(source.path, header.fields["data file"]), 0
+    with source.open(data_path) as stream:
         stream.seek(start)
         encoding, skip = _find_content(stream, header, expected, data_path)
-        return data_path, stream.tell(), skip, encoding
+        return FlatData(data_path, stream.tell(), skip, encoding)
 
 
 def _spatial_sizes(header: NrrdHeader, path: Path) -> tuple[list[int], tuple[int, ...]]:
@@ -173,34 +145,9 @@ def _spatial_sizes(header: NrrdHeader, path: Path) -> tuple[list[int], tuple[int
     return spatial, tuple(sizes[axis] for axis in reversed(spatial))
 
 
-def write(path: Path, volume: Volume, planes: Iterable[NDArray[Any]] | None = None) -> None:
-    """Write a volume with its geometry, and what of its NRRD header is true of any array on its grid.
-
-    With `planes` the voxels come from there, in pieces along Z, and the volume's array only tells shape and type.
-
-    The encoding of the source file is kept, gzip where there is none. Fields that describe the values (``old
-    min``, ``sample units``) and the segments of a segmentation are not carried on.
-    """
-    fields = geometry_fields(volume)
-    pairs: dict[str, str] = {}
-    encoding = "gzip"
-    source = volume.header.get("nrrd")
-    if isinstance(source, NrrdHeader):
-        encoding = _ENCODINGS[source.text("encoding").lower()]
-        same_axes = source.integers("sizes") == list(reversed(volume.shape)) and space_of(source) == volume.space
-        carried = _CARRIED if same_axes else ("content",)
-        fields |= {name: source.fields[name] for name in carried if name in source.fields}
-        pairs |= {key: text for key, text in source.pairs.items() if not key.startswith("Segment")}
-    if planes is None:
-        write_array(path, volume.array, fields, pairs, encoding)
-    else:
-        write_planes(path, planes, volume.shape, volume.array.dtype, fields, pairs, encoding)
-
-
-def read_header(path: Path) -> NrrdHeader:
+def read_header(source: Source) -> NrrdHeader:
     """Read only the header of a NRRD file."""
-    with regular_file(path).open("rb") as stream:
-        return parse_header(_lines(stream, path), str(path))
+    return _header_and_end(source)[0]
 
 
 def claimed_bytes(header: NrrdHeader) -> int:
@@ -208,98 +155,21 @@ def claimed_bytes(header: NrrdHeader) -> int:
     return math.prod(_sizes(header)) * _dtype(header).itemsize
 
 
-def data_file(path: Path) -> Path | None:
+def data_file(source: Source) -> Path | None:
     """Return the file that holds the voxels of a detached header, None when they are in the file itself."""
-    header = read_header(path)
-    return _data_path(path, header.fields["data file"]) if "data file" in header.fields else None
+    header = read_header(source)
+    return _data_path(source.path, header.fields["data file"]) if "data file" in header.fields else None
 
 
-def read_array(path: Path) -> tuple[NrrdHeader, NDArray[Any]]:
+def read_array(source: Source) -> tuple[NrrdHeader, NDArray[Any]]:
     """Return the header and the array in the file's byte order, axes slowest first (``sizes`` reversed)."""
-    with regular_file(path).open("rb") as stream:
-        header = parse_header(_lines(stream, path), str(path))
-        sizes = _sizes(header)
-        dtype = _dtype(header)
-        expected = claimed_bytes(header)
-        if "data file" in header.fields:
-            data_path = _data_path(path, header.fields["data file"])
-            with data_path.open("rb") as data_stream:
-                content = _read_content(data_stream, header, expected, data_path)
-        else:
-            content = _read_content(stream, header, expected, path)
+    header, start = _header_and_end(source)
+    sizes, dtype, expected = _sizes(header), _dtype(header), claimed_bytes(header)
+    data = _voxels(source, header, start, expected)
+    with source.open(data.path) as stream:
+        stream.seek(data.start)
+        content = inflate(stream, data.encoding, expected, data.path, skip=data.skip)
     return header, np.frombuffer(content, dtype).reshape(sizes[::-1])
-
-
-def write_array(
-    path: Path,
-    array: NDArray[Any],
-    fields: Mapping[str, str],
-    pairs: Mapping[str, str],
-    encoding: str = "gzip",
-) -> None:
-    """Write an array (axes slowest first) under a header; for .nhdr the voxels go to a second file beside it.
-
-    Raises
-    ------
-    FileError
-        If NRRD has no name for the voxel type, or the file cannot be written.
-    """
-    array = np.ascontiguousarray(array.astype(np.uint8) if array.dtype == bool else array)
-    write_planes(path, [array], array.shape, array.dtype, fields, pairs, encoding)
-
-
-def write_planes(
-    path: Path,
-    planes: Iterable[NDArray[Any]],
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    fields: Mapping[str, str],
-    pairs: Mapping[str, str],
-    encoding: str = "gzip",
-) -> None:
-    """Write an array that comes in pieces along its slowest axis; `shape` and `dtype` are those of the whole."""
-    code = dtype.str[1:]
-    if code not in _TYPES:
-        raise FileError(
-            f"cannot write '{path}': NRRD has no voxels of type {dtype}; "
-            "convert to bool, an integer of 8 to 64 bits, float32 or float64"
-        )
-    big = dtype.byteorder == ">" or (dtype.byteorder == "=" and sys.byteorder == "big")
-    fields = dict(fields) | {
-        "type": _TYPES[code][0],
-        "dimension": format_whole([len(shape)]),
-        "sizes": format_whole(shape[::-1]),
-        "encoding": encoding,
-    }
-    if dtype.itemsize > 1:
-        fields["endian"] = "big" if big else "little"
-    if path.suffix.lower() != ".nhdr":
-        with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            stream.write(header_text(fields, pairs, path).encode() + b"\n")
-            _deflate(stream, planes, encoding)
-        return
-    data_path = path.with_suffix(_DATA_SUFFIX[encoding])
-    if not data_path.name.isprintable():
-        raise FileError(f"cannot write '{path}': a header cannot name '{data_path.name}'; write .nrrd instead")
-    fields["data file"] = data_path.name
-    # The inner file gets its name first: a header never stands beside voxels that are not there yet.
-    with atomic_path(path) as temporary, atomic_path(data_path) as data_temporary:
-        temporary.write_text(header_text(fields, pairs, path), encoding="utf-8", newline="\n")
-        with data_temporary.open("wb") as stream:
-            _deflate(stream, planes, encoding)
-
-
-def _deflate(stream: BinaryIO, planes: Iterable[NDArray[Any]], encoding: str) -> None:
-    if encoding == "raw":
-        for plane in planes:
-            stream.write(voxel_bytes(plane))
-        return
-    compressor = bz2.BZ2Compressor() if encoding == "bzip2" else zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, 31)
-    for plane in planes:
-        content = voxel_bytes(plane)
-        for start in range(0, len(content), _PIECE):
-            stream.write(compressor.compress(content[start : start + _PIECE]))
-    stream.write(compressor.flush())
 
 
 def _lines(stream: BinaryIO, path: Path) -> Iterator[str]:
@@ -342,17 +212,12 @@ def _dtype(header: NrrdHeader) -> np.dtype[Any]:
     return dtype.newbyteorder("<" if endian == "little" else ">")
 
 
-def _read_content(stream: BinaryIO, header: NrrdHeader, expected: int, path: Path) -> bytearray:
-    encoding, skip = _find_content(stream, header, expected, path)
-    return inflate(stream, encoding, expected, path, skip=skip)
-
-
 def _find_content(stream: BinaryIO, header: NrrdHeader, expected: int, path: Path) -> tuple[str, int]:
     """Return the encoding and the bytes to skip of what is encoded; `stream` is left where that begins."""
     name = header.text("encoding").lower()
-    if name not in _ENCODINGS:
+    if name not in ENCODINGS:
         raise FileError(f"'{header.name}': encoding '{name}' cannot be read; save it as raw, gzip or bzip2")
-    encoding = _ENCODINGS[name]
+    encoding = ENCODINGS[name]
     line_skip, byte_skip = (_skip(header, name) for name in ("line skip", "byte skip"))
     if line_skip < 0 or byte_skip < -1 or (byte_skip == -1 and encoding != "raw"):
         raise FileError(f"'{header.name}': line skip {line_skip}, byte skip {byte_skip} cannot be followed")
@@ -367,7 +232,7 @@ def _find_content(stream: BinaryIO, header: NrrdHeader, expected: int, path: Pat
             raise FileError(f"'{header.name}': line skip {line_skip} goes past the end of '{path}'")
     if byte_skip == -1:
         # The voxels are the last bytes of the file, whatever stands before them.
-        byte_skip = max(path.stat().st_size - stream.tell() - expected, 0)
+        byte_skip = max(os.fstat(stream.fileno()).st_size - stream.tell() - expected, 0)
     return encoding, byte_skip
 
 

@@ -20,7 +20,17 @@ from numpy.typing import NDArray
 
 from micronet.core.errors import FileError
 
-__all__ = ["NrrdHeader", "escape", "format_vectors", "format_whole", "header_text", "parse_header", "unescape"]
+__all__ = [
+    "ENCODINGS",
+    "TYPES",
+    "NrrdHeader",
+    "escape",
+    "format_vectors",
+    "format_whole",
+    "header_text",
+    "parse_header",
+    "unescape",
+]
 
 _FIELDS = (
     "type",
@@ -56,6 +66,30 @@ _FIELDS = (
 )
 #: Field names are written with and without spaces, and in any case.
 _CANONICAL = {name.replace(" ", ""): name for name in _FIELDS}
+
+#: The names of voxel types, the one that is written first, by what numpy calls them without byte order.
+TYPES = {
+    "i1": ("int8", "signed char", "int8_t"),
+    "u1": ("uint8", "uchar", "unsigned char", "uint8_t"),
+    "i2": ("int16", "short", "short int", "signed short", "signed short int", "int16_t"),
+    "u2": ("uint16", "ushort", "unsigned short", "unsigned short int", "uint16_t"),
+    "i4": ("int32", "int", "signed int", "int32_t"),
+    "u4": ("uint32", "uint", "unsigned int", "uint32_t"),
+    "i8": (
+        "int64",
+        "longlong",
+        "long long",
+        "long long int",
+        "signed long long",
+        "signed long long int",
+        "int64_t",
+    ),
+    "u8": ("uint64", "ulonglong", "unsigned long long", "unsigned long long int", "uint64_t"),
+    "f4": ("float",),
+    "f8": ("double",),
+}
+#: What is read and written, by its names.
+ENCODINGS = {"raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
 
 _VECTOR = re.compile(r"\(([^()]*)\)")
 _MAGIC = re.compile(r"NRRD000[1-5]")

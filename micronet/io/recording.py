@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from micronet.core.errors import FileError, InputError, setting
 from micronet.core.volume import Volume
 from micronet.io.checks import ReadOptions, clean_axes, native, reading, to_zyx
-from micronet.io.stack import FilePlanes, build_grid
+from micronet.io.source import Source
+from micronet.io.stack import FilePlanes, FlatData, build_grid
 
-__all__ = ["FlatData", "Recording", "open_flat_recording", "recording_axes", "recording_of"]
+__all__ = ["Recording", "open_flat_recording", "recording_axes", "recording_of"]
 
 # Where time is not the slowest axis, this much is read at once to pick a time point from.
 _PIECE = 16 << 20
@@ -107,28 +108,18 @@ def recording_of(
     return Recording(path, count, grid, interval_s, lambda number: to_zyx(load(number), rest, path), close)
 
 
-@dataclass(frozen=True)
-class FlatData:
-    """Where an array lies without a gap: the file, and what else `FilePlanes` asks of it."""
-
-    path: Path
-    start: int = 0
-    skip: int = 0
-    encoding: str = "raw"
-    exact: bool = True
-
-
 def open_flat_recording(
-    path: Path, shape: tuple[int, ...], axes: str, dtype: np.dtype[Any], data: FlatData, **more: Any
+    source: Source, shape: tuple[int, ...], axes: str, dtype: np.dtype[Any], data: FlatData, **more: Any
 ) -> Recording:
     """Open a recording whose array lies in one file without a gap; all but `data` is as `recording_of` takes it."""
+    path = source.path
     if "T" not in axes:  # refused, and nothing is opened
         return recording_of(path, shape, axes, dtype, lambda _: np.empty(0), lambda: None, **more)
     time = axes.index("T")
     before, count, after = math.prod(shape[:time]), shape[time], math.prod(shape[time + 1 :])
     rest = _without_time(shape, axes)
     blocks = (count, 1, after) if before == 1 else (before, count, after)
-    planes = FilePlanes(data.path, data.start, blocks, dtype, skip=data.skip, encoding=data.encoding, exact=data.exact)
+    planes = FilePlanes(source, data, blocks, dtype)
 
     def load(number: int) -> NDArray[Any]:
         if before == 1:

@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.core.errors import FileError, InputError
+from micronet.core.provenance import sha256_of
 from micronet.core.volume import Volume
 from micronet.io.checks import ReadOptions, clean_axes, one_line, reading, spatial_order, to_zyx, unstated_axes
 from micronet.io.inflate import check_raw_size, open_encoded, read_bytes
+from micronet.io.source import Source
 
-__all__ = ["FilePlanes", "Stack", "build_grid", "open_flat"]
+__all__ = ["FilePlanes", "FlatData", "Stack", "build_grid", "open_flat"]
 
 _PIECE = 4 << 20
 
@@ -42,6 +44,8 @@ class Stack:
         axes as in `axes`. FileError where they cannot be read. Packed files are read fastest in ascending order.
     close : callable
         Closes the files.
+    source : Source, optional
+        What the planes are read from; None for a folder, whose images are opened one after the other.
     """
 
     path: Path
@@ -50,12 +54,17 @@ class Stack:
     axes: str
     read: Callable[[int, int], NDArray[Any]]
     close: Callable[[], None] = lambda: None
+    source: Source | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Number of voxels along the axes in the order of the files."""
         slow, middle, fast = (self.grid.shape["ZYX".index(letter)] for letter in self.axes)
         return slow, middle, fast
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the files, one after the other; FileError when one cannot be read."""
+        return sha256_of(*self.files) if self.source is None else self.source.sha256(self.files)
 
     def __enter__(self) -> Stack:
         return self
@@ -82,7 +91,7 @@ def build_grid(path: Path, shape: tuple[int, ...], axes: str, dtype: np.dtype[An
 
 
 def open_flat(
-    path: Path,
+    source: Source,
     start: int,
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
@@ -92,18 +101,20 @@ def open_flat(
     notes: tuple[str, ...] = (),
 ) -> Stack:
     """Open a file that holds a bare array from byte `start` to its end, whose axes it does not state."""
+    path = source.path
     _, stated = unstated_axes(np.broadcast_to(np.uint8(0), shape), options, path)
     axes = "ZYX" if options.axes is None else clean_axes(options.axes)
     grid = build_grid(path, shape, axes, dtype, notes=(*stated, *notes))
     if fortran_order:
         shape, axes = shape[::-1], axes[::-1]
     sizes = tuple(size for size, letter in zip(shape, axes, strict=True) if letter in "ZYX")
-    planes = FilePlanes(path, start, sizes, dtype)
+    planes = FilePlanes(source, FlatData(path, start), sizes, dtype)
     return Stack(path, (path,), grid, spatial_order(axes), planes, planes.close)
 
 
-class FilePlanes:
-    """The planes of an array that lies in one file without a gap, raw, gzip or bzip2.
+@dataclass(frozen=True)
+class FlatData:
+    """Where an array lies without a gap.
 
     Parameters
     ----------
@@ -113,13 +124,31 @@ class FilePlanes:
         Where the data begins.
     skip : int
         Bytes of the unpacked data before the array.
+    encoding : {"raw", "gzip", "bzip2"}
+    exact : bool
+        The array is all that the data holds after `skip`.
+    """
+
+    path: Path
+    start: int = 0
+    skip: int = 0
+    encoding: str = "raw"
+    exact: bool = True
+
+
+class FilePlanes:
+    """The planes of an array that lies in one file without a gap.
+
+    Parameters
+    ----------
+    source : Source
+        What the file belongs to.
+    data : FlatData
+        Where the array lies.
     shape : tuple of 3 ints
         Slowest axis first.
     dtype : numpy dtype
         With its byte order.
-    encoding : {"raw", "gzip", "bzip2"}
-    exact : bool
-        The array is all that the data holds after `skip`.
 
     Raises
     ------
@@ -127,70 +156,58 @@ class FilePlanes:
         If the file is too short, or `exact` and too long; for packed data when the last plane is read.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        start: int,
-        shape: tuple[int, ...],
-        dtype: np.dtype[Any],
-        *,
-        skip: int = 0,
-        encoding: str = "raw",
-        exact: bool = True,
-    ) -> None:
-        self._path, self._start, self._skip, self._encoding = path, start, skip, encoding
-        self._shape, self._dtype = shape, dtype
+    def __init__(self, source: Source, data: FlatData, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self._data, self._shape, self._dtype = data, shape, dtype
         self._plane_bytes = math.prod(shape[1:]) * dtype.itemsize
-        self._stream: BinaryIO = path.open("rb")
-        self._source: IO[bytes] | None = None
+        self._stream: BinaryIO = source.open(data.path)
+        self._unpacked: IO[bytes] | None = None
         self._next = 0
-        self._exact = exact
-        if encoding == "raw" and exact:
-            self._stream.seek(start)
+        if data.encoding == "raw" and data.exact:
+            self._stream.seek(data.start)
             try:
-                check_raw_size(self._stream, shape[0] * self._plane_bytes, path, skip)
+                check_raw_size(self._stream, shape[0] * self._plane_bytes, data.path, data.skip)
             except FileError:
                 self.close()
                 raise
 
     def close(self) -> None:
-        """Close the file."""
+        """Read no more; the file stays open."""
         self._stream.close()
 
     def __call__(self, first: int, stop: int) -> NDArray[Any]:
         """Return the planes from `first` up to `stop`."""
-        with reading(self._path):
+        with reading(self._data.path):
             content = self._content(first, stop)
         return np.frombuffer(content, self._dtype).reshape(stop - first, *self._shape[1:])
 
     def _content(self, first: int, stop: int) -> bytearray:
-        size = (stop - first) * self._plane_bytes
-        if self._encoding == "raw":
-            self._stream.seek(self._start + self._skip + first * self._plane_bytes)
+        data, size = self._data, (stop - first) * self._plane_bytes
+        if data.encoding == "raw":
+            self._stream.seek(data.start + data.skip + first * self._plane_bytes)
             return self._exactly(self._stream, size)
         try:
-            if self._source is None or first < self._next:
-                self._stream.seek(self._start)
-                self._source = open_encoded(self._stream, self._encoding)
-                self._pass(self._source, self._skip)
+            if self._unpacked is None or first < self._next:
+                self._stream.seek(data.start)
+                self._unpacked = open_encoded(self._stream, data.encoding)
+                self._pass(self._unpacked, data.skip)
                 self._next = 0
-            self._pass(self._source, (first - self._next) * self._plane_bytes)
-            content = self._exactly(self._source, size)
+            self._pass(self._unpacked, (first - self._next) * self._plane_bytes)
+            content = self._exactly(self._unpacked, size)
             self._next = stop
-            if stop == self._shape[0] and self._exact and self._source.read(1):
-                raise FileError(f"'{self._path}' holds more voxels than its header claims")
+            if stop == self._shape[0] and data.exact and self._unpacked.read(1):
+                raise FileError(f"'{data.path}' holds more voxels than its header claims")
         except FileError:
             raise
         except (EOFError, zlib.error, OSError) as error:
             raise FileError(
-                f"'{self._path}' is damaged or cut short: its {self._encoding} data cannot be read ({one_line(error)})"
+                f"'{data.path}' is damaged or cut short: its {data.encoding} data cannot be read ({one_line(error)})"
             ) from error
         return content
 
     def _exactly(self, source: IO[bytes], size: int) -> bytearray:
         content = read_bytes(source, size)
         if len(content) < size:
-            raise FileError(f"'{self._path}' holds fewer voxels than its header claims")
+            raise FileError(f"'{self._data.path}' holds fewer voxels than its header claims")
         return content
 
     def _pass(self, source: IO[bytes], size: int) -> None:

@@ -1,9 +1,7 @@
 """TIFF volumes: ImageJ stacks, OME-TIFF and plain multi-page files.
 
-ImageJ keeps the spacing along X and Y as a ratio of two 32-bit numbers and that along Z as text; a ratio of
-two such numbers comes so close to a length of few decimals that it reads back to the same float64, and to any
-other within 1e-12 of it. The page order and the meaning of the pages are taken from ImageJ's or OME's
-description; the pages of a plain TIFF are slices along Z, as Fiji reads them.
+The page order and the meaning of the pages are taken from ImageJ's or OME's description; the pages of a plain TIFF are
+slices along Z, as Fiji reads them.
 """
 
 from __future__ import annotations
@@ -14,18 +12,16 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from fractions import Fraction
 from lzma import LZMAError
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tifffile import TiffFile, TiffFileError, TiffPageSeries, imwrite
+from tifffile import TiffFile, TiffFileError, TiffPageSeries
 
 from micronet.core.errors import FileError, InputError, setting
-from micronet.core.files import atomic_path
-from micronet.core.volume import MICROMETRES_PER, Volume, upright
+from micronet.core.volume import Volume, upright
 from micronet.io.checks import (
     ReadOptions,
     build_volume,
@@ -36,38 +32,20 @@ from micronet.io.checks import (
     spatial_order,
     to_zyx,
 )
-from micronet.io.recording import FlatData, Recording, open_flat_recording, recording_axes, recording_of
-from micronet.io.stack import FilePlanes, Stack, build_grid
+from micronet.io.recording import Recording, open_flat_recording, recording_axes, recording_of
+from micronet.io.source import Source
+from micronet.io.stack import FilePlanes, FlatData, Stack, build_grid
 from micronet.io.tiff_guard import Pages, check_packed, check_pages, check_size
 from micronet.io.tiff_ome import ome_pixels, ome_shape, ome_spacing
 from micronet.io.tiff_series import stack_series
-from micronet.io.units import (
-    INCH_UM,
-    SECONDS_PER,
-    VOXEL_UNITS,
-    canonical_unit,
-    completed,
-    stated_length,
-    without_spacing,
-)
+from micronet.io.tiff_spacing import imagej_spacing, settled_spacing
+from micronet.io.tiff_write import write
+from micronet.io.units import SECONDS_PER
 
-__all__ = [
-    "imagej_resolution",
-    "imagej_unit",
-    "open_recording",
-    "open_stack",
-    "read",
-    "read_image",
-    "write",
-]
+__all__ = ["open_recording", "open_stack", "read", "read_image", "write"]
 
-_IMAGEJ_TYPES = ("uint8", "uint16", "float32")
-_OME_TYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
-_UNIT_NAMES = {"um": "micron"}
-_OME_UNIT_NAMES = {"um": "µm"}
 # Formats whose reading in tifffile opens further files, or trusts sizes that nothing has checked.
 _OFF = {"is_ome": False, "is_mmstack": False, "is_ndtiff": False}
-_UINT32 = (1 << 32) - 1
 
 # What tifffile is known to raise on damaged files.
 _DAMAGE = (
@@ -88,9 +66,10 @@ _DAMAGE = (
 )
 
 
-def read(path: Path, options: ReadOptions) -> Volume:
+def read(source: Source, options: ReadOptions) -> Volume:
     """Read a 3-D TIFF."""
-    with _decoding(path), _opened(path) as tif:
+    path = source.path
+    with _decoding(path), _opened(source) as tif:
         series, shape, axes, geometry = _layout(tif, path, options)
         for page in series.pages:
             check_packed(tif, page, path)
@@ -98,18 +77,19 @@ def read(path: Path, options: ReadOptions) -> Volume:
     return build_volume(path, array, **geometry)
 
 
-def open_stack(path: Path, options: ReadOptions) -> Stack:
+def open_stack(source: Source, options: ReadOptions) -> Stack:
     """Open a 3-D TIFF to read it plane by plane."""
+    path = source.path
     with ExitStack() as opened:
         with _decoding(path):
-            tif = opened.enter_context(_opened(path))
+            tif = opened.enter_context(_opened(source))
             series, shape, axes, geometry = _layout(tif, path, options)
             grid = build_grid(path, shape, axes, series.dtype or np.dtype("V1"), **geometry)
         order = spatial_order(axes)
         sizes = tuple(size for size, letter in zip(shape, axes, strict=True) if letter in order)
         if series.dataoffset is not None:  # all voxels in one piece, which is how ImageJ writes more than 4 GB
             dtype = grid.array.dtype.newbyteorder(tif.byteorder)
-            flat = FilePlanes(path, series.dataoffset, sizes, dtype, exact=False)
+            flat = FilePlanes(source, FlatData(path, series.dataoffset, exact=False), sizes, dtype)
             return Stack(path, (path,), grid, order, flat, flat.close)
         opened.pop_all()
 
@@ -125,18 +105,19 @@ def open_stack(path: Path, options: ReadOptions) -> Stack:
     return Stack(path, (path,), grid, order, planes, tif.close)
 
 
-def open_recording(path: Path, options: ReadOptions) -> Recording:
+def open_recording(source: Source, options: ReadOptions) -> Recording:
     """Open a TIFF with an axis of time: an ImageJ hyperstack, an OME-TIFF, or a plain one whose axes are told."""
+    path = source.path
     with ExitStack() as opened:
         with _decoding(path):
-            tif = opened.enter_context(_opened(path))
+            tif = opened.enter_context(_opened(source))
             series, shape, axes, geometry = _layout(tif, path, options, time=True)
         dtype = np.dtype(series.dtype or "V1").newbyteorder(tif.byteorder)
         geometry["interval_s"] = _interval_s(tif, path)
         pages = shape[:-2] if axes.endswith("YX") else ()
         if series.dataoffset is not None:
             data = FlatData(path, series.dataoffset, exact=False)
-            return open_flat_recording(path, shape, axes, dtype, data, **geometry)
+            return open_flat_recording(source, shape, axes, dtype, data, **geometry)
         if "T" not in axes[:-2] or len(series.pages) != math.prod(pages):
             raise FileError(
                 f"'{path}' has {len(series.pages)} pages for {shape} ({axes}), so it cannot be read time point by time "
@@ -154,15 +135,16 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
     return recording
 
 
-def is_image(path: Path) -> bool:
+def is_image(source: Source) -> bool:
     """Whether a TIFF holds a single grey image."""
-    with _decoding(path), _opened(path) as tif:
+    with _decoding(source.path), _opened(source) as tif:
         return len(tif.pages) == 1 and sorted(tif.series[0].axes) == ["X", "Y"]
 
 
-def read_image(path: Path) -> NDArray[Any]:
+def read_image(source: Source) -> NDArray[Any]:
     """Read a TIFF of one page as a 2-D array."""
-    with _decoding(path), _opened(path) as tif:
+    path = source.path
+    with _decoding(path), _opened(source) as tif:
         series = tif.series[0]
         check_dtype(series.dtype or np.dtype("V1"), path)
         check_size(tif, series, path)
@@ -175,54 +157,13 @@ def read_image(path: Path) -> NDArray[Any]:
         return series.asarray()
 
 
-def write(path: Path, volume: Volume) -> None:
-    """Write an ImageJ TIFF, or an OME-TIFF where the name ends with .ome.tif; a mask becomes 0 and 255.
-
-    TIFF holds the spacing but neither an origin nor turned axes: a volume that has these is refused.
-    """
-    spacing = volume.directions[[0, 1, 2], [2, 1, 0]]
-    if (spacing <= 0).any() or not np.array_equal(volume.directions, upright(spacing)) or volume.origin.any():
-        raise FileError(
-            f"cannot write '{path}': TIFF cannot hold the origin and axis directions of this volume; write "
-            ".nrrd or .nii.gz, or drop them first with Volume(volume.array).with_spacing(volume.spacing_um)"
-        )
-    ome = path.name.lower().endswith((".ome.tif", ".ome.tiff"))
-    array = volume.array.astype(np.uint8) * np.uint8(255) if volume.array.dtype == bool else volume.array
-    kind, types = ("OME-TIFF", _OME_TYPES) if ome else ("ImageJ TIFF", _IMAGEJ_TYPES)
-    if array.dtype.name not in types:
-        raise FileError(
-            f"cannot write '{path}': {kind} has no voxels of type {array.dtype}; "
-            f"convert to {', '.join(types)}, or write .nrrd"
-        )
-    metadata: dict[str, Any] = {"axes": "ZYX"}
-    resolution = None
-    if volume.units != "voxel":
-        z, y, x = (float(length) for length in spacing)
-        if ome:
-            unit = _OME_UNIT_NAMES.get(volume.units, volume.units)
-            for letter, length in zip("XYZ", (x, y, z), strict=True):
-                metadata |= {f"PhysicalSize{letter}": length, f"PhysicalSize{letter}Unit": unit}
-        else:
-            metadata |= {"spacing": z, "unit": imagej_unit(volume.units)}
-            resolution = imagej_resolution(y, x, path)
-    with atomic_path(path) as temporary:
-        imwrite(
-            temporary,
-            np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")),
-            imagej=not ome,
-            ome=ome,
-            photometric="minisblack",
-            resolution=resolution,
-            metadata=metadata,
-        )
-
-
-def _opened(path: Path) -> TiffFile:
-    with path.open("rb") as stream:
-        pages = check_pages(stream, path)
+def _opened(source: Source) -> TiffFile:
+    path, stream = source.path, source.open()
+    pages = check_pages(stream, path)
+    stream.seek(0)
     # tifffile looks at four pages and takes the others to be like the first; so it does with all pages of ImageJ.
     off = _OFF if pages.alike else _OFF | {"is_uniform": False}
-    tif = TiffFile(path, **off)  # type: ignore[arg-type]
+    tif = TiffFile(stream, **off)  # type: ignore[arg-type]
     if tif.is_imagej:
         try:
             _check_imagej_pages(tif, pages, path)
@@ -295,22 +236,10 @@ def _layout(
     # The axes are settled before memory is taken for the voxels.
     one = tuple(1 if time and letter == "T" else length for length, letter in zip(shape, axes, strict=True))
     to_zyx(np.broadcast_to(np.uint8(0), one), axes, path)
-    lengths, unit_names = _imagej_spacing(tif) if tif.is_imagej else ome_spacing(ome)
-    spacing, units, note = _spacing(lengths, unit_names, path, options)
+    lengths, unit_names = imagej_spacing(tif) if tif.is_imagej else ome_spacing(ome)
+    spacing, units, note = settled_spacing(lengths, unit_names, path, options)
     geometry = {"directions": upright(spacing), "units": units, "notes": (*notes, *([note] if note else []))}
     return series, shape, axes, geometry
-
-
-def _imagej_spacing(tif: TiffFile) -> tuple[list[float | None], list[str]]:
-    """Return the spacing along Z, Y, X, None where it is not stated, and the unit of each."""
-    metadata = tif.imagej_metadata or {}
-    tags = tif.pages.first.tags
-    lengths = [stated_length(metadata.get("spacing"))]
-    for name in ("YResolution", "XResolution"):
-        ratio = tags.valueof(name)
-        lengths.append(ratio[1] / ratio[0] if ratio and ratio[0] and ratio[1] else None)
-    unit = _unescaped(metadata.get("unit", ""))
-    return lengths, [_unescaped(metadata.get("zunit", unit)), _unescaped(metadata.get("yunit", unit)), unit]
 
 
 def _interval_s(tif: TiffFile, path: Path) -> float | None:
@@ -324,56 +253,6 @@ def _interval_s(tif: TiffFile, path: Path) -> float | None:
         seconds, unit = ome.get("TimeIncrement"), ome.get("TimeIncrementUnit", "s")
     factor = SECONDS_PER.get(unit)
     return None if seconds is None or factor is None else float(seconds) * factor
-
-
-def _spacing(
-    lengths: list[float | None], unit_names: list[str], path: Path, options: ReadOptions
-) -> tuple[list[float], str, str | None]:
-    """Return spacing (Z, Y, X), unit and a note; voxels where the file states no unit."""
-    counts_voxels = all(not name or name.casefold() in VOXEL_UNITS for name in unit_names)
-    if options.spacing_um is not None:
-        return [1.0] * 3, "voxel", None
-    if counts_voxels or not any(lengths):
-        return [1.0] * 3, "voxel", without_spacing("the TIFF")
-    spacing, note = completed(lengths, unit_names, "the TIFF", "ImageJ")
-    units = [canonical_unit(name) for name in unit_names]
-    if units[0] is not None and len(set(units)) == 1:
-        return spacing, units[0], note
-    in_um = []
-    for length, name, unit in zip(spacing, unit_names, units, strict=True):
-        if unit is None and name.strip().casefold() not in ("inch", "inches", "in"):
-            raise FileError(f"'{path}': unknown length unit '{name}'; give the spacing in µm {setting('spacing_um')}")
-        in_um.append(length * (INCH_UM if unit is None else MICROMETRES_PER[unit]))
-    return in_um, "um", note
-
-
-def imagej_unit(unit: str) -> str:
-    """Return what ImageJ calls a unit of length."""
-    return _UNIT_NAMES.get(unit, unit)
-
-
-def imagej_resolution(y: float, x: float, path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return XResolution and YResolution of a spacing; FileError where TIFF cannot hold it."""
-    return _voxels_per_unit(x, path), _voxels_per_unit(y, path)
-
-
-def _voxels_per_unit(length: float, path: Path) -> tuple[int, int]:
-    """Return the ratio of two 32-bit numbers that is closest to the inverse of a length.
-
-    >>> _voxels_per_unit(4.5, Path("a.tif")), _voxels_per_unit(0.325, Path("a.tif"))
-    ((2, 9), (40, 13))
-    """
-    exact = Fraction(length)
-    # The larger of the two numbers is the one that the limit is for.
-    ratio = exact.limit_denominator(_UINT32) if exact < 1 else 1 / (1 / exact).limit_denominator(_UINT32)
-    if ratio == 0 or max(ratio.numerator, ratio.denominator) > _UINT32:
-        raise FileError(f"cannot write '{path}': TIFF cannot hold a spacing of {length:g}; choose another unit")
-    return ratio.denominator, ratio.numerator
-
-
-def _unescaped(name: object) -> str:
-    r"""Return a unit as ImageJ means it: it writes ``\u00B5m`` for µm."""
-    return str(name).replace("\\u00B5", "µ").replace("\\u00b5", "µ").strip().strip('"').strip()
 
 
 @contextmanager

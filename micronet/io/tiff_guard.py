@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import struct
 import zlib
 from lzma import LZMADecompressor
@@ -210,7 +211,7 @@ def check_pages(stream: BinaryIO, path: Path) -> Pages:
         If the file is no TIFF, its chain of pages leaves the file or comes back to a page it had, its pages lie over
         each other, or one of them holds more numbers than a page can need.
     """
-    size = path.stat().st_size
+    size = os.fstat(stream.fileno()).st_size
     start = stream.read(16)
     order = {b"II": "<", b"MM": ">"}.get(start[:2])
     version = struct.unpack(f"{order}H", start[2:4])[0] if order and len(start) >= 8 else None

@@ -14,6 +14,7 @@ from micronet.core.ram import Allowance
 from micronet.core.volume import Volume, share_grid
 from micronet.io import (
     VOLUME_SUFFIXES,
+    Sources,
     claimed_bytes,
     files_read_with,
     is_volume_path,
@@ -21,6 +22,7 @@ from micronet.io import (
     read_volume,
     volume_stem,
 )
+from micronet.io.seg_nrrd import is_pointer_file
 from micronet.io.volume_names import result_name, result_record, volume_of
 from micronet.measure.footprint import least_bytes, scores_bytes, vessels_bytes
 from micronet.measure.scores import Scores, Scoring, score_masks
@@ -246,7 +248,7 @@ def with_images(pairs: Sequence[Pair], images: Sequence[Path]) -> list[Pair]:
 def files_of_pairs(pairs: Sequence[Pair]) -> list[Path]:
     """Return every file that reading the pairs reads."""
     paths = [path for pair in pairs for path in (pair.prediction, pair.annotation, pair.image) if path is not None]
-    return [file for path in paths for file in files_read_with(path)]
+    return [file for path in dict.fromkeys(paths) for file in files_read_with(path)]
 
 
 def _files(paths: Sequence[Path], *, probability: bool) -> list[Path]:
@@ -258,7 +260,8 @@ def _files(paths: Sequence[Path], *, probability: bool) -> list[Path]:
         here = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
         volumes = [file for file in here if is_volume_path(file)]
         ours = [file for file in volumes if volume_stem(file).endswith("_probability")]
-        masks = [file for file in here if file.name.lower().endswith(_SEGMENTATIONS) and not _is_pointer(file)]
+        masks = [file for file in here if file.name.lower().endswith(_SEGMENTATIONS)]
+        masks = [file for file in masks if not (_is_pointer(file) or is_pointer_file(file))]
         found = (ours or volumes) if probability else (masks or [file for file in volumes if file not in ours])
         if not found:
             kinds = VOLUME_SUFFIXES if probability else (".seg.nrrd", *VOLUME_SUFFIXES)
@@ -283,10 +286,12 @@ def _by_name(files: Sequence[Path]) -> dict[str, Path]:
     return named
 
 
-def check_reading(pair: Pair, reading: Reading, allowance: Allowance) -> int:
+def check_reading(pair: Pair, reading: Reading, sources: Sources, allowance: Allowance) -> int:
     """Return about how many bytes reading a pair takes, by the headers alone; MemoryLimitError where it is too much."""
-    annotation, prediction = (claimed_bytes(path, axes=reading.axes) for path in (pair.annotation, pair.prediction))
-    image = 0 if pair.image is None else claimed_bytes(pair.image, axes=reading.axes)
+    annotation, prediction, image = (
+        0 if path is None else claimed_bytes(sources.of(path), axes=reading.axes)
+        for path in (pair.annotation, pair.prediction, pair.image)
+    )
     # A file is read and turned, the mask is chosen from it, and the last one stays.
     kept = prediction if reading.probability else 0
     held = annotation + prediction + kept + image
@@ -311,8 +316,8 @@ def check_scoring(
     return max(allowance.check(held, work, f"'{pair.prediction}': {what}") for what, work in works.items())
 
 
-def read_pair(pair: Pair, reading: Reading | None = None) -> MaskPair:
-    """Read the masks of a pair.
+def read_pair(pair: Pair, reading: Reading, sources: Sources) -> MaskPair:
+    """Read the masks of a pair from its files, which may be open already.
 
     Raises
     ------
@@ -321,14 +326,13 @@ def read_pair(pair: Pair, reading: Reading | None = None) -> MaskPair:
     InputError
         If a file holds no mask (or probability), an option does not fit, or the two lie on different grids.
     """
-    reading = reading or Reading()
     annotation = read_annotation(
-        pair.annotation, segment=reading.segment, axes=reading.axes, spacing_um=reading.spacing_um
+        sources.of(pair.annotation), segment=reading.segment, axes=reading.axes, spacing_um=reading.spacing_um
     )
     annotated = annotation.mask
     probability = None
     if reading.probability:
-        probability = read_volume(pair.prediction, axes=reading.axes, spacing_um=reading.spacing_um)
+        probability = read_volume(sources.of(pair.prediction), axes=reading.axes, spacing_um=reading.spacing_um)
         try:
             predicted = probability.with_array(mask_above(probability.array, reading.threshold))
         except InputError as error:
@@ -336,7 +340,10 @@ def read_pair(pair: Pair, reading: Reading | None = None) -> MaskPair:
         description = f"'{pair.prediction.name}' above {reading.threshold:g}"
     else:
         prediction = read_annotation(
-            pair.prediction, segment=reading.prediction_segment, axes=reading.axes, spacing_um=reading.spacing_um
+            sources.of(pair.prediction),
+            segment=reading.prediction_segment,
+            axes=reading.axes,
+            spacing_um=reading.spacing_um,
         )
         predicted, description = prediction.mask, prediction.description
     annotated, predicted, _ = share_grid(annotated, predicted, str(pair.annotation), str(pair.prediction))
@@ -347,7 +354,7 @@ def read_pair(pair: Pair, reading: Reading | None = None) -> MaskPair:
     _check_axes(annotated, pair.annotation)
     image = None
     if pair.image is not None:
-        image = read_volume(pair.image, axes=reading.axes, spacing_um=reading.spacing_um)
+        image = read_volume(sources.of(pair.image), axes=reading.axes, spacing_um=reading.spacing_um)
         annotated, image, _ = share_grid(annotated, image, str(pair.annotation), str(pair.image))
     return MaskPair(
         pair.name,

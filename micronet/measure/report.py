@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 
 from micronet.core.names import write_name
-from micronet.core.provenance import sha256_of, versions
-from micronet.io import files_of
+from micronet.core.provenance import versions
+from micronet.io import Sources, files_of
 from micronet.measure.pairs import Evaluation, MaskPair, Pair, Reading
-from micronet.measure.scores import RESAMPLES, Scoring, Summary
+from micronet.measure.scores import RESAMPLES, WORDS, Scoring, Summary, interval_name
 from micronet.measure.tables import settings_of
 from micronet.measure.thresholds_plot import sweep_figure
 from micronet.report.page.grid import VOXELS, Grid
 from micronet.report.page.html import Markup, Section, figure, note, table, write_page
 from micronet.report.page.plots import Line, bins, data_uri, histogram, plot
 from micronet.report.page.scroller import Movie, Shown
-from micronet.report.preview import sampled
+from micronet.report.panels import sampled
 
 __all__ = ["EvaluationReport"]
 
@@ -30,6 +30,8 @@ __all__ = ["EvaluationReport"]
 _MOST_SHOWN = 12
 #: Most rows of the table of volumes.
 _MOST_ROWS = 200
+#: What the table of volumes shows: all scores would not fit a screen.
+_MAIN_SCORES = ("dice", "precision", "recall", "cl_dice", "nsd", "hd95_um", "volume_ratio")
 _DICE_BINS = np.linspace(0, 1, 21)
 _PROBABILITY_BINS = np.linspace(0, 1, 52)
 
@@ -61,8 +63,8 @@ class EvaluationReport:
         self._pairs, self._reading, self._scoring = pairs, reading, scoring
         self._entries: list[_Entry] = []
 
-    def add(self, masks: MaskPair, evaluation: Evaluation) -> None:
-        """Note a pair; FileError when its files have gone."""
+    def add(self, masks: MaskPair, evaluation: Evaluation, sources: Sources) -> None:
+        """Note a pair, whose files are open; FileError when one cannot be read."""
         voxels = VOXELS // min(self._pairs, _MOST_SHOWN)
         movie = Movie(Grid(masks.annotated.shape, masks.spacing_um, voxels))
         movie.add(masks.predicted.array, "prediction")
@@ -76,7 +78,7 @@ class EvaluationReport:
             mask_name="prediction",
         )
         histograms = _histograms(masks) if self._pairs == 1 else []
-        self._entries.append(_Entry(evaluation, shown, _files(evaluation.pair), histograms))
+        self._entries.append(_Entry(evaluation, shown, _files(evaluation.pair, sources), histograms))
 
     def write(self, path: Path, summaries: Sequence[Summary]) -> None:
         """Write the page of all pairs noted, of which there is at least one; FileError if that cannot be done."""
@@ -170,13 +172,10 @@ class EvaluationReport:
         return table(("", ""), rows)
 
 
-def _files(pair: Pair) -> dict[str, Any]:
+def _files(pair: Pair, sources: Sources) -> dict[str, Any]:
     roles = {"prediction": pair.prediction, "annotation": pair.annotation, "image": pair.image}
-    return {
-        role: {"path": write_name(path), "sha256": sha256_of(*files_of(path))}
-        for role, path in roles.items()
-        if path is not None
-    }
+    read = {role: sources.of(path) for role, path in roles.items() if path is not None}
+    return {role: {"path": write_name(one.path), "sha256": one.sha256(files_of(one))} for role, one in read.items()}
 
 
 def _scores(
@@ -184,37 +183,42 @@ def _scores(
 ) -> list[Markup]:
     if len(evaluations) == 1:
         values = evaluations[0].scores.values()
-        rows = [(name, _number(value), definitions[name]) for name, value in values.items()]
-        return [table(("score", "value", "definition"), rows)]
+        rows = [(WORDS[name], _number(value)) for name, value in values.items()]
+        return [table(("score", "value"), rows, [definitions[name] for name in values])]
     body = [
         (
-            one.name,
+            WORDS[one.name],
             _number(one.median),
             f"{_number(one.low)} to {_number(one.high)}" if one.count > 1 else "–",
             str(one.count),
         )
         for one in summaries
     ]
+    named = interval_name(len(evaluations))
+    intervals = (
+        f"the range: of {len(evaluations)} volumes, a 95 % interval is no narrower"
+        if named == "range"
+        else f"their 95 % percentile bootstrap intervals ({RESAMPLES:,} resamples of volumes)"
+    )
     return [
-        table(("score", "median", "95 % interval", "volumes"), body),
-        table(("score", "definition"), list(definitions.items())),
+        table(("score", "median", named, "volumes"), body, [definitions[one.name] for one in summaries]),
         note(
-            f"Medians over the volumes that have a value, with their percentile bootstrap intervals ({RESAMPLES:,} "
-            "resamples of volumes, which are taken as independent: two time points of one embryo are not)."
+            f"Medians over the volumes that have a value, with {intervals}. Volumes are taken as independent: two time "
+            "points of one embryo are not."
         ),
     ]
 
 
 def _each_volume(evaluations: Sequence[Evaluation]) -> list[Markup]:
-    names = list(evaluations[0].scores.values())
     rows = [
-        (write_name(one.pair.name), *(_number(value) for value in one.scores.values().values()))
+        (write_name(one.pair.name), *(_number(one.scores.values()[name]) for name in _MAIN_SCORES))
         for one in evaluations[:_MOST_ROWS]
     ]
-    parts = [table(("volume", *names), rows)]
-    if len(evaluations) > _MOST_ROWS:
-        parts.append(note(f"The first {_MOST_ROWS} of {len(evaluations)} volumes; all are in scores.csv."))
-    return parts
+    which = f"The first {_MOST_ROWS} of {len(evaluations)} volumes" if len(evaluations) > _MOST_ROWS else "Main scores"
+    return [
+        table(("volume", *(WORDS[name] for name in _MAIN_SCORES)), rows),
+        note(f"{which}; all scores of all volumes are in scores.csv."),
+    ]
 
 
 def _histograms(masks: MaskPair) -> list[Markup]:

@@ -4,7 +4,7 @@
 
     {"format": "micronet model card 1",
      "sha256": "...",                                       of the weights
-     "expects": {"spacing_um": 4.5,
+     "expects": {"spacing_um": 4.5,                        or three: [z, y, x]
                  "intensity_domain": "log",
                  "dtype": "uint8",
                  "mean": {"typical": 96.2, "least": 80.1, "most": 112.0},
@@ -31,10 +31,11 @@ from micronet.core.errors import FileError, InputError, setting
 from micronet.core.ownership import Outputs
 from micronet.core.provenance import sha256_of, versions
 from micronet.core.volume import Volume
-from micronet.io.sidecar import stated_domain
-from micronet.networks.normalize import image_statistics
+from micronet.io.sidecar import LOGARITHMS, stated_domain
+from micronet.networks.normalize import image_statistics, log_intensity
 
 __all__ = [
+    "AS_STORED",
     "FORMAT",
     "Card",
     "Expected",
@@ -45,11 +46,14 @@ __all__ = [
     "planned_weights",
     "read_card",
     "record_weights",
+    "trained_spacing",
     "write_card",
 ]
 
 #: What a card's ``format`` says.
 FORMAT = "micronet model card 1"
+#: What it says of intensities where nobody knows what they are.
+AS_STORED = "as stored"
 # The same of one that says nothing of images.
 _WEIGHTS_FORMAT = "micronet weights 1"
 _MADE_BY = "micronet weights"
@@ -58,8 +62,6 @@ _LARGEST_FILE = 1_000_000
 _SPACING_TOLERANCE = 0.15
 #: Every so many voxels along each axis are looked at for the darkest and brightest hundredth.
 _STRIDE = 3
-#: Logarithms to whatever base are the same after normalisation.
-_LOGARITHMS = ("log", "db")
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Card:
 
     path: Path
     sha256: str
-    spacing_um: float
+    spacing_um: tuple[float, float, float]
     intensity_domain: str
     dtype: str
     look: Mapping[str, Expected]
@@ -167,12 +169,22 @@ def read_card(weights: Path) -> Card | None:
     return Card(
         path=path,
         sha256=reader.text(content, "sha256"),
-        spacing_um=reader.number(expects, "spacing_um", positive=True),
+        spacing_um=reader.spacing(expects, "spacing_um"),
         intensity_domain=reader.text(expects, "intensity_domain"),
         dtype=reader.text(expects, "dtype"),
         look={name: reader.expected(expects, name) for name in Look.__dataclass_fields__},
         record=content,
     )
+
+
+def trained_spacing(weights: Path, sha256: str) -> float | None:
+    """Return the voxel size in µm that weights were trained on; None where no card of theirs says one for all axes.
+
+    FileError as `read_card`.
+    """
+    card = read_card(weights)
+    lengths = set(card.spacing_um) if card is not None and card.sha256 == sha256 else set[float]()
+    return lengths.pop() if len(lengths) == 1 else None
 
 
 def planned_weights(weights: Path, advice: str) -> Outputs:
@@ -188,7 +200,7 @@ def record_weights(outputs: Outputs, about: Mapping[str, Any]) -> None:
 def write_card(
     outputs: Outputs,
     *,
-    spacing_um: float,
+    spacing_um: float | Sequence[float],
     intensity_domain: str,
     dtype: str,
     look: Mapping[str, Expected],
@@ -241,38 +253,80 @@ def card_line(weights: Path, sha256: str, path: Path, volume: Volume, *, log_tak
         look = Look.of(volume.array)
     except InputError:  # constant or not finite: prediction refuses it
         return None
-    outside = [*_spacing(card, volume), *_domain(card, domain), *_look(card, look, volume.array.dtype)]
+    if domain is None and card.intensity_domain in LOGARITHMS and _linear(card, look, volume.array):
+        seen = [f"looks like linear intensities: try their logarithm {setting('intensity')}"]
+    else:
+        seen = [*_domain(card, domain), *_look(card, look, volume.array.dtype)]
+    outside = [*_spacing(card, volume), *seen]
     return f"outside of what '{weights.name}' was trained on: {'; '.join(outside)}" if outside else None
 
 
 def _spacing(card: Card, volume: Volume) -> list[str]:
-    if volume.spacing_um is None:
-        return [f"voxels of unknown size, not known to be {card.spacing_um:g} µm {setting('spacing_um')}"]
-    if all(abs(math.log(length / card.spacing_um)) <= math.log1p(_SPACING_TOLERANCE) for length in volume.spacing_um):
+    if card.record.get("network") == "taught":  # it takes any, and says itself what it makes of it
         return []
-    size = " x ".join(f"{length:.3g}" for length in volume.spacing_um)
-    return [f"voxels of {size} µm, not {card.spacing_um:g} (resample first: prepare.py)"]
+    size = f"{card.spacing_um[0]:g}" if len(set(card.spacing_um)) == 1 else _by(card.spacing_um)
+    if volume.spacing_um is None:
+        return [f"voxels of unknown size, not known to be {size} µm {setting('spacing_um')}"]
+    pairs = zip(volume.spacing_um, card.spacing_um, strict=True)
+    if all(abs(math.log(length / wanted)) <= math.log1p(_SPACING_TOLERANCE) for length, wanted in pairs):
+        return []
+    return [f"voxels of {_by(volume.spacing_um)} µm, not {size}: bring them there {setting('resample_um')}"]
+
+
+def _by(spacing_um: Sequence[float]) -> str:
+    return " x ".join(f"{length:.3g}" for length in spacing_um)
 
 
 def _domain(card: Card, domain: str | None) -> list[str]:
-    if domain is None or domain == card.intensity_domain or {domain, card.intensity_domain} <= set(_LOGARITHMS):
+    if (
+        domain is None
+        or card.intensity_domain in (domain, AS_STORED)
+        or {domain, card.intensity_domain} <= set(LOGARITHMS)
+    ):
         return []
-    advice = f": take their logarithm {setting('intensity')}" if card.intensity_domain in _LOGARITHMS else ""
+    advice = f": take their logarithm {setting('intensity')}" if card.intensity_domain in LOGARITHMS else ""
     return [f"intensities are '{domain}' by the file beside it, not '{card.intensity_domain}'{advice}"]
+
+
+def _linear(card: Card, look: Look, image: NDArray[Any]) -> bool:
+    """Whether the logarithm of an image looks at least twice as much like what the network knows as the image does."""
+    off = _off(card, look)
+    if not off:
+        return False
+    sample = image[::_STRIDE, ::_STRIDE, ::_STRIDE]
+    try:
+        return _off(card, Look.of(log_intensity(sample))) < 0.5 * off
+    except InputError:  # nothing is above 1
+        return False
+
+
+def _off(card: Card, look: Look) -> float:
+    """Return how far the darkest and the brightest voxels lie from what is expected, in standard deviations."""
+    return sum(
+        max(card.look[name].least - value, value - card.look[name].most, 0.0)
+        for name, value in (("darkest", look.darkest), ("brightest", look.brightest))
+    )
 
 
 def _look(card: Card, look: Look, dtype: np.dtype[Any]) -> list[str]:
     outside = []
     # Normalisation takes away mean and standard deviation: they tell only of the same kind of numbers.
     if dtype.name == card.dtype:
-        for name, word in (("mean", "mean"), ("sd", "standard deviation")):
-            value = getattr(look, name)
-            if not card.look[name].holds(value):
-                outside.append(f"{word} {value:.3g}, not {card.look[name]}")
-    for name, word in (("darkest", "darkest"), ("brightest", "brightest")):
-        value = getattr(look, name)
-        if not card.look[name].holds(value):
-            outside.append(f"{word} hundredth of the voxels at {value:.2g} SD, not {card.look[name]}")
+        for name, what, words in (("mean", "mean", ("darker", "brighter")), ("sd", "SD", ("flatter", "harsher"))):
+            value, known = getattr(look, name), card.look[name]
+            if not known.holds(value):
+                outside.append(f"{words[value > known.most]} ({what} {value:.3g}, those have {known})")
+    for name, less, more in (
+        (
+            "darkest",
+            "a few voxels are far darker than all others",
+            "the dark parts hardly stand out",
+        ),
+        ("brightest", "the bright parts hardly stand out", "a few voxels are far brighter than all others"),
+    ):
+        value, known = getattr(look, name), card.look[name]
+        if not known.holds(value):
+            outside.append(more if value > known.most else less)
     return outside
 
 
@@ -300,6 +354,13 @@ class _Reader:
         if positive and value <= 0:
             raise self._wrong(key, value, "positive")
         return float(value)
+
+    def spacing(self, table: dict[str, Any], key: str) -> tuple[float, float, float]:
+        """Take one length for all axes, or three."""
+        value = table.get(key)
+        lengths = value if isinstance(value, list) and len(value) == 3 else [value] * 3
+        z, y, x = (self.number({key: length}, key, positive=True) for length in lengths)
+        return z, y, x
 
     def expected(self, table: dict[str, Any], key: str) -> Expected:
         inner = self.table(table.get(key), key)

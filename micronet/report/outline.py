@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from micronet.report.preview import ANNOTATION_COLOUR, MASK_COLOUR, grey_range
+from micronet.report.panels import ANNOTATION_COLOUR, MASK_COLOUR, grey_range
 
 __all__ = ["outlined"]
 

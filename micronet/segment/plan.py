@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.core.errors import FileError, InputError, setting
+from micronet.core.errors import InputError
 from micronet.core.names import write_name
-from micronet.core.outcome import Outcome
 from micronet.core.ownership import Outputs, check_outputs
-from micronet.core.provenance import sha256_of
 from micronet.core.volume import Volume
-from micronet.io import claimed_bytes, files_of, open_stack, volume_stem
+from micronet.io import Source, Sources, claimed_bytes, files_of, open_stack, volume_stem
 from micronet.measure.footprint import least_bytes
 from micronet.networks.card import card_path
-from micronet.segment.memory import Memory, Need, plan_memory
+from micronet.segment.memory import Memory, Need, memory_without_network, plan_memory
+from micronet.segment.resampling import NetworkGrid
 from micronet.segment.settings import Job, Weights
 
-__all__ = ["Found", "Plan", "Task", "TimePoint", "input_record", "plan_room", "plan_task"]
+__all__ = ["Found", "Plan", "Task", "TimePoint", "input_record", "plan_addition", "plan_room", "plan_task"]
 
 
 @dataclass(eq=False)
@@ -46,14 +45,16 @@ class Found:
 class TimePoint:
     """One time point of a recording, read already.
 
-    `stem` names its files, `source` is what the record says of the input, and `start` the file with the probability
-    (0 to 255) that the refinement starts from, instead of the job's initial mask; `before` has the same in memory where
-    it was found in this run. `beside` is how many bytes the caller holds meanwhile, `on_found` receives what is found.
+    `stem` names its results, `source` is what the record says of the input, `files` what the input lies in, and `start`
+    the file with the probability (0 to 255) that the refinement starts from, instead of the job's initial mask;
+    `before` has the same in memory where it was found in this run. `beside` is how many bytes the caller holds
+    meanwhile, `on_found` receives what is found.
     """
 
     stem: str
     volume: Volume
     source: dict[str, Any]
+    files: tuple[Path, ...]
     start: Path | None = None
     before: Found | None = None
     beside: int = 0
@@ -62,17 +63,26 @@ class TimePoint:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A volume to segment: its file, the network and the settings; of a recording, the time point too."""
+    """A volume to segment: its file, the network and the settings; of a recording, the time point too.
+
+    `sources` are the files that are read, open from the plan until the task is done.
+    """
 
     path: Path
     weights: Weights
     job: Job
+    sources: Sources
     time_point: TimePoint | None = None
 
     @property
     def stem(self) -> str:
         """How the names of the results begin."""
         return volume_stem(self.path) if self.time_point is None else self.time_point.stem
+
+    @property
+    def settles(self) -> bool:
+        """Whether it is refined until the mask settles."""
+        return self.job.until_stable and self.weights.network.refines
 
     @property
     def soft_start(self) -> Path | None:
@@ -98,45 +108,20 @@ class Plan:
     asked: dict[str, Any]
     done: dict[str, Any] | None
 
-    def earlier(self, say: Callable[[str], None]) -> Outcome | None:
-        """Return the outcome where the result is there already; FileError where there is another one."""
-        if self.done is None:
-            return None
-        path, record_path = self.task.path, self.outputs.record_path
-        if not self._same():
-            raise FileError(
-                f"'{record_path}' holds a result of other settings, weights or input for '{path.name}'; "
-                f"replace it {setting('force')} or write elsewhere {setting('output')}"
-            )
-        on_request = self.task.job.files_on_request(self.task.stem)
-        missing = [kind for kind, file in on_request.items() if not file.exists()]
-        if missing:
-            say(f"  {missing[0]:<12}not written before; segmented again for it")
-            return None
-        return Outcome(path, "skipped", f"done before ({record_path}); it can be done again {setting('force')}")
-
-    def _same(self) -> bool:
-        recorded, asked = self.done or {}, self.asked
-        try:
-            return all(recorded[key] == asked[key] for key in ("parameters", "masks")) and all(
-                recorded[key]["sha256"] == asked[key]["sha256"] for key in ("input", "weights")
-            )
-        except (KeyError, TypeError):
-            return False
-
 
 def plan_task(task: Task) -> Plan:
     """Check what a task would write, and note what its result depends on; MicronetError where that cannot be."""
     weights, job, time_point = task.weights, task.job, task.time_point
-    files = {path: files_of(path) for path in (task.path, *task.masks.values())}
+    files = files_of(task.sources.of(task.path)) if time_point is None else time_point.files
+    masks = {role: task.sources.of(mask) for role, mask in task.masks.items()}
+    beside = [file for mask in masks.values() for file in files_of(mask)]
     outputs = job.outputs(task.stem)
-    read = [file for several in files.values() for file in several]
-    check_outputs([outputs], [*read, weights.path, card_path(weights.path)])
+    check_outputs([outputs], [*files, *beside, weights.path, card_path(weights.path)])
     done = outputs.read()
     asked = {
-        "input": _record_of(task.path, files[task.path]) if time_point is None else time_point.source,
+        "input": input_record(task.sources.of(task.path)) if time_point is None else time_point.source,
         "weights": {"path": write_name(weights.path), "sha256": weights.sha256, "network": weights.network.name},
-        "masks": {role: _record_of(mask, files[mask]) for role, mask in task.masks.items()},
+        "masks": {role: input_record(mask) for role, mask in masks.items()},
         "parameters": job.parameters(),
     }
     return Plan(task, outputs, asked, done)
@@ -144,40 +129,56 @@ def plan_task(task: Task) -> Plan:
 
 def plan_room(task: Task) -> Memory:
     """Decide, by the headers alone, whether the volume is segmented whole or in slabs."""
+    try:
+        return plan_memory(_need(task, task.masks.values()), task.weights.model, task.job.max_ram, task.job.output)
+    except InputError as error:
+        raise InputError(f"'{task.path}': {error}") from error
+
+
+def plan_addition(task: Task, segmentation: Path) -> Memory:
+    """Decide, by the headers alone, whether there is memory to add to a result what no network is needed for."""
+    try:
+        return memory_without_network(_need(task, [*task.masks.values(), segmentation]), task.job.max_ram)
+    except InputError as error:
+        raise InputError(f"'{task.path}': {error}") from error
+
+
+def _need(task: Task, masks: Iterable[Path]) -> Need:
     path, job, time_point = task.path, task.job, task.time_point
     if time_point is None:
         how: dict[str, Any] = {"axes": job.axes, "spacing_um": job.spacing_um, "shape": job.shape, "dtype": job.dtype}
-        with open_stack(path, **how, flat=task.weights.flat) as stack:
+        with open_stack(task.sources.of(path), **how, flat=task.weights.flat) as stack:
             grid = stack.grid
     else:
         grid = time_point.volume
-    need = Need(
+    if job.figure is not None:
+        job.figure.check(grid.shape, str(path))
+    network = NetworkGrid.of(grid, job.resample_um)
+    depth = job.y_crop if network is None else network.depth(job.y_crop)
+    height = (grid.shape if network is None else network.size)[1]
+    return Need(
         grid.shape,
-        grid.shape[1] if job.y_crop is None else min(max(job.y_crop, 1), grid.shape[1]),
+        height if depth is None else min(max(depth, 1), height),
         grid.array.dtype,
-        logarithm=job.intensity == "log",
-        masks=tuple(_mask_bytes(mask, task) for mask in task.masks.values()),
+        logarithm=job.intensity == "log" or task.weights.taught_on_log,
+        masks=tuple(_mask_bytes(mask, task) for mask in masks),
         soft_start=task.soft_start is not None,
         beside=0 if time_point is None else time_point.beside,
+        seen=None if network is None else network.size,
+        starts="initial_mask" in task.masks,
+        spacing_um=grid.spacing_um,
         wishes={name: least for name, least in least_bytes(math.prod(grid.shape)).items() if name in job.wishes},
     )
-    try:
-        return plan_memory(need, task.weights.model, job.max_ram, job.output)
-    except InputError as error:
-        raise InputError(f"'{path}': {error}") from error
 
 
-def input_record(path: Path) -> dict[str, Any]:
+def input_record(source: Source) -> dict[str, Any]:
     """Return what a record says of an input: its path and its hash."""
-    return _record_of(path, files_of(path))
-
-
-def _record_of(path: Path, files: Sequence[Path]) -> dict[str, Any]:
-    return {"path": write_name(path), "sha256": sha256_of(*files)}
+    return {"path": write_name(source.path), "sha256": source.sha256(files_of(source))}
 
 
 def _mask_bytes(mask: Path, task: Task) -> int:
     before = None if task.time_point is None else task.time_point.before
     if mask == task.soft_start and before is not None and before.levels is not None:
         return before.levels.nbytes
-    return claimed_bytes(mask, axes=task.job.axes, shape=task.job.shape, flat=task.weights.flat)
+    shown = task.sources.of(mask)
+    return claimed_bytes(shown, axes=task.job.axes, shape=task.job.shape, flat=task.weights.flat)

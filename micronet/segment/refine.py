@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +26,13 @@ from micronet.networks.registry import engine_parameters, network_of
 
 __all__ = [
     "MASK",
-    "STABLE_CHANGE",
+    "SETTLED_PART",
+    "SETTLED_PASSES",
     "Change",
     "Iteration",
     "Refinement",
     "checked_depth",
+    "has_settled",
     "initial_probability",
     "predict",
     "predict_whole",
@@ -40,8 +42,9 @@ __all__ = [
 #: What the engine is told so that it does to a mask what `normalize_mask` does.
 MASK = (MASK_SCALE, MASK_OFFSET)
 
-#: Refinement has reached a fixed point when no probability moves by more than half a step of the 8-bit output.
-STABLE_CHANGE = 0.5 / 255
+#: Refinement has settled when fewer than this part of the lumen's voxels cross 0.5 in each of so many passes running.
+#: It never comes to rest: some voxels at the wall go on to flip (docs/segment.md has what was measured).
+SETTLED_PART, SETTLED_PASSES = 0.005, 3
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,15 @@ class Iteration:
     seconds: float
 
     @property
-    def stable(self) -> bool:
-        """Whether the 8-bit output would no longer change."""
-        return self.largest_change <= STABLE_CHANGE
+    def calm(self) -> bool:
+        """Whether fewer than `SETTLED_PART` of the lumen's voxels crossed 0.5, or none did."""
+        return self.flipped == 0 or self.flipped < SETTLED_PART * self.foreground
+
+
+def has_settled(iterations: Sequence[Iteration]) -> bool:
+    """Return whether the last `SETTLED_PASSES` passes changed next to nothing."""
+    last = iterations[-SETTLED_PASSES:]
+    return len(last) == SETTLED_PASSES and all(iteration.calm for iteration in last)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +85,13 @@ class Refinement:
     until_stable: bool = False
     on_probability: Callable[[Any], None] | None = None
 
-    def tell(self, iteration: Iteration, probability: Any) -> bool:
-        """Tell whoever listens of a pass, with the probability after it; return whether it was the last one needed."""
+    def tell(self, iterations: Sequence[Iteration], probability: Any) -> bool:
+        """Tell whoever listens of the last pass, with the probability after it; return whether no more are needed."""
         if self.on_iteration is not None:
-            self.on_iteration(iteration)
+            self.on_iteration(iterations[-1])
         if self.on_probability is not None:
             self.on_probability(probability)
-        return self.until_stable and iteration.stable
+        return self.until_stable and has_settled(iterations)
 
 
 def predict(
@@ -105,7 +114,8 @@ def predict(
     ----------
     volume : Volume or ndarray of shape (Z, Y, X)
         Raw intensities; they are normalised here, over the whole volume. An axis below 32 voxels is mirrored for the
-        network (`networks.padding.Padding`); what is returned, counted and called back with is the volume itself.
+        network (`networks.padding.Padding`); what is returned, counted and called back with is the volume itself. A
+        taught network wants a Volume, for its voxel size, and the logarithm taken already where it was taught so.
     model : torch.nn.Module
         The work is done on the device that its weights lie on.
     iterations : int
@@ -117,7 +127,7 @@ def predict(
     y_crop : int, optional
         Only depths ``[:, :y_crop, :]`` are looked at; deeper voxels get probability 0.
     until_stable : bool
-        Stop before `iterations` once the 8-bit output no longer changes.
+        Stop before `iterations` once the mask has settled, as `has_settled` says.
     on_probability : callable, optional
         Called after each pass with the probability, of shape (Z, y_crop or Y, X); to look at, not to change or keep.
 
@@ -148,8 +158,12 @@ def predict_whole(volume: Volume | NDArray[Any], model: nn.Module, how: Refineme
     array = volume.array if isinstance(volume, Volume) else volume
     depth = checked_depth(array, model, how)
     image = np.ascontiguousarray(normalize_image(array)[:, :depth])
-    start = initial_probability(volume, how.initial_mask)[:, :depth].astype(np.float32)
-    probability = _refined(image, start, model, how)
+    if network_of(model).in_um:
+        spacing_um = volume.spacing_um if isinstance(volume, Volume) else None
+        probability = _at_once(image, spacing_um, model, how)
+    else:
+        start = initial_probability(volume, how.initial_mask)[:, :depth].astype(np.float32)
+        probability = _refined(image, start, model, how)
     if depth == array.shape[1]:
         return probability
     whole = np.zeros(array.shape, np.float32)
@@ -216,20 +230,33 @@ def refine(
     return _refined(image, start, model, how)
 
 
+def _at_once(
+    image: NDArray[np.float32], spacing_um: tuple[float, float, float] | None, model: Any, how: Refinement
+) -> NDArray[np.float32]:
+    """Return what a network that knows lengths in µm says of a volume."""
+    began = time.perf_counter()
+    probability: NDArray[np.float32] = model.predict(image, model.checked_spacing(spacing_um))
+    change = Change()
+    change.add(initial_probability(image, None), probability)
+    how.tell([change.iteration(1, time.perf_counter() - began)], probability)
+    return probability
+
+
 def _refined(
     image: NDArray[np.float32], start: NDArray[np.float32], model: nn.Module, how: Refinement
 ) -> NDArray[np.float32]:
     network = network_of(model)
     padding = Padding(image.shape, network.smallest_axis)
     look = _looker(padding.pad(image), model)
-    before = start
+    before, iterations = start, list[Iteration]()
     for number in range(1, network.passes(how.iterations) + 1):
         began = time.perf_counter()
         now = padding.unpad(look(padding.pad(before)) if network.refines else look())
         change = Change()
         change.add(before, now)
         before = now
-        if how.tell(change.iteration(number, time.perf_counter() - began), now):
+        iterations.append(change.iteration(number, time.perf_counter() - began))
+        if how.tell(iterations, now):
             break
     return before
 

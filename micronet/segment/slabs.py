@@ -19,7 +19,7 @@ from micronet.networks import engine
 from micronet.networks.normalize import image_statistics, standardize
 from micronet.networks.padding import Padding
 from micronet.networks.registry import engine_parameters, network_of
-from micronet.segment.refine import MASK, Change, Refinement, checked_depth, initial_probability
+from micronet.segment.refine import MASK, Change, Iteration, Refinement, checked_depth, initial_probability
 
 __all__ = ["predict_in_slabs", "works_in_slabs"]
 
@@ -68,7 +68,7 @@ def predict_in_slabs(
     work = _Planes(array, depth)
     work.before = initial_probability(volume, how.initial_mask)
     network = network_of(model)
-    passes = network.passes(how.iterations)
+    passes, iterations = network.passes(how.iterations), list[Iteration]()
     with ExitStack() as files:
         work.now = files.enter_context(Scratch(folder, array.shape))
         look = engine.slab_refiner(engine_parameters(model), work.padding.shape, work.image, planes)
@@ -76,8 +76,8 @@ def predict_in_slabs(
             began = time.perf_counter()
             work.change = Change()
             look(work.mask if network.refines else None, work.write, MASK)
-            stable = how.tell(work.change.iteration(number, time.perf_counter() - began), work.now)
-            if number == passes or stable:
+            iterations.append(work.change.iteration(number, time.perf_counter() - began))
+            if how.tell(iterations, work.now) or number == passes:
                 break
             old = work.before
             spare = old if isinstance(old, Scratch) else files.enter_context(Scratch(folder, array.shape))

@@ -18,7 +18,18 @@ from micronet.core.outcome import Outcome
 from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.provenance import versions
 from micronet.core.volume import Volume, share_grid
-from micronet.io import files_read_with, open_recording, read_annotation, volume_stem, write_label_tiff
+from micronet.io import (
+    Recording,
+    Source,
+    Sources,
+    files_of,
+    files_read_with,
+    open_recording,
+    opened,
+    read_annotation,
+    volume_stem,
+    write_label_tiff,
+)
 from micronet.segment.job import segment_file
 from micronet.segment.plan import Found, TimePoint, input_record
 from micronet.segment.reading import read_job_volume
@@ -36,6 +47,15 @@ FIRST_ITERATIONS = 10
 
 
 @dataclass(frozen=True, eq=False)
+class Loaded:
+    """A time point as it was read: its volume, what a record says of the input, and the input's files."""
+
+    volume: Volume
+    source: dict[str, Any]
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class TimeLapse:
     """The time points of a 4-D file, or of several files.
 
@@ -48,17 +68,14 @@ class TimeLapse:
     interval_s : float or None
         Seconds from one time point to the next, where they are known.
     read : callable
-        ``read(number)`` gives the volume of a time point, counted from 0.
-    source : callable
-        ``source(number)`` gives what a record says of the input.
+        ``read(number)`` gives a time point, counted from 0.
     """
 
     stem: str
     paths: Sequence[Path]
     stems: Sequence[str]
     interval_s: float | None
-    read: Callable[[int], Volume]
-    source: Callable[[int], dict[str, Any]]
+    read: Callable[[int], Loaded]
 
 
 @contextmanager
@@ -85,25 +102,29 @@ def open_time_lapse(inputs: Sequence[Path], job: Job, *, interval_s: float | Non
         # beat_t0, beat_t1, .. are beat; an accent of its own, or a byte that is no text, belongs to the name.
         common = re.sub(r"[\s!-/:-@\[-`{-~]*[tT]?\d*$", "", stems[0]) or stems[0]
 
-        def read(number: int) -> Volume:
-            return read_job_volume(inputs[number], job)
+        def read(number: int) -> Loaded:
+            with opened(inputs[number]) as source:
+                return Loaded(read_job_volume(source, job), input_record(source), files_of(source))
 
-        yield TimeLapse(common, list(inputs), stems, interval_s, read, lambda number: input_record(inputs[number]))
+        yield TimeLapse(common, list(inputs), stems, interval_s, read)
         return
     path = inputs[0]
     stem = volume_stem(path)
-    with open_recording(path, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype) as recording:
+    with Sources() as sources, _recording(sources.of(path), job) as recording:
         digits = max(3, len(str(recording.count - 1)))
         stems = [f"{stem}_t{number:0{digits}d}" for number in range(recording.count)]
-        whole = input_record(path)
+        whole, files = input_record(sources.of(path)), files_of(sources.of(path))
         yield TimeLapse(
             stem,
             [path] * recording.count,
             stems,
             recording.interval_s if interval_s is None else interval_s,
-            recording.read,
-            lambda number: whole | {"time_point": number},
+            lambda number: Loaded(recording.read(number), whole | {"time_point": number}, files),
         )
+
+
+def _recording(source: Source, job: Job) -> Recording:
+    return open_recording(source, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,15 +205,19 @@ class TimeLapseRun:
 
     def _segment(self, row: Row) -> Outcome:
         lapse, job, number, last = self._lapse, self._job, row.number, self._last
-        volume = lapse.read(number)
+        loaded = lapse.read(number)
+        volume = loaded.volume
         if last is not None:
             _, volume, _ = share_grid(last.volume, volume, lapse.stems[last.number], row.name)
         begin, mine = _settings(job, lapse, self._start, None if last is None else last.number)
+        if self._refines and mine.passes != job.passes:
+            self._say(f"  note: from a blank mask it takes {mine.passes} iterations; the next time points {job.passes}")
         here: list[Found] = []
         point = TimePoint(
             row.name,
             volume,
-            lapse.source(number),
+            loaded.source,
+            loaded.files,
             start=begin,
             before=None if last is None or begin is None else last.found,
             beside=0 if last is None else last.volume.array.nbytes + last.found.mask.nbytes,

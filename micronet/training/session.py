@@ -378,7 +378,7 @@ class Session:
 
     def _plot(self) -> None:
         if self.run.rows:
-            self.run.write_plot()
+            self.run.write_plot(self._recorder.changes)
             if self._ports.show is not None:
                 self._ports.show(self.run.plot_path)
 

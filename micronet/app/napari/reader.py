@@ -10,7 +10,7 @@ import numpy as np
 
 from micronet.app.napari.layers import layer_attributes
 from micronet.core.errors import MicronetError
-from micronet.io import is_volume_path, open_recording, read_segmentation, read_volume, volume_stem
+from micronet.io import is_volume_path, open_recording, opened, read_segmentation, read_volume, volume_stem
 
 __all__ = ["get_reader"]
 
@@ -54,16 +54,17 @@ def read(path: str | Sequence[str]) -> list[LayerData]:
             layers.append((found.mask(segment).array.astype(np.uint8), attributes, "labels"))
         return layers
     kind = "labels" if stem.endswith(_LABELS) else "image"
-    try:
-        recording = open_recording(file)
-    except MicronetError:  # one time point, or something that read_volume tells better
-        volume = read_volume(file)
-        array = volume.array
-        attributes = layer_attributes(volume, stem)
-    else:
-        with recording:
-            array = np.stack([recording.read(number).array for number in range(recording.count)])
-            attributes = layer_attributes(recording.grid, stem, ndim=4)
+    with opened(file) as source:
+        try:
+            recording = open_recording(source)
+        except MicronetError:  # one time point, or something that read_volume tells better
+            volume = read_volume(source)
+            array = volume.array
+            attributes = layer_attributes(volume, stem)
+        else:
+            with recording:
+                array = np.stack([recording.read(number).array for number in range(recording.count)])
+                attributes = layer_attributes(recording.grid, stem, ndim=4)
     if kind == "labels" and array.dtype.kind not in "bui":
         kind = "image"
     return [(array.astype(np.uint8) if array.dtype == bool else array, attributes, kind)]

@@ -1,9 +1,10 @@
 """Phantoms: procedural yolk sacs with vessels and heart, and the OCT images that they would give."""
 
-from micronet.data.phantom.anatomy import Anatomy, beating, lumen_mask
+from micronet.data.phantom.anatomy import beating, lumen_mask
 from micronet.data.phantom.oct import render_oct
 from micronet.data.phantom.optics import PRESETS, Optics, varied
 from micronet.data.phantom.seeds import mask_of_seed, optics_of_seed, phantom_of_seed, speckle_of_seed
+from micronet.data.phantom.sizes import Anatomy
 
 __all__ = [
     "PRESETS",

@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.core.errors import InputError
-from micronet.data.phantom.anatomy import Anatomy, lumen_mask
+from micronet.data.phantom.anatomy import lumen_mask
 from micronet.data.phantom.oct import render_oct
 from micronet.data.phantom.optics import PRESETS, Optics, varied
+from micronet.data.phantom.sizes import Anatomy
 
 __all__ = ["mask_of_seed", "optics_of_seed", "phantom_of_seed", "speckle_of_seed"]
 

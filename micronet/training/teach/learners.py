@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from micronet.core.regrid import isotropic_shape, isotropic_step, resampled
 from micronet.core.volume import Volume, upright
 from micronet.data.dataset import Sample
+from micronet.networks.evening import evened
 from micronet.networks.kernels.boosting import logits
 from micronet.networks.kernels.scale_space import default_scales, features, features_at
 from micronet.networks.models import MINIMUM_AXIS, MicroNet
 from micronet.networks.pixel import PixelNetwork
 from micronet.networks.pixel_trees import PixelTrees, train_pixel_trees
-from micronet.segment.refine import refine
+from micronet.networks.taught import Member, Taught
 from micronet.training.recipe import RECIPES
 from micronet.training.teach.lesson import Lesson, Mask
 from micronet.training.teach.pixel import train_pixel_network
@@ -30,20 +32,34 @@ Array = NDArray[np.float32]
 
 #: Planes from which it is told how common lumen is.
 _SEEN_PLANES = 12
+#: Voxels that trees are fitted to, at most: neighbours tell the same, and a large slice would take minutes.
+_MOST_VOXELS = 60_000
 
 
-class _Features:
-    """Features of the voxels of a lesson, computed once, however often it is learned from."""
+class _Features(NamedTuple):
+    """Features of the voxels of a lesson; scale and surroundings as weights hold them."""
 
-    def __init__(self) -> None:
-        self._seen: tuple[Lesson, tuple[float, ...], Array] | None = None
+    scales: tuple[float, ...]
+    around_um: float
+    found: Array  # (voxels, features)
 
-    def of(self, lesson: Lesson, count: int | None = None) -> tuple[tuple[float, ...], Array]:
-        """Return the finest scales, rounded as weights hold them, and features (voxels, features)."""
+
+class _FeaturesOf:
+    """They are computed once, however often a lesson is learned from."""
+
+    def __init__(self, scales: int | None = None, around: float = 0.0) -> None:
+        self._count, self._around = scales, around
+        self._seen: tuple[Lesson, _Features] | None = None
+
+    def __call__(self, lesson: Lesson) -> _Features:
         if self._seen is None or self._seen[0] is not lesson:
-            scales = tuple(float(np.float32(scale)) for scale in default_scales(lesson.spacing_um)[:count])
-            self._seen = lesson, scales, features_at(lesson.image, lesson.annotated, scales, lesson.spacing_um)
-        return self._seen[1:]
+            finest = min(lesson.spacing_um)
+            scales = tuple(float(np.float32(scale)) for scale in default_scales(lesson.spacing_um)[: self._count])
+            around_um = float(np.float32(self._around * finest))
+            image = evened(lesson.image, lesson.spacing_um, around_um) if around_um else lesson.image
+            found = features_at(image, lesson.annotated, scales, lesson.spacing_um, torch.get_num_threads())
+            self._seen = lesson, _Features(scales, around_um, found)
+        return self._seen[1]
 
 
 @dataclass(frozen=True)
@@ -62,13 +78,19 @@ class TaughtTrees:
         """Return the probability of every voxel."""
         return self.trees.predict(self.lesson.image, self.lesson.spacing_um)
 
+    def members(self) -> list[Member]:
+        """Return these trees, corrected for how common lumen is."""
+        return [Member("trees", self.for_the_volume().trees)]
+
     def for_the_volume(self) -> TaughtTrees:
         """Return these trees corrected for how common lumen is in the volume, where strokes were annotated."""
         if annotates_slices(self.lesson.labels):
             return self
         step = max(1, len(self.lesson.image) // _SEEN_PLANES)
         planes = range(step // 2, len(self.lesson.image), step)
-        seen = [features(self.lesson.image, self.trees.scales, self.lesson.spacing_um, slice(z, z + 1)) for z in planes]
+        around_um = self.trees.around_um
+        image = evened(self.lesson.image, self.lesson.spacing_um, around_um) if around_um else self.lesson.image
+        seen = [features(image, self.trees.scales, self.lesson.spacing_um, slice(z, z + 1)) for z in planes]
         rows = np.concatenate([plane.reshape(len(plane), -1) for plane in seen], axis=1).T
         probability = np.asarray(1 / (1 + np.exp(-logits(rows, self.trees.trees))), np.float32)
         taught = float(self.lesson.lumen.mean())
@@ -78,17 +100,31 @@ class TaughtTrees:
 
 
 class TreesLearner:
-    """Fits pixel trees; on the finest `scales` of the default ones, if not on all."""
+    """Fits pixel trees.
 
-    def __init__(self, trees: int = 150, scales: int | None = None) -> None:
-        self.trees, self.scales = trees, scales
-        self.name = "pixel trees" if scales is None else f"pixel trees at {scales} scales"
-        self._features = _Features()
+    Parameters
+    ----------
+    trees : int
+    scales : int, optional
+        So many of the default scales, the finest; by default all.
+    around : float
+        Surroundings that the image is evened by first, in units of the finest spacing; 0: it is not.
+    """
+
+    def __init__(self, trees: int = 150, scales: int | None = None, around: float = 0.0) -> None:
+        self.trees, self.around = trees, around
+        self.name = "pixel trees" + (", evened" if around else "") + ("" if scales is None else f", {scales} scales")
+        self._features = _FeaturesOf(scales, around)
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtTrees:
         """Fit trees to some voxels of the lesson."""
-        scales, found = self._features.of(lesson, self.scales)
-        trees = train_pixel_trees(found[learned], lesson.lumen[learned], scales, trees=self.trees, seed=seed)
+        scales, around_um, found = self._features(lesson)
+        threads = torch.get_num_threads()
+        drawn = np.flatnonzero(learned)
+        if len(drawn) > _MOST_VOXELS:
+            drawn = np.sort(np.random.default_rng([seed, 5]).choice(drawn, _MOST_VOXELS, replace=False))
+        taught = found[drawn], lesson.lumen[drawn]
+        trees = train_pixel_trees(*taught, scales, trees=self.trees, around_um=around_um, seed=seed, threads=threads)
         return TaughtTrees(trees, lesson, found)
 
 
@@ -111,17 +147,21 @@ class TaughtPixelNetwork:
         """Return the probability of every voxel."""
         return self.network.predict(self.lesson.image, self.lesson.spacing_um)
 
+    def members(self) -> list[Member]:
+        """Return the network."""
+        return [Member("pixel", self.network)]
+
 
 class PixelLearner:
     """Trains a pixel network."""
 
     def __init__(self, members: int = 3, steps: int = 400, name: str = "pixel network") -> None:
         self.members, self.steps, self.name = members, steps, name
-        self._features = _Features()
+        self._features = _FeaturesOf()
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtPixelNetwork:
         """Train on some voxels of the lesson."""
-        scales, found = self._features.of(lesson)
+        scales, _, found = self._features(lesson)
         network = train_pixel_network(
             found[learned], lesson.lumen[learned], scales, members=self.members, steps=self.steps, seed=seed
         )
@@ -132,7 +172,7 @@ class PixelLearner:
 class TaughtMicroNet:
     """A µ-Net after a lesson, with what it says of the volume."""
 
-    network: MicroNet
+    member: Member
     lesson: Lesson
     probability: Array
 
@@ -143,6 +183,10 @@ class TaughtMicroNet:
     def everywhere(self) -> Array:
         """Return the probability of every voxel."""
         return self.probability
+
+    def members(self) -> list[Member]:
+        """Return the network, with the grid that it looks at."""
+        return [self.member]
 
 
 class MicroNetLearner:
@@ -166,7 +210,8 @@ class MicroNetLearner:
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtMicroNet:
         """Train on some voxels of the lesson."""
-        shape = isotropic_shape(lesson.labels.shape, lesson.spacing_um, self.most_voxels)
+        step_um = float(np.float32(isotropic_step(lesson.labels.shape, lesson.spacing_um, self.most_voxels)))
+        shape = isotropic_shape(lesson.labels.shape, lesson.spacing_um, step_um)
         image = _padded(resampled(lesson.image, shape))
         labels = np.zeros_like(lesson.labels)
         labels[lesson.annotated] = np.where(learned, lesson.labels[lesson.annotated], 0)
@@ -180,47 +225,9 @@ class MicroNetLearner:
         trainer = Trainer(network, [replace(sample, mean=0.0, sd=1.0)], (), RECIPES["default"], seed)
         trainer.begin(self.steps)
         trainer.run(self.on_step or (lambda report: None), lambda report: None)
-        found = refine(image, np.zeros_like(image), network, 1)
-        inside = tuple(slice(n) for n in shape)
-        return TaughtMicroNet(network, lesson, resampled(found[inside], lesson.labels.shape))
-
-
-def isotropic_shape(shape: Sequence[int], spacing_um: Sequence[float], most_voxels: int) -> tuple[int, ...]:
-    """Return the shape of an isotropic grid over the same box, as fine as `most_voxels` allow.
-
-    >>> isotropic_shape((10, 40, 40), (5.0, 1.0, 1.0), 10**6)
-    (50, 40, 40)
-    >>> isotropic_shape((10, 40, 40), (5.0, 1.0, 1.0), 10_000)
-    (25, 20, 20)
-    """
-    lengths = np.asarray(shape) * np.asarray(spacing_um)
-    step = max(float(min(spacing_um)), float(np.prod(lengths) / most_voxels) ** (1 / 3))
-    z, y, x = (max(1, int(length / step + 0.5)) for length in lengths)
-    return z, y, x
-
-
-def resampled(array: Array, shape: Sequence[int]) -> Array:
-    """Return an array on another grid over the same box: linear, and smoothed first along axes that become coarser."""
-    ratios = [old / new for old, new in zip(array.shape, shape, strict=True)]
-    smooth = array
-    for axis, ratio in enumerate(ratios):
-        if ratio > 1.01:
-            smooth = ndimage.gaussian_filter1d(smooth, ratio / 2, axis=axis, mode="nearest")
-    for axis, (ratio, length) in enumerate(zip(ratios, shape, strict=True)):
-        if length != array.shape[axis]:
-            smooth = _along(smooth, (np.arange(length) + 0.5) * ratio - 0.5, axis)
-    return np.ascontiguousarray(smooth, dtype=np.float32)
-
-
-def _along(array: Array, places: NDArray[np.float64], axis: int) -> Array:
-    """Return an array sampled linearly at places along an axis; beyond the ends lies the last voxel."""
-    inside = np.clip(places, 0, array.shape[axis] - 1)
-    low = np.floor(inside).astype(np.intp)
-    high = np.minimum(low + 1, array.shape[axis] - 1)
-    along = [1, 1, 1]
-    along[axis] = -1
-    part = (inside - low).astype(np.float32).reshape(along)
-    return np.asarray(array.take(low, axis) * (1 - part) + array.take(high, axis) * part)
+        member = Member("unet", network.eval(), step_um=step_um)
+        probability = Taught([member], lesson.spacing_um).predict(lesson.image, lesson.spacing_um)
+        return TaughtMicroNet(member, lesson, probability)
 
 
 def _nearest(labels: NDArray[np.uint8], shape: Sequence[int]) -> NDArray[np.uint8]:

@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 
 from micronet.core.errors import InputError
 from micronet.measure.overlap import overlap
-from micronet.training.teach.folds import Folds, hold_out
+from micronet.networks.taught import Member
+from micronet.training.teach.folds import ONE_SLICE, Folds, hold_out
 
 __all__ = ["Choice", "Learner", "Lesson", "Taught", "choose"]
 
 Mask = NDArray[np.bool_]
-#: A learner, or a mean of several, is taken in place of a simpler one only if it is better by so much Dice.
-_WORTH_IT = 0.002
+#: A learner, or a mean of several, is taken in place of what is expected to be best only if it is better by so much
+#: Dice.
+_WORTH_IT = 0.01
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,9 @@ class Taught(Protocol):
     def everywhere(self) -> NDArray[np.float32]:
         """Return the probability of every voxel, (Z, Y, X)."""
 
+    def members(self) -> list[Member]:
+        """Return the networks that say the same of any volume; their weighted mean is what to use."""
+
 
 class Learner(Protocol):
     """A way to learn from annotated voxels."""
@@ -88,7 +93,7 @@ class Choice:
     def told(self) -> str:
         """Return the one line that says what was chosen, and why."""
         if not self.scores:
-            return f"{self.names[0]}: the annotation is too small to hold anything out"
+            return f"{' + '.join(self.names)}: the annotation is too small, or too unequal, to hold anything out"
         listed = ", ".join(f"{name} {score:.3f}" for name, score in self.scores.items())
         return f"{' + '.join(self.names)}: Dice on held-out {self.held_out}: {listed}"
 
@@ -97,6 +102,7 @@ def choose(
     lesson: Lesson,
     learners: Sequence[Learner],
     *,
+    expected: Sequence[str] = (),
     seed: int = 0,
     folds: Folds | None = None,
     on_fold: Callable[[str, int, int], None] | None = None,
@@ -107,7 +113,9 @@ def choose(
     ----------
     lesson : Lesson
     learners : sequence of Learner
-        The simplest first: a later one has to be better by more than 0.002.
+    expected : sequence of str
+        Names of learners whose mean is taken unless something else is better by more than 0.01 of Dice; by default the
+        first learner. Parts of one slice do not decide: what suits a plane best need not suit darker planes.
     seed : int
         Passed on to the learners.
     folds : Folds, optional
@@ -127,8 +135,9 @@ def choose(
     if not learners:
         raise InputError("there is no learner to choose from")
     divided = hold_out(lesson.labels, lesson.spacing_um) if folds is None else folds
+    best = tuple(learner.name for learner in learners if learner.name in expected) or (learners[0].name,)
     if not divided.folds:
-        return Choice((learners[0].name,), {}, "")
+        return Choice(best, {}, "")
     held = np.logical_or.reduce([fold.held for fold in divided.folds])
     found: dict[str, NDArray[np.float32]] = {}
     for learner in learners:
@@ -138,15 +147,19 @@ def choose(
             if on_fold is not None:
                 on_fold(learner.name, number, len(divided.folds))
         found[learner.name] = probability
-    truth = lesson.lumen & held
+    scores = _scores(found, held, lesson.lumen)
+    if divided.what != ONE_SLICE:
+        better = max(scores, key=lambda names: scores[names])
+        best = better if scores[better] > scores[best] + _WORTH_IT else best
+    ranked = sorted(scores.items(), key=lambda item: -item[1])
+    return Choice(best, {" + ".join(names): score for names, score in ranked}, divided.what)
+
+
+def _scores(found: dict[str, NDArray[np.float32]], held: Mask, lumen: Mask) -> dict[tuple[str, ...], float]:
+    """Return the Dice of every learner, and of the mean of any of them, on held-out voxels."""
     scores: dict[tuple[str, ...], float] = {}
     for count in range(1, len(found) + 1):
         for names in combinations(found, count):
             mean = np.mean([found[name] for name in names], axis=0)
-            scores[names] = overlap((mean > 0.5) & held, truth).f_score()
-    best = next(iter(scores))
-    for names, score in scores.items():
-        if score > scores[best] + _WORTH_IT:
-            best = names
-    ranked = sorted(scores.items(), key=lambda item: -item[1])
-    return Choice(best, {" + ".join(names): score for names, score in ranked}, divided.what)
+            scores[names] = overlap((mean > 0.5) & held, lumen & held).f_score()
+    return scores

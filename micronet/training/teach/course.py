@@ -1,0 +1,141 @@
+"""What is done with a lesson: learners are chosen by cross-validation, taught all of it, and put into one network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from micronet.core.errors import InputError
+from micronet.networks.taught import Member
+from micronet.networks.taught import Taught as TaughtNetwork
+from micronet.training.teach.folds import hold_out
+from micronet.training.teach.learners import TreesLearner
+from micronet.training.teach.lesson import Choice, Learner, Lesson, Mask, choose
+
+__all__ = ["Course", "Earlier", "Progress", "default_learners", "teach"]
+
+#: Receives what is done, of how much, and a word on what comes next; may raise to stop.
+Progress = Callable[[int, int, str], None]
+
+#: Surroundings that brightness is evened by, in units of the finest spacing.
+_AROUND = 40.0
+#: Planes this many times as thick as a voxel is wide are evened one by one.
+_THICK = 2.0
+
+
+class Course(NamedTuple):
+    """The network that was taught, and why it is that one."""
+
+    network: TaughtNetwork
+    choice: Choice
+
+
+def default_learners(lesson: Lesson) -> list[Learner]:
+    """Return the learners whose mean is expected to be best; docs/teach.md has what was measured."""
+    learners: list[Learner] = [TreesLearner(), TreesLearner(around=_AROUND)]
+    if max(lesson.spacing_um) >= _THICK * min(lesson.spacing_um):
+        learners.append(TreesLearner(scales=4, around=_AROUND))
+    return learners
+
+
+def teach(
+    lesson: Lesson,
+    seed: int = 0,
+    on_progress: Progress | None = None,
+    *,
+    earlier: TaughtNetwork | None = None,
+    learners: Sequence[Learner] | None = None,
+) -> Course:
+    """Teach on the annotated voxels of a volume.
+
+    Parameters
+    ----------
+    lesson : Lesson
+    seed : int
+        The same gives the same weights, with the same number of PyTorch's threads.
+    on_progress : callable, optional
+        As `Progress`.
+    earlier : Taught, optional
+        What was taught before: one more candidate, as it is.
+    learners : sequence of Learner, optional
+        Default: `default_learners`.
+
+    Returns
+    -------
+    Course
+
+    Raises
+    ------
+    InputError
+        If a class is missing.
+    """
+    tell = on_progress or (lambda done, whole, what: None)
+    candidates = list(learners or default_learners(lesson))
+    expected = [learner.name for learner in candidates]
+    if earlier is not None:
+        candidates.append(Earlier(earlier))
+    folds = hold_out(lesson.labels, lesson.spacing_um)
+    steps = len(candidates) * len(folds.folds)
+    done = 0
+    tell(0, steps + len(candidates), "learning")
+
+    def count(name: str, number: int, of: int) -> None:
+        nonlocal done
+        done += 1
+        tell(done, steps + len(candidates), f"{name}, held-out {folds.what} {number} of {of}")
+
+    choice = choose(lesson, candidates, expected=expected, seed=seed, folds=folds, on_fold=count)
+    everything = np.ones(len(lesson.lumen), bool)
+    members: list[Member] = []
+    for learner in candidates:
+        if learner.name in choice.names:
+            found = learner.learn(lesson, everything, seed).members()
+            whole = sum(member.weight for member in found)
+            members += [replace(member, weight=member.weight / whole / len(choice.names)) for member in found]
+        done += 1
+        tell(done, steps + len(candidates), learner.name)
+    return Course(TaughtNetwork(members, lesson.spacing_um).eval(), choice)
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    """An earlier network in a lesson."""
+
+    network: TaughtNetwork
+    lesson: Lesson
+    probability: NDArray[np.float32]
+
+    def at(self, asked: Mask) -> NDArray[np.float32]:
+        return self.probability[asked]
+
+    def everywhere(self) -> NDArray[np.float32]:
+        return self.network.predict(self.lesson.image, self.lesson.spacing_um, threads=torch.get_num_threads())
+
+    def members(self) -> list[Member]:
+        return list(self.network.members)
+
+
+class Earlier:
+    """Learns nothing: what an earlier lesson has taught, asked about this one."""
+
+    name = "earlier weights"
+
+    def __init__(self, network: TaughtNetwork) -> None:
+        self._network = network
+        self._known: _Remembered | None = None
+
+    def learn(self, lesson: Lesson, learned: Mask, seed: int) -> _Remembered:
+        """Return what it says of the lesson; it is computed once."""
+        if self._known is None or self._known.lesson is not lesson:
+            try:
+                spacing_um = self._network.checked_spacing(lesson.spacing_um)
+            except InputError as error:
+                raise InputError(f"the weights to start from: {error}") from error
+            found = self._network.predict(lesson.image, spacing_um)
+            self._known = _Remembered(self._network, lesson, found[lesson.annotated])
+        return self._known
