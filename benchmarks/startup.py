@@ -31,6 +31,7 @@ SCRIPTS = (
     "bootstrap_micrornet",
     "train_micronet",
     "train_micrornet",
+    "teach",
 )
 #: What --help of any script may take, in seconds.
 WANTED = 0.5

@@ -72,7 +72,7 @@ def test_look_is_mean_sd_and_normalised_percentiles():
 def test_card_is_read_as_it_was_written(weights):
     card = read_card(weights)
     assert card.sha256 == sha256_of(weights)
-    assert (card.spacing_um, card.intensity_domain, card.dtype) == (4.5, "log", "uint8")
+    assert (card.spacing_um, card.intensity_domain, card.dtype) == ((4.5, 4.5, 4.5), "log", "uint8")
     assert card.record["steps"] == 7
     assert card.look["mean"].least < 100 < card.look["mean"].most
     assert Expected.of([10.0]) == Expected(10.0, 7.5, 12.5)

@@ -24,6 +24,8 @@ FLOORS = [
 LATE = {
     ("core.ownership", "fcntl"): "not on Windows",
     ("networks.engine", "micronet.networks.kernels"): "numba takes a second, and PyTorch can do without it",
+    ("networks.taught", "micronet.networks.pixel"): "it imports numba, for weights that were taught only",
+    ("networks.taught", "micronet.networks.pixel_trees"): "it imports numba, for weights that were taught only",
     ("io.label_tiff", "tifffile"): "only who asks for a TIFF waits for it",
     ("io.label_tiff", "micronet.io.tiff"): "it imports tifffile",
     ("io.nrrd_header", "nrrd"): "who has no NRRD does without it",

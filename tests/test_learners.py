@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from micronet.core.regrid import resampled
 from micronet.networks.kernels.scale_space import default_scales, features
-from micronet.training.teach.learners import MicroNetLearner, PixelLearner, TreesLearner, resampled
+from micronet.training.teach.learners import MicroNetLearner, PixelLearner, TreesLearner
 from micronet.training.teach.lesson import Lesson, choose
 
 

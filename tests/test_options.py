@@ -19,6 +19,7 @@ PARSERS = {
     "prepare.py": options.prepare_parser(),
     "make_phantoms.py": options.make_phantoms_parser(),
     "bootstrap_micrornet.py": options.bootstrap_parser(),
+    "teach.py": options.teach_parser(),
     **{registry.network_named(name).script: options.training_parser(name) for name in TITLES},
 }
 # Settings whose options fill another name, and why.
@@ -28,7 +29,7 @@ OTHERWISE = {
     "record_path": ("record", "Python says that it is a path, not the record"),
 }
 # What a message names by a variable.
-VARIABLES = {"wish": ("measures", "mesh", "report")}
+VARIABLES = {"role": ("lumen", "background"), "wish": ("measures", "mesh", "report")}
 
 
 def test_what_may_be_chosen_is_what_there_is():
@@ -37,7 +38,7 @@ def test_what_may_be_chosen_is_what_there_is():
     assert get_args(engine.Engine) == ENGINES
     assert sorted(recipe.RECIPES) == sorted(RECIPES)
     assert recipe.TORCH_SEED == SEED
-    assert {entry.name: entry.title for entry in registry.entries()} == TITLES
+    assert {entry.name: entry.title for entry in registry.entries() if entry.recipe} == TITLES
 
 
 def settings_named(root):

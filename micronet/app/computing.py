@@ -28,7 +28,8 @@ def set_engine(choice: engine.Engine, network: Network, *, training: bool = Fals
     What is compiled is kept for the next time; a line and a bar say so while it happens, and a line where it is not.
     """
     engine.choose(choice)
-    if choice == "torch" or device != "cpu" or network.tiling != "slabs" or not engine.available():
+    kernels = network.tiling == "slabs" or network.in_um
+    if choice == "torch" or device != "cpu" or not kernels or not engine.available():
         return "PyTorch"
     if not engine.is_ready(training):
         sys.stderr.write("compiling the engine for this machine, once; this takes about half a minute\n")

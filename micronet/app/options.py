@@ -35,6 +35,7 @@ __all__ = [
     "make_phantoms_parser",
     "prepare_parser",
     "settings_of",
+    "teach_parser",
     "training_parser",
 ]
 
@@ -231,6 +232,35 @@ def bootstrap_parser() -> argparse.ArgumentParser:
         help="default: %(default)s",
     )
     _add_force(p, "replace OUT when it exists")
+    _add_debug(p)
+    return p
+
+
+def teach_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``teach.py``."""
+    p = argparse.ArgumentParser(description="Learn from strokes or slices painted on a volume, and segment all of it.")
+    p.add_argument("input", type=path_option, metavar="IMAGE", help="the volume")
+    p.add_argument(
+        "--labels",
+        type=path_option,
+        required=True,
+        metavar="FILE",
+        help="what was painted: .seg.nrrd of 3D Slicer, or 0 not annotated, 1 lumen, 2 background",
+    )
+    p.add_argument("--lumen", type=text_option, metavar="SEGMENT", help="segment that is lumen (default: so called)")
+    p.add_argument("--background", type=text_option, metavar="SEGMENT", help="and the one that is background")
+    _add_output(p, "taught")
+    p.add_argument("--name", type=text_option, metavar="NAME", help="of the weights, taught_NAME.pt (default: IMAGE's)")
+    p.add_argument("--from", dest="start", type=text_option, metavar="WEIGHTS", help="taught before: tried as well")
+    p.add_argument("--seed", type=Whole(0, 2**31 - 1), default=0, metavar="N", help="the same repeats (%(default)s)")
+    p.add_argument("--free-labels", action="store_true", help="let the mask differ from what was painted")
+    _add_threshold(p, "lumen is above it")
+    p.add_argument("--intensity", choices=("as stored", "log"), default="as stored", help="log: of linear intensities")
+    _add_axes(p, "order of the axes, where the file does not say")
+    _add_spacing(p, "voxel size in µm")
+    p.add_argument("--threads", type=THREADS, metavar="N", help="threads to work with (default: physical cores)")
+    _add_max_ram(p)
+    _add_force(p, "teach again, and replace what was taught")
     _add_debug(p)
     return p
 

@@ -29,6 +29,7 @@ _OPTIONS = {
     "output": "-o DIR",
     "record_path": "--record",
     "spacing_um": "--spacing Z,Y,X",
+    "start": "--from",
     "tolerance_um": "--tolerance",
 }
 

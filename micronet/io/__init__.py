@@ -14,11 +14,13 @@ from micronet.io.formats import (
     write_volume,
 )
 from micronet.io.label_tiff import write_label_tiff
+from micronet.io.labels import Labels, read_labels
 from micronet.io.recording import Recording
 from micronet.io.seg_nrrd import (
     Segment,
     Segmentation,
     read_segmentation,
+    write_label_planes,
     write_mask_planes,
     write_segmentation,
 )
@@ -27,6 +29,7 @@ from micronet.io.stack import Stack
 __all__ = [
     "VOLUME_SUFFIXES",
     "Annotation",
+    "Labels",
     "Recording",
     "Segment",
     "Segmentation",
@@ -39,9 +42,11 @@ __all__ = [
     "open_recording",
     "open_stack",
     "read_annotation",
+    "read_labels",
     "read_segmentation",
     "read_volume",
     "volume_stem",
+    "write_label_planes",
     "write_label_tiff",
     "write_mask_planes",
     "write_segmentation",

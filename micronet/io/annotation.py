@@ -16,9 +16,12 @@ from micronet.core.volume import Volume
 from micronet.io import nrrd
 from micronet.io.checks import ReadOptions, regular_file
 from micronet.io.formats import open_stack_with, read_with, suffix_of
-from micronet.io.seg_nrrd import Segment, has_segments, read_segmentation
+from micronet.io.seg_nrrd import Segment, has_segments, points_only, read_segmentation
 
-__all__ = ["Annotation", "claimed_bytes", "read_annotation"]
+__all__ = ["POINTS_ONLY", "Annotation", "claimed_bytes", "read_annotation"]
+
+#: What is said of a file whose segments are no mask.
+POINTS_ONLY = "is no mask: its segments mark places where a further stroke would help; give the mask or the labels"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +73,8 @@ def read_annotation(
     Raises
     ------
     InputError
-        If no segment or more than one fits, or a plain mask holds other values, which the message lists.
+        If no segment or more than one fits, the segments are no masks (`micronet.io.seg_nrrd.POINTER`), or a plain mask
+        holds other values, which the message lists.
     FileError
         If the file cannot be read as a volume or segmentation.
     """
@@ -78,6 +82,8 @@ def read_annotation(
     suffix = suffix_of(found)
     if suffix in (".nrrd", ".nhdr") and has_segments(nrrd.read_header(found)):
         segmentation = read_segmentation(found, spacing_um=spacing_um)
+        if points_only(segmentation.segments):
+            raise InputError(f"'{found}' {POINTS_ONLY}")
         chosen = segmentation.choose(segment)
         return Annotation(segmentation.mask(chosen), chosen, segmentation.describe(chosen))
     if dtype is None and suffix == ".raw":

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from micronet.core.errors import FileError, InputError, setting
+from micronet.core.errors import FileError, InputError, MicronetError, setting
 from micronet.core.names import name_key, same_name
 from micronet.core.volume import Volume, bounding_box
 from micronet.io import nrrd
@@ -27,16 +27,23 @@ from micronet.io.nrrd_geometry import axis_roles, geometry, geometry_fields
 from micronet.io.nrrd_header import NrrdHeader, escape, unescape
 
 __all__ = [
+    "POINTER",
     "Segment",
     "Segmentation",
     "has_segments",
+    "is_pointer_file",
+    "points_only",
     "read_segmentation",
+    "write_label_planes",
     "write_mask_planes",
     "write_segmentation",
 ]
 
 #: Names that say "this is the whole segmentation", folded to lower case.
 _FULL_NAMES = frozenset({"full seg", "full mask", "full segmentation", "full seg(mentation)"})
+
+#: A tag of segments that point at places and are no masks; 3D Slicer keeps it.
+POINTER: Mapping[str, str] = {"micronet": "places to look at"}
 
 _TISSUE = (
     "Segmentation category and type - 3D Slicer General Anatomy list~SCT^85756007^Tissue~SCT^85756007^Tissue"
@@ -285,25 +292,48 @@ def write_mask_planes(
     Without `box`, the bounding box of the mask, the extent of the whole grid is stated: the mask's is not known before
     the last plane.
     """
+    return write_label_planes(path, [segment], (plane.astype(np.uint8) for plane in planes), grid, box)
+
+
+def write_label_planes(
+    path: str | os.PathLike[str],
+    segments: Sequence[Segment],
+    planes: Iterable[NDArray[np.uint8]],
+    grid: Volume,
+    box: tuple[slice, ...] | None = None,
+) -> Path:
+    """Write segments that do not overlap, whose labels come plane by plane: 1 for the first, 2 for the second, ..
+
+    At most 255; `box` as `write_mask_planes` has it, of all of them.
+    """
     target = _named_as_segmentation(path)
-    _check_segment(segment, np.broadcast_to(np.False_, grid.shape), grid, target)
-    placed = replace(
-        segment,
-        id=segment.id or _new_identifier(0, set()),
-        label_value=1,
-        layer=0,
-        index=0,
-        extent=_extent(box or tuple(slice(0, size) for size in grid.shape)),
-    )
-    nrrd.write_planes(
-        target,
-        (plane.astype(np.uint8) for plane in planes),
-        grid.shape,
-        np.dtype(np.uint8),
-        _grid_fields(grid),
-        _segment_pairs(placed) | _MASTER_PAIRS,
-    )
+    pairs: dict[str, str] = {}
+    identifiers: set[str] = {segment.id for segment in segments if segment.id}
+    extent = _extent(box or tuple(slice(0, size) for size in grid.shape))
+    for number, segment in enumerate(segments):
+        _check_segment(segment, np.broadcast_to(np.False_, grid.shape), grid, target)
+        identifier = segment.id or _new_identifier(number, identifiers)
+        identifiers.add(identifier)
+        placed = replace(segment, id=identifier, label_value=number + 1, layer=0, index=number, extent=extent)
+        pairs |= _segment_pairs(placed)
+    nrrd.write_planes(target, planes, grid.shape, np.dtype(np.uint8), _grid_fields(grid), pairs | _MASTER_PAIRS)
     return target
+
+
+def points_only(segments: Iterable[Segment]) -> bool:
+    """Whether segments point at places to look at (`POINTER`), so that none of them is a mask."""
+    return any(POINTER.items() <= segment.tags.items() for segment in segments)
+
+
+def is_pointer_file(path: Path) -> bool:
+    """Whether a file is a segmentation that points at places only, by its header; False for what cannot be read."""
+    try:
+        header = nrrd.read_header(path)
+        texts = _segment_fields(header).values()
+    except (MicronetError, OSError):
+        return False
+    wanted = {f"{key}:{text}" for key, text in POINTER.items()}
+    return any(wanted <= set(one.get("Tags", "").split("|")) for one in texts)
 
 
 def has_segments(header: NrrdHeader) -> bool:

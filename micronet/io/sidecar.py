@@ -10,11 +10,13 @@ from micronet.core.errors import InputError, setting
 from micronet.core.names import existing, read_name, same_name
 from micronet.io import volume_stem
 
-__all__ = ["MADE_BY", "read_record", "refuse_second_log", "scan_name", "stated_domain"]
+__all__ = ["LOGARITHMS", "MADE_BY", "read_record", "refuse_second_log", "scan_name", "stated_domain"]
 
 
 #: What the record of a structural volume says that made it.
 MADE_BY = "prepare.py"
+#: Domains that are logarithms; to whatever base they are the same after normalisation.
+LOGARITHMS = ("log", "db")
 
 
 _MOST_JSON = 1 << 20
@@ -55,7 +57,7 @@ def stated_domain(path: Path) -> tuple[str | None, Path]:
 def refuse_second_log(path: Path) -> None:
     """Raise InputError where the JSON beside a volume says that its numbers are logarithms already."""
     stated, beside = stated_domain(path)
-    if stated in ("log", "db"):
+    if stated in LOGARITHMS:
         raise InputError(
             f"'{path}': '{beside.name}' beside it says that it holds logarithms already (domain {stated}), and the "
             f'logarithm is asked for again; leave intensity = "log" away {setting("intensity")}'

@@ -21,6 +21,7 @@ from micronet.io import (
     read_volume,
     volume_stem,
 )
+from micronet.io.seg_nrrd import is_pointer_file
 from micronet.measure.footprint import least_bytes, scores_bytes, vessels_bytes
 from micronet.measure.scores import Scores, Scoring, score_masks
 from micronet.measure.thresholds import Sweep, mask_above, threshold_sweep
@@ -227,7 +228,7 @@ def _files(paths: Sequence[Path], *, probability: bool) -> list[Path]:
         here = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
         volumes = [file for file in here if is_volume_path(file)]
         ours = [file for file in volumes if volume_stem(file).endswith("_probability")]
-        masks = [file for file in here if file.name.lower().endswith(_SEGMENTATIONS)]
+        masks = [file for file in here if file.name.lower().endswith(_SEGMENTATIONS) and not is_pointer_file(file)]
         found = (ours or volumes) if probability else (masks or [file for file in volumes if file not in ours])
         if not found:
             kinds = VOLUME_SUFFIXES if probability else (".seg.nrrd", *VOLUME_SUFFIXES)

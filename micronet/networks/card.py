@@ -4,7 +4,7 @@
 
     {"format": "micronet model card 1",
      "sha256": "...",                                       of the weights
-     "expects": {"spacing_um": 4.5,
+     "expects": {"spacing_um": 4.5,                        or three: [z, y, x]
                  "intensity_domain": "log",
                  "dtype": "uint8",
                  "mean": {"typical": 96.2, "least": 80.1, "most": 112.0},
@@ -31,10 +31,11 @@ from micronet.core.errors import FileError, InputError, setting
 from micronet.core.ownership import Outputs
 from micronet.core.provenance import sha256_of, versions
 from micronet.core.volume import Volume
-from micronet.io.sidecar import stated_domain
+from micronet.io.sidecar import LOGARITHMS, stated_domain
 from micronet.networks.normalize import image_statistics
 
 __all__ = [
+    "AS_STORED",
     "FORMAT",
     "Card",
     "Expected",
@@ -50,6 +51,8 @@ __all__ = [
 
 #: What a card's ``format`` says.
 FORMAT = "micronet model card 1"
+#: What it says of intensities where nobody knows what they are.
+AS_STORED = "as stored"
 # The same of one that says nothing of images.
 _WEIGHTS_FORMAT = "micronet weights 1"
 _MADE_BY = "micronet weights"
@@ -58,8 +61,6 @@ _LARGEST_FILE = 1_000_000
 _SPACING_TOLERANCE = 0.15
 #: Every so many voxels along each axis are looked at for the darkest and brightest hundredth.
 _STRIDE = 3
-#: Logarithms to whatever base are the same after normalisation.
-_LOGARITHMS = ("log", "db")
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Card:
 
     path: Path
     sha256: str
-    spacing_um: float
+    spacing_um: tuple[float, float, float]
     intensity_domain: str
     dtype: str
     look: Mapping[str, Expected]
@@ -167,7 +168,7 @@ def read_card(weights: Path) -> Card | None:
     return Card(
         path=path,
         sha256=reader.text(content, "sha256"),
-        spacing_um=reader.number(expects, "spacing_um", positive=True),
+        spacing_um=reader.spacing(expects, "spacing_um"),
         intensity_domain=reader.text(expects, "intensity_domain"),
         dtype=reader.text(expects, "dtype"),
         look={name: reader.expected(expects, name) for name in Look.__dataclass_fields__},
@@ -188,7 +189,7 @@ def record_weights(outputs: Outputs, about: Mapping[str, Any]) -> None:
 def write_card(
     outputs: Outputs,
     *,
-    spacing_um: float,
+    spacing_um: float | Sequence[float],
     intensity_domain: str,
     dtype: str,
     look: Mapping[str, Expected],
@@ -246,18 +247,29 @@ def card_line(weights: Path, sha256: str, path: Path, volume: Volume, *, log_tak
 
 
 def _spacing(card: Card, volume: Volume) -> list[str]:
-    if volume.spacing_um is None:
-        return [f"voxels of unknown size, not known to be {card.spacing_um:g} µm {setting('spacing_um')}"]
-    if all(abs(math.log(length / card.spacing_um)) <= math.log1p(_SPACING_TOLERANCE) for length in volume.spacing_um):
+    if card.record.get("network") == "taught":  # it takes any, and says itself what it makes of it
         return []
-    size = " x ".join(f"{length:.3g}" for length in volume.spacing_um)
-    return [f"voxels of {size} µm, not {card.spacing_um:g} (resample first: prepare.py)"]
+    size = f"{card.spacing_um[0]:g}" if len(set(card.spacing_um)) == 1 else _by(card.spacing_um)
+    if volume.spacing_um is None:
+        return [f"voxels of unknown size, not known to be {size} µm {setting('spacing_um')}"]
+    pairs = zip(volume.spacing_um, card.spacing_um, strict=True)
+    if all(abs(math.log(length / wanted)) <= math.log1p(_SPACING_TOLERANCE) for length, wanted in pairs):
+        return []
+    return [f"voxels of {_by(volume.spacing_um)} µm, not {size} (resample first: prepare.py)"]
+
+
+def _by(spacing_um: Sequence[float]) -> str:
+    return " x ".join(f"{length:.3g}" for length in spacing_um)
 
 
 def _domain(card: Card, domain: str | None) -> list[str]:
-    if domain is None or domain == card.intensity_domain or {domain, card.intensity_domain} <= set(_LOGARITHMS):
+    if (
+        domain is None
+        or card.intensity_domain in (domain, AS_STORED)
+        or {domain, card.intensity_domain} <= set(LOGARITHMS)
+    ):
         return []
-    advice = f": take their logarithm {setting('intensity')}" if card.intensity_domain in _LOGARITHMS else ""
+    advice = f": take their logarithm {setting('intensity')}" if card.intensity_domain in LOGARITHMS else ""
     return [f"intensities are '{domain}' by the file beside it, not '{card.intensity_domain}'{advice}"]
 
 
@@ -300,6 +312,13 @@ class _Reader:
         if positive and value <= 0:
             raise self._wrong(key, value, "positive")
         return float(value)
+
+    def spacing(self, table: dict[str, Any], key: str) -> tuple[float, float, float]:
+        """Take one length for all axes, or three."""
+        value = table.get(key)
+        lengths = value if isinstance(value, list) and len(value) == 3 else [value] * 3
+        z, y, x = (self.number({key: length}, key, positive=True) for length in lengths)
+        return z, y, x
 
     def expected(self, table: dict[str, Any], key: str) -> Expected:
         inner = self.table(table.get(key), key)

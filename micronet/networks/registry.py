@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from micronet.core.errors import InputError
 from micronet.networks.models import MINIMUM_AXIS, MicroNet, MicroRNet
+from micronet.networks.taught import Taught, is_taught, taught_for_state
 
 __all__ = [
     "Network",
@@ -42,7 +43,7 @@ class Network:
         What the network is an instance of; takes (N, 1 + masks, D, H, W), normalised, and returns the probability
         (N, classes, D, H, W).
     build : callable
-        Returns one with fresh weights, drawn from torch's global generator.
+        Returns one with fresh weights, drawn from torch's global generator; what is taught has none.
     refines : bool
         Whether channel 1 of its input is a mask, which it gives back refined.
     classes : tuple of str
@@ -54,6 +55,9 @@ class Network:
     tiling : {"whole", "slabs"}
         What it can do with a volume that does not fit into memory: nothing, or compute it slab by slab to the bit, as
         the numba engine does.
+    in_um : bool
+        Whether it needs the voxel size and takes any: its module has ``predict(image, spacing_um)``, as
+        `micronet.networks.taught.Taught`, pads for itself and says itself what memory it takes (`pass_bytes`).
     torch_bytes : int
         Bytes a voxel that PyTorch takes for one pass, beside what the caller holds; measured.
     recipe : str
@@ -77,13 +81,18 @@ class Network:
     script: str
     classes: tuple[str, ...] = ("lumen",)
     made_from: str | None = field(default=None)
+    in_um: bool = False
 
     def passes(self, iterations: int) -> int:
         """Return how often it looks at a volume when that many refinements are asked for."""
         return iterations if self.refines else 1
 
 
-# Both see at most 109 voxels to each side: reference of the published method.
+def _only_by_teaching() -> nn.Module:
+    raise InputError("a taught network has no weights to start from: teach.py makes it of a volume and its labels")
+
+
+# µ-Net and µr-Net see at most 109 voxels to each side: reference of the published method.
 _ENTRIES: dict[str, Network] = {
     entry.name: entry
     for entry in (
@@ -113,6 +122,20 @@ _ENTRIES: dict[str, Network] = {
             recipe="default",
             script="train_micrornet.py",
             made_from="u-net",
+        ),
+        Network(
+            name="taught",
+            title="taught network",
+            module=Taught,
+            build=_only_by_teaching,
+            refines=False,
+            smallest_axis=1,
+            receptive_field=None,
+            tiling="whole",
+            torch_bytes=0,
+            recipe="",
+            script="teach.py",
+            in_um=True,
         ),
     )
 }
@@ -193,15 +216,17 @@ def model_for_state(state: Mapping[str, Tensor]) -> nn.Module:
         If the tensors fit no network (it says which are missing, extra or misshaped against the nearest one)
         or hold values that are not finite.
     """
+    if is_taught(state):
+        return taught_for_state(state)
     # Building draws initial weights; leave the caller's stream alone. (On the meta device, which has no memory, a draw
     # imports PyTorch's compiler, 2 s.)
     with torch.random.fork_rng(devices=[]):
-        candidates = {name: entry.build() for name, entry in _ENTRIES.items()}
+        candidates = {name: entry.build() for name, entry in _ENTRIES.items() if not entry.in_um}
     misfits = {name: _misfits(state, model) for name, model in candidates.items()}
     nearest = min(candidates, key=lambda name: sum(map(len, misfits[name].values())))
     if any(misfits[nearest].values()):
         problems = [f"{kind}: {_listed(names)}" for kind, names in misfits[nearest].items() if names]
-        titles = " nor a ".join(entry.title for entry in _ENTRIES.values())
+        titles = " nor a ".join(_ENTRIES[name].title for name in candidates)
         raise InputError(f"neither a {titles}; against {nearest}: {'; '.join(problems)}")
     for key, tensor in state.items():
         if not torch.isfinite(tensor).all():

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from torch import nn
@@ -49,6 +49,8 @@ class Need:
     wishes : mapping of str to int
         The settings that ask for more than the usual files: bytes that each takes at least, whatever is found.
         `Memory.check` has the rest once the mask is known.
+    spacing_um : (z, y, x), optional
+        What taught networks take depends on it.
     """
 
     shape: tuple[int, int, int]
@@ -59,6 +61,7 @@ class Need:
     soft_start: bool = False
     beside: int = 0
     wishes: Mapping[str, int] = field(default_factory=dict)
+    spacing_um: tuple[float, float, float] | None = None
 
     def held(self, planes: int | None) -> int:
         """Return about how many bytes are held once the mask is known, beside the program."""
@@ -75,31 +78,34 @@ class Need:
         depth, height, width = self.shape
         voxels = depth * height * width
         padding = Padding((depth, self.depth, width))
-        looked_at, size = math.prod(padding.shape), padding.shape
+        size = padding.shape
         image = voxels * (4 if self.logarithm else self.stored.itemsize)
         # Readers turn axes and byte order, and a mask is chosen from labels, before they are what they will be.
         stored = voxels * self.stored.itemsize
         kept = (len(self.masks) + 3 * self.soft_start) * voxels
         reading = self.beside + max([stored + image, 2 * stored, *(image + mask + kept for mask in self.masks)])
         holding = self._inputs()
-        refines = network_of(model).refines
         if planes is not None:
             work = engine.pass_bytes(size, planes)
             if padding.needed:  # what is read is padded, and of a thin stack all planes at a time
                 work += 2 * 4 * math.prod(size[1:]) * (size[0] if size[0] > depth else planes + 16)
             output = 2 * voxels  # the segmentation, and where it agrees with an annotation
         else:
-            # The image and, for a µr-Net, the last probability, the same normalised, and what it started from.
-            work = looked_at * (4 + 12 * refines)
-            if works_in_slabs(model):
-                work += engine.pass_bytes(size)
-            else:
-                work += looked_at * network_of(model).torch_bytes
-            if padding.needed:  # beside what is padded, the same without its margins
-                work *= 2
+            work = self._whole(model, padding)
             output = (4 + 4 + 2) * voxels
         after = self.held(planes) + max(self.wishes.values(), default=0)
         return int(ram.PROGRAM + ram.MARGIN * max(reading, holding + work, holding + output, after))
+
+    def _whole(self, model: nn.Module, padding: Padding) -> int:
+        """Return what it takes to look at the whole volume at once, beside what is held."""
+        network, looked_at = network_of(model), math.prod(padding.shape)
+        if network.in_um:  # image and result, and what it says itself; it pads where it must
+            taught: Any = model
+            return 8 * math.prod(padding.inside) + int(taught.pass_bytes(padding.inside, self.spacing_um))
+        # The image and, for a µr-Net, the last probability, the same normalised, and what it started from.
+        work = looked_at * (4 + 12 * network.refines)
+        work += engine.pass_bytes(padding.shape) if works_in_slabs(model) else looked_at * network.torch_bytes
+        return 2 * work if padding.needed else work  # beside what is padded, the same without its margins
 
     def scratch_bytes(self, model: nn.Module) -> int:
         """Return how much room slabs take on the disk."""

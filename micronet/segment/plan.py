@@ -154,10 +154,11 @@ def plan_room(task: Task) -> Memory:
         grid.shape,
         grid.shape[1] if job.y_crop is None else min(max(job.y_crop, 1), grid.shape[1]),
         grid.array.dtype,
-        logarithm=job.intensity == "log",
+        logarithm=job.intensity == "log" or task.weights.taught_on_log,
         masks=tuple(_mask_bytes(mask, task) for mask in task.masks.values()),
         soft_start=task.soft_start is not None,
         beside=0 if time_point is None else time_point.beside,
+        spacing_um=grid.spacing_um,
         wishes={name: least for name, least in least_bytes(math.prod(grid.shape)).items() if name in job.wishes},
     )
     try:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from micronet.core.errors import InputError, setting
 from micronet.core.volume import Volume, share_grid
 from micronet.io import read_annotation, read_volume
-from micronet.io.sidecar import refuse_second_log
+from micronet.io.sidecar import LOGARITHMS, refuse_second_log, stated_domain
 from micronet.networks.card import card_line
 from micronet.networks.normalize import log_intensity
 from micronet.networks.padding import Padding
@@ -42,7 +43,7 @@ def read_inputs(task: Task, say: Callable[[str], None]) -> Inputs:
     path, job, time_point = task.path, task.job, task.time_point
     volume = read_job_volume(path, job) if time_point is None else time_point.volume
     say(f"  volume      {_described(volume)}")
-    notes = [*volume.notes, *_padding_notes(volume, job)]
+    notes = [*volume.notes, *_notes_on(volume, task)]
     for note in notes:
         say(f"              note: {note}")
     if job.measures and volume.spacing_um is None:
@@ -50,10 +51,7 @@ def read_inputs(task: Task, say: Callable[[str], None]) -> Inputs:
             f"'{path}' does not state its voxel size {setting('spacing_um')}, which the measures need "
             f"{setting('measures')}"
         )
-    if job.intensity == "log":
-        refuse_second_log(path)
-        volume = volume.with_array(log_intensity(volume.array))
-        say("  intensity   the logarithm of what is stored")
+    volume, log_taken = _as_wanted(task, volume, say)
     start: Volume | None
     if time_point is not None and time_point.start is not None:
         volume, start = _probability_of(time_point.start, time_point, volume, path)
@@ -62,7 +60,7 @@ def read_inputs(task: Task, say: Callable[[str], None]) -> Inputs:
         volume, start = _read_mask(job.initial_mask, task, volume, "start from", say)
     volume, annotation = _read_mask(job.annotation, task, volume, "annotation", say)
     weights = task.weights
-    outside = card_line(weights.path, weights.sha256, path, volume, log_taken=job.intensity == "log")
+    outside = card_line(weights.path, weights.sha256, path, volume, log_taken=log_taken)
     if outside is not None:
         say(f"  WARNING     {outside}")
     return Inputs(volume, start, annotation, notes, outside)
@@ -73,10 +71,30 @@ def read_job_volume(path: Path, job: Job) -> Volume:
     return read_volume(path, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype)
 
 
-def _padding_notes(volume: Volume, job: Job) -> list[str]:
+def _notes_on(volume: Volume, task: Task) -> list[str]:
+    """Return what the network does to the volume; InputError where one that works in µm refuses its voxels."""
     depth, height, width = volume.shape
-    note = Padding((depth, min(job.y_crop or height, height), width)).note
+    if task.weights.network.in_um:
+        taught: Any = task.weights.model
+        try:
+            taught.checked_spacing(volume.spacing_um)
+        except InputError as error:
+            raise InputError(f"'{task.path}': {error}") from error
+        note = taught.told_spacing(volume.spacing_um)
+    else:
+        note = Padding((depth, min(task.job.y_crop or height, height), width)).note
     return [] if note is None else [note]
+
+
+def _as_wanted(task: Task, volume: Volume, say: Callable[[str], None]) -> tuple[Volume, bool]:
+    """Return the volume or its logarithm, as the person asks or the network was taught, and whether that was taken."""
+    asked, taught = task.job.intensity == "log", task.weights.taught_on_log
+    if asked or (taught and stated_domain(task.path)[0] not in LOGARITHMS):
+        if asked:
+            refuse_second_log(task.path)
+        say(f"  intensity   the logarithm of what is stored{'' if asked else ', as the network was taught'}")
+        return volume.with_array(log_intensity(volume.array)), True
+    return volume, False
 
 
 def _read_mask(

@@ -105,7 +105,8 @@ def predict(
     ----------
     volume : Volume or ndarray of shape (Z, Y, X)
         Raw intensities; they are normalised here, over the whole volume. An axis below 32 voxels is mirrored for the
-        network (`networks.padding.Padding`); what is returned, counted and called back with is the volume itself.
+        network (`networks.padding.Padding`); what is returned, counted and called back with is the volume itself. A
+        taught network wants a Volume, for its voxel size, and the logarithm taken already where it was taught so.
     model : torch.nn.Module
         The work is done on the device that its weights lie on.
     iterations : int
@@ -148,8 +149,12 @@ def predict_whole(volume: Volume | NDArray[Any], model: nn.Module, how: Refineme
     array = volume.array if isinstance(volume, Volume) else volume
     depth = checked_depth(array, model, how)
     image = np.ascontiguousarray(normalize_image(array)[:, :depth])
-    start = initial_probability(volume, how.initial_mask)[:, :depth].astype(np.float32)
-    probability = _refined(image, start, model, how)
+    if network_of(model).in_um:
+        spacing_um = volume.spacing_um if isinstance(volume, Volume) else None
+        probability = _at_once(image, spacing_um, model, how)
+    else:
+        start = initial_probability(volume, how.initial_mask)[:, :depth].astype(np.float32)
+        probability = _refined(image, start, model, how)
     if depth == array.shape[1]:
         return probability
     whole = np.zeros(array.shape, np.float32)
@@ -214,6 +219,18 @@ def refine(
     """
     how = Refinement(iterations, on_iteration=on_iteration, until_stable=until_stable, on_probability=on_probability)
     return _refined(image, start, model, how)
+
+
+def _at_once(
+    image: NDArray[np.float32], spacing_um: tuple[float, float, float] | None, model: Any, how: Refinement
+) -> NDArray[np.float32]:
+    """Return what a network that knows lengths in µm says of a volume."""
+    began = time.perf_counter()
+    probability: NDArray[np.float32] = model.predict(image, model.checked_spacing(spacing_um))
+    change = Change()
+    change.add(initial_probability(image, None), probability)
+    how.tell(change.iteration(1, time.perf_counter() - began), probability)
+    return probability
 
 
 def _refined(

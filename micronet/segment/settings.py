@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import nn
 
@@ -39,12 +39,20 @@ class Weights:
     @classmethod
     def load(cls, path: Path, device: str = "cpu", say: Callable[[str], None] | None = None) -> Weights:
         """Read the network onto a device; `say` and FileError as `micronet.networks.weights.load_model`."""
-        return cls(path, sha256_of(path), load_model(path, say).to(device))
+        model = load_model(path, say)
+        if network_of(model).in_um and device != "cpu":
+            raise InputError(f"'{path}': a taught network is computed by the CPU {setting('device')}")
+        return cls(path, sha256_of(path), model.to(device))
 
     @property
     def network(self) -> Network:
         """What the registry knows of it."""
         return network_of(self.model)
+
+    @property
+    def taught_on_log(self) -> bool:
+        """Whether the network wants the logarithm of linear intensities, by its own word."""
+        return self.network.in_um and bool(cast(Any, self.model).logarithm)
 
     def passes(self, job: Job) -> int:
         """Return how often this network looks at a volume, at most."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from micronet.core.regrid import isotropic_shape, isotropic_step, resampled
 from micronet.core.volume import Volume, upright
 from micronet.data.dataset import Sample
 from micronet.networks.kernels.boosting import logits
@@ -17,6 +17,7 @@ from micronet.networks.kernels.scale_space import default_scales, features, feat
 from micronet.networks.models import MINIMUM_AXIS, MicroNet
 from micronet.networks.pixel import PixelNetwork
 from micronet.networks.pixel_trees import PixelTrees, train_pixel_trees
+from micronet.networks.taught import Member
 from micronet.segment.refine import refine
 from micronet.training.recipe import RECIPES
 from micronet.training.teach.lesson import Lesson, Mask
@@ -61,6 +62,10 @@ class TaughtTrees:
     def everywhere(self) -> Array:
         """Return the probability of every voxel."""
         return self.trees.predict(self.lesson.image, self.lesson.spacing_um)
+
+    def members(self) -> list[Member]:
+        """Return these trees, corrected for how common lumen is."""
+        return [Member("trees", self.for_the_volume().trees)]
 
     def for_the_volume(self) -> TaughtTrees:
         """Return these trees corrected for how common lumen is in the volume, where strokes were annotated."""
@@ -111,6 +116,10 @@ class TaughtPixelNetwork:
         """Return the probability of every voxel."""
         return self.network.predict(self.lesson.image, self.lesson.spacing_um)
 
+    def members(self) -> list[Member]:
+        """Return the network."""
+        return [Member("pixel", self.network)]
+
 
 class PixelLearner:
     """Trains a pixel network."""
@@ -135,6 +144,7 @@ class TaughtMicroNet:
     network: MicroNet
     lesson: Lesson
     probability: Array
+    step_um: float
 
     def at(self, asked: Mask) -> Array:
         """Return the probability of some voxels of the lesson."""
@@ -143,6 +153,10 @@ class TaughtMicroNet:
     def everywhere(self) -> Array:
         """Return the probability of every voxel."""
         return self.probability
+
+    def members(self) -> list[Member]:
+        """Return the network, with the grid that it looks at."""
+        return [Member("unet", self.network.eval(), step_um=self.step_um)]
 
 
 class MicroNetLearner:
@@ -166,7 +180,8 @@ class MicroNetLearner:
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtMicroNet:
         """Train on some voxels of the lesson."""
-        shape = isotropic_shape(lesson.labels.shape, lesson.spacing_um, self.most_voxels)
+        step_um = float(np.float32(isotropic_step(lesson.labels.shape, lesson.spacing_um, self.most_voxels)))
+        shape = isotropic_shape(lesson.labels.shape, lesson.spacing_um, step_um)
         image = _padded(resampled(lesson.image, shape))
         labels = np.zeros_like(lesson.labels)
         labels[lesson.annotated] = np.where(learned, lesson.labels[lesson.annotated], 0)
@@ -182,45 +197,7 @@ class MicroNetLearner:
         trainer.run(self.on_step or (lambda report: None), lambda report: None)
         found = refine(image, np.zeros_like(image), network, 1)
         inside = tuple(slice(n) for n in shape)
-        return TaughtMicroNet(network, lesson, resampled(found[inside], lesson.labels.shape))
-
-
-def isotropic_shape(shape: Sequence[int], spacing_um: Sequence[float], most_voxels: int) -> tuple[int, ...]:
-    """Return the shape of an isotropic grid over the same box, as fine as `most_voxels` allow.
-
-    >>> isotropic_shape((10, 40, 40), (5.0, 1.0, 1.0), 10**6)
-    (50, 40, 40)
-    >>> isotropic_shape((10, 40, 40), (5.0, 1.0, 1.0), 10_000)
-    (25, 20, 20)
-    """
-    lengths = np.asarray(shape) * np.asarray(spacing_um)
-    step = max(float(min(spacing_um)), float(np.prod(lengths) / most_voxels) ** (1 / 3))
-    z, y, x = (max(1, int(length / step + 0.5)) for length in lengths)
-    return z, y, x
-
-
-def resampled(array: Array, shape: Sequence[int]) -> Array:
-    """Return an array on another grid over the same box: linear, and smoothed first along axes that become coarser."""
-    ratios = [old / new for old, new in zip(array.shape, shape, strict=True)]
-    smooth = array
-    for axis, ratio in enumerate(ratios):
-        if ratio > 1.01:
-            smooth = ndimage.gaussian_filter1d(smooth, ratio / 2, axis=axis, mode="nearest")
-    for axis, (ratio, length) in enumerate(zip(ratios, shape, strict=True)):
-        if length != array.shape[axis]:
-            smooth = _along(smooth, (np.arange(length) + 0.5) * ratio - 0.5, axis)
-    return np.ascontiguousarray(smooth, dtype=np.float32)
-
-
-def _along(array: Array, places: NDArray[np.float64], axis: int) -> Array:
-    """Return an array sampled linearly at places along an axis; beyond the ends lies the last voxel."""
-    inside = np.clip(places, 0, array.shape[axis] - 1)
-    low = np.floor(inside).astype(np.intp)
-    high = np.minimum(low + 1, array.shape[axis] - 1)
-    along = [1, 1, 1]
-    along[axis] = -1
-    part = (inside - low).astype(np.float32).reshape(along)
-    return np.asarray(array.take(low, axis) * (1 - part) + array.take(high, axis) * part)
+        return TaughtMicroNet(network, lesson, resampled(found[inside], lesson.labels.shape), step_um)
 
 
 def _nearest(labels: NDArray[np.uint8], shape: Sequence[int]) -> NDArray[np.uint8]:

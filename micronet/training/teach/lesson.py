@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from micronet.core.errors import InputError
 from micronet.measure.overlap import overlap
+from micronet.networks.taught import Member
 from micronet.training.teach.folds import Folds, hold_out
 
 __all__ = ["Choice", "Learner", "Lesson", "Taught", "choose"]
@@ -62,6 +63,9 @@ class Taught(Protocol):
 
     def everywhere(self) -> NDArray[np.float32]:
         """Return the probability of every voxel, (Z, Y, X)."""
+
+    def members(self) -> list[Member]:
+        """Return the networks that say the same of any volume; their weighted mean is what to use."""
 
 
 class Learner(Protocol):

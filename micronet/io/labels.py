@@ -1,0 +1,218 @@
+"""What a person has painted on some voxels: 0 not annotated, 1 lumen, 2 background."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from micronet.core.errors import InputError, setting
+from micronet.core.names import name_key, same_name
+from micronet.core.volume import Volume, share_grid
+from micronet.io import nrrd
+from micronet.io.annotation import POINTS_ONLY
+from micronet.io.checks import ReadOptions, regular_file
+from micronet.io.formats import read_with, suffix_of
+from micronet.io.seg_nrrd import Segment, Segmentation, has_segments, points_only, read_segmentation
+
+__all__ = ["BACKGROUND", "LUMEN", "Labels", "read_labels"]
+
+LUMEN, BACKGROUND = 1, 2
+_VALUES = "0 not annotated, 1 lumen, 2 background"
+#: What people call the two, folded.
+_NAMES = {
+    "lumen": {"lumen", "lumens", "vessel", "vessels", "foreground", "inside"},
+    "background": {"background", "not lumen", "no lumen", "tissue", "outside", "bg"},
+}
+#: With fewer voxels of a class there is nothing to learn it from.
+_LEAST = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Labels on the grid of their volume.
+
+    Parameters
+    ----------
+    volume : Volume
+        Array of uint8: 0 not annotated, 1 lumen, 2 background.
+    description : str
+        One line, to be shown to the person.
+    notes : tuple of str
+        What had to be assumed, or was left out.
+    """
+
+    volume: Volume
+    description: str
+    notes: tuple[str, ...] = ()
+
+
+def read_labels(
+    path: str | os.PathLike[str],
+    image: Volume,
+    image_name: str,
+    *,
+    lumen: str | None = None,
+    background: str | None = None,
+    axes: str | None = None,
+    spacing_um: ArrayLike | None = None,
+) -> tuple[Volume, Labels]:
+    """Read labels of a volume: two segments of a .seg.nrrd, or a volume of any format that holds 0, 1 and 2.
+
+    Parameters
+    ----------
+    path : path-like
+        The file; a NRRD with segment names is a segmentation whatever it is called. One that 3D Slicer has cropped to
+        what was painted is put into its place.
+    image : Volume
+        What was painted on.
+    image_name : str
+        For messages.
+    lumen, background : str, optional
+        Names or indices of the segments; default: those that are called so.
+    axes, spacing_um
+        As `micronet.read_annotation`.
+
+    Returns
+    -------
+    image : Volume
+        Whose length unit may have been settled by the labels.
+    labels : Labels
+
+    Raises
+    ------
+    InputError
+        If a class is missing or has fewer than 10 voxels, a voxel is both, every voxel is annotated, a value or segment
+        is unknown, or the grid is another one; the message says what to paint.
+    FileError
+        If the file cannot be read.
+    """
+    found = regular_file(path)
+    if suffix_of(found) in (".nrrd", ".nhdr") and has_segments(nrrd.read_header(found)):
+        segmentation = read_segmentation(found, spacing_um=spacing_um)
+        volume, words, left_out = _from_segments(segmentation, lumen, background)
+        volume = _in_place(volume, image)
+        how = "in a segment called '{name}'"
+    else:
+        if lumen or background:
+            role = "lumen" if lumen else "background"
+            raise InputError(f"'{found}' holds no segments that could be chosen by name {setting(role)}")
+        plain = read_with(found, ReadOptions(axes, spacing_um, yield_to_file=True))
+        volume, words, left_out = _from_values(plain, found), "", []
+        how = "with the value {value}"
+    image, volume, note = share_grid(image, volume, image_name, str(found))
+    counts = np.bincount(volume.array.ravel(), minlength=3)
+    _check_counts(counts, found, how)
+    description = f"{counts[LUMEN]:,} voxels lumen, {counts[BACKGROUND]:,} background of '{found.name}'{words}"
+    notes = dict.fromkeys((*volume.notes, *([note] if note else []), *left_out))
+    return image, Labels(volume, description, tuple(notes))
+
+
+def _from_segments(
+    segmentation: Segmentation, lumen: str | None, background: str | None
+) -> tuple[Volume, str, list[str]]:
+    """Return labels, words on which segments they are, and notes on those that are left out."""
+    path = segmentation.path
+    if points_only(segmentation.segments):
+        raise InputError(f"'{path}' {POINTS_ONLY}")
+    one = _named(segmentation, "lumen", lumen)
+    two = _named(segmentation, "background", background)
+    others = [segment for segment in segmentation.segments if segment not in (one, two) and segment.voxels]
+    if others and not (lumen and background):
+        listed = ", ".join(f"'{segment.name}'" for segment in segmentation.segments)
+        raise InputError(
+            f"'{path}': what is segment '{others[0].name}', lumen or background? It holds {listed}; call one 'lumen', "
+            f"one 'background', and name both to leave others out {setting('lumen', 'background')}"
+        )
+    array = np.zeros(segmentation.grid.shape, np.uint8)
+    for segment, value in ((one, LUMEN), (two, BACKGROUND)):
+        if segment is not None:
+            mask = segmentation.labels[..., segment.layer] == segment.label_value
+            if (both := int(np.count_nonzero(array[mask]))) > 0:
+                raise InputError(
+                    f"'{path}': {both:,} voxels are lumen and background at once; erase them in one of the two segments"
+                )
+            array[mask] = value
+    words = "".join(f", {name} '{s.name}'" for name, s in (("lumen", one), ("background", two)) if s is not None)
+    notes = [f"segment '{segment.name}' is left out" for segment in others]
+    return segmentation.grid.with_array(array), words, notes
+
+
+def _named(segmentation: Segmentation, role: str, wanted: str | None) -> Segment | None:
+    """Return the segment of a role; InputError where it is asked for and not there, or several could be it."""
+    if wanted is not None:
+        try:
+            return segmentation.choose(wanted)
+        except InputError as error:
+            raise InputError(str(error).replace(setting("segment"), setting(role))) from error
+    found = [segment for segment in segmentation.segments if _folded(segment.name) in _NAMES[role]]
+    exact = [segment for segment in found if same_name(_folded(segment.name), role)]
+    if len(found) > 1 and len(exact) != 1:
+        listed = ", ".join(f"'{segment.name}'" for segment in found)
+        raise InputError(
+            f"'{segmentation.path}': several segments could be the {role}: {listed}; name it {setting(role)}"
+        )
+    return next(iter(exact or found), None)
+
+
+def _folded(name: str) -> str:
+    return " ".join(name_key(name).casefold().replace("_", " ").replace("-", " ").split())
+
+
+def _in_place(labels: Volume, image: Volume) -> Volume:
+    """Return labels that were cropped on the grid of the image, where they are a part of that; else as they are."""
+    if labels.shape == image.shape or "voxel" in (labels.units, image.units):
+        return labels
+    if labels.space and image.space:
+        labels = labels.in_space(image.space)
+    told = labels.in_units(image.units)
+    steps = np.linalg.norm(image.directions, axis=1)
+    if np.abs(told.directions - image.directions).max() > 1e-3 * steps.min():
+        return labels
+    offset = (told.origin - image.origin) @ np.linalg.inv(image.directions)
+    first = np.rint(offset).astype(int)
+    last = first + labels.shape
+    if np.abs(offset - first).max() > 0.1 or (first < 0).any() or (last > image.shape).any():
+        return labels
+    array = np.zeros(image.shape, np.uint8)
+    array[tuple(slice(a, b) for a, b in zip(first, last, strict=True))] = labels.array
+    return replace(image, array=array, notes=labels.notes)
+
+
+def _from_values(volume: Volume, path: Path) -> Volume:
+    """Return labels of a plain volume; InputError where it holds anything but 0, 1 and 2."""
+    array: NDArray[Any] = volume.array
+    labels = np.empty(array.shape, np.uint8)
+    for plane, out in zip(array, labels, strict=True):
+        fits = (plane == 0) | (plane == LUMEN) | (plane == BACKGROUND)
+        if not fits.all():
+            value, count = plane[~fits][0], int(np.count_nonzero(array == plane[~fits][0]))
+            raise InputError(
+                f"'{path}' holds the value {value:g} ({max(count, 1):,} voxels), which is no label: {_VALUES}"
+            )
+        out[...] = plane
+    return volume.with_array(labels)
+
+
+def _check_counts(counts: Sequence[int] | NDArray[np.integer], path: Path, how: str) -> None:
+    """Raise InputError where there is nothing to learn from, or nothing to find; it says what to paint."""
+    for name, value, what in (
+        ("lumen", LUMEN, "inside some lumens"),
+        ("background", BACKGROUND, "outside of them, some close by and some far away"),
+    ):
+        paint = f"paint strokes {what}, {how.format(name=name, value=value)}"
+        if counts[value] == 0:
+            raise InputError(f"'{path}': no voxel is annotated as {name}; {paint}")
+        if counts[value] < _LEAST:
+            some = f"only {counts[value]} voxel{'s are' if counts[value] > 1 else ' is'} annotated as {name}"
+            raise InputError(f"'{path}': {some}, at least {_LEAST} are needed; {paint}")
+    if counts[0] == 0:
+        raise InputError(
+            f"'{path}': every voxel is annotated, nothing is left to find; leave voxels out (0), or train on whole "
+            "volumes (train_micronet.py)"
+        )
