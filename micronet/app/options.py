@@ -78,6 +78,8 @@ def infer_parser() -> argparse.ArgumentParser:
     _add_headerless(p, Sizes((3, 4)), "such as uint16")
     _add_segment(p, "mask to take")
     p.add_argument("--annotation", type=path_option, metavar="FILE", help="true mask to score the result against")
+    p.add_argument("--keep", type=path_option, metavar="FILE", help="edited mask: its checked voxels stay as they are")
+    _add_checked(p, "of it that says which (default: checked)")
     _add_report(p)
     p.add_argument("--mesh", choices=MESH_FORMATS, help="write the surface of the lumen too, in µm")
     _add_measures(p)
@@ -350,6 +352,10 @@ def _add_headerless(p: argparse.ArgumentParser, sizes: Sizes, such_as: str) -> N
 
 def _add_segment(p: argparse.ArgumentParser, text: str) -> None:
     p.add_argument("--segment", type=text_option, metavar="NAME|INDEX", help=f"which segment of a .seg.nrrd {text}")
+
+
+def _add_checked(p: argparse.ArgumentParser, text: str) -> None:
+    p.add_argument("--checked", type=text_option, metavar="SEGMENT", help=f"segment {text}")
 
 
 def _add_report(p: argparse.ArgumentParser) -> None:

@@ -141,6 +141,7 @@ def _predicted(
         y_crop=job.y_crop,
         until_stable=job.until_stable,
         on_probability=note_probability,
+        keep=None if inputs.keep is None else inputs.keep.array,
     )
     with ExitStack() as files:
         probability: NDArray[np.float32] | Scratch

@@ -65,10 +65,10 @@ class Job:
 
     `intensity` ``"log"`` takes the logarithm of linear intensities first, as a data set's key of that name does.
     `axes`, `spacing_um`, `shape` and `dtype` describe files that do not describe themselves; `segment` names
-    the segment of `initial_mask` and `annotation` where these are .seg.nrrd files with several. `report` asks for
-    an HTML page too, `mesh` for the lumen's surface in that format, `measures` for tables of the vessels, `label_tiff`
-    for the mask as a TIFF that Fiji opens. `max_ram` is how many bytes of memory may be taken; no number of a result
-    depends on it.
+    the segment of `initial_mask` and `annotation` where these are .seg.nrrd files with several. `keep` is an edited
+    mask whose voxels stay as they are inside its segment `checked`. `report` asks for an HTML page too, `mesh` for the
+    lumen's surface in that format, `measures` for tables of the vessels, `label_tiff` for the mask as a TIFF that Fiji
+    opens. `max_ram` is how many bytes of memory may be taken; no number of a result depends on it.
     """
 
     output: Path = Path("predictions")
@@ -84,6 +84,8 @@ class Job:
     segment: str | None = None
     initial_mask: Path | None = None
     annotation: Path | None = None
+    keep: Path | None = None
+    checked: str | None = None
     report: bool = False
     max_ram: int | None = None
     mesh: str | None = None
@@ -95,6 +97,8 @@ class Job:
             raise InputError(f"the threshold must lie in [0, 1), found {self.threshold} {setting('threshold')}")
         if self.iterations is not None and self.iterations < 1:
             raise InputError(f"there must be at least 1 iteration, found {self.iterations} {setting('iterations')}")
+        if self.checked is not None and self.keep is None:
+            raise InputError(f"a segment was named of no mask to keep {setting('checked', 'keep')}")
 
     @property
     def passes(self) -> int:
@@ -129,6 +133,8 @@ class Job:
         settings = asdict(self)
         for name in ("output", "report", "max_ram", "mesh", "measures", "label_tiff"):
             del settings[name]
+        if self.keep is None:  # results of before there was such a setting are those of now
+            del settings["keep"], settings["checked"]
         return {key: _plain(value) for key, value in settings.items()} | {"iterations": self.passes}
 
 
@@ -139,7 +145,7 @@ def check_stems(inputs: Sequence[Path]) -> list[str]:
 
 def read_beside(job: Job, weights: Path) -> list[Path]:
     """Return the files that are read for every volume: masks, weights, the card of these."""
-    masks = [mask for mask in (job.initial_mask, job.annotation) if mask is not None]
+    masks = [mask for mask in (job.initial_mask, job.annotation, job.keep) if mask is not None]
     return [*(file for mask in masks for file in files_read_with(mask)), weights, card_path(weights)]
 
 

@@ -139,7 +139,7 @@ class TimeLapseRun:
     Raises
     ------
     InputError
-        If the job names an annotation.
+        If the job names an annotation, or a mask to keep whose name is that of no time point.
     """
 
     def __init__(
@@ -156,6 +156,11 @@ class TimeLapseRun:
         if job.annotation is not None:
             raise InputError(
                 f"an annotation is one mask {setting('annotation')}: score the time points afterwards, one by one"
+            )
+        if job.keep is not None and volume_stem(job.keep) not in lapse.stems:
+            raise InputError(
+                f"'{job.keep.name}' is kept {setting('keep')} at the time point of its name, and there is none "
+                f"'{volume_stem(job.keep)}'; they are {lapse.stems[0]} to {lapse.stems[-1]}"
             )
         self._lapse, self._weights, self._job = lapse, weights, job
         self._outputs = _summary_outputs(lapse, job)
@@ -188,6 +193,8 @@ class TimeLapseRun:
         if last is not None:
             _, volume, _ = share_grid(last.volume, volume, lapse.stems[last.number], row.name)
         begin, mine = _settings(job, lapse, self._start, None if last is None else last.number)
+        if job.keep is not None and volume_stem(job.keep) != row.name:
+            mine = replace(mine, keep=None, checked=None)
         here: list[Found] = []
         point = TimePoint(
             row.name,

@@ -1,0 +1,157 @@
+"""Corrections: a mask that a person has edited, with a segment that says where it has been checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from micronet.core.errors import InputError, setting
+from micronet.core.volume import Volume, share_grid
+from micronet.io import nrrd
+from micronet.io.annotation import POINTS_ONLY
+from micronet.io.checks import regular_file
+from micronet.io.formats import suffix_of
+from micronet.io.labels import BACKGROUND, LUMEN, Labels, placed_on
+from micronet.io.seg_nrrd import Segment, Segmentation, has_segments, points_only, read_segmentation
+
+__all__ = ["CHECKED", "read_corrections"]
+
+#: What the segment is called that says which voxels have been checked, unless the person says otherwise.
+CHECKED = "checked"
+
+
+def read_corrections(
+    path: str | os.PathLike[str],
+    image: Volume,
+    image_name: str,
+    *,
+    checked: str = CHECKED,
+    lumen: str | None = None,
+    chooser: str = "lumen",
+    spacing_um: ArrayLike | None = None,
+) -> tuple[Volume, Labels]:
+    """Read an edited mask: its voxels inside the segment `checked` are annotated, lumen or background as edited.
+
+    Parameters
+    ----------
+    path : path-like
+        A .seg.nrrd with the edited lumen and the checked voxels as segments, which may overlap (layers). One that 3D
+        Slicer has cropped is put into its place.
+    image : Volume
+        What the mask belongs to.
+    image_name : str
+        For messages.
+    checked : str
+        Name or index of the segment that holds the checked voxels.
+    lumen : str, optional
+        Name or index of the edited lumen; by default the only other segment.
+    chooser : {"lumen", "segment"}
+        The setting that names the lumen, for messages.
+    spacing_um
+        As `micronet.read_annotation`.
+
+    Returns
+    -------
+    image : Volume
+        Whose length unit may have been settled by the corrections.
+    labels : Labels
+        0 not checked, 1 lumen, 2 background.
+
+    Raises
+    ------
+    InputError
+        If there is no such segment, nothing is checked, several segments could be the lumen, or the grid is another.
+    FileError
+        If the file cannot be read.
+    """
+    segmentation = _segmentation(regular_file(path), spacing_um)
+    where = _checked(segmentation, checked)
+    inside = _lumen(segmentation, where, lumen, chooser)
+    array = np.zeros(segmentation.grid.shape, np.uint8)
+    counts = [0, 0, 0]
+    for labels, edited, looked_at in _planes(array, segmentation, inside, where):
+        labels[looked_at] = BACKGROUND
+        labels[looked_at & edited] = LUMEN
+        for value in (LUMEN, BACKGROUND):
+            counts[value] += int(np.count_nonzero(labels == value))
+    volume = placed_on(image, segmentation.grid.with_array(array))
+    image, volume, note = share_grid(image, volume, image_name, str(segmentation.path))
+    notes = [*volume.notes, *([note] if note else [])]
+    if not counts[LUMEN]:
+        notes.append(
+            f"nothing that was checked is lumen: where segments may not overlap (3D Slicer: Masking, Modify other "
+            f"segments), painting '{where.name}' erases '{inside.name}' under it"
+        )
+    description = (
+        f"{counts[LUMEN]:,} voxels lumen, {counts[BACKGROUND]:,} background: '{inside.name}' where '{where.name}' "
+        f"in '{segmentation.path.name}'"
+    )
+    return image, Labels(volume, description, tuple(dict.fromkeys(notes)))
+
+
+def _segmentation(path: Path, spacing_um: ArrayLike | None) -> Segmentation:
+    """Read the segments of a file; InputError where it has none, or they are no masks."""
+    if suffix_of(path) not in (".nrrd", ".nhdr") or not has_segments(nrrd.read_header(path)):
+        raise InputError(
+            f"'{path}' holds no segments, so none says which voxels were checked {setting('checked')}; save the "
+            "edited mask as .seg.nrrd, with a second segment that holds them"
+        )
+    segmentation = read_segmentation(path, spacing_um=spacing_um)
+    if points_only(segmentation.segments):
+        raise InputError(f"'{path}' {POINTS_ONLY}")
+    return segmentation
+
+
+def _planes(
+    array: NDArray[np.uint8], segmentation: Segmentation, inside: Segment, where: Segment
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]]:
+    """Yield planes of the array, and where each is lumen and checked: no temporary of the volume's size."""
+    edited, looked_at = (segmentation.labels[..., segment.layer] for segment in (inside, where))
+    for plane, lumen, checked in zip(array, edited, looked_at, strict=True):
+        yield plane, lumen == inside.label_value, checked == where.label_value
+
+
+def _checked(segmentation: Segmentation, name: str) -> Segment:
+    """Return the segment that says what was checked; InputError where there is none, or nothing in it."""
+    try:
+        found = segmentation.choose(name)
+    except InputError as error:
+        raise InputError(
+            f"{error}; mark the voxels that you have checked with such a segment".replace(
+                setting("segment"), setting("checked")
+            )
+        ) from error
+    if not found.voxels:
+        raise InputError(
+            f"'{segmentation.path}': no voxel is in segment '{found.name}'; mark those that you have checked with it "
+            f"{setting('checked')}"
+        )
+    return found
+
+
+def _lumen(segmentation: Segmentation, where: Segment, name: str | None, chooser: str) -> Segment:
+    """Return the edited lumen: the only segment beside the checked one, or the one that is named."""
+    others = [segment for segment in segmentation.segments if segment is not where]
+    if name is not None:
+        try:
+            found = segmentation.choose(name)
+        except InputError as error:
+            raise InputError(str(error).replace(setting("segment"), setting(chooser))) from error
+        if found is where:
+            raise InputError(f"'{segmentation.path}': segment '{found.name}' cannot be the lumen and what was checked")
+        return found
+    if not others:
+        raise InputError(
+            f"'{segmentation.path}' holds only the segment '{where.name}'; the edited lumen must be one too, which may "
+            "overlap with it"
+        )
+    if len(others) > 1:
+        listed = ", ".join(f"'{segment.name}'" for segment in others)
+        raise InputError(
+            f"'{segmentation.path}': which segment is the edited lumen, {listed}? name it {setting(chooser)}"
+        )
+    return others[0]
