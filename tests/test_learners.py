@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from micronet.core.regrid import resampled
+from micronet.networks.evening import evened
 from micronet.networks.kernels.scale_space import default_scales, features
 from micronet.training.teach.learners import MicroNetLearner, PixelLearner, TreesLearner
 from micronet.training.teach.lesson import Lesson, choose
@@ -19,14 +20,18 @@ def lesson(rng) -> Lesson:
     return Lesson((mask + rng.normal(0, 0.4, mask.shape)).astype(np.float32), labels, (4.0, 1.0, 1.0))
 
 
-@pytest.mark.parametrize("learner", [PixelLearner(members=2, steps=20), TreesLearner(trees=20)])
+@pytest.mark.parametrize(
+    "learner", [PixelLearner(members=2, steps=20), TreesLearner(trees=20), TreesLearner(trees=20, around=10.0)]
+)
 def test_a_learner_says_the_same_at_voxels_and_everywhere(lesson, learner):
     taught = learner.learn(lesson, np.ones(len(lesson.lumen), bool), seed=1)
     asked = np.zeros(len(lesson.lumen), bool)
     asked[::7] = True
     np.testing.assert_allclose(taught.at(asked), taught.everywhere()[lesson.annotated][asked], atol=1e-5)
     scales = [np.float32(scale) for scale in default_scales(lesson.spacing_um)]
-    found = features(lesson.image, scales, lesson.spacing_um)
+    around_um = getattr(learner, "around", 0.0)
+    image = evened(lesson.image, lesson.spacing_um, around_um) if around_um else lesson.image
+    found = features(image, scales, lesson.spacing_um)
     np.testing.assert_array_equal(taught.features, found[:, lesson.annotated].T)
 
 

@@ -151,6 +151,26 @@ def test_of_equals_the_first_is_chosen(lesson):
     assert choose(lesson, learners).names == ("simple",)
 
 
+@pytest.mark.parametrize(("wrong", "names"), [(5, ("fair", "too")), (200, ("good",))])
+def test_the_mean_that_is_expected_to_be_best_is_left_only_for_something_clearly_better(lesson, wrong, names):
+    bad = knowing(lesson, slice(0, wrong))
+    learners = [Fixed("good", knowing(lesson, slice(0, 0))), Fixed("fair", bad), Fixed("too", bad)]
+    choice = choose(lesson, learners, expected=("fair", "too"))
+    assert choice.names == names
+    assert choice.scores["good"] == 1.0
+
+
+def test_parts_of_one_slice_must_say_more_than_slices_do():
+    labels = np.full((3, 20, 100), 0, np.uint8)
+    labels[1] = 2
+    labels[1, 5:15] = 1
+    alone = Lesson(np.zeros(labels.shape, np.float32), labels, ONE)
+    learners = [Fixed("fair", knowing(alone, slice(500, 520))), Fixed("good", knowing(alone, slice(0, 0)))]
+    assert choose(alone, learners).names == ("fair",)  # 0.98 and 1.00
+    learners[0] = Fixed("bad", knowing(alone, slice(500, 600)))
+    assert choose(alone, learners).names == ("good",)
+
+
 def test_without_anything_to_hold_out_the_first_is_taken_and_told():
     labels = np.zeros((4, 30, 30), np.uint8)
     labels[1, 2, 2:20], labels[2, 25, 2:20] = 1, 2

@@ -14,7 +14,7 @@ from micronet.core.errors import InputError
 from micronet.networks.taught import Member
 from micronet.networks.taught import Taught as TaughtNetwork
 from micronet.training.teach.folds import hold_out
-from micronet.training.teach.learners import MicroNetLearner, TreesLearner
+from micronet.training.teach.learners import TreesLearner
 from micronet.training.teach.lesson import Choice, Learner, Lesson, Mask, choose
 
 __all__ = ["Course", "Earlier", "Progress", "default_learners", "teach"]
@@ -22,7 +22,9 @@ __all__ = ["Course", "Earlier", "Progress", "default_learners", "teach"]
 #: Receives what is done, of how much, and a word on what comes next; may raise to stop.
 Progress = Callable[[int, int, str], None]
 
-#: Planes this many times as thick as a voxel is wide lack what features in µm need; context makes up for some of it.
+#: Surroundings that brightness is evened by, in units of the finest spacing.
+_AROUND = 40.0
+#: Planes this many times as thick as a voxel is wide are evened one by one.
 _THICK = 2.0
 
 
@@ -33,11 +35,11 @@ class Course(NamedTuple):
     choice: Choice
 
 
-def default_learners(lesson: Lesson, *, quick: bool = False) -> list[Learner]:
-    """Return the learners to choose from, the simplest first; `quick` ones are for cross-validation."""
-    learners: list[Learner] = [TreesLearner(), TreesLearner(scales=4)]
+def default_learners(lesson: Lesson) -> list[Learner]:
+    """Return the learners whose mean is expected to be best; docs/teach.md has what was measured."""
+    learners: list[Learner] = [TreesLearner(), TreesLearner(around=_AROUND)]
     if max(lesson.spacing_um) >= _THICK * min(lesson.spacing_um):
-        learners.append(MicroNetLearner(steps=60 if quick else 120, most_voxels=300_000 if quick else 1_000_000))
+        learners.append(TreesLearner(scales=4, around=_AROUND))
     return learners
 
 
@@ -73,30 +75,30 @@ def teach(
         If a class is missing.
     """
     tell = on_progress or (lambda done, whole, what: None)
-    quick = list(learners or default_learners(lesson, quick=True))
-    final = list(learners or default_learners(lesson))
+    candidates = list(learners or default_learners(lesson))
+    expected = [learner.name for learner in candidates]
     if earlier is not None:
-        quick, final = ([*some, Earlier(earlier)] for some in (quick, final))
+        candidates.append(Earlier(earlier))
     folds = hold_out(lesson.labels, lesson.spacing_um)
-    steps = len(quick) * len(folds.folds)
+    steps = len(candidates) * len(folds.folds)
     done = 0
-    tell(0, steps + len(final), "learning")
+    tell(0, steps + len(candidates), "learning")
 
     def count(name: str, number: int, of: int) -> None:
         nonlocal done
         done += 1
-        tell(done, steps + len(final), f"{name}, held-out {folds.what} {number} of {of}")
+        tell(done, steps + len(candidates), f"{name}, held-out {folds.what} {number} of {of}")
 
-    choice = choose(lesson, quick, seed=seed, folds=folds, on_fold=count)
+    choice = choose(lesson, candidates, expected=expected, seed=seed, folds=folds, on_fold=count)
     everything = np.ones(len(lesson.lumen), bool)
     members: list[Member] = []
-    for learner in final:
+    for learner in candidates:
         if learner.name in choice.names:
             found = learner.learn(lesson, everything, seed).members()
             whole = sum(member.weight for member in found)
             members += [replace(member, weight=member.weight / whole / len(choice.names)) for member in found]
         done += 1
-        tell(done, steps + len(final), learner.name)
+        tell(done, steps + len(candidates), learner.name)
     return Course(TaughtNetwork(members, lesson.spacing_um).eval(), choice)
 
 

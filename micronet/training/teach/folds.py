@@ -14,8 +14,10 @@ from scipy import ndimage
 
 from micronet.core.errors import InputError
 
-__all__ = ["Fold", "Folds", "hold_out"]
+__all__ = ["ONE_SLICE", "Fold", "Folds", "hold_out"]
 
+#: What is held out of a slice that is alone.
+ONE_SLICE = "parts of the slice"
 #: Share of a slice's annotated box that is annotated, from which on it counts as a slice, not as strokes.
 _DENSE = 0.5
 #: What separates a held-out part of a slice from the rest, in units of the finest spacing.
@@ -81,7 +83,7 @@ def hold_out(labels: NDArray[np.uint8], spacing_um: Sequence[float], count: int 
         along = places[:, long] * float(spacing_um[long])
         cuts = np.quantile(along, np.arange(1, count) / count)
         gap = _GAP * min(spacing_um)
-        return _folds("parts of the slice", np.searchsorted(cuts, along, side="right"), along, lumen, gap)
+        return _folds(ONE_SLICE, np.searchsorted(cuts, along, side="right"), along, lumen, gap)
     pieces, number = ndimage.label(annotated, np.ones((3, 3, 3)))
     groups = _strokes(np.asarray(pieces)[annotated] - 1, int(number), lumen, count)
     return _folds("strokes", groups, np.zeros(len(places)), lumen, 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from micronet.core.regrid import isotropic_shape, isotropic_step, resampled
 from micronet.core.volume import Volume, upright
 from micronet.data.dataset import Sample
+from micronet.networks.evening import evened
 from micronet.networks.kernels.boosting import logits
 from micronet.networks.kernels.scale_space import default_scales, features, features_at
 from micronet.networks.models import MINIMUM_AXIS, MicroNet
@@ -33,18 +35,30 @@ Array = NDArray[np.float32]
 _SEEN_PLANES = 12
 
 
-class _Features:
-    """Features of the voxels of a lesson, computed once, however often it is learned from."""
+class _Features(NamedTuple):
+    """Features of the voxels of a lesson; scale and surroundings as weights hold them."""
 
-    def __init__(self) -> None:
-        self._seen: tuple[Lesson, tuple[float, ...], Array] | None = None
+    scales: tuple[float, ...]
+    around_um: float
+    found: Array  # (voxels, features)
 
-    def of(self, lesson: Lesson, count: int | None = None) -> tuple[tuple[float, ...], Array]:
-        """Return the finest scales, rounded as weights hold them, and features (voxels, features)."""
+
+class _FeaturesOf:
+    """They are computed once, however often a lesson is learned from."""
+
+    def __init__(self, scales: int | None = None, around: float = 0.0) -> None:
+        self._count, self._around = scales, around
+        self._seen: tuple[Lesson, _Features] | None = None
+
+    def __call__(self, lesson: Lesson) -> _Features:
         if self._seen is None or self._seen[0] is not lesson:
-            scales = tuple(float(np.float32(scale)) for scale in default_scales(lesson.spacing_um)[:count])
-            self._seen = lesson, scales, features_at(lesson.image, lesson.annotated, scales, lesson.spacing_um)
-        return self._seen[1:]
+            finest = min(lesson.spacing_um)
+            scales = tuple(float(np.float32(scale)) for scale in default_scales(lesson.spacing_um)[: self._count])
+            around_um = float(np.float32(self._around * finest))
+            image = evened(lesson.image, lesson.spacing_um, around_um) if around_um else lesson.image
+            found = features_at(image, lesson.annotated, scales, lesson.spacing_um)
+            self._seen = lesson, _Features(scales, around_um, found)
+        return self._seen[1]
 
 
 @dataclass(frozen=True)
@@ -73,7 +87,9 @@ class TaughtTrees:
             return self
         step = max(1, len(self.lesson.image) // _SEEN_PLANES)
         planes = range(step // 2, len(self.lesson.image), step)
-        seen = [features(self.lesson.image, self.trees.scales, self.lesson.spacing_um, slice(z, z + 1)) for z in planes]
+        around_um = self.trees.around_um
+        image = evened(self.lesson.image, self.lesson.spacing_um, around_um) if around_um else self.lesson.image
+        seen = [features(image, self.trees.scales, self.lesson.spacing_um, slice(z, z + 1)) for z in planes]
         rows = np.concatenate([plane.reshape(len(plane), -1) for plane in seen], axis=1).T
         probability = np.asarray(1 / (1 + np.exp(-logits(rows, self.trees.trees))), np.float32)
         taught = float(self.lesson.lumen.mean())
@@ -83,17 +99,28 @@ class TaughtTrees:
 
 
 class TreesLearner:
-    """Fits pixel trees; on the finest `scales` of the default ones, if not on all."""
+    """Fits pixel trees.
 
-    def __init__(self, trees: int = 150, scales: int | None = None) -> None:
-        self.trees, self.scales = trees, scales
-        self.name = "pixel trees" if scales is None else f"pixel trees at {scales} scales"
-        self._features = _Features()
+    Parameters
+    ----------
+    trees : int
+    scales : int, optional
+        So many of the default scales, the finest; by default all.
+    around : float
+        Surroundings that the image is evened by first, in units of the finest spacing; 0: it is not.
+    """
+
+    def __init__(self, trees: int = 150, scales: int | None = None, around: float = 0.0) -> None:
+        self.trees, self.around = trees, around
+        self.name = "pixel trees" + (", evened" if around else "") + ("" if scales is None else f", {scales} scales")
+        self._features = _FeaturesOf(scales, around)
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtTrees:
         """Fit trees to some voxels of the lesson."""
-        scales, found = self._features.of(lesson, self.scales)
-        trees = train_pixel_trees(found[learned], lesson.lumen[learned], scales, trees=self.trees, seed=seed)
+        scales, around_um, found = self._features(lesson)
+        trees = train_pixel_trees(
+            found[learned], lesson.lumen[learned], scales, trees=self.trees, around_um=around_um, seed=seed
+        )
         return TaughtTrees(trees, lesson, found)
 
 
@@ -126,11 +153,11 @@ class PixelLearner:
 
     def __init__(self, members: int = 3, steps: int = 400, name: str = "pixel network") -> None:
         self.members, self.steps, self.name = members, steps, name
-        self._features = _Features()
+        self._features = _FeaturesOf()
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtPixelNetwork:
         """Train on some voxels of the lesson."""
-        scales, found = self._features.of(lesson)
+        scales, _, found = self._features(lesson)
         network = train_pixel_network(
             found[learned], lesson.lumen[learned], scales, members=self.members, steps=self.steps, seed=seed
         )

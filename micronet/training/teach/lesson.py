@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from micronet.core.errors import InputError
 from micronet.measure.overlap import overlap
 from micronet.networks.taught import Member
-from micronet.training.teach.folds import Folds, hold_out
+from micronet.training.teach.folds import ONE_SLICE, Folds, hold_out
 
 __all__ = ["Choice", "Learner", "Lesson", "Taught", "choose"]
 
 Mask = NDArray[np.bool_]
-#: A learner, or a mean of several, is taken in place of a simpler one only if it is better by so much Dice.
-_WORTH_IT = 0.002
+#: A learner, or a mean of several, is taken in place of what is expected to be best only if it is better by so much
+#: Dice. Parts of one slice say little of other slices.
+_WORTH_IT, _IN_ONE_SLICE = 0.01, 0.03
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Choice:
     def told(self) -> str:
         """Return the one line that says what was chosen, and why."""
         if not self.scores:
-            return f"{self.names[0]}: the annotation is too small to hold anything out"
+            return f"{' + '.join(self.names)}: the annotation is too small to hold anything out"
         listed = ", ".join(f"{name} {score:.3f}" for name, score in self.scores.items())
         return f"{' + '.join(self.names)}: Dice on held-out {self.held_out}: {listed}"
 
@@ -101,6 +102,7 @@ def choose(
     lesson: Lesson,
     learners: Sequence[Learner],
     *,
+    expected: Sequence[str] = (),
     seed: int = 0,
     folds: Folds | None = None,
     on_fold: Callable[[str, int, int], None] | None = None,
@@ -111,7 +113,9 @@ def choose(
     ----------
     lesson : Lesson
     learners : sequence of Learner
-        The simplest first: a later one has to be better by more than 0.002.
+    expected : sequence of str
+        Names of learners whose mean is taken unless something else is better by more than 0.01 of Dice, or 0.03 where
+        parts of one slice are all that can be held out; by default the first learner.
     seed : int
         Passed on to the learners.
     folds : Folds, optional
@@ -131,8 +135,9 @@ def choose(
     if not learners:
         raise InputError("there is no learner to choose from")
     divided = hold_out(lesson.labels, lesson.spacing_um) if folds is None else folds
+    best = tuple(learner.name for learner in learners if learner.name in expected) or (learners[0].name,)
     if not divided.folds:
-        return Choice((learners[0].name,), {}, "")
+        return Choice(best, {}, "")
     held = np.logical_or.reduce([fold.held for fold in divided.folds])
     found: dict[str, NDArray[np.float32]] = {}
     for learner in learners:
@@ -148,9 +153,9 @@ def choose(
         for names in combinations(found, count):
             mean = np.mean([found[name] for name in names], axis=0)
             scores[names] = overlap((mean > 0.5) & held, truth).f_score()
-    best = next(iter(scores))
+    least = scores[best] + (_IN_ONE_SLICE if divided.what == ONE_SLICE else _WORTH_IT)
     for names, score in scores.items():
-        if score > scores[best] + _WORTH_IT:
+        if score > max(least, scores[best]):
             best = names
     ranked = sorted(scores.items(), key=lambda item: -item[1])
     return Choice(best, {" + ".join(names): score for names, score in ranked}, divided.what)
