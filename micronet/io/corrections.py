@@ -18,7 +18,7 @@ from micronet.io.formats import suffix_of
 from micronet.io.labels import BACKGROUND, LUMEN, Labels, placed_on
 from micronet.io.seg_nrrd import Segment, Segmentation, has_segments, points_only, read_segmentation
 
-__all__ = ["CHECKED", "read_corrections"]
+__all__ = ["CHECKED", "label_counts", "read_corrections"]
 
 #: What the segment is called that says which voxels have been checked, unless the person says otherwise.
 CHECKED = "checked"
@@ -41,10 +41,8 @@ def read_corrections(
     path : path-like
         A .seg.nrrd with the edited lumen and the checked voxels as segments, which may overlap (layers). One that 3D
         Slicer has cropped is put into its place.
-    image : Volume
-        What the mask belongs to.
-    image_name : str
-        For messages.
+    image, image_name : Volume, str
+        What the mask belongs to, and its name for messages.
     checked : str
         Name or index of the segment that holds the checked voxels.
     lumen : str, optional
@@ -72,25 +70,32 @@ def read_corrections(
     where = _checked(segmentation, checked)
     inside = _lumen(segmentation, where, lumen, chooser)
     array = np.zeros(segmentation.grid.shape, np.uint8)
-    counts = [0, 0, 0]
     for labels, edited, looked_at in _planes(array, segmentation, inside, where):
         labels[looked_at] = BACKGROUND
         labels[looked_at & edited] = LUMEN
-        for value in (LUMEN, BACKGROUND):
-            counts[value] += int(np.count_nonzero(labels == value))
+    counts = label_counts(array)
     volume = placed_on(image, segmentation.grid.with_array(array))
     image, volume, note = share_grid(image, volume, image_name, str(segmentation.path))
-    notes = [*volume.notes, *([note] if note else [])]
-    if not counts[LUMEN]:
-        notes.append(
-            f"nothing that was checked is lumen: where segments may not overlap (3D Slicer: Masking, Modify other "
-            f"segments), painting '{where.name}' erases '{inside.name}' under it"
-        )
-    description = (
-        f"{counts[LUMEN]:,} voxels lumen, {counts[BACKGROUND]:,} background: '{inside.name}' where '{where.name}' "
-        f"in '{segmentation.path.name}'"
-    )
+    notes = [*volume.notes, *([note] if note else []), *_suspicion(counts, inside, where)]
+    which = f"'{inside.name}' where '{where.name}' in '{segmentation.path.name}'"
+    description = f"{counts[LUMEN]:,} voxels lumen, {counts[BACKGROUND]:,} background: {which}"
     return image, Labels(volume, description, tuple(dict.fromkeys(notes)))
+
+
+def _suspicion(counts: tuple[int, int, int], inside: Segment, where: Segment) -> list[str]:
+    """Return a line where the lumen may have been erased without being meant to be."""
+    if counts[LUMEN]:
+        return []
+    return [
+        f"nothing that was checked is lumen: where segments may not overlap (3D Slicer: Masking, Modify other segments), "
+        f"painting '{where.name}' erases '{inside.name}' under it"
+    ]
+
+
+def label_counts(labels: NDArray[np.uint8]) -> tuple[int, int, int]:
+    """Return how many voxels are not annotated, lumen and background."""
+    lumen, background = (sum(int(np.count_nonzero(plane == value)) for plane in labels) for value in (1, 2))
+    return labels.size - lumen - background, lumen, background
 
 
 def _segmentation(path: Path, spacing_um: ArrayLike | None) -> Segmentation:

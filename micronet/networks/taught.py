@@ -223,15 +223,13 @@ def _on_isotropic_grid(member: Member, image: Array, spacing_um: Sequence[float]
     padding = Padding(shape)
     x = torch.empty((1, 2 if member.kind == "urnet" else 1, *padding.shape))
     x[0, 0] = torch.from_numpy(padding.pad(resampled(image, shape)))
-    now = None if start is None else padding.pad(resampled(start, shape))
+    now = np.zeros(shape, np.float32) if start is None else resampled(start, shape)
     with torch.inference_mode():
         for _ in range(member.passes):
-            if member.kind == "urnet" and now is not None:
-                x[0, 1] = torch.from_numpy(normalize_mask(now))
-            now = member.network(x)[0, 0].numpy()
-    if now is None:
-        raise AssertionError("a network that looks at nothing")
-    return resampled(padding.unpad(now), image.shape)
+            if member.kind == "urnet":
+                x[0, 1] = torch.from_numpy(normalize_mask(padding.pad(now)))
+            now = padding.unpad(member.network(x)[0, 0].numpy())
+    return resampled(now, image.shape)
 
 
 def is_taught(state: Mapping[str, Tensor]) -> bool:

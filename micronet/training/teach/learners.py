@@ -19,8 +19,7 @@ from micronet.networks.kernels.scale_space import default_scales, features, feat
 from micronet.networks.models import MINIMUM_AXIS, MicroNet
 from micronet.networks.pixel import PixelNetwork
 from micronet.networks.pixel_trees import PixelTrees, train_pixel_trees
-from micronet.networks.taught import Member
-from micronet.segment.refine import refine
+from micronet.networks.taught import Member, Taught
 from micronet.training.recipe import RECIPES
 from micronet.training.teach.lesson import Lesson, Mask
 from micronet.training.teach.pixel import train_pixel_network
@@ -56,7 +55,7 @@ class _FeaturesOf:
             scales = tuple(float(np.float32(scale)) for scale in default_scales(lesson.spacing_um)[: self._count])
             around_um = float(np.float32(self._around * finest))
             image = evened(lesson.image, lesson.spacing_um, around_um) if around_um else lesson.image
-            found = features_at(image, lesson.annotated, scales, lesson.spacing_um)
+            found = features_at(image, lesson.annotated, scales, lesson.spacing_um, torch.get_num_threads())
             self._seen = lesson, _Features(scales, around_um, found)
         return self._seen[1]
 
@@ -119,7 +118,13 @@ class TreesLearner:
         """Fit trees to some voxels of the lesson."""
         scales, around_um, found = self._features(lesson)
         trees = train_pixel_trees(
-            found[learned], lesson.lumen[learned], scales, trees=self.trees, around_um=around_um, seed=seed
+            found[learned],
+            lesson.lumen[learned],
+            scales,
+            trees=self.trees,
+            around_um=around_um,
+            seed=seed,
+            threads=torch.get_num_threads(),
         )
         return TaughtTrees(trees, lesson, found)
 
@@ -168,10 +173,9 @@ class PixelLearner:
 class TaughtMicroNet:
     """A µ-Net after a lesson, with what it says of the volume."""
 
-    network: MicroNet
+    member: Member
     lesson: Lesson
     probability: Array
-    step_um: float
 
     def at(self, asked: Mask) -> Array:
         """Return the probability of some voxels of the lesson."""
@@ -183,7 +187,7 @@ class TaughtMicroNet:
 
     def members(self) -> list[Member]:
         """Return the network, with the grid that it looks at."""
-        return [Member("unet", self.network.eval(), step_um=self.step_um)]
+        return [self.member]
 
 
 class MicroNetLearner:
@@ -222,9 +226,9 @@ class MicroNetLearner:
         trainer = Trainer(network, [replace(sample, mean=0.0, sd=1.0)], (), RECIPES["default"], seed)
         trainer.begin(self.steps)
         trainer.run(self.on_step or (lambda report: None), lambda report: None)
-        found = refine(image, np.zeros_like(image), network, 1)
-        inside = tuple(slice(n) for n in shape)
-        return TaughtMicroNet(network, lesson, resampled(found[inside], lesson.labels.shape), step_um)
+        member = Member("unet", network.eval(), step_um=step_um)
+        probability = Taught([member], lesson.spacing_um).predict(lesson.image, lesson.spacing_um)
+        return TaughtMicroNet(member, lesson, probability)
 
 
 def _nearest(labels: NDArray[np.uint8], shape: Sequence[int]) -> NDArray[np.uint8]:

@@ -21,8 +21,8 @@ Array = NDArray[np.float32]
 _MOST_PLACES, _MOST_SLICES = 15, 5
 #: In units of the finest spacing: what is averaged over, how far places lie apart, and how large they are drawn.
 _CELL, _APART, _RADIUS = 4, 16, 3
-#: A tenth of what a voxel at probability 0.5 has: below it nobody need look.
-_LEAST = 0.1
+#: Below a fiftieth of what a voxel at probability 0.5 has nobody need look.
+_LEAST = 0.02
 _COLOUR = (1.0, 0.85, 0.1)
 _COLUMNS = ("rank", "what", "z", "y", "x", "z_um", "y_um", "x_um", "doubt", "why")
 
