@@ -87,8 +87,8 @@ def _suspicion(counts: tuple[int, int, int], inside: Segment, where: Segment) ->
     if counts[LUMEN]:
         return []
     return [
-        f"nothing that was checked is lumen: where segments may not overlap (3D Slicer: Masking, Modify other segments), "
-        f"painting '{where.name}' erases '{inside.name}' under it"
+        f"nothing that was checked is lumen: where segments may not overlap (3D Slicer: Masking, Modify other "
+        f"segments), painting '{where.name}' erases '{inside.name}' under it"
     ]
 
 

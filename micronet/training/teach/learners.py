@@ -117,15 +117,9 @@ class TreesLearner:
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtTrees:
         """Fit trees to some voxels of the lesson."""
         scales, around_um, found = self._features(lesson)
-        trees = train_pixel_trees(
-            found[learned],
-            lesson.lumen[learned],
-            scales,
-            trees=self.trees,
-            around_um=around_um,
-            seed=seed,
-            threads=torch.get_num_threads(),
-        )
+        threads = torch.get_num_threads()
+        taught = found[learned], lesson.lumen[learned]
+        trees = train_pixel_trees(*taught, scales, trees=self.trees, around_um=around_um, seed=seed, threads=threads)
         return TaughtTrees(trees, lesson, found)
 
 
