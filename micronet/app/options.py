@@ -251,9 +251,16 @@ def teach_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--lumen", type=text_option, metavar="SEGMENT", help="segment that is lumen (default: so called)")
     p.add_argument("--background", type=text_option, metavar="SEGMENT", help="and the one that is background")
+    _add_checked(p, "of an edited mask, such as checked: in it, lumen and background are as edited")
     _add_output(p, "taught")
     p.add_argument("--name", type=text_option, metavar="NAME", help="of the weights, taught_NAME.pt (default: IMAGE's)")
-    p.add_argument("--from", dest="start", type=text_option, metavar="WEIGHTS", help="taught before: tried as well")
+    p.add_argument(
+        "--from",
+        dest="start",
+        type=text_option,
+        metavar="WEIGHTS",
+        help="taught before: learn on, with all their labels",
+    )
     p.add_argument("--seed", type=Whole(0, 2**31 - 1), default=0, metavar="N", help="the same repeats (%(default)s)")
     p.add_argument("--free-labels", action="store_true", help="let the mask differ from what was painted")
     _add_threshold(p, "lumen is above it")

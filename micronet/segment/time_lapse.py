@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.core.errors import InputError, setting
+from micronet.core.names import recording_of
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.provenance import versions
@@ -82,8 +82,7 @@ def open_time_lapse(inputs: Sequence[Path], job: Job, *, interval_s: float | Non
     if len(inputs) > 1:
         check_stems(inputs)
         stems = [volume_stem(path) for path in inputs]
-        # beat_t0, beat_t1, .. are beat; an accent of its own, or a byte that is no text, belongs to the name.
-        common = re.sub(r"[\s!-/:-@\[-`{-~]*[tT]?\d*$", "", stems[0]) or stems[0]
+        common = recording_of(stems[0])  # beat_t0, beat_t1, .. are beat
 
         def read(number: int) -> Volume:
             return read_job_volume(inputs[number], job)

@@ -7,17 +7,16 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from micronet.core.errors import InputError
+from micronet.measure.overlap import overlap
 from micronet.networks.taught import Member
 from micronet.networks.taught import Taught as TaughtNetwork
-from micronet.training.teach.folds import hold_out
+from micronet.training.teach.folds import Folds, hold_out
 from micronet.training.teach.learners import TreesLearner
 from micronet.training.teach.lesson import Choice, Learner, Lesson, Mask, choose
 
-__all__ = ["Course", "Earlier", "Progress", "default_learners", "teach"]
+__all__ = ["Comparison", "Course", "Earlier", "Progress", "default_learners", "teach"]
 
 #: Receives what is done, of how much, and a word on what comes next; may raise to stop.
 Progress = Callable[[int, int, str], None]
@@ -28,11 +27,61 @@ _AROUND = 40.0
 _THICK = 2.0
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """What was taught before, and what it says of the voxels of a lesson.
+
+    Parameters
+    ----------
+    network : Taught
+    probability : ndarray of float32, shape (voxels,)
+        What it says of them.
+    fresh : ndarray of bool, shape (voxels,)
+        Those that it was not taught.
+    """
+
+    network: TaughtNetwork
+    probability: NDArray[np.float32]
+    fresh: Mask
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What an earlier network and the new one score on voxels that neither was taught.
+
+    `earlier` and `new` are Dice, or the share of right voxels where none of them is lumen.
+    """
+
+    voxels: int
+    earlier: float
+    new: float
+    measure: str
+
+    @property
+    def better(self) -> bool:
+        """Whether the new one is."""
+        return self.new > self.earlier
+
+    def told(self) -> str:
+        """Return the line that says so."""
+        return f"{self.measure} on {self.voxels:,} new voxels, held out: earlier {self.earlier:.3f}, new {self.new:.3f}"
+
+
 class Course(NamedTuple):
-    """The network that was taught, and why it is that one."""
+    """The network that was taught, and why it is that one.
+
+    `comparison` is None without an earlier network, or where nothing new could be held out; where the new one is not
+    better, `network` is the earlier one.
+    """
 
     network: TaughtNetwork
     choice: Choice
+    comparison: Comparison | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether the earlier network stays."""
+        return self.comparison is not None and not self.comparison.better
 
 
 def default_learners(lesson: Lesson) -> list[Learner]:
@@ -48,7 +97,7 @@ def teach(
     seed: int = 0,
     on_progress: Progress | None = None,
     *,
-    earlier: TaughtNetwork | None = None,
+    earlier: Earlier | None = None,
     learners: Sequence[Learner] | None = None,
 ) -> Course:
     """Teach on the annotated voxels of a volume.
@@ -60,8 +109,8 @@ def teach(
         The same gives the same weights, with the same number of PyTorch's threads.
     on_progress : callable, optional
         As `Progress`.
-    earlier : Taught, optional
-        What was taught before: one more candidate, as it is.
+    earlier : Earlier, optional
+        What was taught before: it stays if the new network is not better on what neither was taught.
     learners : sequence of Learner, optional
         Default: `default_learners`.
 
@@ -77,9 +126,7 @@ def teach(
     tell = on_progress or (lambda done, whole, what: None)
     candidates = list(learners or default_learners(lesson))
     expected = [learner.name for learner in candidates]
-    if earlier is not None:
-        candidates.append(Earlier(earlier))
-    folds = hold_out(lesson.labels, lesson.spacing_um)
+    folds = _folds(lesson)
     steps = len(candidates) * len(folds.folds)
     done = 0
     tell(0, steps + len(candidates), "learning")
@@ -90,6 +137,9 @@ def teach(
         tell(done, steps + len(candidates), f"{name}, held-out {folds.what} {number} of {of}")
 
     choice = choose(lesson, candidates, expected=expected, seed=seed, folds=folds, on_fold=count)
+    comparison = None if earlier is None else _compared(lesson, choice, earlier)
+    if earlier is not None and comparison is not None and not comparison.better:
+        return Course(earlier.network, choice, comparison)
     everything = np.ones(len(lesson.lumen), bool)
     members: list[Member] = []
     for learner in candidates:
@@ -99,43 +149,31 @@ def teach(
             members += [replace(member, weight=member.weight / whole / len(choice.names)) for member in found]
         done += 1
         tell(done, steps + len(candidates), learner.name)
-    return Course(TaughtNetwork(members, lesson.spacing_um).eval(), choice)
+    return Course(TaughtNetwork(members, lesson.spacing_um).eval(), choice, comparison)
 
 
-@dataclass(frozen=True)
-class _Remembered:
-    """An earlier network in a lesson."""
-
-    network: TaughtNetwork
-    lesson: Lesson
-    probability: NDArray[np.float32]
-
-    def at(self, asked: Mask) -> NDArray[np.float32]:
-        return self.probability[asked]
-
-    def everywhere(self) -> NDArray[np.float32]:
-        return self.network.predict(self.lesson.image, self.lesson.spacing_um, threads=torch.get_num_threads())
-
-    def members(self) -> list[Member]:
-        return list(self.network.members)
+def _folds(lesson: Lesson) -> Folds:
+    """Return what to hold out; nothing of a volume with labels of one class, where the other volumes have both."""
+    alone = lesson.lumen.all() or not lesson.lumen.any()
+    if alone and 0 < lesson.lumen_share < 1:
+        return Folds("", ())
+    return hold_out(lesson.labels, lesson.spacing_um)
 
 
-class Earlier:
-    """Learns nothing: what an earlier lesson has taught, asked about this one."""
+def _compared(lesson: Lesson, choice: Choice, earlier: Earlier) -> Comparison | None:
+    """Return both scores on voxels that are new and were held out; None where there are none."""
+    if choice.probability is None:
+        return None
+    held = earlier.fresh & ~np.isnan(choice.probability)
+    if not held.any():
+        return None
+    truth = lesson.lumen[held]
+    dice = bool(truth.any())
 
-    name = "earlier weights"
+    def score(probability: NDArray[np.float32]) -> float:
+        found = probability[held] > 0.5
+        return overlap(found, truth).f_score() if dice else float(np.mean(found == truth))
 
-    def __init__(self, network: TaughtNetwork) -> None:
-        self._network = network
-        self._known: _Remembered | None = None
-
-    def learn(self, lesson: Lesson, learned: Mask, seed: int) -> _Remembered:
-        """Return what it says of the lesson; it is computed once."""
-        if self._known is None or self._known.lesson is not lesson:
-            try:
-                spacing_um = self._network.checked_spacing(lesson.spacing_um)
-            except InputError as error:
-                raise InputError(f"the weights to start from: {error}") from error
-            found = self._network.predict(lesson.image, spacing_um)
-            self._known = _Remembered(self._network, lesson, found[lesson.annotated])
-        return self._known
+    return Comparison(
+        len(truth), score(earlier.probability), score(choice.probability), "Dice" if dice else "share of right voxels"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from typing import Protocol
@@ -35,11 +35,15 @@ class Lesson:
     labels : ndarray of uint8, shape (Z, Y, X)
         0 not annotated, 1 lumen, 2 background.
     spacing_um : (z, y, x)
+    others : tuple of Lesson
+        Volumes that were annotated before: all of their annotated voxels are learned from too, whatever is held out of
+        this one.
     """
 
     image: NDArray[np.float32]
     labels: NDArray[np.uint8]
     spacing_um: tuple[float, float, float]
+    others: tuple[Lesson, ...] = ()
 
     def __post_init__(self) -> None:
         if self.image.shape != self.labels.shape:
@@ -54,6 +58,11 @@ class Lesson:
     def lumen(self) -> Mask:
         """What the voxels of the lesson are: bool (voxels,)."""
         return np.asarray(self.labels[self.annotated] == 1)
+
+    @property
+    def lumen_share(self) -> float:
+        """Share of lumen in all that is annotated, the other volumes included."""
+        return float(np.concatenate([self.lumen, *(other.lumen for other in self.others)]).mean())
 
 
 class Taught(Protocol):
@@ -75,7 +84,7 @@ class Learner(Protocol):
     name: str
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> Taught:
-        """Learn from some voxels of the lesson; `learned` is bool (voxels,)."""
+        """Learn from some voxels of the lesson, and all of the others'; `learned` is bool (voxels,)."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +92,14 @@ class Choice:
     """Which learners' probabilities to average, and what every candidate scored on held-out voxels.
 
     `scores` maps names, joined by " + ", to Dice pooled over the folds, the best first; empty, as `held_out` is, where
-    the annotation was too small to be divided.
+    the annotation was too small to be divided. `probability` is what is said of every voxel of the lesson by those that
+    were not taught it, NaN where none was held out.
     """
 
     names: tuple[str, ...]
     scores: dict[str, float]
     held_out: str
+    probability: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
     def told(self) -> str:
         """Return the one line that says what was chosen, and why."""
@@ -139,23 +150,36 @@ def choose(
     if not divided.folds:
         return Choice(best, {}, "")
     held = np.logical_or.reduce([fold.held for fold in divided.folds])
-    found: dict[str, NDArray[np.float32]] = {}
-    for learner in learners:
-        probability = np.zeros(len(lesson.lumen), np.float32)
-        for number, fold in enumerate(divided.folds, 1):
-            probability[fold.held] = learner.learn(lesson, fold.learned, seed).at(fold.held)
-            if on_fold is not None:
-                on_fold(learner.name, number, len(divided.folds))
-        found[learner.name] = probability
+    found = _held_out(lesson, learners, seed, divided, on_fold)
     truth = lesson.lumen & held
+    means: dict[tuple[str, ...], NDArray[np.float32]] = {}
     scores: dict[tuple[str, ...], float] = {}
     for count in range(1, len(found) + 1):
         for names in combinations(found, count):
-            mean = np.mean([found[name] for name in names], axis=0)
-            scores[names] = overlap((mean > 0.5) & held, truth).f_score()
+            means[names] = np.mean([found[name] for name in names], axis=0)
+            scores[names] = overlap((means[names] > 0.5) & held, truth).f_score()
     least = scores[best] + (_IN_ONE_SLICE if divided.what == ONE_SLICE else _WORTH_IT)
     for names, score in scores.items():
         if score > max(least, scores[best]):
             best = names
     ranked = sorted(scores.items(), key=lambda item: -item[1])
-    return Choice(best, {" + ".join(names): score for names, score in ranked}, divided.what)
+    return Choice(best, {" + ".join(names): score for names, score in ranked}, divided.what, means[best])
+
+
+def _held_out(
+    lesson: Lesson,
+    learners: Sequence[Learner],
+    seed: int,
+    divided: Folds,
+    on_fold: Callable[[str, int, int], None] | None,
+) -> dict[str, NDArray[np.float32]]:
+    """Return what each learner says of voxels that were held out from it, (voxels,); NaN of those that never were."""
+    found: dict[str, NDArray[np.float32]] = {}
+    for learner in learners:
+        probability = np.full(len(lesson.lumen), np.nan, np.float32)
+        for number, fold in enumerate(divided.folds, 1):
+            probability[fold.held] = learner.learn(lesson, fold.learned, seed).at(fold.held)
+            if on_fold is not None:
+                on_fold(learner.name, number, len(divided.folds))
+        found[learner.name] = probability
+    return found
