@@ -197,6 +197,17 @@ def test_what_was_taught_before_is_a_candidate_of_the_next_lesson(taught, capsys
     assert "was not taught; teaching starts from what teach.py wrote (--from)" in err
 
 
+def test_weights_are_not_replaced_by_what_started_from_them(taught, capsys):
+    write = ("-o", "second", "--from", "taught_vol")
+    code, _, err = call_for_last_line(teach, *TEACH, *write, "--force", capsys=capsys)
+    assert code == 2
+    assert "'trained_models/taught_vol.pt' would replace 'trained_models/taught_vol.pt', which this call reads" in err
+    assert err.endswith(
+        "give the new ones another name (--name), such as: python teach.py vol.nrrd --labels labels.nrrd -o second "
+        "--from taught_vol --threads 1 --force --name vol_2"
+    ), err
+
+
 BAD = [
     (lambda a: np.full_like(a, 7), None, r"'vol.nrrd': the image is constant: every voxel is 7"),
     (None, lambda a: a[:-1], "'labels.nrrd': shape (Z, Y, X) (23, 40, 44) differs from 'vol.nrrd': (24, 40, 44)"),

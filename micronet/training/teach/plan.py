@@ -9,7 +9,7 @@ from typing import Any, Literal
 from micronet.core.errors import FileError, InputError, setting
 from micronet.core.names import file_part, valid, write_name
 from micronet.core.outcome import Outcome
-from micronet.core.ownership import REPLACE, Outputs, check_outputs
+from micronet.core.ownership import ELSEWHERE, REPLACE, Outputs, check_outputs
 from micronet.core.provenance import sha256_of
 from micronet.core.ram import Allowance
 from micronet.data.dataset import Entry
@@ -25,7 +25,12 @@ MADE_BY = "teach.py"
 
 
 class WouldReplaceError(InputError):
-    """What is to be written would take the place of what is read: labels saved over an earlier result."""
+    """What is to be written would take the place of what is read: labels saved over an earlier result, or weights.
+
+    `name` is one for the weights where these are in the way, else None.
+    """
+
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,8 +113,8 @@ class Plan:
 
     @property
     def learns_on(self) -> bool:
-        """Whether the weights take the place of those that they start from."""
-        return self.start is not None and _same_file(self.start, self.weights_path)
+        """Whether the weights take the place of those that they start from: those that corrections are of."""
+        return _learns_on(self.job, self.start, self.weights_path)
 
     def entry(self, name: str, split: str) -> Entry:
         """Return the labels at hand as a data set has them; where their copy will be is another's matter."""
@@ -131,8 +136,8 @@ class Plan:
         return collection.with_labels(entry, self.asked["input"]["sha256"])
 
 
-def _same_file(one: Path, other: Path) -> bool:
-    return one.is_file() and other.is_file() and one.samefile(other)
+def _learns_on(job: TeachJob, start: Path | None, weights: Path) -> bool:
+    return job.checked is not None and start is not None and weights.is_file() and start.samefile(weights)
 
 
 def plan_teaching(path: Path, job: TeachJob) -> Plan:
@@ -149,8 +154,7 @@ def plan_teaching(path: Path, job: TeachJob) -> Plan:
     inputs = {"input": path, "labels": job.labels}
     read = {role: files_of(file) for role, file in inputs.items()}
     every = [file for several in read.values() for file in several]
-    on = start is not None and _same_file(start, job.weights_path(stem))
-    if start is not None and not on:
+    if start is not None and not _learns_on(job, start, job.weights_path(stem)):
         inputs["start"], read["start"] = start, (start,)
         every += [start, card_path(start)]
     asked: dict[str, Any] = {
@@ -164,7 +168,7 @@ def plan_teaching(path: Path, job: TeachJob) -> Plan:
     try:
         check_outputs([results, weights, grown.outputs(_new(grown, known))], every)
     except InputError as error:
-        raise WouldReplaceError(str(error)) from error
+        raise _would_replace(error, job, stem) from error
     return plan
 
 
@@ -180,6 +184,19 @@ def _collections(start: Path | None, weights: Path) -> tuple[Collection, Collect
 def _new(grown: Collection, known: Collection) -> list[Known]:
     """Return those whose files are still to be written."""
     return [one for one in grown.known if one not in known.known]
+
+
+def _would_replace(error: InputError, job: TeachJob, stem: str) -> WouldReplaceError:
+    """Return the error with what helps: another folder, or for weights that it would start from another name."""
+    weights = job.weights_path(stem)
+    if not str(error).startswith((f"'{weights}'", f"'{card_path(weights)}'")):
+        return WouldReplaceError(str(error))
+    found = WouldReplaceError(str(error).replace(ELSEWHERE, f"give the new ones another name {setting('name')}"))
+    number = 2
+    while replace(job, name=f"{job.name or stem}_{number}").weights_path(stem).exists():
+        number += 1
+    found.name = f"{job.name or stem}_{number}"
+    return found
 
 
 def earlier_outcome(plan: Plan) -> Outcome | None:
