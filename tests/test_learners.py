@@ -46,6 +46,14 @@ def test_voxels_that_are_held_out_teach_nothing(lesson):
         np.testing.assert_array_equal(one, two)
 
 
+def test_of_a_large_annotation_a_part_is_learned_from_which_the_seed_names(lesson, monkeypatch):
+    monkeypatch.setattr("micronet.training.teach.learners._MOST_VOXELS", 300)
+    everything = np.ones(len(lesson.lumen), bool)
+    one, two, other = (TreesLearner(trees=5).learn(lesson, everything, seed).trees.trees for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one.value, two.value)
+    assert (one.value != other.value).any()
+
+
 def test_a_micro_net_learns_on_an_isotropic_grid_and_answers_on_the_volumes_own(lesson):
     told = []
     taught = MicroNetLearner(steps=15, on_step=told.append).learn(lesson, np.ones(len(lesson.lumen), bool), seed=0)

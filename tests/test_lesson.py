@@ -160,15 +160,25 @@ def test_the_mean_that_is_expected_to_be_best_is_left_only_for_something_clearly
     assert choice.scores["good"] == 1.0
 
 
-def test_parts_of_one_slice_must_say_more_than_slices_do():
+def test_parts_of_one_slice_are_scored_but_do_not_decide():
     labels = np.full((3, 20, 100), 0, np.uint8)
     labels[1] = 2
     labels[1, 5:15] = 1
     alone = Lesson(np.zeros(labels.shape, np.float32), labels, ONE)
-    learners = [Fixed("fair", knowing(alone, slice(500, 520))), Fixed("good", knowing(alone, slice(0, 0)))]
-    assert choose(alone, learners).names == ("fair",)  # 0.98 and 1.00
-    learners[0] = Fixed("bad", knowing(alone, slice(500, 600)))
-    assert choose(alone, learners).names == ("good",)
+    learners = [Fixed("fair", knowing(alone, slice(500, 600))), Fixed("good", knowing(alone, slice(0, 0)))]
+    choice = choose(alone, learners)
+    assert choice.names == ("fair",)
+    assert choice.scores["good"] == 1.0 > choice.scores["fair"]
+    assert choice.held_out == "parts of the slice"
+
+
+def test_a_slice_with_strokes_of_correction_cannot_be_divided():
+    labels = np.zeros((9, 40, 40), np.uint8)
+    labels[4] = 2
+    labels[4, 10:20] = 1
+    for z in (1, 2, 6, 7):
+        labels[z, 3 * z : 3 * z + 2, 4:20] = 1 + z % 2
+    assert hold_out(labels, ONE).folds == ()
 
 
 def test_without_anything_to_hold_out_the_first_is_taken_and_told():
@@ -177,7 +187,7 @@ def test_without_anything_to_hold_out_the_first_is_taken_and_told():
     learner = Fixed("simple", np.zeros(labels.shape, np.float32))
     choice = choose(Lesson(np.zeros(labels.shape, np.float32), labels, ONE), [learner, learner])
     assert (choice.names, choice.scores, learner.lessons) == (("simple",), {}, 0)
-    assert choice.told() == "simple: the annotation is too small to hold anything out"
+    assert choice.told() == "simple: the annotation is too small, or too unequal, to hold anything out"
 
 
 def test_labels_of_another_shape_and_no_learner_are_refused(lesson):

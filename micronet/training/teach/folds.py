@@ -20,6 +20,9 @@ __all__ = ["ONE_SLICE", "Fold", "Folds", "hold_out"]
 ONE_SLICE = "parts of the slice"
 #: Share of a slice's annotated box that is annotated, from which on it counts as a slice, not as strokes.
 _DENSE = 0.5
+#: Share of the annotation that may be held out at once. A slice and some strokes of correction cannot be divided: what
+#: is learned from the strokes alone says nothing, and these lie where one of the learners was wrong.
+_MOST_HELD = 0.7
 #: What separates a held-out part of a slice from the rest, in units of the finest spacing.
 _GAP = 8
 
@@ -59,7 +62,8 @@ def hold_out(labels: NDArray[np.uint8], spacing_um: Sequence[float], count: int 
     Folds
         Annotated slices in turn, where there are at least three along some axis; else strokes (pieces that touch by
         faces, edges or corners); a single slice that is annotated densely in parts, with a gap around the held-out one.
-        Every fold learns from both classes. There is none where the annotation is too small to be divided.
+        Every fold learns from both classes. There is none where the annotation is too small to be divided, or most of
+        it lies in one piece.
 
     Raises
     ------
@@ -112,6 +116,8 @@ def _folds(
     found = []
     for number in np.unique(groups):
         held = groups == number
+        if np.count_nonzero(held) > _MOST_HELD * len(held):
+            return Folds(what, ())
         learned = ~held
         if gap:
             low, high = along[held].min(), along[held].max()

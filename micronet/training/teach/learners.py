@@ -32,6 +32,8 @@ Array = NDArray[np.float32]
 
 #: Planes from which it is told how common lumen is.
 _SEEN_PLANES = 12
+#: Voxels that trees are fitted to, at most: neighbours tell the same, and a large slice would take minutes.
+_MOST_VOXELS = 60_000
 
 
 class _Features(NamedTuple):
@@ -133,13 +135,13 @@ class TreesLearner:
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtTrees:
         """Fit trees to some voxels of the lesson."""
         seen = self._features(lesson)
+        found, lumen = seen.learned(lesson, learned)
+        if len(found) > _MOST_VOXELS:
+            drawn = np.sort(np.random.default_rng([seed, 5]).choice(len(found), _MOST_VOXELS, replace=False))
+            found, lumen = found[drawn], lumen[drawn]
+        threads = torch.get_num_threads()
         trees = train_pixel_trees(
-            *seen.learned(lesson, learned),
-            seen.scales,
-            trees=self.trees,
-            around_um=seen.around_um,
-            seed=seed,
-            threads=torch.get_num_threads(),
+            found, lumen, seen.scales, trees=self.trees, around_um=seen.around_um, seed=seed, threads=threads
         )
         return TaughtTrees(trees, lesson, seen.found)
 

@@ -20,8 +20,8 @@ __all__ = ["Choice", "Learner", "Lesson", "Taught", "choose"]
 
 Mask = NDArray[np.bool_]
 #: A learner, or a mean of several, is taken in place of what is expected to be best only if it is better by so much
-#: Dice. Parts of one slice say little of other slices.
-_WORTH_IT, _IN_ONE_SLICE = 0.01, 0.03
+#: Dice.
+_WORTH_IT = 0.01
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Choice:
     def told(self) -> str:
         """Return the one line that says what was chosen, and why."""
         if not self.scores:
-            return f"{' + '.join(self.names)}: the annotation is too small to hold anything out"
+            return f"{' + '.join(self.names)}: the annotation is too small, or too unequal, to hold anything out"
         listed = ", ".join(f"{name} {score:.3f}" for name, score in self.scores.items())
         return f"{' + '.join(self.names)}: Dice on held-out {self.held_out}: {listed}"
 
@@ -125,8 +125,8 @@ def choose(
     lesson : Lesson
     learners : sequence of Learner
     expected : sequence of str
-        Names of learners whose mean is taken unless something else is better by more than 0.01 of Dice, or 0.03 where
-        parts of one slice are all that can be held out; by default the first learner.
+        Names of learners whose mean is taken unless something else is better by more than 0.01 of Dice; by default the
+        first learner. Parts of one slice do not decide: what suits a plane best need not suit darker planes.
     seed : int
         Passed on to the learners.
     folds : Folds, optional
@@ -151,19 +151,12 @@ def choose(
         return Choice(best, {}, "")
     held = np.logical_or.reduce([fold.held for fold in divided.folds])
     found = _held_out(lesson, learners, seed, divided, on_fold)
-    truth = lesson.lumen & held
-    means: dict[tuple[str, ...], NDArray[np.float32]] = {}
-    scores: dict[tuple[str, ...], float] = {}
-    for count in range(1, len(found) + 1):
-        for names in combinations(found, count):
-            means[names] = np.mean([found[name] for name in names], axis=0)
-            scores[names] = overlap((means[names] > 0.5) & held, truth).f_score()
-    least = scores[best] + (_IN_ONE_SLICE if divided.what == ONE_SLICE else _WORTH_IT)
-    for names, score in scores.items():
-        if score > max(least, scores[best]):
-            best = names
+    scores = _scores(found, held, lesson.lumen)
+    if divided.what != ONE_SLICE:
+        better = max(scores, key=lambda names: scores[names])
+        best = better if scores[better] > scores[best] + _WORTH_IT else best
     ranked = sorted(scores.items(), key=lambda item: -item[1])
-    return Choice(best, {" + ".join(names): score for names, score in ranked}, divided.what, means[best])
+    return Choice(best, {" + ".join(names): score for names, score in ranked}, divided.what, _mean(found, best))
 
 
 def _held_out(
@@ -183,3 +176,16 @@ def _held_out(
                 on_fold(learner.name, number, len(divided.folds))
         found[learner.name] = probability
     return found
+
+
+def _scores(found: dict[str, NDArray[np.float32]], held: Mask, lumen: Mask) -> dict[tuple[str, ...], float]:
+    """Return the Dice of every learner, and of the mean of any of them, on held-out voxels."""
+    scores: dict[tuple[str, ...], float] = {}
+    for count in range(1, len(found) + 1):
+        for names in combinations(found, count):
+            scores[names] = overlap((_mean(found, names) > 0.5) & held, lumen & held).f_score()
+    return scores
+
+
+def _mean(found: dict[str, NDArray[np.float32]], names: Sequence[str]) -> NDArray[np.float32]:
+    return np.asarray(np.mean([found[name] for name in names], axis=0), np.float32)
