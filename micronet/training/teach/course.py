@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from micronet.measure.overlap import overlap
 from micronet.networks.taught import Member
 from micronet.networks.taught import Taught as TaughtNetwork
-from micronet.training.teach.folds import Folds, hold_out
+from micronet.training.teach.folds import Fold, Folds, hold_out
 from micronet.training.teach.learners import TreesLearner
 from micronet.training.teach.lesson import Choice, Learner, Lesson, Mask, choose
 
@@ -126,7 +126,7 @@ def teach(
     tell = on_progress or (lambda done, whole, what: None)
     candidates = list(learners or default_learners(lesson))
     expected = [learner.name for learner in candidates]
-    folds = _folds(lesson)
+    folds = _folds(lesson, earlier)
     steps = len(candidates) * len(folds.folds)
     done = 0
     tell(0, steps + len(candidates), "learning")
@@ -152,21 +152,37 @@ def teach(
     return Course(TaughtNetwork(members, lesson.spacing_um).eval(), choice, comparison)
 
 
-def _folds(lesson: Lesson) -> Folds:
-    """Return what to hold out; nothing of a volume with labels of one class, where the other volumes have both."""
-    alone = lesson.lumen.all() or not lesson.lumen.any()
-    if alone and 0 < lesson.lumen_share < 1:
+def _folds(lesson: Lesson, earlier: Earlier | None) -> Folds:
+    """Return what to hold out: of what the earlier network was not taught, where there is one.
+
+    Nothing of a volume with labels of one class, where there are other labels that have both.
+    """
+    if earlier is None:
+        alone = lesson.lumen.all() or not lesson.lumen.any()
+        if alone and 0 < lesson.lumen_share < 1:
+            return Folds("", ())
+        return hold_out(lesson.labels, lesson.spacing_um)
+    fresh, lumen = earlier.fresh, lesson.lumen[earlier.fresh]
+    if lumen.all() or not lumen.any():
         return Folds("", ())
-    return hold_out(lesson.labels, lesson.spacing_um)
+    labels = np.zeros_like(lesson.labels)
+    labels[lesson.annotated] = np.where(fresh, lesson.labels[lesson.annotated], 0)
+    found = hold_out(labels, lesson.spacing_um)
+    return Folds(found.what, tuple(_widened(fold, fresh) for fold in found.folds))
+
+
+def _widened(fold: Fold, fresh: Mask) -> Fold:
+    """Return a division of the fresh voxels as one of all: the others are learned from."""
+    learned, held = ~fresh, np.zeros(len(fresh), bool)
+    learned[fresh], held[fresh] = fold.learned, fold.held
+    return Fold(learned, held)
 
 
 def _compared(lesson: Lesson, choice: Choice, earlier: Earlier) -> Comparison | None:
     """Return both scores on voxels that are new and were held out; None where there are none."""
     if choice.probability is None:
         return None
-    held = earlier.fresh & ~np.isnan(choice.probability)
-    if not held.any():
-        return None
+    held = ~np.isnan(choice.probability)
     truth = lesson.lumen[held]
     dice = bool(truth.any())
 

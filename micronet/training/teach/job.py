@@ -41,7 +41,7 @@ from micronet.training.teach.plan import (
     Plan,
     TeachJob,
     WouldReplaceError,
-    check_memory,
+    check_room_for,
     earlier_outcome,
     plan_teaching,
 )
@@ -83,9 +83,7 @@ def teach_file(
     plan = plan_teaching(path, job)
     if not force and (done := earlier_outcome(plan)) is not None:
         return done
-    for outputs in (plan.results, plan.weights):
-        outputs.check_room()
-    check_memory(plan)
+    check_room_for(plan)
     start = None if plan.start is None else Start.read(plan.start)
     volume, labels, spacing_um = _read(plan, say)
     material = _gathered(plan, volume, labels, start, say)
@@ -107,8 +105,7 @@ def teach_file(
     mask = above(probability, job.threshold)
     if not job.free_labels:
         _impose(mask, lesson.labels)
-    result, warnings = measure(mask, volume, job.threshold, None)
-    _tell_result(result, warnings, say)
+    result, warnings = _measured(mask, volume, job, say)
     found = _Found(volume, labels, start, material, lesson, course, corrected, probability, spread, mask)
     seconds = {"learn": learned - began, "predict": time.perf_counter() - learned}
     _write(plan, found, {"result": result | {"warnings": warnings}, "seconds": seconds}, say)
@@ -278,11 +275,14 @@ def _looked(network: Taught, lesson: Lesson) -> tuple[Array, Array | None]:
     return mean, squares
 
 
-def _tell_result(result: Mapping[str, Any], warnings: list[str], say: Say) -> None:
+def _measured(mask: NDArray[np.bool_], volume: Volume, job: TeachJob, say: Say) -> tuple[dict[str, Any], list[str]]:
+    """Return what a mask amounts to, and what is suspicious about it, as the person is told."""
+    result, warnings = measure(mask, volume, job.threshold, None)
     um3 = "" if result["um3"] is None else f", {result['um3']:,.0f} µm³"
     say(f"  lumen       {result['voxels']:,} voxels ({100 * result['fraction']:.2f} % of the volume){um3}")
     for warning in warnings:
         say(f"  WARNING     {warning}")
+    return result, warnings
 
 
 def _write(plan: Plan, found: _Found, measured: Mapping[str, Any], say: Say) -> None:

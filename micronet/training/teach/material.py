@@ -78,7 +78,7 @@ def find_start(image: Path, labels: Path, weights: Path) -> tuple[Path, str] | N
         path = Path(read_name(told["path"]))
         if path.is_file():
             return path, f"as '{record_path}' says"
-    return (weights, "which have the same name") if weights.is_file() else None
+    return (weights, "as they have that name") if weights.is_file() else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from micronet.networks.card import card_path, planned_weights
 from micronet.training.teach.collection import Collection, Known, collection_of
 from micronet.training.teach.material import find_start, held_bytes
 
-__all__ = ["Plan", "TeachJob", "WouldReplaceError", "check_memory", "earlier_outcome", "plan_teaching"]
+__all__ = ["Plan", "TeachJob", "WouldReplaceError", "check_room_for", "earlier_outcome", "plan_teaching"]
 
 #: What the record of a result says that made it.
 MADE_BY = "teach.py"
@@ -225,8 +225,10 @@ def earlier_outcome(plan: Plan) -> Outcome | None:
     return Outcome(plan.path, "skipped", f"done before ({record}); it can be done again {setting('force')}")
 
 
-def check_memory(plan: Plan) -> None:
-    """Raise MemoryLimitError where the volume is too large, by the headers alone."""
+def check_room_for(plan: Plan) -> None:
+    """Raise an error where the disk cannot be written, or by the headers alone the volume is too large for memory."""
+    for outputs in (plan.results, plan.weights, plan.kept.outputs(())):
+        outputs.check_room()
     job = plan.job
     with open_stack(plan.path, axes=job.axes, spacing_um=job.spacing_um) as stack:
         stored, voxels = stack.grid.array.nbytes, stack.grid.array.size
