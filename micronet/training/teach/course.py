@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from micronet.measure.overlap import overlap
 from micronet.networks.taught import Member
 from micronet.networks.taught import Taught as TaughtNetwork
-from micronet.training.teach.folds import Fold, Folds, hold_out
+from micronet.training.teach.folds import Folds, hold_out
 from micronet.training.teach.learners import TreesLearner
 from micronet.training.teach.lesson import Choice, Learner, Lesson, Mask, choose
 
@@ -25,6 +25,10 @@ Progress = Callable[[int, int, str], None]
 _AROUND = 40.0
 #: Planes this many times as thick as a voxel is wide are evened one by one.
 _THICK = 2.0
+
+
+#: With fewer divisions an earlier and a new network are compared on others, of the new voxels alone.
+_ENOUGH = 3
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ def teach(
     tell = on_progress or (lambda done, whole, what: None)
     candidates = list(learners or default_learners(lesson))
     expected = [learner.name for learner in candidates]
-    folds = _folds(lesson, earlier)
+    folds = _folds(lesson)
     steps = len(candidates) * len(folds.folds)
     done = 0
     tell(0, steps + len(candidates), "learning")
@@ -137,7 +141,7 @@ def teach(
         tell(done, steps + len(candidates), f"{name}, held-out {folds.what} {number} of {of}")
 
     choice = choose(lesson, candidates, expected=expected, seed=seed, folds=folds, on_fold=count)
-    comparison = None if earlier is None else _compared(lesson, choice, earlier)
+    comparison = None if earlier is None else _compared(lesson, choice, folds, candidates, earlier, seed)
     if earlier is not None and comparison is not None and not comparison.better:
         return Course(earlier.network, choice, comparison)
     everything = np.ones(len(lesson.lumen), bool)
@@ -152,44 +156,53 @@ def teach(
     return Course(TaughtNetwork(members, lesson.spacing_um).eval(), choice, comparison)
 
 
-def _folds(lesson: Lesson, earlier: Earlier | None) -> Folds:
-    """Return what to hold out: of what the earlier network was not taught, where there is one.
-
-    Nothing of a volume with labels of one class, where there are other labels that have both.
-    """
-    if earlier is None:
-        alone = lesson.lumen.all() or not lesson.lumen.any()
-        if alone and 0 < lesson.lumen_share < 1:
-            return Folds("", ())
-        return hold_out(lesson.labels, lesson.spacing_um)
-    fresh, lumen = earlier.fresh, lesson.lumen[earlier.fresh]
-    if lumen.all() or not lumen.any():
+def _folds(lesson: Lesson) -> Folds:
+    """Return what to hold out; nothing of a volume with labels of one class, where the other volumes have both."""
+    alone = lesson.lumen.all() or not lesson.lumen.any()
+    if alone and 0 < lesson.lumen_share < 1:
         return Folds("", ())
-    labels = np.zeros_like(lesson.labels)
-    labels[lesson.annotated] = np.where(fresh, lesson.labels[lesson.annotated], 0)
-    found = hold_out(labels, lesson.spacing_um)
-    return Folds(found.what, tuple(_widened(fold, fresh) for fold in found.folds))
+    return hold_out(lesson.labels, lesson.spacing_um)
 
 
-def _widened(fold: Fold, fresh: Mask) -> Fold:
-    """Return a division of the fresh voxels as one of all: the others are learned from."""
-    learned, held = ~fresh, np.zeros(len(fresh), bool)
-    learned[fresh], held[fresh] = fold.learned, fold.held
-    return Fold(learned, held)
+def _compared(
+    lesson: Lesson, choice: Choice, folds: Folds, candidates: Sequence[Learner], earlier: Earlier, seed: int
+) -> Comparison | None:
+    """Return what both score on voxels that are new and were held out; None where that says nothing.
 
-
-def _compared(lesson: Lesson, choice: Choice, earlier: Earlier) -> Comparison | None:
-    """Return both scores on voxels that are new and were held out; None where there are none."""
-    if choice.probability is None:
+    Where a person has marked nothing but errors, the earlier network is wrong everywhere and could not win.
+    """
+    fresh, lumen = earlier.fresh, lesson.lumen
+    if not ((earlier.probability > 0.5) == lumen)[fresh].any():
         return None
-    held = ~np.isnan(choice.probability)
-    truth = lesson.lumen[held]
+    said = (
+        choice.probability if len(folds.folds) >= _ENOUGH else _said_of_fresh(lesson, choice, candidates, fresh, seed)
+    )
+    if said is None or not (held := fresh & ~np.isnan(said)).any():
+        return None
+    truth = lumen[held]
     dice = bool(truth.any())
 
     def score(probability: NDArray[np.float32]) -> float:
         found = probability[held] > 0.5
         return overlap(found, truth).f_score() if dice else float(np.mean(found == truth))
 
-    return Comparison(
-        len(truth), score(earlier.probability), score(choice.probability), "Dice" if dice else "share of right voxels"
-    )
+    what = "Dice" if dice else "share of right voxels"
+    return Comparison(len(truth), score(earlier.probability), score(said), what)
+
+
+def _said_of_fresh(
+    lesson: Lesson, choice: Choice, candidates: Sequence[Learner], fresh: Mask, seed: int
+) -> NDArray[np.float32] | None:
+    """Return what the chosen learners say of fresh voxels that are held out in turn, all others learned from."""
+    lumen = lesson.lumen[fresh]
+    if lumen.all() or not lumen.any():
+        return None
+    labels = np.zeros_like(lesson.labels)
+    labels[lesson.annotated] = np.where(fresh, lesson.labels[lesson.annotated], 0)
+    found = np.full(len(fresh), np.nan, np.float32)
+    for fold in hold_out(labels, lesson.spacing_um).folds:
+        learned, held = ~fresh, np.zeros(len(fresh), bool)
+        learned[fresh], held[fresh] = fold.learned, fold.held
+        some = [one.learn(lesson, learned, seed).at(held) for one in candidates if one.name in choice.names]
+        found[held] = np.mean(some, axis=0)
+    return found
