@@ -1,5 +1,7 @@
 """Corrections that are taught: teach.py learns on from edited masks, with every label that there ever was."""
 
+import contextlib
+import io
 import shutil
 from pathlib import Path
 
@@ -22,20 +24,20 @@ from micronet.training.teach.learners import MicroNetLearner, PixelLearner, Tree
 from micronet.training.teach.lesson import Lesson
 from micronet.training.teach.material import edits
 
-SHAPE = (20, 36, 40)
+SHAPE = (12, 24, 26)
 ONE = (1.0, 1.0, 1.0)
 LABELS = Path("trained_models/taught_mine_labels")
 
 
 def tube():
     z, y, x = np.indices(SHAPE)
-    return (y - 10 - z / 4) ** 2 + (x - 10) ** 2 < 20
+    return (y - 6 - z / 4) ** 2 + (x - 7) ** 2 < 12
 
 
 def glare():
     """Bright and no lumen; not in the slice that is painted first."""
     z, y, x = np.indices(SHAPE)
-    return (np.abs(y - 24) < 9) & (np.abs(x - 29) < 7) & (np.abs(z - 8) > 2)
+    return (np.abs(y - 16) < 6) & (np.abs(x - 19) < 5) & (np.abs(z - 4) > 1)
 
 
 def write_image(path, seed=1):
@@ -69,11 +71,11 @@ def once(tmp_path_factory):
         patch.chdir(folder)
         volume = write_image("embryo.nrrd")
         painted = [
-            (Segment(name=name), slices(8) & where) for name, where in (("lumen", tube()), ("background", ~tube()))
+            (Segment(name=name), slices(4) & where) for name, where in (("lumen", tube()), ("background", ~tube()))
         ]
         write_segmentation("strokes.seg.nrrd", painted, volume)
         assert exit_code(teach, "embryo.nrrd", "--labels", "strokes.seg.nrrd", "--name", "mine", "--threads", 1) == 0
-        mask, checked = mask_of("taught/embryo.seg.nrrd"), slices(2, 13, 17)
+        mask, checked = mask_of("taught/embryo.seg.nrrd"), slices(1, 7, 10)
         mask[checked] = tube()[checked]
         write_edited("edited.seg.nrrd", mask, checked)
     return folder
@@ -91,23 +93,43 @@ CHECKED = ("--checked", "checked", "--threads", 1)
 CORRECT = ("embryo.nrrd", "--labels", "edited.seg.nrrd", *CHECKED, "-o", "corrected", "--name", "mine")
 
 
-def test_corrections_are_learned_with_the_earlier_labels(taught, capsys):
-    before, weights = mask_of("taught/embryo.seg.nrrd"), Path("trained_models/taught_mine.pt").read_bytes()
-    first = (LABELS / "embryo.seg.nrrd").read_bytes()
-    code, out, err = call(teach, *CORRECT, capsys=capsys)
-    assert code == 0, err
-    checked = slices(2, 13, 17)
+@pytest.fixture(scope="module")
+def corrected_once(once, tmp_path_factory):
+    """A folder in which the corrections were taught, what was said, and what there was before."""
+    folder = tmp_path_factory.mktemp("corrected")
+    shutil.copytree(once, folder, dirs_exist_ok=True)
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.chdir(folder)
+        assert exit_code(teach, *CORRECT) == 0
+    return folder, said.getvalue(), once
+
+
+@pytest.fixture
+def corrected(corrected_once, tmp_path, monkeypatch):
+    """A copy of it, to work in."""
+    folder, said, before = corrected_once
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return said, before
+
+
+def test_corrections_are_learned_with_the_earlier_labels(corrected):
+    out, once = corrected
+    before, weights = mask_of("taught/embryo.seg.nrrd"), (once / "trained_models" / "taught_mine.pt").read_bytes()
+    first = (once / LABELS / "embryo.seg.nrrd").read_bytes()
+    checked = slices(1, 7, 10)
     added, removed = (tube() & ~before & checked).sum(), (before & ~tube() & checked).sum()
-    assert removed > 300  # the glare
+    assert removed > 100  # the glare
     assert f"corrected   {added:,} voxels added, {removed:,} removed, against what" in out
     assert (
         "learns on   from 'trained_models/taught_mine.pt', as they have that name, and from its 1 label files too"
         in out
     )
-    assert "compared    Dice on 4,320 new voxels, held out: earlier 0." in out
+    assert "compared    Dice on 1,872 new voxels, held out: earlier 0." in out
 
     # The mask holds what was painted and what was checked, and elsewhere the glare is gone.
-    mask, labelled = mask_of("corrected/embryo.seg.nrrd"), slices(2, 8, 13, 17)
+    mask, labelled = mask_of("corrected/embryo.seg.nrrd"), slices(1, 4, 7, 10)
     np.testing.assert_array_equal(mask[labelled], tube()[labelled])
     assert (mask & glare() & ~labelled).sum() < 0.2 * (before & glare() & ~labelled).sum()
 
@@ -129,13 +151,12 @@ def test_corrections_are_learned_with_the_earlier_labels(taught, capsys):
         ("embryo_2", "train", "sparse"),
     ]
     one, two = load_split(dataset, ["train"])["train"]
-    np.testing.assert_array_equal(one.weight, slices(8))
+    np.testing.assert_array_equal(one.weight, slices(4))
     np.testing.assert_array_equal(two.weight, checked)
     np.testing.assert_array_equal(two.mask, tube() & checked)
 
 
-def test_the_same_command_again_does_nothing(taught, capsys):
-    assert call(teach, *CORRECT, capsys=capsys)[0] == 0
+def test_the_same_command_again_does_nothing(corrected, capsys):
     files = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     code, out, _ = call(teach, *CORRECT, capsys=capsys)
     assert code == 0
@@ -149,7 +170,8 @@ def test_the_same_command_again_does_nothing(taught, capsys):
 
 def test_the_earlier_network_stays_if_the_new_one_is_not_better(taught, capsys):
     before = mask_of("taught/embryo.seg.nrrd")
-    write_edited("edited.seg.nrrd", before, slices(3, 12, 16))  # nothing was edited: nothing can be better
+    right = slices(2, 8, 9) & (before == tube())
+    write_edited("edited.seg.nrrd", before, right)  # nothing was edited: nothing can be better
     weights = {path: path.read_bytes() for path in Path("trained_models").glob("taught_mine.*")}
     code, out, err = call(teach, *CORRECT, capsys=capsys)
     assert code == 0, err
@@ -164,21 +186,19 @@ def test_the_earlier_network_stays_if_the_new_one_is_not_better(taught, capsys):
         "embryo",
         "embryo_2",
     ]
-    assert call(teach, *CORRECT, capsys=capsys)[0] == 0
-    assert len(collection_of(Path("trained_models/taught_mine.pt")).known) == 2
-    before[slices(2, 13, 17)] = tube()[slices(2, 13, 17)]
-    write_edited("edited.seg.nrrd", before, slices(2, 13, 17))
+    before[slices(1, 7, 10)] = tube()[slices(1, 7, 10)]
+    write_edited("edited.seg.nrrd", before, slices(1, 7, 10))
     code, out, err = call(teach, *CORRECT, capsys=capsys)
     assert code == 0, err
     assert "from its 2 label files too" in out
-    assert "on 8,640 new voxels" in out
+    assert f"on {right.sum() + 1872:,} new voxels" in out
     assert read_json("trained_models/taught_mine.json")["volumes"] == ["embryo", "embryo_2", "embryo_3"]
 
 
 def test_a_result_that_was_edited_in_place_is_an_input_and_its_record_names_the_weights(taught, capsys):
     mask = mask_of("taught/embryo.seg.nrrd")
-    mask[slices(2, 13, 17)] = tube()[slices(2, 13, 17)]
-    write_edited("taught/embryo.seg.nrrd", mask, slices(2, 13, 17))
+    mask[slices(1, 7, 10)] = tube()[slices(1, 7, 10)]
+    write_edited("taught/embryo.seg.nrrd", mask, slices(1, 7, 10))
     arguments = ("embryo.nrrd", "--labels", "taught/embryo.seg.nrrd", *CHECKED)
     code, _, err = call_for_last_line(teach, *arguments, capsys=capsys)
     assert code == 2
@@ -195,7 +215,7 @@ def test_a_result_that_was_edited_in_place_is_an_input_and_its_record_names_the_
 
 def test_labels_of_other_volumes_are_learned_from_and_an_embryo_is_in_one_split(taught, capsys):
     write_image("embryo_t2.nrrd", seed=2)
-    write_edited("edited.seg.nrrd", tube(), slices(5, 11, 18))
+    write_edited("edited.seg.nrrd", tube(), slices(3, 6, 11))
     arguments = ("embryo_t2.nrrd", *CORRECT[1:])
     code, out, err = call(teach, *arguments, capsys=capsys)
     assert code == 0, err
@@ -207,7 +227,7 @@ def test_labels_of_other_volumes_are_learned_from_and_an_embryo_is_in_one_split(
     # A volume is known by what it holds, wherever it lies; one that is gone is told.
     Path("moved").mkdir()
     shutil.move("embryo.nrrd", "moved/embryo.nrrd")
-    write_edited("edited.seg.nrrd", tube(), slices(6, 12, 19))
+    write_edited("edited.seg.nrrd", tube(), slices(2, 5, 10))
     code, _, err = call_for_last_line(teach, *arguments, "-o", "x", capsys=capsys)
     assert code == 2
     assert (
@@ -240,11 +260,11 @@ def test_corrections_of_what_was_never_taught_begin_anew(taught, capsys):
     shutil.rmtree("taught")
     assert exit_code(infer, "embryo.nrrd", "--iterations", 1, "--threads", 1) == 0
     before = read_volume("predictions/embryo_probability.nrrd").array > 127
-    write_edited("predictions/edited.seg.nrrd", tube(), slices(2, 8, 13))
+    write_edited("predictions/edited.seg.nrrd", tube(), slices(1, 4, 7))
     code, out, err = call(teach, "embryo.nrrd", "--labels", "predictions/edited.seg.nrrd", *CHECKED, capsys=capsys)
     assert code == 0, err
     assert "learns      anew: no weights were taught before" in out
-    added, removed = (tube() & ~before & slices(2, 8, 13)).sum(), (before & ~tube() & slices(2, 8, 13)).sum()
+    added, removed = (tube() & ~before & slices(1, 4, 7)).sum(), (before & ~tube() & slices(1, 4, 7)).sum()
     told = f"{added:,} voxels added, {removed:,} removed, against 'predictions/embryo_probability.nrrd'"
     assert told in out
 
@@ -264,7 +284,7 @@ def changed_list():
     [
         (None, ("--background", "lumen"), "leave the segment of it out (--background, --checked)"),
         (None, ("--intensity", "log"), "was taught on intensities as they are stored; so must it be now (--intensity)"),
-        (None, ("--from", "u-net_phantom"), "was not taught"),
+        (None, ("--from", "u-net_phantom", "--name", "x"), "was not taught"),
         (changed_list, (), "give the weights another name (--name)"),
         (lambda: write_edited("edited.seg.nrrd", tube(), ~slices()[:, :, :]), ("--spacing", "40,2,2"), "another grid"),
     ],
@@ -337,9 +357,9 @@ def test_without_both_classes_in_the_volume_nothing_is_held_out(lessons):
 
 def test_networks_are_compared_on_held_out_voxels_that_are_new(rng):
     image = (tube() + rng.normal(0, 0.3, SHAPE)).astype(np.float32)
-    labels = np.where(slices(2, 6, 10, 14), np.where(tube(), 1, 2), 0).astype(np.uint8)
+    labels = np.where(slices(1, 4, 7, 10), np.where(tube(), 1, 2), 0).astype(np.uint8)
     lesson = Lesson(image, labels, ONE)
-    fresh = slices(6, 10, 14)[lesson.annotated]
+    fresh = slices(4, 7, 10)[lesson.annotated]
     learner = TreesLearner(trees=20)
     right = lesson.lumen.astype(np.float32)
     network = course.teach(lesson, learners=[learner]).network
@@ -349,8 +369,31 @@ def test_networks_are_compared_on_held_out_voxels_that_are_new(rng):
     assert (kept.comparison.voxels, kept.comparison.earlier) == (fresh.sum(), 1.0)
     assert kept.choice.held_out == "slices"
     # What it says of voxels that it was taught does not count.
-    wrong = np.where(fresh, 1 - right, right).astype(np.float32)
-    new = course.teach(lesson, learners=[learner], earlier=Earlier(network, wrong, fresh))
+    blind = np.where(fresh, 0, right).astype(np.float32)
+    new = course.teach(lesson, learners=[learner], earlier=Earlier(network, blind, fresh))
     assert not new.kept
     assert new.comparison.earlier == 0
-    assert new.comparison.new > 0.9
+    assert new.comparison.new > 0.5
+    assert new.comparison.told().startswith(f"Dice on {fresh.sum():,} new voxels, held out: earlier 0.000, new 0.")
+
+
+def test_errors_alone_say_nothing_of_which_network_is_better(rng):
+    image = (tube() + rng.normal(0, 0.3, SHAPE)).astype(np.float32)
+    labels = np.where(slices(1, 4, 7, 10), np.where(tube(), 1, 2), 0).astype(np.uint8)
+    lesson = Lesson(image, labels, ONE)
+    fresh = slices(4, 7, 10)[lesson.annotated]
+    learner = TreesLearner(trees=5)
+    network = course.teach(lesson, learners=[learner]).network
+    wrong = Earlier(network, np.where(lesson.lumen, 0, 1).astype(np.float32), fresh)
+    assert course.teach(lesson, learners=[learner], earlier=wrong).comparison is None
+
+
+def test_a_single_new_slice_is_held_out_in_parts(rng):
+    image = (tube() + rng.normal(0, 0.3, SHAPE)).astype(np.float32)
+    labels = np.where(slices(4, 8), np.where(tube(), 1, 2), 0).astype(np.uint8)
+    lesson = Lesson(image, labels, ONE)
+    fresh = slices(8)[lesson.annotated]
+    learner = TreesLearner(trees=5)
+    earlier = Earlier(course.teach(lesson, learners=[learner]).network, np.zeros(len(fresh), np.float32), fresh)
+    found = course.teach(lesson, learners=[learner], earlier=earlier).comparison
+    assert 0 < found.voxels < fresh.sum()  # the parts without which both classes are left

@@ -27,10 +27,6 @@ _AROUND = 40.0
 _THICK = 2.0
 
 
-#: With fewer divisions an earlier and a new network are compared on others, of the new voxels alone.
-_ENOUGH = 3
-
-
 @dataclass(frozen=True)
 class Earlier:
     """What was taught before, and what it says of the voxels of a lesson.
@@ -141,7 +137,7 @@ def teach(
         tell(done, steps + len(candidates), f"{name}, held-out {folds.what} {number} of {of}")
 
     choice = choose(lesson, candidates, expected=expected, seed=seed, folds=folds, on_fold=count)
-    comparison = None if earlier is None else _compared(lesson, choice, folds, candidates, earlier, seed)
+    comparison = None if earlier is None else _compared(lesson, choice, candidates, earlier, seed)
     if earlier is not None and comparison is not None and not comparison.better:
         return Course(earlier.network, choice, comparison)
     everything = np.ones(len(lesson.lumen), bool)
@@ -165,21 +161,20 @@ def _folds(lesson: Lesson) -> Folds:
 
 
 def _compared(
-    lesson: Lesson, choice: Choice, folds: Folds, candidates: Sequence[Learner], earlier: Earlier, seed: int
+    lesson: Lesson, choice: Choice, candidates: Sequence[Learner], earlier: Earlier, seed: int
 ) -> Comparison | None:
     """Return what both score on voxels that are new and were held out; None where that says nothing.
 
     Where a person has marked nothing but errors, the earlier network is wrong everywhere and could not win.
     """
-    fresh, lumen = earlier.fresh, lesson.lumen
-    if not ((earlier.probability > 0.5) == lumen)[fresh].any():
+    right = (earlier.probability > 0.5) == lesson.lumen
+    if not right[earlier.fresh].any():
         return None
-    said = (
-        choice.probability if len(folds.folds) >= _ENOUGH else _said_of_fresh(lesson, choice, candidates, fresh, seed)
-    )
-    if said is None or not (held := fresh & ~np.isnan(said)).any():
+    said = _said_of_fresh(lesson, choice, candidates, earlier.fresh, seed)
+    held = ~np.isnan(said)
+    if not held.any():
         return None
-    truth = lumen[held]
+    truth = lesson.lumen[held]
     dice = bool(truth.any())
 
     def score(probability: NDArray[np.float32]) -> float:
@@ -192,14 +187,18 @@ def _compared(
 
 def _said_of_fresh(
     lesson: Lesson, choice: Choice, candidates: Sequence[Learner], fresh: Mask, seed: int
-) -> NDArray[np.float32] | None:
-    """Return what the chosen learners say of fresh voxels that are held out in turn, all others learned from."""
+) -> NDArray[np.float32]:
+    """Return what the chosen learners say of fresh voxels that are held out in turn, NaN of all others.
+
+    They learn from all that the earlier network knew, and from the rest of what is new: of several slices from the
+    others, of a single one from its other parts.
+    """
+    found = np.full(len(fresh), np.nan, np.float32)
     lumen = lesson.lumen[fresh]
     if lumen.all() or not lumen.any():
-        return None
+        return found
     labels = np.zeros_like(lesson.labels)
     labels[lesson.annotated] = np.where(fresh, lesson.labels[lesson.annotated], 0)
-    found = np.full(len(fresh), np.nan, np.float32)
     for fold in hold_out(labels, lesson.spacing_um).folds:
         learned, held = ~fresh, np.zeros(len(fresh), bool)
         learned[fresh], held[fresh] = fold.learned, fold.held

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from typing import Protocol
@@ -92,14 +92,12 @@ class Choice:
     """Which learners' probabilities to average, and what every candidate scored on held-out voxels.
 
     `scores` maps names, joined by " + ", to Dice pooled over the folds, the best first; empty, as `held_out` is, where
-    the annotation was too small to be divided. `probability` is what is said of every voxel of the lesson by those that
-    were not taught it, NaN where none was held out.
+    the annotation was too small to be divided.
     """
 
     names: tuple[str, ...]
     scores: dict[str, float]
     held_out: str
-    probability: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
     def told(self) -> str:
         """Return the one line that says what was chosen, and why."""
@@ -150,32 +148,20 @@ def choose(
     if not divided.folds:
         return Choice(best, {}, "")
     held = np.logical_or.reduce([fold.held for fold in divided.folds])
-    found = _held_out(lesson, learners, seed, divided, on_fold)
-    scores = _scores(found, held, lesson.lumen)
-    if divided.what != ONE_SLICE:
-        better = max(scores, key=lambda names: scores[names])
-        best = better if scores[better] > scores[best] + _WORTH_IT else best
-    ranked = sorted(scores.items(), key=lambda item: -item[1])
-    return Choice(best, {" + ".join(names): score for names, score in ranked}, divided.what, _mean(found, best))
-
-
-def _held_out(
-    lesson: Lesson,
-    learners: Sequence[Learner],
-    seed: int,
-    divided: Folds,
-    on_fold: Callable[[str, int, int], None] | None,
-) -> dict[str, NDArray[np.float32]]:
-    """Return what each learner says of voxels that were held out from it, (voxels,); NaN of those that never were."""
     found: dict[str, NDArray[np.float32]] = {}
     for learner in learners:
-        probability = np.full(len(lesson.lumen), np.nan, np.float32)
+        probability = np.zeros(len(lesson.lumen), np.float32)
         for number, fold in enumerate(divided.folds, 1):
             probability[fold.held] = learner.learn(lesson, fold.learned, seed).at(fold.held)
             if on_fold is not None:
                 on_fold(learner.name, number, len(divided.folds))
         found[learner.name] = probability
-    return found
+    scores = _scores(found, held, lesson.lumen)
+    if divided.what != ONE_SLICE:
+        better = max(scores, key=lambda names: scores[names])
+        best = better if scores[better] > scores[best] + _WORTH_IT else best
+    ranked = sorted(scores.items(), key=lambda item: -item[1])
+    return Choice(best, {" + ".join(names): score for names, score in ranked}, divided.what)
 
 
 def _scores(found: dict[str, NDArray[np.float32]], held: Mask, lumen: Mask) -> dict[tuple[str, ...], float]:
@@ -183,9 +169,6 @@ def _scores(found: dict[str, NDArray[np.float32]], held: Mask, lumen: Mask) -> d
     scores: dict[tuple[str, ...], float] = {}
     for count in range(1, len(found) + 1):
         for names in combinations(found, count):
-            scores[names] = overlap((_mean(found, names) > 0.5) & held, lumen & held).f_score()
+            mean = np.mean([found[name] for name in names], axis=0)
+            scores[names] = overlap((mean > 0.5) & held, lumen & held).f_score()
     return scores
-
-
-def _mean(found: dict[str, NDArray[np.float32]], names: Sequence[str]) -> NDArray[np.float32]:
-    return np.asarray(np.mean([found[name] for name in names], axis=0), np.float32)
