@@ -97,9 +97,6 @@ def teach_file(
     course = _taught(plan, lesson, earlier, on_progress)
     course.network.logarithm = job.intensity == "log"
     _tell_course(plan, course, say)
-    if course.kept:
-        _keep_labels(plan, plan.known, volume, labels, material)
-        return Outcome(path, "done", f"'{plan.start}' stays, as the new network is not better; nothing was replaced")
     learned = time.perf_counter()
     probability, spread = _looked(course.network, lesson)
     mask = above(probability, job.threshold)
@@ -110,7 +107,8 @@ def teach_file(
     seconds = {"learn": learned - began, "predict": time.perf_counter() - learned}
     _write(plan, found, {"result": result | {"warnings": warnings}, "seconds": seconds}, say)
     um3 = "" if result["um3"] is None else f", {result['um3']:,.0f} µm³"
-    return Outcome(path, "done", f"{result['voxels']:,} voxels{um3}")
+    stays = f"; '{plan.start}' stays, as the new network is not better" if course.kept else ""
+    return Outcome(path, "done", f"{result['voxels']:,} voxels{um3}{stays}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,8 +188,7 @@ def _tell_course(plan: Plan, course: Course, say: Say) -> None:
     elif plan.start is not None:
         say("  compared    nothing of what is new could be held out: the new network is taken")
     if course.kept:
-        say(f"              the labels are kept in {plan.known.folder}/ for the next time")
-        say(f"              what you checked can be held as you edited it by infer.py {setting('keep')}")
+        say(f"              '{plan.start}' stays; the labels are kept in {plan.known.folder}/ for the next time")
 
 
 def _keep_labels(plan: Plan, collection: Collection, volume: Volume, labels: Labels, material: Material) -> Collection:
@@ -286,12 +283,11 @@ def _measured(mask: NDArray[np.bool_], volume: Volume, job: TeachJob, say: Say) 
 
 
 def _write(plan: Plan, found: _Found, measured: Mapping[str, Any], say: Say) -> None:
-    """Write everything; the weights take their place first, the record of the result is the last."""
-    job, stem, network = plan.job, plan.stem, found.course.network
+    """Write everything; labels and weights take their place first, the record of the result is the last."""
+    job, stem, stays = plan.job, plan.stem, found.course.kept
     labels = found.lesson.labels
     places, slices = uncertain_places(found.probability, found.spread, labels, found.lesson.spacing_um)
-    weights_path = plan.weights_path
-    kept = _keep_labels(plan, plan.kept, found.volume, found.labels, found.material)
+    kept = _keep_labels(plan, plan.known if stays else plan.kept, found.volume, found.labels, found.material)
     with ExitStack() as staged:
         folder = staged.enter_context(plan.results.staged())
         files = write_result(
@@ -304,14 +300,31 @@ def _write(plan: Plan, found: _Found, measured: Mapping[str, Any], say: Say) -> 
             probability_name=f"{stem}_probability.nrrd",
         )
         files |= write_look(folder, stem, places, slices, found.volume, found.lesson.spacing_um)
-        save_state(staged.enter_context(plan.weights.staged()) / weights_path.name, network.state_dict())
-    digest = sha256_of(weights_path)
+        if not stays:
+            name = plan.weights_path.name
+            save_state(staged.enter_context(plan.weights.staged()) / name, found.course.network.state_dict())
     record = _record(plan, found) | {"created": datetime.now(UTC).isoformat(timespec="seconds")}
-    domain = "log" if network.logarithm else stated_domain(plan.path)[0] or AS_STORED
+    if not stays:
+        _write_card(plan, found, kept, record)
+    weights = plan.start if stays and plan.start is not None else plan.weights_path
+    record |= {"weights": {"path": write_name(weights), "sha256": sha256_of(weights), "network": "taught"}, **measured}
+    plan.results.finish(record | {"files": {kind: write_name(file.name) for kind, file in files.items()}})
+    say(f"  wrote       {job.output}/: {', '.join(file.name for file in files.values())}, {stem}.json")
+    if not stays:
+        say(f"              {weights}; on other volumes: infer.py with this name as its model {setting('model')}")
+    if places:
+        z, y, x = places[0].voxel
+        where = f"z {z}, y {y}, x {x} ({places[0].why})"
+        say(f"  look        a further stroke helps most at {where}; more in {stem}_look.csv")
+
+
+def _write_card(plan: Plan, found: _Found, kept: Collection, record: Mapping[str, Any]) -> None:
+    """Write what the weights were taught, by the names that the labels have in the list beside them, and on what."""
+    network = found.course.network
     write_card(
         plan.weights,
         spacing_um=list(found.lesson.spacing_um),
-        intensity_domain=domain,
+        intensity_domain="log" if network.logarithm else stated_domain(plan.path)[0] or AS_STORED,
         dtype=found.volume.array.dtype.name,
         look=expected([Look.of(found.volume.array)]),
         more={
@@ -321,14 +334,6 @@ def _write(plan: Plan, found: _Found, measured: Mapping[str, Any], say: Say) -> 
             **record,
         },
     )
-    record |= {"weights": {"path": write_name(weights_path), "sha256": digest, "network": "taught"}, **measured}
-    plan.results.finish(record | {"files": {kind: write_name(file.name) for kind, file in files.items()}})
-    say(f"  wrote       {job.output}/: {', '.join(file.name for file in files.values())}, {stem}.json")
-    say(f"              {weights_path}; on other volumes: infer.py with this name as its model {setting('model')}")
-    if places:
-        z, y, x = places[0].voxel
-        where = f"z {z}, y {y}, x {x} ({places[0].why})"
-        say(f"  look        a further stroke helps most at {where}; more in {stem}_look.csv")
 
 
 def _record(plan: Plan, found: _Found) -> dict[str, Any]:
