@@ -2,6 +2,7 @@
 
 import importlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from micronet.io import Segment, read_segmentation, write_segmentation
 from micronet.io.corrections import read_corrections
 from micronet.networks.models import MicroNet, MicroRNet
 from micronet.networks.weights import save_state
+from micronet.segment.plan import Task, plan_room
 from micronet.segment.refine import Refinement, predict_whole
+from micronet.segment.settings import Job, Weights
 from micronet.segment.slabs import predict_in_slabs
 
 SHAPE = (40, 36, 34)
@@ -137,6 +140,16 @@ def test_what_is_written_holds_them(folder):
     # Others than those are other settings.
     write_edited("edited.seg.nrrd", checked=edited_mask())
     assert infer("embryo.nrrd", "--model", "small.pt", "--keep", "edited.seg.nrrd", "-o", "kept") == 2
+
+
+def test_what_is_kept_counts_in_the_memory(folder):
+    weights = Weights.load(Path("small.pt"))
+
+    def needed(**settings):
+        return plan_room(Task(Path("embryo.nrrd"), weights, Job(**settings))).needed
+
+    least, most = np.prod(SHAPE), 4 * np.prod(SHAPE)
+    assert least <= needed(keep=Path("edited.seg.nrrd")) - needed() <= most
 
 
 def test_a_result_without_kept_voxels_has_the_parameters_that_it_always_had(folder):
