@@ -12,7 +12,7 @@ from running import call, call_for_last_line, exit_code, read_json
 from micronet import Volume, read_volume, write_volume
 from micronet.core.errors import InputError
 from micronet.core.volume import upright
-from micronet.io import Segment, read_segmentation, write_segmentation
+from micronet.io import Segment, Sources, read_segmentation, write_segmentation
 from micronet.io.corrections import read_corrections
 from micronet.networks.models import MicroNet, MicroRNet
 from micronet.networks.weights import save_state
@@ -161,7 +161,8 @@ def test_what_is_kept_counts_in_the_memory(folder):
     weights = Weights.load(Path("small.pt"))
 
     def needed(**settings):
-        return plan_room(Task(Path("embryo.nrrd"), weights, Job(**settings))).needed
+        with Sources() as sources:
+            return plan_room(Task(Path("embryo.nrrd"), weights, Job(**settings), sources)).needed
 
     least, most = np.prod(SHAPE), 4 * np.prod(SHAPE)
     assert least <= needed(keep=Path("edited.seg.nrrd")) - needed() <= most
