@@ -31,7 +31,11 @@ OTHERWISE = {
     "record_path": ("record", "Python says that it is a path, not the record"),
 }
 # What a message names by a variable.
-VARIABLES = {"role": ("lumen", "background"), "wish": ("clean", "measures", "mesh", "report")}
+VARIABLES = {
+    "role": ("lumen", "background"),
+    "chooser": ("lumen", "segment"),
+    "wish": ("clean", "measures", "mesh", "report"),
+}
 
 
 def test_what_may_be_chosen_is_what_there_is():

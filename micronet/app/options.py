@@ -127,6 +127,8 @@ def infer_parser() -> argparse.ArgumentParser:
     _add_headerless(p, Sizes((3, 4)), "such as uint16")
     _add_segment(p, "mask to take")
     p.add_argument("--annotation", type=path_option, metavar="FILE", help="true mask to score the result against")
+    p.add_argument("--keep", type=path_option, metavar="FILE", help="edited mask: its checked voxels stay as they are")
+    _add_checked(p, "of it that says which (default: checked)")
     _add_report(p)
     _add_figure(p)
     p.add_argument("--mesh", choices=MESH_FORMATS, help="write the surface of the lumen too, in µm")
@@ -315,9 +317,16 @@ def teach_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--lumen", type=text_option, metavar="SEGMENT", help="segment that is lumen (default: so called)")
     p.add_argument("--background", type=text_option, metavar="SEGMENT", help="and the one that is background")
+    _add_checked(p, "of an edited mask, such as checked: in it, lumen and background are as edited")
     _add_output(p, "taught")
     p.add_argument("--name", type=text_option, metavar="NAME", help="of the weights, taught_NAME.pt (default: IMAGE's)")
-    p.add_argument("--from", dest="start", type=text_option, metavar="WEIGHTS", help="taught before: tried as well")
+    p.add_argument(
+        "--from",
+        dest="start",
+        type=text_option,
+        metavar="WEIGHTS",
+        help="taught before: learn on, with all their labels",
+    )
     p.add_argument("--seed", type=Whole(0, 2**31 - 1), default=0, metavar="N", help="the same repeats (%(default)s)")
     p.add_argument("--free-labels", action="store_true", help="let the mask differ from what was painted")
     _add_threshold(p, "lumen is above it")
@@ -492,6 +501,10 @@ def _add_headerless(p: argparse.ArgumentParser, sizes: Sizes, such_as: str) -> N
 
 def _add_segment(p: argparse.ArgumentParser, text: str) -> None:
     p.add_argument("--segment", type=text_option, metavar="NAME|INDEX", help=f"which segment of a .seg.nrrd {text}")
+
+
+def _add_checked(p: argparse.ArgumentParser, text: str) -> None:
+    p.add_argument("--checked", type=text_option, metavar="SEGMENT", help=f"segment {text}")
 
 
 def _add_report(p: argparse.ArgumentParser) -> None:

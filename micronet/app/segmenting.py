@@ -38,8 +38,9 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
     else:
         paths = inputs_from(arguments.inputs, raw=arguments.shape is not None)
     start = _start(arguments)
-    if len(paths) > 1 and (arguments.annotation or (arguments.initial_mask and not arguments.time_lapse)):
-        raise InputError(f"--annotation and --initial-mask go with one input, found {len(paths)}")
+    alone = arguments.annotation or ((arguments.initial_mask or arguments.keep) and not arguments.time_lapse)
+    if len(paths) > 1 and alone:
+        raise InputError(f"--annotation, --keep and --initial-mask go with one input, found {len(paths)}")
     for note in check_stems(paths):
         tell(f"note: {note}")
     figure = figure_wish(arguments)

@@ -129,10 +129,15 @@ def _differences(record: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterato
     if _hash(weights) != asked["weights"]["sha256"]:
         old, new = (_named(one) for one in (weights, asked["weights"]))
         yield f"weights {old} there, {new} asked" if old != new else f"other weights in {new} than there"
-    starts = [_table(one.get("masks")).get("initial_mask") for one in (record, asked)]
-    if _hash(starts[0]) != _hash(starts[1]):
-        yield f"initial mask {_named(starts[0])} there, {_named(starts[1])} asked"
-    skipped = {"initial_mask", "annotation"} | (set() if starts[1] else {"segment"})
+    masks = [_table(one.get("masks")) for one in (record, asked)]
+    for role in ("initial_mask", "keep"):
+        old_mask, new_mask = (mask.get(role) for mask in masks)
+        if _hash(old_mask) != _hash(new_mask):
+            names = _named(old_mask), _named(new_mask)
+            what = role.replace("_", " ") if names[0] != names[1] else f"another {role.replace('_', ' ')},"
+            yield f"{what} {names[0]} there, {names[1]} asked"
+    chosen = masks[1].keys() & {"initial_mask", "keep"}
+    skipped = {"initial_mask", "annotation", "keep"} | (set() if chosen else {"segment"})
     before, now = _table(record.get("parameters")), asked["parameters"]
     if before.get("until_stable") != now["until_stable"]:
         skipped.add("iterations")  # at most so many: it follows

@@ -143,8 +143,10 @@ def _predicted(
         if on_iteration is not None:
             on_iteration(iteration)
 
+    keep = None if inputs.keep is None else inputs.keep.array
+
     def on_input(found: Planes) -> Planes:
-        return found if inputs.grid is None else inputs.grid.back(found, job.y_crop)
+        return found if inputs.grid is None else inputs.grid.back(found, job.y_crop, keep)
 
     def note_probability(now: Planes) -> None:
         if page is not None:
@@ -160,6 +162,7 @@ def _predicted(
         y_crop=job.y_crop if inputs.grid is None else inputs.grid.depth(job.y_crop),
         until_stable=job.until_stable,
         on_probability=note_probability,
+        keep=keep if keep is None or inputs.grid is None else inputs.grid.kept(keep),
     )
     with ExitStack() as files:
         probability: Planes

@@ -92,7 +92,8 @@ class Task:
     @property
     def masks(self) -> dict[str, Path]:
         """The files of masks that are read beside the volume, by their role."""
-        roles = {"initial_mask": self.soft_start or self.job.initial_mask, "annotation": self.job.annotation}
+        job = self.job
+        roles = {"initial_mask": self.soft_start or job.initial_mask, "annotation": job.annotation, "keep": job.keep}
         return {role: mask for role, mask in roles.items() if mask is not None}
 
 

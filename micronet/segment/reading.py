@@ -12,6 +12,7 @@ import numpy as np
 from micronet.core.errors import InputError, setting
 from micronet.core.volume import Volume, share_grid
 from micronet.io import Source, read_annotation, read_volume
+from micronet.io.corrections import CHECKED, read_corrections
 from micronet.io.sidecar import LOGARITHMS, refuse_second_log, stated_domain
 from micronet.networks.card import card_line
 from micronet.networks.normalize import log_intensity
@@ -28,8 +29,9 @@ class Inputs:
     """What was read, on one grid.
 
     `volume` is what was asked to be segmented, `start` the mask (bool) or probability that the refinement starts from,
-    `annotation` a mask (bool). `notes` say what had to be assumed, `outside` where the volume lies outside of what the
-    network was trained on. `seen` is what the network looks at: the volume, or that on a grid of its own, `grid`.
+    `annotation` a mask (bool), `keep` has voxels that stay what they are (uint8: 1 lumen, 2 background). `notes` say
+    what had to be assumed, `outside` where the volume lies outside of what the network was trained on. `seen` is what
+    the network looks at: the volume, or that on a grid of its own, `grid`.
     """
 
     volume: Volume
@@ -37,6 +39,7 @@ class Inputs:
     grid: NetworkGrid | None
     start: Volume | None
     annotation: Volume | None
+    keep: Volume | None
     notes: list[str]
     outside: str | None
 
@@ -60,12 +63,13 @@ def read_inputs(task: Task, say: Callable[[str], None]) -> Inputs:
     else:
         volume, start = _read_mask(job.initial_mask, task, volume, "start from", say)
     volume, annotation = _read_mask(job.annotation, task, volume, "annotation", say)
+    volume, keep = _read_kept(task, volume, say)
     weights = task.weights
     seen = _seen(volume, grid, task, say)
     outside = card_line(weights.path, weights.sha256, path, seen, log_taken=log_taken)
     if outside is not None:
         say(f"  WARNING     {outside}")
-    return Inputs(volume, seen, grid, start, annotation, notes, outside)
+    return Inputs(volume, seen, grid, start, annotation, keep, notes, outside)
 
 
 def read_job_volume(source: Source, job: Job, flat: bool = False) -> Volume:
@@ -154,6 +158,26 @@ def _read_mask(
     for one in dict.fromkeys((*mask.notes, *([note] if note else []))):
         say(f"              note: {one}")
     return volume, mask
+
+
+def _read_kept(task: Task, volume: Volume, say: Callable[[str], None]) -> tuple[Volume, Volume | None]:
+    """Return the volume, whose length unit may be settled by the mask, and the voxels that stay as they were edited."""
+    job = task.job
+    if job.keep is None:
+        return volume, None
+    volume, kept = read_corrections(
+        task.sources.of(job.keep),
+        volume,
+        str(task.path),
+        checked=job.checked or CHECKED,
+        lumen=job.segment,
+        chooser="segment",
+        spacing_um=job.spacing_um,
+    )
+    say(f"  kept        {kept.description}")
+    for note in kept.notes:
+        say(f"              note: {note}")
+    return volume, kept.volume
 
 
 def _probability_of(start: Source, time_point: TimePoint, volume: Volume, path: Path) -> tuple[Volume, Volume]:

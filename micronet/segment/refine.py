@@ -14,6 +14,7 @@ from torch import nn
 
 from micronet.core.errors import InputError
 from micronet.core.volume import Volume, share_grid
+from micronet.io.labels import BACKGROUND, LUMEN
 from micronet.networks import engine
 from micronet.networks.normalize import (
     MASK_OFFSET,
@@ -33,6 +34,7 @@ __all__ = [
     "Refinement",
     "checked_depth",
     "has_settled",
+    "hold",
     "initial_probability",
     "predict",
     "predict_whole",
@@ -76,7 +78,11 @@ def has_settled(iterations: Sequence[Iteration]) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Refinement:
-    """How a volume is looked at: the arguments of `predict` beside volume and network, which says what they are."""
+    """How a volume is looked at: the arguments of `predict` beside volume and network, which says what they are.
+
+    `keep` (Z, Y, X) holds voxels at what a person says that they are, before the first pass and after every one:
+    1 lumen, 2 background, 0 is free. Those below `y_crop` are held in the result too.
+    """
 
     iterations: int = 10
     initial_mask: Volume | NDArray[Any] | None = None
@@ -84,6 +90,7 @@ class Refinement:
     y_crop: int | None = None
     until_stable: bool = False
     on_probability: Callable[[Any], None] | None = None
+    keep: NDArray[np.uint8] | None = None
 
     def tell(self, iterations: Sequence[Iteration], probability: Any) -> bool:
         """Tell whoever listens of the last pass, with the probability after it; return whether no more are needed."""
@@ -92,6 +99,27 @@ class Refinement:
         if self.on_probability is not None:
             self.on_probability(probability)
         return self.until_stable and has_settled(iterations)
+
+    def hold(self, probability: NDArray[np.float32], first: int = 0) -> NDArray[np.float32]:
+        """Return the probability in which voxels that are kept are what they are, changed in place.
+
+        Parameters
+        ----------
+        probability : ndarray of shape (planes, y_crop or Y, X), float32
+        first : int
+            Which plane of the volume is its first.
+        """
+        if self.keep is not None:
+            for plane, kept in zip(probability, self.keep[first : first + len(probability)], strict=True):
+                hold(plane, kept)
+        return probability
+
+
+def hold(plane: NDArray[np.float32], kept: NDArray[np.uint8]) -> None:
+    """Set what is kept in a plane of a probability (Y, X): 1 where it is lumen, 0 where it is background."""
+    here = kept[: plane.shape[0]]
+    np.putmask(plane, here == LUMEN, 1.0)
+    np.putmask(plane, here == BACKGROUND, 0.0)
 
 
 def predict(
@@ -162,13 +190,13 @@ def predict_whole(volume: Volume | NDArray[Any], model: nn.Module, how: Refineme
         spacing_um = volume.spacing_um if isinstance(volume, Volume) else None
         probability = _at_once(image, spacing_um, model, how)
     else:
-        start = initial_probability(volume, how.initial_mask)[:, :depth].astype(np.float32)
+        start = how.hold(initial_probability(volume, how.initial_mask)[:, :depth].astype(np.float32))
         probability = _refined(image, start, model, how)
     if depth == array.shape[1]:
         return probability
     whole = np.zeros(array.shape, np.float32)
     whole[:, :depth] = probability
-    return whole
+    return how.hold(whole)
 
 
 def checked_depth(array: NDArray[Any], model: nn.Module, how: Refinement) -> int:
@@ -178,6 +206,8 @@ def checked_depth(array: NDArray[Any], model: nn.Module, how: Refinement) -> int
     depth = array.shape[1] if how.y_crop is None else how.y_crop
     if not 0 < depth <= array.shape[1]:
         raise InputError(f"y-crop must lie in 1..{array.shape[1]} (the Y axis), found {how.y_crop}")
+    if how.keep is not None and how.keep.shape != array.shape:
+        raise InputError(f"voxels to keep have shape {how.keep.shape}, the volume {array.shape}")
     if how.iterations < 1:
         raise InputError(f"iterations must be at least 1, found {how.iterations}")
     network = network_of(model)
@@ -235,7 +265,7 @@ def _at_once(
 ) -> NDArray[np.float32]:
     """Return what a network that knows lengths in µm says of a volume."""
     began = time.perf_counter()
-    probability: NDArray[np.float32] = model.predict(image, model.checked_spacing(spacing_um))
+    probability: NDArray[np.float32] = how.hold(model.predict(image, model.checked_spacing(spacing_um)))
     change = Change()
     change.add(initial_probability(image, None), probability)
     how.tell([change.iteration(1, time.perf_counter() - began)], probability)
@@ -251,7 +281,7 @@ def _refined(
     before, iterations = start, list[Iteration]()
     for number in range(1, network.passes(how.iterations) + 1):
         began = time.perf_counter()
-        now = padding.unpad(look(padding.pad(before)) if network.refines else look())
+        now = how.hold(padding.unpad(look(padding.pad(before)) if network.refines else look()))
         change = Change()
         change.add(before, now)
         before = now

@@ -15,6 +15,7 @@ from micronet.core.planes import Planes
 from micronet.core.resample import decimate_planes, interpolate_planes, output_size
 from micronet.core.volume import Volume
 from micronet.networks.normalize import image_statistics
+from micronet.segment.refine import hold
 
 __all__ = ["NetworkGrid", "OnInput"]
 
@@ -86,9 +87,17 @@ class NetworkGrid:
         found = self._sampled(mask)
         return np.clip(found, 0, 1, out=found)
 
-    def back(self, probability: Planes, y_crop: int | None) -> OnInput:
+    def kept(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return labels of the volume on this grid: those of the nearest voxel."""
+        nearest = [
+            np.minimum(((np.arange(count) + 0.5) * ratio).astype(np.intp), length - 1)
+            for count, ratio, length in zip(self.size, self.ratios, self.shape, strict=True)
+        ]
+        return labels[np.ix_(*nearest)]
+
+    def back(self, probability: Planes, y_crop: int | None, keep: NDArray[np.uint8] | None = None) -> OnInput:
         """Return a probability of this grid on the grid of the volume."""
-        return OnInput(probability, self, y_crop)
+        return OnInput(probability, self, y_crop, keep)
 
     def _sampled(self, array: NDArray[Any]) -> NDArray[np.float32]:
         found = np.empty(self.size, np.float32)
@@ -107,14 +116,18 @@ class OnInput:
     grid : NetworkGrid
     y_crop : int, optional
         Deeper voxels of the volume were not looked at: they get 0.
+    keep : ndarray of uint8, of the volume's shape, optional
+        Voxels that are held at what they are: 1 lumen, 2 background.
     """
 
-    def __init__(self, probability: Planes, grid: NetworkGrid, y_crop: int | None) -> None:
+    def __init__(
+        self, probability: Planes, grid: NetworkGrid, y_crop: int | None, keep: NDArray[np.uint8] | None = None
+    ) -> None:
         self.shape = grid.shape
         depth = grid.depth(y_crop)
         self._source = _Cropped(probability, grid.size[1] if depth is None else depth)
         self._steps = tuple(1 / ratio for ratio in grid.ratios)
-        self._y_crop = y_crop
+        self._y_crop, self._keep = y_crop, keep
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -134,9 +147,12 @@ class OnInput:
     def _planes(self, first: int, stop: int) -> Iterator[NDArray[np.float32]]:
         starts = [0.5 * step - 0.5 for step in self._steps]
         starts[0] += self._steps[0] * first
-        for plane in interpolate_planes(self._source, self._steps, starts, (stop - first, *self.shape[1:])):
+        planes = interpolate_planes(self._source, self._steps, starts, (stop - first, *self.shape[1:]))
+        for number, plane in enumerate(planes, first):
             if self._y_crop is not None:
                 plane[self._y_crop :] = 0
+            if self._keep is not None:
+                hold(plane, self._keep[number])
             yield plane
 
 

@@ -20,6 +20,7 @@ from micronet.core.provenance import versions
 from micronet.core.ram import MemoryLimitError
 from micronet.core.volume import Volume
 from micronet.io import write_label_tiff
+from micronet.io.labels import BACKGROUND, LUMEN
 from micronet.measure.footprint import mesh_bytes, vessels_bytes
 from micronet.measure.lumen_files import write_surface, write_vessels
 from micronet.measure.overlap import overlap
@@ -97,6 +98,9 @@ def measure_prediction(task: Task, inputs: Inputs, prediction: Prediction, say: 
     if task.job.clean is not None:
         cleaned = clean_mask(mask, task.job.clean, inputs.volume.voxel_um3)
         say(f"  clean       {cleaned}")
+        if inputs.keep is not None:
+            mask[inputs.keep.array == LUMEN] = True
+            mask[inputs.keep.array == BACKGROUND] = False
     return replace(measure_mask(task, inputs, mask, say), cleaned=cleaned)
 
 

@@ -72,13 +72,14 @@ class Job:
     """How volumes are to be read and segmented; None stands for "as the file says" or the network's default.
 
     `intensity` ``"log"`` takes the logarithm of linear intensities first, as a data set's key of that name does.
-    `axes`, `spacing_um`, `shape` and `dtype` describe files that do not describe themselves; `segment` names
-    the segment of `initial_mask` and `annotation` where these are .seg.nrrd files with several. `report` asks for
-    an HTML page too, `mesh` for the lumen's surface in that format, `measures` for tables of the vessels, `label_tiff`
-    for the mask as a TIFF that Fiji opens, `figure` for pictures to be put into a paper. `clean` says which pieces of
-    the mask are removed and what is filled; the probability stays as it is. `resample_um` brings the volume to voxels
-    of that length for the network, and what it finds back to the volume's grid. `max_ram` is how many bytes of memory
-    may be taken; no number of a result depends on it.
+    `axes`, `spacing_um`, `shape` and `dtype` describe files that do not describe themselves; `segment` names the
+    segment of `initial_mask` and `annotation` where these are .seg.nrrd files with several. `keep` is an edited
+    mask whose voxels stay as they are inside its segment `checked`. `report` asks for an HTML page too, `mesh` for
+    the lumen's surface in that format, `measures` for tables of the vessels, `label_tiff` for the mask as a TIFF
+    that Fiji opens, `figure` for pictures to be put into a paper. `clean` says which pieces of the mask are removed
+    and what is filled; the probability stays as it is. `resample_um` brings the volume to voxels of that length for
+    the network, and what it finds back to the volume's grid. `max_ram` is how many bytes of memory may be taken; no
+    number of a result depends on it.
     """
 
     output: Path = Path("predictions")
@@ -94,6 +95,8 @@ class Job:
     segment: str | None = None
     initial_mask: Path | None = None
     annotation: Path | None = None
+    keep: Path | None = None
+    checked: str | None = None
     report: bool = False
     max_ram: int | None = None
     mesh: str | None = None
@@ -110,6 +113,8 @@ class Job:
             raise InputError(f"a voxel size is positive, found {self.resample_um} µm {setting('resample_um')}")
         if self.iterations is not None and self.iterations < 1:
             raise InputError(f"there must be at least 1 iteration, found {self.iterations} {setting('iterations')}")
+        if self.checked is not None and self.keep is None:
+            raise InputError(f"a segment was named of no mask to keep {setting('checked', 'keep')}")
 
     @property
     def passes(self) -> int:
@@ -151,6 +156,8 @@ class Job:
             settings["clean"] = str(self.clean)
         if self.resample_um is None:
             del settings["resample_um"]
+        if self.keep is None:  # results of before there was such a setting are those of now
+            del settings["keep"], settings["checked"]
         return {key: _plain(value) for key, value in settings.items()} | {"iterations": self.passes}
 
 
@@ -161,7 +168,7 @@ def check_stems(inputs: Sequence[Path]) -> list[str]:
 
 def read_beside(job: Job, weights: Path) -> list[Path]:
     """Return the files that are read for every volume: masks, weights, the card of these."""
-    masks = dict.fromkeys(mask for mask in (job.initial_mask, job.annotation) if mask is not None)
+    masks = dict.fromkeys(mask for mask in (job.initial_mask, job.annotation, job.keep) if mask is not None)
     return [*(file for mask in masks for file in files_read_with(mask)), weights, card_path(weights)]
 
 

@@ -8,106 +8,49 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from micronet.core.errors import FileError, InputError, setting
-from micronet.core.names import file_part, valid, write_name
+from micronet.core.errors import InputError, setting
+from micronet.core.names import write_name
 from micronet.core.outcome import Outcome
-from micronet.core.ownership import ELSEWHERE, REPLACE, Outputs, check_outputs
 from micronet.core.provenance import sha256_of, versions
-from micronet.core.ram import Allowance
 from micronet.core.volume import Volume
-from micronet.io import claimed_bytes, files_of, open_stack, read_labels, read_volume, volume_stem
+from micronet.io import read_labels, read_volume
+from micronet.io.corrections import label_counts, read_corrections
 from micronet.io.labels import LUMEN, Labels
 from micronet.io.sidecar import refuse_second_log, stated_domain
 from micronet.networks import engine
-from micronet.networks.card import AS_STORED, Look, card_path, expected, planned_weights, write_card
+from micronet.networks.card import AS_STORED, Look, expected, write_card
 from micronet.networks.normalize import log_intensity, normalize_image
 from micronet.networks.taught import Member, Taught
-from micronet.networks.weights import load_model, save_state
+from micronet.networks.weights import save_state
 from micronet.report.preview import Scene
 from micronet.segment.outputs import above, measure, write_result
-from micronet.training.teach.course import Course, Progress, teach
+from micronet.training.teach.collection import Collection, collection_of
+from micronet.training.teach.course import Course, Earlier, Progress, teach
 from micronet.training.teach.lesson import Lesson
 from micronet.training.teach.look import uncertain_places, write_look
+from micronet.training.teach.material import Edits, Material, Start, edits, gather, mask_beside
+from micronet.training.teach.plan import (
+    Plan,
+    TeachJob,
+    WouldReplaceError,
+    check_room_for,
+    earlier_outcome,
+    plan_teaching,
+)
 
 __all__ = ["TeachJob", "WouldReplaceError", "teach_file"]
 
-#: What the record of a result says that made it.
-MADE_BY = "teach.py"
 Array = NDArray[np.float32]
 Say = Callable[[str], None]
-
-
-class WouldReplaceError(InputError):
-    """What is to be written would take the place of what is read: labels saved over an earlier result, or weights.
-
-    `name` is one for the weights where these are in the way, else None.
-    """
-
-    name: str | None = None
-
-
-@dataclass(frozen=True)
-class TeachJob:
-    """What was painted, how to learn from it and where to write.
-
-    `labels` is a file as `micronet.io.read_labels` takes it, `lumen` and `background` name its segments. `name` is that
-    of the weights, by default the volume's. `start` are weights that were taught before. `free_labels` lets the mask
-    differ from what was painted. The others are as in `micronet.segment.settings.Job`.
-    """
-
-    labels: Path
-    output: Path = Path("taught")
-    weights_folder: Path = Path("trained_models")
-    name: str | None = None
-    lumen: str | None = None
-    background: str | None = None
-    intensity: Literal["as stored", "log"] = "as stored"
-    start: Path | None = None
-    seed: int = 0
-    threshold: float = 0.5
-    free_labels: bool = False
-    axes: str | None = None
-    spacing_um: tuple[float, float, float] | None = None
-    max_ram: int | None = None
-
-    def weights_path(self, stem: str) -> Path:
-        """Return where the weights go."""
-        return self.weights_folder / f"taught_{file_part(self.name or stem)}.pt"
-
-    def parameters(self) -> dict[str, Any]:
-        """Return what the numbers of a result depend on, as JSON has it."""
-        settings = asdict(self)
-        for name in ("output", "weights_folder", "max_ram", "labels", "start"):
-            del settings[name]
-        return {key: _plain(value) for key, value in settings.items()}
-
-
-def _plain(value: Any) -> Any:
-    return valid(value) if isinstance(value, str) else list(value) if isinstance(value, tuple) else value
-
-
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """Where everything goes, and how the record begins."""
-
-    path: Path
-    job: TeachJob
-    results: Outputs
-    weights: Outputs
-    asked: dict[str, Any]
-
-    @property
-    def stem(self) -> str:
-        return volume_stem(self.path)
 
 
 def teach_file(
@@ -138,38 +81,35 @@ def teach_file(
         For bad input, or too little memory; nothing has been written then.
     """
     began = time.perf_counter()
-    plan = _planned(path, job)
-    if not force and (earlier := _earlier(plan)) is not None:
-        return earlier
-    for outputs in (plan.results, plan.weights):
-        outputs.check_room()
-    _check_memory(plan)
-    start = None if job.start is None else _start(job.start)
+    plan = plan_teaching(path, job)
+    if not force and (done := earlier_outcome(plan)) is not None:
+        return done
+    check_room_for(plan)
+    start = None if plan.start is None else Start.read(plan.start)
     volume, labels, spacing_um = _read(plan, say)
+    material = _gathered(plan, volume, labels, start, say)
+    if start is not None and not (material.changed or material.pending or force):
+        return Outcome(path, "skipped", f"'{plan.start}' has learned all of this; nothing was written")
     try:
-        lesson = Lesson(normalize_image(volume.array), labels.volume.array, spacing_um)
+        lesson = material.lesson(normalize_image(volume.array), spacing_um)
     except InputError as error:
         raise InputError(f"'{path}': {error}") from error
-    try:
-        course = teach(lesson, job.seed, on_progress, earlier=start)
-    except InputError as error:
-        raise InputError(f"'{job.labels}': {error}") from error
-    except MemoryError:
-        raise InputError(f"'{path}': memory ran out; crop the volume, or annotate fewer voxels") from None
+    earlier, corrected = _before(plan, labels, start, lesson, material, say)
+    course = _taught(plan, lesson, earlier, on_progress)
     course.network.logarithm = job.intensity == "log"
-    say(f"  learned     {course.choice.told()}")
+    _tell_course(plan, course, say)
     learned = time.perf_counter()
     probability, spread = _looked(course.network, lesson)
     mask = above(probability, job.threshold)
     if not job.free_labels:
-        mask[labels.volume.array > 0] = labels.volume.array[labels.volume.array > 0] == LUMEN
-    result, warnings = measure(mask, volume, job.threshold, None)
-    _tell_result(result, warnings, say)
-    found = _Found(volume, labels, lesson, course, probability, spread, mask)
+        _impose(mask, lesson.labels)
+    result, warnings = _measured(mask, volume, job, say)
+    found = _Found(volume, labels, start, material, lesson, course, corrected, probability, spread, mask)
     seconds = {"learn": learned - began, "predict": time.perf_counter() - learned}
     _write(plan, found, {"result": result | {"warnings": warnings}, "seconds": seconds}, say)
     um3 = "" if result["um3"] is None else f", {result['um3']:,.0f} µm³"
-    return Outcome(path, "done", f"{result['voxels']:,} voxels{um3}")
+    stays = f"; '{plan.start}' stays, as the new network is not better" if course.kept else ""
+    return Outcome(path, "done", f"{result['voxels']:,} voxels{um3}{stays}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,108 +118,121 @@ class _Found:
 
     volume: Volume
     labels: Labels
+    start: Start | None
+    material: Material
     lesson: Lesson
     course: Course
+    corrected: Edits | None
     probability: Array
     spread: Array | None
     mask: NDArray[np.bool_]
 
 
-def _planned(path: Path, job: TeachJob) -> _Plan:
-    """Check what would be written, before anything is read."""
-    stem = volume_stem(path)
-    files = [f"{stem}_probability.nrrd", f"{stem}.seg.nrrd", f"{stem}_preview.png"]
-    names = [*files, f"{stem}_look.csv", f"{stem}_look.seg.nrrd"]
-    results = Outputs(job.output, f"{stem}.json", MADE_BY, names)
-    weights = planned_weights(job.weights_path(stem), advice=f"give the weights another name {setting('name')}")
-    inputs = {"input": path, "labels": job.labels}
-    read = {role: files_of(file) for role, file in inputs.items()}
-    every = [file for several in read.values() for file in several]
-    if job.start is not None:
-        inputs["start"], read["start"] = job.start, (job.start,)
-        every += [job.start, card_path(job.start)]
-    try:
-        check_outputs([results, weights], every)
-    except InputError as error:
-        raise _would_replace(error, job, stem) from error
-    asked: dict[str, Any] = {
-        role: {"path": write_name(file), "sha256": sha256_of(*read[role])} for role, file in inputs.items()
-    }
-    return _Plan(path, job, results, weights, asked | {"parameters": job.parameters()})
-
-
-def _would_replace(error: InputError, job: TeachJob, stem: str) -> WouldReplaceError:
-    """Return the error with what helps: another folder, or for weights that it would start from another name."""
-    weights = job.weights_path(stem)
-    if not str(error).startswith((f"'{weights}'", f"'{card_path(weights)}'")):
-        return WouldReplaceError(str(error))
-    found = WouldReplaceError(str(error).replace(ELSEWHERE, f"give the new ones another name {setting('name')}"))
-    number = 2
-    while replace(job, name=f"{job.name or stem}_{number}").weights_path(stem).exists():
-        number += 1
-    found.name = f"{job.name or stem}_{number}"
-    return found
-
-
-def _earlier(plan: _Plan) -> Outcome | None:
-    """Return the outcome where all is there already; FileError where something else is."""
-    done = plan.results.read()
-    if done is None:
-        name = plan.weights.paths[0].name
-        if plan.weights.owns(name):
-            raise FileError(
-                f"'{plan.weights.paths[0]}' exists: replace it {setting('force')}, or give another name "
-                f"{setting('name')}"
-            )
-        return None
-    record = plan.results.record_path
-    try:
-        same = done["parameters"] == plan.asked["parameters"] and all(
-            done[role]["sha256"] == plan.asked[role]["sha256"] if role in plan.asked else role not in done
-            for role in ("input", "labels", "start")
-        )
-    except (KeyError, TypeError):
-        same = False
-    if not same:
-        raise FileError(
-            f"'{record}' holds a result of other labels, settings or input for '{plan.path.name}'; {REPLACE}"
-        )
-    return Outcome(plan.path, "skipped", f"done before ({record}); it can be done again {setting('force')}")
-
-
-def _check_memory(plan: _Plan) -> None:
-    """Raise MemoryLimitError where the volume is too large, by the headers alone."""
+def _gathered(plan: Plan, volume: Volume, labels: Labels, start: Start | None, say: Say) -> Material:
+    """Put the labels at hand to the earlier ones, and tell what is learned from."""
     job = plan.job
-    with open_stack(plan.path, axes=job.axes, spacing_um=job.spacing_um) as stack:
-        stored, voxels = stack.grid.array.nbytes, stack.grid.array.size
-    labels = claimed_bytes(job.labels, axes=job.axes)
-    logarithm = 4 * voxels * (job.intensity == "log")
-    # Normalised image, mean, squares and one member's probability; µ-Nets resample what they look at.
-    work = max(stored, labels, 16 * voxels + 24 * voxels)
-    Allowance.of(job.max_ram).check(stored + labels + logarithm, work, f"'{plan.path}'")
+    if start is not None and start.network.logarithm != (job.intensity == "log"):
+        what = "the logarithm of intensities" if start.network.logarithm else "intensities as they are stored"
+        raise InputError(f"'{plan.start}' was taught on {what}; so must it be now {setting('intensity')}")
+    material = gather(volume, labels.volume.array, plan.known.known, start, plan.asked["input"]["sha256"])
+    if job.checked is not None:
+        material.check(job.labels)
+    if start is not None:
+        say(f"  learns on   from '{plan.start}', {plan.words}, and from its {len(plan.known.known)} label files too")
+        if not plan.known.known:
+            say("              note: no labels are kept beside these weights; those at hand are all there is")
+    elif job.checked is not None:
+        say("  learns      anew: no weights were taught before that these corrections could be of")
+    return material
 
 
-def _start(path: Path) -> Taught:
-    """Read what was taught before."""
-    model = load_model(path)
-    if not isinstance(model, Taught):
-        raise InputError(f"'{path}' was not taught; teaching starts from what teach.py wrote {setting('start')}")
-    return model
+def _before(
+    plan: Plan, labels: Labels, start: Start | None, lesson: Lesson, material: Material, say: Say
+) -> tuple[Earlier | None, Edits | None]:
+    """Return what the earlier network says of the lesson's voxels, and what was edited in its mask, which is told."""
+    job, earlier, before = plan.job, None, None
+    if start is not None:
+        found = start.look(lesson)
+        earlier = Earlier(start.network, found[lesson.annotated], material.known[lesson.annotated] == 0)
+        before = above(found, job.threshold), f"what '{start.path}' says"
+        if not job.free_labels:
+            _impose(before[0], material.known)
+    elif job.checked is not None:
+        before = mask_beside(plan.path, job.labels, lesson.image.shape)
+    if job.checked is None or before is None:
+        return earlier, None
+    edited = edits(labels.volume.array, *before)
+    say(f"  corrected   {edited.told()}")
+    return earlier, edited
 
 
-def _read(plan: _Plan, say: Say) -> tuple[Volume, Labels, tuple[float, float, float]]:
+def _taught(plan: Plan, lesson: Lesson, earlier: Earlier | None, on_progress: Progress | None) -> Course:
+    """Teach; errors name the file at fault."""
+    try:
+        return teach(lesson, plan.job.seed, on_progress, earlier=earlier)
+    except InputError as error:
+        raise InputError(f"'{plan.job.labels}': {error}") from error
+    except MemoryError:
+        raise InputError(f"'{plan.path}': memory ran out; crop the volume, or annotate fewer voxels") from None
+
+
+def _impose(mask: NDArray[np.bool_], labels: NDArray[np.uint8]) -> None:
+    """Let a mask hold what is annotated."""
+    for plane, said in zip(mask, labels, strict=True):
+        np.copyto(plane, said == LUMEN, where=said > 0)
+
+
+def _tell_course(plan: Plan, course: Course, say: Say) -> None:
+    say(f"  learned     {course.choice.told()}")
+    if course.comparison is not None:
+        say(f"  compared    {course.comparison.told()}")
+    elif plan.start is not None:
+        say("  compared    nothing of what is new could be held out: the new network is taken")
+    if course.kept:
+        say(f"              '{plan.start}' stays; the labels are kept in {plan.known.folder}/ for the next time")
+
+
+def _keep_labels(plan: Plan, collection: Collection, volume: Volume, labels: Labels, material: Material) -> Collection:
+    """Put the labels at hand to those that are kept, and return all of them; nothing that is there changes."""
+    files = []
+    if collection.folder != plan.known.folder:
+        for source, copy in zip(plan.known.known, collection.known, strict=True):
+            found = read_volume(source.entry.annotation)
+            files.append((copy.entry.name, found.array, found))
+    if plan.start is None:
+        digest, painted = plan.asked["input"]["sha256"], labels.volume.array
+        for one in collection_of(plan.weights_path).known:
+            if one.image_sha256 == digest and np.array_equal(one.labels_on(volume), painted):
+                return _written(plan, Collection(collection.folder, (one,)), files)
+    if material.changed:
+        collection = plan.grown(collection)
+        files.append((collection.known[-1].entry.name, labels.volume.array, volume))
+    return _written(plan, collection, files) if files else collection
+
+
+def _written(plan: Plan, collection: Collection, files: list[tuple[str, NDArray[np.uint8], Volume]]) -> Collection:
+    collection.write(write_name(plan.job.name or plan.stem), files)
+    return collection
+
+
+def _read(plan: Plan, say: Say) -> tuple[Volume, Labels, tuple[float, float, float]]:
     """Return the volume as the network is to see it, the labels, and the voxel size to work with."""
     job, path = plan.job, plan.path
     volume = read_volume(path, axes=job.axes, spacing_um=job.spacing_um)
-    volume, labels = read_labels(
-        job.labels,
-        volume,
-        str(path),
-        lumen=job.lumen,
-        background=job.background,
-        axes=job.axes,
-        spacing_um=job.spacing_um,
-    )
+    if job.checked is None:
+        volume, labels = read_labels(
+            job.labels,
+            volume,
+            str(path),
+            lumen=job.lumen,
+            background=job.background,
+            axes=job.axes,
+            spacing_um=job.spacing_um,
+        )
+    else:
+        volume, labels = read_corrections(
+            job.labels, volume, str(path), checked=job.checked, lumen=job.lumen, spacing_um=job.spacing_um
+        )
     spacing_um = volume.spacing_um or (1.0, 1.0, 1.0)
     size = " x ".join(f"{length:.4g}" for length in spacing_um)
     where = "spacing unknown" if volume.spacing_um is None else f"spacing {size} µm"
@@ -320,19 +273,22 @@ def _looked(network: Taught, lesson: Lesson) -> tuple[Array, Array | None]:
     return mean, squares
 
 
-def _tell_result(result: Mapping[str, Any], warnings: list[str], say: Say) -> None:
+def _measured(mask: NDArray[np.bool_], volume: Volume, job: TeachJob, say: Say) -> tuple[dict[str, Any], list[str]]:
+    """Return what a mask amounts to, and what is suspicious about it, as the person is told."""
+    result, warnings = measure(mask, volume, job.threshold, None)
     um3 = "" if result["um3"] is None else f", {result['um3']:,.0f} µm³"
     say(f"  lumen       {result['voxels']:,} voxels ({100 * result['fraction']:.2f} % of the volume){um3}")
     for warning in warnings:
         say(f"  WARNING     {warning}")
+    return result, warnings
 
 
-def _write(plan: _Plan, found: _Found, measured: Mapping[str, Any], say: Say) -> None:
-    """Write everything; the weights take their place first, the record of the result is the last."""
-    job, stem, network = plan.job, plan.stem, found.course.network
-    labels = found.labels.volume.array
+def _write(plan: Plan, found: _Found, measured: Mapping[str, Any], say: Say) -> None:
+    """Write everything; labels and weights take their place first, the record of the result is the last."""
+    job, stem, stays = plan.job, plan.stem, found.course.kept
+    labels = found.lesson.labels
     places, slices = uncertain_places(found.probability, found.spread, labels, found.lesson.spacing_um)
-    weights_path = job.weights_path(stem)
+    kept = _keep_labels(plan, plan.known if stays else plan.kept, found.volume, found.labels, found.material)
     with ExitStack() as staged:
         folder = staged.enter_context(plan.results.staged())
         files = write_result(
@@ -344,32 +300,46 @@ def _write(plan: _Plan, found: _Found, measured: Mapping[str, Any], say: Say) ->
             probability_name=f"{stem}_probability.nrrd",
         )
         files |= write_look(folder, stem, places, slices, found.volume, found.lesson.spacing_um)
-        save_state(staged.enter_context(plan.weights.staged()) / weights_path.name, network.state_dict())
-    digest = sha256_of(weights_path)
+        if not stays:
+            name = plan.weights_path.name
+            save_state(staged.enter_context(plan.weights.staged()) / name, found.course.network.state_dict())
     record = _record(plan, found) | {"created": datetime.now(UTC).isoformat(timespec="seconds")}
-    domain = "log" if network.logarithm else stated_domain(plan.path)[0] or AS_STORED
-    write_card(
-        plan.weights,
-        spacing_um=list(found.lesson.spacing_um),
-        intensity_domain=domain,
-        dtype=found.volume.array.dtype.name,
-        look=expected([Look.of(found.volume.array)]),
-        more={"network": "taught", "log": network.logarithm, **record},
-    )
-    record |= {"weights": {"path": write_name(weights_path), "sha256": digest, "network": "taught"}, **measured}
+    if not stays:
+        _write_card(plan, found, kept, record)
+    weights = plan.start if stays and plan.start is not None else plan.weights_path
+    record |= {"weights": {"path": write_name(weights), "sha256": sha256_of(weights), "network": "taught"}, **measured}
     plan.results.finish(record | {"files": {kind: write_name(file.name) for kind, file in files.items()}})
     say(f"  wrote       {job.output}/: {', '.join(file.name for file in files.values())}, {stem}.json")
-    say(f"              {weights_path}; on other volumes: infer.py with this name as its model {setting('model')}")
+    if not stays:
+        say(f"              {weights}; on other volumes: infer.py with this name as its model {setting('model')}")
     if places:
         z, y, x = places[0].voxel
         where = f"z {z}, y {y}, x {x} ({places[0].why})"
         say(f"  look        a further stroke helps most at {where}; more in {stem}_look.csv")
 
 
-def _record(plan: _Plan, found: _Found) -> dict[str, Any]:
+def _write_card(plan: Plan, found: _Found, kept: Collection, record: Mapping[str, Any]) -> None:
+    """Write what the weights were taught, by the names that the labels have in the list beside them, and on what."""
+    network = found.course.network
+    write_card(
+        plan.weights,
+        spacing_um=list(found.lesson.spacing_um),
+        intensity_domain="log" if network.logarithm else stated_domain(plan.path)[0] or AS_STORED,
+        dtype=found.volume.array.dtype.name,
+        look=expected([Look.of(found.volume.array)]),
+        more={
+            "network": "taught",
+            "log": network.logarithm,
+            "volumes": [one.entry.name for one in kept.known],
+            **record,
+        },
+    )
+
+
+def _record(plan: Plan, found: _Found) -> dict[str, Any]:
     """Return what record and card both say."""
     choice, volume = found.course.choice, found.volume
-    counts = np.bincount(found.labels.volume.array.ravel(), minlength=3)
+    _, lumen, background = label_counts(found.lesson.labels)
     members = [f"{member.kind} {member.weight:.3g}" for member in found.course.network.members]
     return plan.asked | {
         "volume": {
@@ -380,12 +350,17 @@ def _record(plan: _Plan, found: _Found) -> dict[str, Any]:
             "units": volume.units,
             "notes": [*volume.notes, *found.labels.notes],
         },
-        "labelled": {"lumen": int(counts[1]), "background": int(counts[2])},
+        "labelled": {"lumen": lumen, "background": background},
+        "corrected": None if found.corrected is None else asdict(found.corrected),
         "learned": {
             "chosen": list(choice.names),
             "held_out": choice.held_out,
             "dice": choice.scores,
             "members": members,
+            "on_from": None
+            if found.start is None
+            else {"path": write_name(found.start.path), "sha256": found.start.sha256},
+            "compared": None if found.course.comparison is None else asdict(found.course.comparison),
         },
         "threads": torch.get_num_threads(),
         "versions": versions(),

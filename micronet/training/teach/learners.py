@@ -42,6 +42,17 @@ class _Features(NamedTuple):
     scales: tuple[float, ...]
     around_um: float
     found: Array  # (voxels, features)
+    others: tuple[Array, ...]  # of the other volumes
+
+    def learned(self, lesson: Lesson, learned: Mask) -> tuple[Array, Mask]:
+        """Return features and truth of some voxels of a lesson and of all of its others."""
+        found, lumen = self.found[learned], lesson.lumen[learned]
+        if not self.others:
+            return found, lumen
+        return (
+            np.concatenate([found, *self.others]),
+            np.concatenate([lumen, *(other.lumen for other in lesson.others)]),
+        )
 
 
 class _FeaturesOf:
@@ -56,10 +67,15 @@ class _FeaturesOf:
             finest = min(lesson.spacing_um)
             scales = tuple(float(np.float32(scale)) for scale in default_scales(lesson.spacing_um)[: self._count])
             around_um = float(np.float32(self._around * finest))
-            image = evened(lesson.image, lesson.spacing_um, around_um) if around_um else lesson.image
-            found = features_at(image, lesson.annotated, scales, lesson.spacing_um, torch.get_num_threads())
-            self._seen = lesson, _Features(scales, around_um, found)
+            found, *others = (_features_in(one, scales, around_um) for one in (lesson, *lesson.others))
+            self._seen = lesson, _Features(scales, around_um, found, tuple(others))
         return self._seen[1]
+
+
+def _features_in(lesson: Lesson, scales: tuple[float, ...], around_um: float) -> Array:
+    """Return the features of a volume's annotated voxels; scales and surroundings are lengths, whatever its voxels."""
+    image = evened(lesson.image, lesson.spacing_um, around_um) if around_um else lesson.image
+    return features_at(image, lesson.annotated, scales, lesson.spacing_um, torch.get_num_threads())
 
 
 @dataclass(frozen=True)
@@ -93,7 +109,7 @@ class TaughtTrees:
         seen = [features(image, self.trees.scales, self.lesson.spacing_um, slice(z, z + 1)) for z in planes]
         rows = np.concatenate([plane.reshape(len(plane), -1) for plane in seen], axis=1).T
         probability = np.asarray(1 / (1 + np.exp(-logits(rows, self.trees.trees))), np.float32)
-        taught = float(self.lesson.lumen.mean())
+        taught = self.lesson.lumen_share
         shift = logit_shift(prevalence(probability, taught), taught)
         trees = self.trees.trees._replace(start=float(np.float32(self.trees.trees.start + shift)))
         return replace(self, trees=replace(self.trees, trees=trees))
@@ -118,14 +134,16 @@ class TreesLearner:
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtTrees:
         """Fit trees to some voxels of the lesson."""
-        scales, around_um, found = self._features(lesson)
+        seen = self._features(lesson)
+        found, lumen = seen.learned(lesson, learned)
+        if len(found) > _MOST_VOXELS:
+            drawn = np.sort(np.random.default_rng([seed, 5]).choice(len(found), _MOST_VOXELS, replace=False))
+            found, lumen = found[drawn], lumen[drawn]
         threads = torch.get_num_threads()
-        drawn = np.flatnonzero(learned)
-        if len(drawn) > _MOST_VOXELS:
-            drawn = np.sort(np.random.default_rng([seed, 5]).choice(drawn, _MOST_VOXELS, replace=False))
-        taught = found[drawn], lesson.lumen[drawn]
-        trees = train_pixel_trees(*taught, scales, trees=self.trees, around_um=around_um, seed=seed, threads=threads)
-        return TaughtTrees(trees, lesson, found)
+        trees = train_pixel_trees(
+            found, lumen, seen.scales, trees=self.trees, around_um=seen.around_um, seed=seed, threads=threads
+        )
+        return TaughtTrees(trees, lesson, seen.found)
 
 
 @dataclass(frozen=True)
@@ -161,11 +179,11 @@ class PixelLearner:
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtPixelNetwork:
         """Train on some voxels of the lesson."""
-        scales, _, found = self._features(lesson)
+        seen = self._features(lesson)
         network = train_pixel_network(
-            found[learned], lesson.lumen[learned], scales, members=self.members, steps=self.steps, seed=seed
+            *seen.learned(lesson, learned), seen.scales, members=self.members, steps=self.steps, seed=seed
         )
-        return TaughtPixelNetwork(network, lesson, found)
+        return TaughtPixelNetwork(network, lesson, seen.found)
 
 
 @dataclass(frozen=True)
@@ -209,25 +227,31 @@ class MicroNetLearner:
         self.steps, self.most_voxels, self.on_step = steps, most_voxels, on_step
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtMicroNet:
-        """Train on some voxels of the lesson."""
+        """Train on some voxels of the lesson, and all of the others'."""
         step_um = float(np.float32(isotropic_step(lesson.labels.shape, lesson.spacing_um, self.most_voxels)))
-        shape = isotropic_shape(lesson.labels.shape, lesson.spacing_um, step_um)
-        image = _padded(resampled(lesson.image, shape))
         labels = np.zeros_like(lesson.labels)
         labels[lesson.annotated] = np.where(learned, lesson.labels[lesson.annotated], 0)
-        labels = _nearest(labels, shape)
-        labels = np.pad(labels, [(0, n - m) for n, m in zip(image.shape, labels.shape, strict=True)])
-        sample = Sample.of("volume", Volume(image, upright()), labels == 1, labels > 0)
+        samples = [_sample(replace(lesson, labels=labels), step_um), *(_sample(one, step_um) for one in lesson.others)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = MicroNet()
-        # The image is normalised already: what was added to fill it up must not count.
-        trainer = Trainer(network, [replace(sample, mean=0.0, sd=1.0)], (), RECIPES["default"], seed)
-        trainer.begin(self.steps)
+        trainer = Trainer(network, samples, (), RECIPES["default"], seed)
+        trainer.begin(-(-self.steps // len(samples)))  # so many times all volumes
         trainer.run(self.on_step or (lambda report: None), lambda report: None)
         member = Member("unet", network.eval(), step_um=step_um)
         probability = Taught([member], lesson.spacing_um).predict(lesson.image, lesson.spacing_um)
         return TaughtMicroNet(member, lesson, probability)
+
+
+def _sample(lesson: Lesson, step_um: float) -> Sample:
+    """Return a volume on the isotropic grid, with its labels."""
+    shape = isotropic_shape(lesson.labels.shape, lesson.spacing_um, step_um)
+    image = _padded(resampled(lesson.image, shape))
+    labels = _nearest(lesson.labels, shape)
+    labels = np.pad(labels, [(0, n - m) for n, m in zip(image.shape, labels.shape, strict=True)])
+    sample = Sample.of("volume", Volume(image, upright()), labels == 1, labels > 0)
+    # The image is normalised already: what was added to fill it up must not count.
+    return replace(sample, mean=0.0, sd=1.0)
 
 
 def _nearest(labels: NDArray[np.uint8], shape: Sequence[int]) -> NDArray[np.uint8]:

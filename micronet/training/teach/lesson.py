@@ -35,11 +35,15 @@ class Lesson:
     labels : ndarray of uint8, shape (Z, Y, X)
         0 not annotated, 1 lumen, 2 background.
     spacing_um : (z, y, x)
+    others : tuple of Lesson
+        Volumes that were annotated before: all of their annotated voxels are learned from too, whatever is held out of
+        this one.
     """
 
     image: NDArray[np.float32]
     labels: NDArray[np.uint8]
     spacing_um: tuple[float, float, float]
+    others: tuple[Lesson, ...] = ()
 
     def __post_init__(self) -> None:
         if self.image.shape != self.labels.shape:
@@ -54,6 +58,11 @@ class Lesson:
     def lumen(self) -> Mask:
         """What the voxels of the lesson are: bool (voxels,)."""
         return np.asarray(self.labels[self.annotated] == 1)
+
+    @property
+    def lumen_share(self) -> float:
+        """Share of lumen in all that is annotated, the other volumes included."""
+        return float(np.concatenate([self.lumen, *(other.lumen for other in self.others)]).mean())
 
 
 class Taught(Protocol):
@@ -75,7 +84,7 @@ class Learner(Protocol):
     name: str
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> Taught:
-        """Learn from some voxels of the lesson; `learned` is bool (voxels,)."""
+        """Learn from some voxels of the lesson, and all of the others'; `learned` is bool (voxels,)."""
 
 
 @dataclass(frozen=True)
