@@ -68,7 +68,7 @@ def test_a_class_derived_from_a_network_is_that_network():
 
 def test_what_is_no_network_is_refused_with_the_known_names():
     with pytest.raises(
-        InputError, match="Linear is no network that micronet knows; known are u-net, ur-net, taught, unet"
+        InputError, match="Linear is no network that micronet knows; known are u-net, ur-net, taught, un"
     ):
         network_of(nn.Linear(1, 1))
     with pytest.raises(InputError, match="no network 'v-net'; known are u-net, ur-net, taught, unet"):
