@@ -9,6 +9,7 @@ from micronet.app import options, terminal
 from micronet.app.options import ENGINES, RECIPES, SEED, TITLES, settings_of
 from micronet.data import intensity
 from micronet.data.phantom import PRESETS
+from micronet.data.phantom_kinds import KINDS
 from micronet.data.scan import RawScan
 from micronet.networks import engine, registry
 from micronet.training import recipe
@@ -35,6 +36,7 @@ VARIABLES = {"wish": ("measures", "mesh", "report")}
 def test_what_may_be_chosen_is_what_there_is():
     assert (options.DOMAINS, options.AVERAGES) == (intensity.DOMAINS, intensity.AVERAGES)
     assert sorted(options.PRESETS) == sorted(PRESETS)
+    assert options.PHANTOMS == tuple(KINDS)
     assert get_args(engine.Engine) == ENGINES
     assert sorted(recipe.RECIPES) == sorted(RECIPES)
     assert recipe.TORCH_SEED == SEED

@@ -49,6 +49,7 @@ MOST_PHANTOMS = 10_000
 # What may be chosen, of modules that load PyTorch or SciPy; tests/test_options.py holds that these say the same.
 DOMAINS, AVERAGES = ("intensity", "amplitude", "db", "log"), ("log", "linear")
 PRESETS = ("oct",)
+PHANTOMS = ("oct", "shapes", "optic-lobe")
 ENGINES = ("auto", "numba", "torch")
 RECIPES = ("default", "published")
 SEED = 43283
@@ -212,10 +213,11 @@ def prepare_parser() -> argparse.ArgumentParser:
 
 def make_phantoms_parser() -> argparse.ArgumentParser:
     """Return the parser of ``make_phantoms.py``."""
-    p = argparse.ArgumentParser(description="Make simulated OCT volumes with annotations, and a data set of them.")
+    p = argparse.ArgumentParser(description="Make simulated images with annotations, and a data set of them.")
     some = Whole(0, MOST_PHANTOMS)
     many = Whole(1, MOST_PHANTOMS)
     p.add_argument("count", nargs="?", type=many, default=1, metavar="N", help="how many; over a mask, images of each")
+    p.add_argument("--kind", choices=PHANTOMS, default="oct", help="of what (default: %(default)s)")
     _add_output(p, "phantoms")
     p.add_argument(
         "--seed",
@@ -224,19 +226,24 @@ def make_phantoms_parser() -> argparse.ArgumentParser:
         metavar="S",
         help="phantom k has the seed S + k - 1 (%(default)s)",
     )
-    p.add_argument("--shape", type=Sizes((3,)), metavar="Z,Y,X", help="voxels of 4.5 µm (default: 217,260,218)")
-    _add_y_crop(p, "lumens and training end at this depth (Y); full size: 160")
-    p.add_argument("--vary", action="store_true", help="other optics for each seed, for training")
-    p.add_argument("--preset", choices=PRESETS, default="oct", help="the optics (default: %(default)s)")
-    p.add_argument("--time-points", type=many, default=1, metavar="T", help="one heart beat in T volumes each")
     p.add_argument(
-        "--from-annotation", type=path_option, nargs="+", metavar="FILE", help="images over these masks instead"
+        "--shape",
+        type=Sizes((2, 3)),
+        metavar="Z,Y,X",
+        help="voxels: of OCT 217,260,218 (default) of 4.5 µm, of an optic lobe 128,128,128 of 1 µm, of shapes 256,256",
+    )
+    _add_y_crop(p, "lumens and training end at this depth (Y); full size: 160")
+    p.add_argument("--vary", action="store_true", help="OCT: other optics for each seed, for training")
+    p.add_argument("--preset", choices=PRESETS, default="oct", help="of OCT: the optics (default: %(default)s)")
+    p.add_argument("--time-points", type=many, default=1, metavar="T", help="OCT: one heart beat in T volumes each")
+    p.add_argument(
+        "--from-annotation", type=path_option, nargs="+", metavar="FILE", help="OCT over these masks instead"
     )
     _add_segment(p, "mask is the lumen")
     _add_spacing(p, "of the mask, in µm")
     p.add_argument("--validation", type=some, metavar="N", help="anatomies for validation (1, if there are two)")
     p.add_argument("--test", type=some, metavar="N", help="anatomies for test (1, if there are three)")
-    p.add_argument("--hdf5", action="store_true", help="write phantoms.h5 too: groups data and label; needs h5py")
+    p.add_argument("--hdf5", action="store_true", help="write HDF5 too (not of shapes); needs h5py")
     _add_force(p, "make again what is there, and replace it")
     _add_debug(p)
     return p
