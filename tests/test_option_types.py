@@ -25,6 +25,7 @@ SCRIPTS = (
     "train_micronet",
     "train_micrornet",
     "bootstrap_micrornet",
+    "search",
     "tools.make_bundled",
 )
 NOT_NUMBERS = ("", " ", "nan", "inf", "-inf", "1e300", "-1e300", "9" * 320, "9" * 5000, "word", "0x10", "1_0", "\u0663")

@@ -15,6 +15,7 @@ from micronet.app.computing import set_engine, set_threads
 from micronet.app.prompt import Interrupts, TerminalBar, converse, line_editing, say, show_file
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import same_but_for_case
+from micronet.data.augmentation import AUGMENTATIONS
 from micronet.data.dataset import DataSet, Sample, open_dataset, read_dataset
 from micronet.networks.registry import Network, network_named
 from micronet.training.commands import parse_command
@@ -116,6 +117,7 @@ def _show_once() -> Callable[[Path], None]:
 def _settings(arguments: argparse.Namespace, network: str, places: Places, root: Path) -> tuple[Settings, str]:
     """Return what was asked for, else what the session to be resumed had, else the defaults; and a word on the data."""
     chosen: dict[str, Any] = {"recipe": "default", "seed": TORCH_SEED, "iterations": 10, "validate_every": 50}
+    chosen["augmentation"] = None
     saved: dict[str, Any] = {}
     why = ""
     data = arguments.data or ()
@@ -127,6 +129,8 @@ def _settings(arguments: argparse.Namespace, network: str, places: Places, root:
     chosen |= {name: getattr(arguments, name) for name in chosen if getattr(arguments, name) is not None}
     if chosen["recipe"] not in RECIPES:
         raise FileError(f"the saved session has recipe '{chosen['recipe']}', which this micronet does not know")
+    if chosen["augmentation"] not in (None, *AUGMENTATIONS):
+        raise FileError("the saved session has an augmentation that this micronet does not know")
     for name in ("iterations", "validate_every"):
         if chosen[name] < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, found {chosen[name]}")
@@ -142,13 +146,19 @@ def _settings(arguments: argparse.Namespace, network: str, places: Places, root:
 def _recipe(settings: Settings, dataset: DataSet) -> tuple[Recipe, str]:
     """Return the recipe with the data set's augmentation, and a line that says so."""
     recipe = replace(RECIPES[settings.recipe], validate_every=settings.validate_every)
-    wished = dataset.augmentation
+    wished, whose = dataset.augmentation, "of the data set"
+    if settings.augmentation is not None:
+        if recipe.augmentation is None:
+            raise InputError(f"--augmentation: recipe {recipe.name} shows every volume unchanged; it has none")
+        wished, whose = AUGMENTATIONS[settings.augmentation], "as asked for"
+        if wished is None:
+            return replace(recipe, augmentation=None), "no augmentation, as asked for"
     if wished is None:
         return recipe, ""
     if recipe.augmentation is None:
         return recipe, f"the data set's [augmentation] is not used: recipe {recipe.name} shows every volume unchanged"
     shown = ", ".join(f"{name} {value}" for name, value in asdict(wished).items())
-    return replace(recipe, augmentation=wished), f"augmentation of the data set: {shown}"
+    return replace(recipe, augmentation=wished), f"augmentation {whose}: {shown}"
 
 
 def _tensorboard() -> Callable[[Path, int], Scalars]:

@@ -38,6 +38,7 @@ __all__ = [
     "make_phantoms_parser",
     "new_dataset_parser",
     "prepare_parser",
+    "search_parser",
     "settings_of",
     "training_parser",
 ]
@@ -52,6 +53,8 @@ PRESETS = ("oct",)
 PHANTOMS = ("oct", "shapes", "optic-lobe")
 ENGINES = ("auto", "numba", "torch")
 RECIPES = ("default", "published")
+AUGMENTATIONS = ("none", "flips", "full")
+SEARCHED = ("u-net", "ur-net")
 SEED = 43283
 TITLES = {"u-net": "µ-Net", "ur-net": "µr-Net"}
 
@@ -298,6 +301,7 @@ def training_parser(network: str) -> argparse.ArgumentParser:
         help="a further folder that the data set may name files in",
     )
     p.add_argument("--recipe", choices=RECIPES, help="default: default")
+    p.add_argument("--augmentation", choices=AUGMENTATIONS, help="default: the data set's, else that of the recipe")
     p.add_argument(
         "--run",
         type=commands_option,
@@ -318,6 +322,45 @@ def training_parser(network: str) -> argparse.ArgumentParser:
     p.add_project(folders, "with checkpoints, logs and predictions")
     p.add_argument("--show", action="store_true", help="open the plot in a window each time it is drawn")
     p.add_argument("--tensorboard", action="store_true", help="write TensorBoard scalars into the log folder")
+    _add_computing(p)
+    _add_debug(p)
+    return p
+
+
+def search_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``search.py``."""
+    p = _ProjectParser(description="Search for the settings that train a network best on a data set; needs Optuna.")
+    number = Whole(1, 1_000_000)
+    p.add_argument(
+        "--dataset", type=path_option, required=True, metavar="FILE", help="a .toml with volumes for validation"
+    )
+    p.add_argument(
+        "--data",
+        type=path_option,
+        action="append",
+        metavar="DIR",
+        help="a further folder that the data set may name files in",
+    )
+    p.add_argument("--network", choices=SEARCHED, required=True, help="what to train")
+    p.add_argument("--trials", type=Whole(1, 100_000), default=100, metavar="N", help="of all processes (%(default)s)")
+    p.add_argument("--epochs", type=number, default=30, metavar="N", help="of each trial (default: %(default)s)")
+    p.add_argument(
+        "--validate-every", type=number, default=50, metavar="N", help="steps between validations (%(default)s)"
+    )
+    p.add_argument(
+        "--warm-up", type=Whole(0, 1_000_000), default=100, metavar="N", help="steps before pruning (%(default)s)"
+    )
+    p.add_argument(
+        "--iterations", type=number, default=10, metavar="N", help="refinements of a µr-Net (default: %(default)s)"
+    )
+    p.add_argument(
+        "--seed",
+        type=Whole(0, 2**31 - 1),
+        default=SEED,
+        metavar="N",
+        help="of the trials, their weights and order (default: %(default)s)",
+    )
+    p.add_project({"output": "search"}, "with the search: its journal, table and plots")
     _add_computing(p)
     _add_debug(p)
     return p

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from micronet.core.errors import InputError
 from micronet.networks.models import MINIMUM_AXIS
 
-__all__ = ["FLIPS", "Augmentation", "View"]
+__all__ = ["AUGMENTATIONS", "FLIPS", "Augmentation", "View"]
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -72,6 +73,9 @@ class Augmentation:
 
 #: What helps on phantoms, and what a data set's [augmentation] starts from; docs/training.md says what the rest does.
 FLIPS = Augmentation(smallest_crop=1.0, contrast=0.0, brightness=0.0, speckle=0.0)
+
+#: Those that may be asked for by name.
+AUGMENTATIONS: Mapping[str, Augmentation | None] = {"none": None, "flips": FLIPS, "full": Augmentation()}
 
 
 @dataclass(frozen=True)

@@ -75,3 +75,4 @@ class Settings:
     validate_every: int
     threads: int
     data: tuple[str, ...] = ()
+    augmentation: str | None = None
