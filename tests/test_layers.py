@@ -24,6 +24,8 @@ FLOORS = [
 LATE = {
     ("core.ownership", "fcntl"): "not on Windows",
     ("networks.engine", "micronet.networks.kernels"): "numba takes a second, and PyTorch can do without it",
+    ("networks.library", "monai"): "an extra that takes seconds",
+    ("training.network_losses", "monai"): "an extra that takes seconds",
     ("io.label_tiff", "tifffile"): "only who asks for a TIFF waits for it",
     ("io.nrrd_header", "nrrd"): "who has no NRRD does without it",
     ("report.page.html", "jinja2"): "only who asks for a page waits for it",

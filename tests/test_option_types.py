@@ -24,6 +24,7 @@ SCRIPTS = (
     "make_phantoms",
     "train_micronet",
     "train_micrornet",
+    "train_network",
     "bootstrap_micrornet",
     "search",
     "tools.make_bundled",

@@ -12,8 +12,8 @@ from micronet.data.augmentation import AUGMENTATIONS
 from micronet.data.phantom import PRESETS
 from micronet.data.phantom_kinds import KINDS
 from micronet.data.scan import RawScan
-from micronet.networks import engine, registry
-from micronet.training import recipe
+from micronet.networks import engine, library, registry
+from micronet.training import practice, recipe
 
 PARSERS = {
     "infer.py": options.infer_parser(),
@@ -23,6 +23,7 @@ PARSERS = {
     "new_dataset.py": options.new_dataset_parser(),
     "bootstrap_micrornet.py": options.bootstrap_parser(),
     "search.py": options.search_parser(),
+    "train_network.py": options.network_parser(),
     **{registry.network_named(name).script: options.training_parser(name) for name in TITLES},
 }
 # Settings whose options fill another name, and why.
@@ -43,7 +44,12 @@ def test_what_may_be_chosen_is_what_there_is():
     assert get_args(engine.Engine) == ENGINES
     assert sorted(recipe.RECIPES) == sorted(RECIPES)
     assert recipe.TORCH_SEED == SEED
-    assert {entry.name: entry.title for entry in registry.entries()} == TITLES
+    assert {entry.name: entry.title for entry in registry.entries() if not entry.sized} == TITLES
+    assert (
+        tuple(entry.name for entry in registry.entries() if entry.sized) == options.NETWORKS == tuple(library.LIBRARY)
+    )
+    assert (options.NORMS, options.LOSSES) == (library.NORMS, practice.LOSSES)
+    assert (options.OPTIMIZERS, options.SCHEDULES) == (practice.OPTIMIZERS, practice.SCHEDULES)
 
 
 def settings_named(root):

@@ -45,14 +45,17 @@ TOY = Network(
 )
 
 
-def test_both_published_networks_have_their_entry():
+def test_every_network_has_its_entry():
     assert [(entry.name, entry.title, entry.refines, entry.script) for entry in entries()] == [
         ("u-net", "µ-Net", False, "train_micronet.py"),
         ("ur-net", "µr-Net", True, "train_micrornet.py"),
+        ("unet", "U-Net", False, "train_network.py"),
+        ("vnet", "V-Net", False, "train_network.py"),
+        ("hourglass", "stacked hourglass", False, "train_network.py"),
     ]
     assert network_of(MicroNet()).name == "u-net"
     assert network_of(MicroRNet()).name == "ur-net"
-    assert [entry.passes(10) for entry in entries()] == [1, 10]
+    assert [entry.passes(10) for entry in entries()] == [1, 10, 1, 1, 1]
 
 
 def test_a_class_derived_from_a_network_is_that_network():
@@ -63,7 +66,7 @@ def test_a_class_derived_from_a_network_is_that_network():
 
 
 def test_what_is_no_network_is_refused_with_the_known_names():
-    with pytest.raises(InputError, match="Linear is no network that micronet knows; known are u-net, ur-net"):
+    with pytest.raises(InputError, match="Linear is no network that micronet knows; known are u-net, ur-net, unet"):
         network_of(nn.Linear(1, 1))
     with pytest.raises(InputError, match="no network 'v-net'; known are u-net, ur-net"):
         network_named("v-net")

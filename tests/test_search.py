@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,11 +20,14 @@ from tiny_training import wait_for, write_dataset
 
 import search
 import train_micronet
+import train_network
+from micronet.app.options import search_parser
+from micronet.app.searching import _Bar, _candidate
 from micronet.core.errors import FileError, InputError
-from micronet.data.augmentation import FLIPS, Augmentation
+from micronet.data.augmentation import Augmentation
 from micronet.data.dataset import open_dataset
 from micronet.networks.registry import network_named
-from micronet.training.search import micro
+from micronet.training.search.spaces import OWN
 from micronet.training.search.study import Search
 from micronet.training.search.trials import PrunedError
 
@@ -177,69 +181,121 @@ class TestStudy:
         assert outside.exists()
 
 
+class Noted(_Bar):
+    """Keeps what each step reports."""
+
+    def __init__(self):
+        super().__init__()
+        self.reports = []
+
+    def step(self, report):
+        self.reports.append(report)
+
+
+@pytest.fixture
+def trials(tmp_path):
+    """Return a function that gives what is searched of a network on a small data set, and the steps of its trials."""
+
+    def of(name, *options, own=None):
+        fixed = ("--epochs", "1", "--validate-every", "1", "--iterations", "2", "--engine", "torch")
+        path = write_dataset(tmp_path / "data")
+        arguments = search_parser().parse_args(["--dataset", str(path), "--network", name, *fixed, *options])
+        dataset, samples = open_dataset(path)
+        steps = Noted()
+        found = _candidate(network_named(name), arguments, replace(dataset, augmentation=own), samples, steps)
+        return found, steps.reports
+
+    return of
+
+
+def choose(candidate, folder, count, seed=3):
+    """Return the settings of so many trials that are not trained."""
+    found = []
+    with Search(folder / "a.journal", {}, seed=seed, warm_up=0) as study:
+        chosen = replace(candidate, objective=lambda settings, report: 0.5)
+        study.run(chosen, count, lambda number, settings: found.append(settings), lambda told: None)
+    return found
+
+
 class TestMicroNets:
-    @pytest.fixture
-    def trial(self, tmp_path):
-        samples = open_dataset(write_dataset(tmp_path / "data"))[1]
-        own = Augmentation(speckle=0.3)
-        return micro.Trial(
-            network_named("u-net"), samples["train"], samples["validation"], own, 2, 43283, 2, 1, lambda report: None
-        )
+    def test_what_is_chosen_is_what_is_trained_with(self, trials):
+        candidate, steps = trials("u-net")
+        candidate.objective({"augmentation": "none", "beta_squared": 2.5, "rate": 0.004}, lambda *told: None)
+        assert [(step.learning_rate, step.beta_squared) for step in steps] == [(0.004, 2.5)] * 2
+        losses = []
+        for augmentation in ("none", "full"):
+            steps.clear()
+            candidate.objective({"augmentation": augmentation, "beta_squared": 2.5}, lambda *told: None)
+            assert steps[0].learning_rate == pytest.approx(8e-4)  # that of the recipe
+            losses.append(steps[0].loss)
+        assert losses[0] != losses[1]
 
-    def test_what_is_chosen_is_what_is_trained_with(self, trial):
-        first = trial.trainer({"augmentation": "full", "beta_squared": 2.5, "rate": 0.004})
-        assert (first.rate, first.beta_squared, first.recipe.augmentation) == (0.004, 2.5, Augmentation())
-        second = trial.trainer({"augmentation": "none", "beta_squared": 0.5})
-        assert second.recipe.augmentation is None
-        assert second.rate == pytest.approx(8e-4)  # that of the recipe
-        assert trial.trainer({"augmentation": "flips", "beta_squared": 1}).recipe.augmentation == FLIPS
-        assert trial.trainer({"augmentation": micro.OWN, "beta_squared": 1}).recipe.augmentation == trial.own
-
-    def test_everything_that_may_be_chosen_is_within_what_the_prompt_takes(self, trial, tmp_path):
-        found = []
-
-        def objective(settings, report):
-            return 0.5
-
-        candidate = micro.candidate(trial)
-        chosen = type(candidate)(candidate.usual, candidate.suggest, objective)
-        with Search(tmp_path / "a.journal", {}, seed=3, warm_up=0) as study:
-            study.run(chosen, 40, lambda number, settings: found.append(settings), lambda told: None)
-        assert found[0] == {"augmentation": micro.OWN, "beta_squared": 1.0}
-        assert {one["augmentation"] for one in found} == {"none", "flips", "full", micro.OWN}
+    def test_everything_that_may_be_chosen_is_within_what_the_prompt_takes(self, trials, tmp_path):
+        found = choose(trials("u-net", own=Augmentation(speckle=0.3))[0], tmp_path, 40)
+        assert found[0] == {"augmentation": OWN, "beta_squared": 1.0}
+        assert {one["augmentation"] for one in found} == {"none", "flips", "full", OWN}
         rates = [one["rate"] for one in found if "rate" in one]
         assert 0 < len(rates) < 40
         assert 1e-4 <= min(rates) < 1e-3 < max(rates) <= 0.03
         assert all(0.2 <= one["beta_squared"] <= 5 for one in found)
 
-    def test_each_validation_is_told_and_the_best_is_the_score(self, trial, engine_ready):
+    def test_each_validation_is_told_and_the_best_is_the_score(self, trials):
         told = []
-        best = trial.objective(
-            {"augmentation": "none", "beta_squared": 1.0, "rate": 0.01}, lambda *one: told.append(one)
-        )
-        assert [step for step, _ in told] == [1, 2, 3, 4]
-        assert best == max(f for _, f in told)
+        settings = {"augmentation": "none", "beta_squared": 1.0, "rate": 0.01}
+        best = trials("u-net")[0].objective(settings, lambda *one: told.append(one))
+        assert [step for step, _ in told] == [1, 2]
+        assert best == max(f for _, f in told) > 0
 
-    def test_a_training_that_diverges_scores_nothing(self, trial, engine_ready):
-        assert trial.objective({"augmentation": "none", "beta_squared": 1.0, "rate": 1e30}, lambda *one: None) == 0
+    def test_a_training_that_diverges_scores_nothing(self, trials):
+        settings = {"augmentation": "none", "beta_squared": 1.0, "rate": 1e30}
+        assert trials("u-net")[0].objective(settings, lambda *told: None) == 0
 
-    def test_a_pruned_training_ends_at_once(self, trial, engine_ready):
-        steps = []
+    def test_a_pruned_training_ends_at_once(self, trials):
+        candidate, steps = trials("u-net")
 
         def report(step, score):
-            steps.append(step)
             raise PrunedError
 
         with pytest.raises(PrunedError):
-            trial.objective({"augmentation": "none", "beta_squared": 1.0}, report)
-        assert steps == [1]
+            candidate.objective({"augmentation": "none", "beta_squared": 1.0}, report)
+        assert len(steps) == 1
+
+
+class TestLargerNetworks:
+    def test_what_is_chosen_is_what_is_trained_with(self, trials):
+        candidate, steps = trials("unet", "--dimensions", "2", "--validate-every", "1000")
+        usual = dict(candidate.usual)
+        assert usual["crop_size"] == "1,33,33"  # the volumes have 32, 33 and 33 voxels
+        losses = []
+        for changed in ({}, {"loss": "bce"}, {"crop_size": "1,32,32"}, {"lr": 0.002, "optimizer": "sgd"}):
+            steps.clear()
+            candidate.objective(usual | changed, lambda *told: None)
+            assert len(steps) == 20
+            assert steps[0].learning_rate == (usual | changed)["lr"]
+            losses.append((steps[0].loss, steps[-1].loss))
+        assert len({first for first, _ in losses}) == 3  # loss and crop change the first step
+        assert len({last for _, last in losses}) == 4
+
+    def test_what_may_be_chosen_fits_one_class(self, trials, tmp_path):
+        found = choose(trials("vnet")[0], tmp_path, 60)
+        assert {one["loss"] for one in found} == {"dice", "bce", "weighted_bce", "boundary_dice", "focal", "fbeta"}
+        assert {one["optimizer"] for one in found} == {"adam", "sgd", "rmsprop", "soap"}
+        assert {one["schedule"] for one in found} == {"plateau", "step", "cosine", "published"}
+        assert {one["crop_size"] for one in found} == {"32,32,32", "32,33,33"}
+        assert all(1e-4 <= one["lr"] <= 1e-2 and 1e-7 <= one["weight_decay"] <= 1e-2 for one in found)
 
 
 SHORT = ("--network", "u-net", "--epochs", 1, "--validate-every", 1, "--threads", 1, "--engine", "torch")
 
 
+def best_f():
+    """Return the best F of the validations that a training logged."""
+    with next(Path("logs").glob("*.csv")).open(encoding="utf-8", newline="") as stream:
+        return max(float(row["f"]) for row in csv.DictReader(stream) if row["kind"] == "validation")
+
+
 class TestScript:
-    def test_the_command_that_it_prints_runs_and_scores_the_same(self, root, folder, capsys):
+    def test_the_command_that_it_prints_runs_and_scores_the_same(self, folder, capsys):
         write_dataset(folder / "my data")
         arguments = ("--dataset", "my data/tiny.toml", *SHORT, "--trials", 3)
         code, out, err = call(*arguments, capsys=capsys)
@@ -250,14 +306,10 @@ class TestScript:
         assert command == record["command"]
         python, script, *words = shlex.split(command)
         assert (python, script) == ("python", "train_micronet.py")
-        ran = subprocess.run(
-            [sys.executable, root / script, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True
-        )
-        assert ran.returncode == 0, ran.stdout + ran.stderr
+        code, out, err = running.call(train_micronet, *words, capsys=capsys)
+        assert code == 0, out + err
         assert Path("checkpoints/u-net_searched.pt").exists()
-        with next(Path("logs").glob("*.csv")).open(encoding="utf-8", newline="") as stream:
-            rows = [row for row in csv.DictReader(stream) if row["kind"] == "validation"]
-        assert max(float(row["f"]) for row in rows) == pytest.approx(record["best"]["f"], abs=1e-9)
+        assert best_f() == pytest.approx(record["best"]["f"], abs=1e-9)
 
         # The table and the plots, and the same command once more: nothing is left to do.
         lines = Path("search/u-net_tiny_trials.csv").read_text(encoding="utf-8").splitlines()
@@ -281,17 +333,37 @@ class TestScript:
         assert "search elsewhere (-o DIR)" in err
         assert err.count("\n") == 1
 
+    def test_the_command_for_a_larger_network_runs_and_scores_the_same(self, folder, capsys):
+        write_dataset(folder)
+        shared = ("--validate-every", 10, "--threads", 1)
+        arguments = ("--dataset", "tiny.toml", "--network", "unet", "--dimensions", 2, "--epochs", 1, *shared)
+        code, out, err = call(*arguments, "--trials", 2, capsys=capsys)
+        assert code == 0, err
+        python, script, *words = shlex.split(out.splitlines()[-1])
+        assert (python, script) == ("python", "train_network.py")
+        code, out, err = running.call(train_network, *words, capsys=capsys)
+        assert code == 0, out + err
+        assert best_f() == pytest.approx(running.read_json("search/unet_tiny.json")["best"]["f"], abs=1e-9)
+
     def test_without_optuna_one_line_says_what_to_install(self, folder, capsys, monkeypatch):
         monkeypatch.setattr("micronet.app.searching.find_spec", lambda name: None)
         code, _, err = call("--dataset", "a.toml", "--network", "u-net", capsys=capsys)
         assert (code, err) == (2, "error: search.py needs the package optuna: pip install optuna\n")
 
-    def test_without_volumes_for_validation_nothing_is_searched(self, folder, capsys):
+    def test_without_a_data_set_or_volumes_for_validation_nothing_is_searched(self, folder, capsys):
+        code, _, err = call("--network", "u-net", capsys=capsys)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "which data set? --dataset FILE" in err
         write_dataset(folder, validation=0)
         code, _, err = call("--dataset", "tiny.toml", "--network", "u-net", capsys=capsys)
         assert code == 2
         assert 'no volume with split = "validation", which scores the trials' in err
         assert not (folder / "search").exists()
+
+    def test_what_a_micro_net_does_not_have_is_refused(self, folder, capsys):
+        code, _, err = call("--dataset", "tiny.toml", "--network", "ur-net", "--dimensions", 2, capsys=capsys)
+        assert code == 2
+        assert "--dimensions and --device are for larger networks; µr-Net is 3-D, and on the CPU" in err
 
     def test_a_persons_table_is_not_replaced(self, folder, capsys):
         write_dataset(folder)

@@ -36,6 +36,7 @@ __all__ = [
     "evaluate_parser",
     "infer_parser",
     "make_phantoms_parser",
+    "network_parser",
     "new_dataset_parser",
     "prepare_parser",
     "search_parser",
@@ -54,9 +55,13 @@ PHANTOMS = ("oct", "shapes", "optic-lobe")
 ENGINES = ("auto", "numba", "torch")
 RECIPES = ("default", "published")
 AUGMENTATIONS = ("none", "flips", "full")
-SEARCHED = ("u-net", "ur-net")
 SEED = 43283
 TITLES = {"u-net": "µ-Net", "ur-net": "µr-Net"}
+NETWORKS = ("unet", "vnet", "hourglass")
+NORMS = ("batch", "instance", "group")
+LOSSES = ("dice", "bce", "weighted_bce", "boundary_dice", "cross_entropy", "focal", "fbeta")
+OPTIMIZERS = ("adam", "sgd", "rmsprop", "soap")
+SCHEDULES = ("plateau", "step", "cosine", "published")
 
 
 def settings_of(kind: type[_Settings], arguments: argparse.Namespace, **others: Any) -> _Settings:
@@ -70,13 +75,16 @@ class _ProjectParser(argparse.ArgumentParser):
 
     _folders: dict[str, str]
 
-    def add_project(self, folders: dict[str, str], holds: str) -> None:
-        """Add ``--project``, and for each of its folders (by destination) the option that names another."""
+    def add_project(self, folders: dict[str, str], holds: str, fixed: tuple[str, ...] = ()) -> None:
+        """Add ``--project``, and for each of its folders (by destination), but the fixed, the option for another."""
         self._folders = folders
+        self.set_defaults(**dict.fromkeys(fixed))
         self.add_argument(
             "--project", type=path_option, default=Path(), metavar="DIR", help=f"one folder {holds} (default: here)"
         )
         for destination, folder in folders.items():
+            if destination in fixed:
+                continue
             options = ("-o", "--output") if destination == "output" else (f"--{destination}",)
             self.add_argument(*options, type=path_option, metavar="DIR", help=f"default: {folder} in the project")
 
@@ -290,6 +298,84 @@ def training_parser(network: str) -> argparse.ArgumentParser:
     """
     p = _ProjectParser(description=f"Train {TITLES[network]}; without --run, commands are typed or piped in.")
     number = Whole(1, 1_000_000)
+    _add_data(p)
+    p.add_argument("--recipe", choices=RECIPES, help="default: default")
+    p.add_argument("--augmentation", choices=AUGMENTATIONS, help="default: the data set's, else that of the recipe")
+    _add_running(p)
+    p.add_argument("--iterations", type=number, metavar="N", help="refinements of a µr-Net (default: 10)")
+    p.add_argument("--keep-every", type=number, metavar="N", help="keep the weights of every N steps (default: none)")
+    folders = {"checkpoints": "checkpoints", "logs": "logs", "output": "predictions"}
+    p.add_project(folders, "with checkpoints, logs and predictions")
+    _add_watching(p)
+    _add_computing(p)
+    _add_debug(p)
+    return p
+
+
+def network_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``train_network.py``.
+
+    What a resumed session knows itself, and what a network may lack, has no default here.
+    """
+    p = _ProjectParser(description="Train a larger network; without --run, commands are typed or piped in.")
+    p.add_argument("--network", choices=NETWORKS, required=True, help="MONAI's U-Net or V-Net, or a stacked hourglass")
+    _add_data(p)
+    _add_network(p)
+    _add_practice(p)
+    _add_running(p)
+    p.add_argument(
+        "--checkpoints",
+        dest="kept",
+        choices=("last", "best", "all"),
+        help="weights to keep: the last, these and the best (default), those of every validation",
+    )
+    folders = {"checkpoints": "checkpoints", "logs": "logs", "output": "predictions"}
+    p.add_project(folders, "with checkpoints, logs and predictions", fixed=("checkpoints",))
+    _add_watching(p)
+    p.add_argument("--device", type=device_option, default="cpu", help="cpu (default) or cuda")
+    p.add_argument("--threads", type=THREADS, metavar="N", help="threads to work with (default: physical cores)")
+    _add_debug(p)
+    return p
+
+
+def _add_network(p: argparse.ArgumentParser) -> None:
+    count = Whole(0, 1_000_000_000)
+    p.add_argument("--dimensions", type=Whole(2, 3), metavar="2|3", help="2: every slice by itself (default: 3)")
+    p.add_argument("--depth", type=Whole(1, 8), metavar="N", help="halvings of the resolution (default: 4)")
+    p.add_argument("--start-channels", type=Whole(1, 512), metavar="N", help="of the first layer (default: 4)")
+    p.add_argument("--num-stacks", type=Whole(1, 16), metavar="N", help="U-Nets in a row, of an hourglass (default: 1)")
+    p.add_argument("--kernel-size", type=Whole(3, 7), metavar="N", help="of the convolutions, odd (default: 3)")
+    p.add_argument("--norm", choices=NORMS, help="normalisation (default: batch)")
+    p.add_argument("--max-params", type=count, metavar="N", help="refuse a network with more parameters")
+    p.add_argument("--min-params", type=count, metavar="N", help="refuse a network with fewer parameters")
+
+
+def _add_practice(p: argparse.ArgumentParser) -> None:
+    number, rate = Whole(1, 1_000_000), Real(1e-9, 10)
+    p.add_argument(
+        "--crop-size",
+        type=Sizes((2, 3)),
+        metavar="Z,Y,X",
+        help="of what a step sees (default: 64, where there is room)",
+    )
+    p.add_argument("--samples-per-volume", type=number, metavar="N", help="crops of each an epoch (default: 10)")
+    p.add_argument("--batch-size", type=Whole(1, 4096), metavar="N", help="crops a step (default: 1)")
+    p.add_argument("--loss", choices=LOSSES, help="default: dice")
+    p.add_argument("--optimizer", choices=OPTIMIZERS, help="default: adam")
+    p.add_argument("--lr", type=rate, metavar="X", help="learning rate at first (default: 0.001)")
+    p.add_argument("--weight-decay", type=Real(0, 1), metavar="X", help="default: 0")
+    p.add_argument("--schedule", choices=SCHEDULES, help="of the rate (default: plateau)")
+    p.add_argument("--lr-factor", type=Real(1e-6, 1), metavar="X", help="the rate falls to this part (default: 0.1)")
+    p.add_argument(
+        "--lr-patience", type=number, metavar="N", help="after N validations (plateau) or epochs (step) (default: 10)"
+    )
+    p.add_argument("--min-lr", type=Real(0, 10), metavar="X", help="no rate is below (default: 5e-5)")
+    p.add_argument(
+        "--early-stopping-patience", type=number, metavar="N", help="end after N validations in vain (default: 15)"
+    )
+
+
+def _add_data(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--dataset", type=path_option, metavar="FILE", help="what to train on, a .toml (see datasets/README.md)"
     )
@@ -300,8 +386,9 @@ def training_parser(network: str) -> argparse.ArgumentParser:
         metavar="DIR",
         help="a further folder that the data set may name files in",
     )
-    p.add_argument("--recipe", choices=RECIPES, help="default: default")
-    p.add_argument("--augmentation", choices=AUGMENTATIONS, help="default: the data set's, else that of the recipe")
+
+
+def _add_running(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--run",
         type=commands_option,
@@ -315,33 +402,23 @@ def training_parser(network: str) -> argparse.ArgumentParser:
         metavar="N",
         help=f"of weights and order (default: {SEED}, as published)",
     )
-    p.add_argument("--validate-every", type=number, metavar="N", help="steps between validations (default: 50)")
-    p.add_argument("--iterations", type=number, metavar="N", help="refinements of a µr-Net (default: 10)")
-    p.add_argument("--keep-every", type=number, metavar="N", help="keep the weights of every N steps (default: none)")
-    folders = {"checkpoints": "checkpoints", "logs": "logs", "output": "predictions"}
-    p.add_project(folders, "with checkpoints, logs and predictions")
+    p.add_argument(
+        "--validate-every", type=Whole(1, 1_000_000), metavar="N", help="steps between validations (default: 50)"
+    )
+
+
+def _add_watching(p: argparse.ArgumentParser) -> None:
     p.add_argument("--show", action="store_true", help="open the plot in a window each time it is drawn")
     p.add_argument("--tensorboard", action="store_true", help="write TensorBoard scalars into the log folder")
-    _add_computing(p)
-    _add_debug(p)
-    return p
 
 
 def search_parser() -> argparse.ArgumentParser:
     """Return the parser of ``search.py``."""
     p = _ProjectParser(description="Search for the settings that train a network best on a data set; needs Optuna.")
     number = Whole(1, 1_000_000)
-    p.add_argument(
-        "--dataset", type=path_option, required=True, metavar="FILE", help="a .toml with volumes for validation"
-    )
-    p.add_argument(
-        "--data",
-        type=path_option,
-        action="append",
-        metavar="DIR",
-        help="a further folder that the data set may name files in",
-    )
-    p.add_argument("--network", choices=SEARCHED, required=True, help="what to train")
+    _add_data(p)
+    p.add_argument("--network", choices=(*TITLES, *NETWORKS), required=True, help="what to train")
+    p.add_argument("--dimensions", type=Whole(2, 3), metavar="2|3", help="of a larger network (default: 3)")
     p.add_argument("--trials", type=Whole(1, 100_000), default=100, metavar="N", help="of all processes (%(default)s)")
     p.add_argument("--epochs", type=number, default=30, metavar="N", help="of each trial (default: %(default)s)")
     p.add_argument(
@@ -361,6 +438,7 @@ def search_parser() -> argparse.ArgumentParser:
         help="of the trials, their weights and order (default: %(default)s)",
     )
     p.add_project({"output": "search"}, "with the search: its journal, table and plots")
+    p.add_argument("--device", type=device_option, default="cpu", help="of a larger network: cpu (default) or cuda")
     _add_computing(p)
     _add_debug(p)
     return p

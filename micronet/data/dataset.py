@@ -18,7 +18,6 @@ from micronet.data.dataset_file import SPLITS, DataSet, DataSetError, Entry, as_
 from micronet.io import files_of, files_read_with, read_annotation, read_volume
 from micronet.io.sidecar import refuse_second_log
 from micronet.networks.normalize import image_statistics, log_intensity, standardize
-from micronet.networks.padding import Padding
 
 __all__ = [
     "SPLITS",
@@ -68,11 +67,6 @@ class Sample:
         image, inside = np.ascontiguousarray(volume.array[:, depth]), np.ascontiguousarray(mask[:, depth])
         counted = None if weight is None else np.ascontiguousarray(weight[:, depth])
         return cls(entry, volume, image, inside, counted, *image_statistics(volume.array))
-
-    @property
-    def padded(self) -> str | None:
-        """A line on what is mirrored of the cropped image for the network, None where nothing is."""
-        return Padding(self.image.shape).note
 
     def normalized(self) -> NDArray[np.float32]:
         """Return the cropped image as the networks take it, float32 (Z, Y, X)."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from micronet.core.errors import InputError
+from micronet.networks import library
 from micronet.networks.models import MINIMUM_AXIS, MicroNet, MicroRNet
 
 __all__ = [
@@ -62,12 +63,14 @@ class Network:
         The script whose prompt trains it.
     made_from : str, optional
         Name of the network whose weights it can be started from (`bootstrap` at the prompt of that one).
+    sized : bool
+        Whether it comes in sizes, which its weights state (`networks.library`); `build` then gives the usual one.
     """
 
     name: str
     title: str
     module: type[nn.Module]
-    build: Callable[[], nn.Module]
+    build: Callable[..., nn.Module]
     refines: bool
     smallest_axis: int
     receptive_field: int | None
@@ -77,13 +80,35 @@ class Network:
     script: str
     classes: tuple[str, ...] = ("lumen",)
     made_from: str | None = field(default=None)
+    sized: bool = False
 
     def passes(self, iterations: int) -> int:
         """Return how often it looks at a volume when that many refinements are asked for."""
         return iterations if self.refines else 1
 
+    def voxel_bytes(self, model: nn.Module) -> int:
+        """Return the bytes a voxel that PyTorch takes for one pass of a network of this entry, as `torch_bytes`."""
+        return int(getattr(model, "voxel_bytes", self.torch_bytes))
 
-# Both see at most 109 voxels to each side: reference of the published method.
+
+def _of_library(kind: type[library.LibraryNetwork]) -> Network:
+    return Network(
+        name=kind.name,
+        title=kind.title,
+        module=kind,
+        build=kind,
+        refines=False,
+        smallest_axis=1,
+        receptive_field=None,
+        tiling="whole",
+        torch_bytes=0,  # a network of its size knows
+        recipe="network",
+        script="train_network.py",
+        sized=True,
+    )
+
+
+# Both µ-Nets see at most 109 voxels to each side: reference of the published method.
 _ENTRIES: dict[str, Network] = {
     entry.name: entry
     for entry in (
@@ -114,6 +139,7 @@ _ENTRIES: dict[str, Network] = {
             script="train_micrornet.py",
             made_from="u-net",
         ),
+        *map(_of_library, library.LIBRARY.values()),
     )
 }
 
@@ -196,13 +222,18 @@ def model_for_state(state: Mapping[str, Tensor]) -> nn.Module:
     # Building draws initial weights; leave the caller's stream alone. (On the meta device, which has no memory, a draw
     # imports PyTorch's compiler, 2 s.)
     with torch.random.fork_rng(devices=[]):
-        candidates = {name: entry.build() for name, entry in _ENTRIES.items()}
+        if library.states_settings(state):
+            model = library.built_from(state)
+            candidates: dict[str, nn.Module] = {model.name: model}
+        else:
+            candidates = {name: entry.build() for name, entry in _ENTRIES.items() if not entry.sized}
     misfits = {name: _misfits(state, model) for name, model in candidates.items()}
     nearest = min(candidates, key=lambda name: sum(map(len, misfits[name].values())))
     if any(misfits[nearest].values()):
         problems = [f"{kind}: {_listed(names)}" for kind, names in misfits[nearest].items() if names]
-        titles = " nor a ".join(entry.title for entry in _ENTRIES.values())
-        raise InputError(f"neither a {titles}; against {nearest}: {'; '.join(problems)}")
+        titles = " nor a ".join(entry.title for entry in _ENTRIES.values() if not entry.sized)
+        neither = f"not a {network_named(nearest).title}" if nearest in library.LIBRARY else f"neither a {titles}"
+        raise InputError(f"{neither}; against {nearest}: {'; '.join(problems)}")
     for key, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"weights hold values that are not finite, first in '{key}'")

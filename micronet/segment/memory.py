@@ -74,7 +74,7 @@ class Need:
         """Return about how many bytes the process takes at most: whole, or in slabs of some planes."""
         depth, height, width = self.shape
         voxels = depth * height * width
-        padding = Padding((depth, self.depth, width))
+        padding = Padding((depth, self.depth, width), network_of(model).smallest_axis)
         looked_at, size = math.prod(padding.shape), padding.shape
         image = voxels * (4 if self.logarithm else self.stored.itemsize)
         # Readers turn axes and byte order, and a mask is chosen from labels, before they are what they will be.
@@ -94,7 +94,7 @@ class Need:
             if works_in_slabs(model):
                 work += engine.pass_bytes(size)
             else:
-                work += looked_at * network_of(model).torch_bytes
+                work += looked_at * network_of(model).voxel_bytes(model)
             if padding.needed:  # beside what is padded, the same without its margins
                 work *= 2
             output = (4 + 4 + 2) * voxels
