@@ -21,6 +21,7 @@ from tiny_training import wait_for, write_dataset
 import search
 import train_micronet
 import train_network
+from micronet.app.computing import set_threads
 from micronet.app.options import search_parser
 from micronet.app.searching import _Bar, _candidate
 from micronet.core.errors import FileError, InputError
@@ -201,6 +202,7 @@ def trials(tmp_path):
         path = write_dataset(tmp_path / "data")
         arguments = search_parser().parse_args(["--dataset", str(path), "--network", name, *fixed, *options])
         dataset, samples = open_dataset(path)
+        set_threads(1)  # two on a machine that is busy are slower
         steps = Noted()
         found = _candidate(network_named(name), arguments, replace(dataset, augmentation=own), samples, steps)
         return found, steps.reports
@@ -267,14 +269,14 @@ class TestLargerNetworks:
         usual = dict(candidate.usual)
         assert usual["crop_size"] == "1,33,33"  # the volumes have 32, 33 and 33 voxels
         losses = []
-        for changed in ({}, {"loss": "bce"}, {"crop_size": "1,32,32"}, {"lr": 0.002, "optimizer": "sgd"}):
+        for changed in ({}, {"loss": "bce"}, {"lr": 0.002, "optimizer": "sgd"}):
             steps.clear()
             candidate.objective(usual | changed, lambda *told: None)
             assert len(steps) == 20
             assert steps[0].learning_rate == (usual | changed)["lr"]
             losses.append((steps[0].loss, steps[-1].loss))
-        assert len({first for first, _ in losses}) == 3  # loss and crop change the first step
-        assert len({last for _, last in losses}) == 4
+        assert len({first for first, _ in losses}) == 2  # another loss changes the first step
+        assert len({last for _, last in losses}) == 3
 
     def test_what_may_be_chosen_fits_one_class(self, trials, tmp_path):
         found = choose(trials("vnet")[0], tmp_path, 60)
