@@ -291,9 +291,12 @@ SHORT = ("--network", "u-net", "--epochs", 1, "--validate-every", 1, "--threads"
 
 
 def best_f():
-    """Return the best F of the validations that a training logged."""
-    with next(Path("logs").glob("*.csv")).open(encoding="utf-8", newline="") as stream:
-        return max(float(row["f"]) for row in csv.DictReader(stream) if row["kind"] == "validation")
+    """Return the best F of the validations that trainings logged; `load best` begins another run."""
+    rows = []
+    for path in Path("logs").glob("*.csv"):
+        with path.open(encoding="utf-8", newline="") as stream:
+            rows += csv.DictReader(stream)
+    return max(float(row["f"]) for row in rows if row["kind"] == "validation")
 
 
 class TestScript:
