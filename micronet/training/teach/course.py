@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from micronet.core.errors import InputError
 from micronet.networks.taught import Member
 from micronet.networks.taught import Taught as TaughtNetwork
-from micronet.training.teach.folds import hold_out
-from micronet.training.teach.learners import TreesLearner
+from micronet.training.teach.folds import ONE_SLICE, hold_out
+from micronet.training.teach.learners import MicroNetLearner, TreesLearner
 from micronet.training.teach.lesson import Choice, Learner, Lesson, Mask, choose
+from micronet.training.teach.prevalence import annotates_slices
+from micronet.training.trainer import StepReport
 
-__all__ = ["Course", "Earlier", "Progress", "default_learners", "teach"]
+__all__ = ["Course", "Earlier", "Progress", "default_companions", "default_learners", "teach"]
 
 #: Receives what is done, of how much, and a word on what comes next; may raise to stop.
 Progress = Callable[[int, int, str], None]
@@ -26,6 +28,8 @@ Progress = Callable[[int, int, str], None]
 _AROUND = 40.0
 #: Planes this many times as thick as a voxel is wide are evened one by one.
 _THICK = 2.0
+#: Of a µ-Net: steps, and voxels of its grid, half a minute of one core; and what it counts in the mean.
+_STEPS, _MOST_VOXELS, _SHARE = 100, 700_000, 0.5
 
 
 class Course(NamedTuple):
@@ -38,9 +42,24 @@ class Course(NamedTuple):
 def default_learners(lesson: Lesson) -> list[Learner]:
     """Return the learners whose mean is expected to be best; docs/teach.md has what was measured."""
     learners: list[Learner] = [TreesLearner(), TreesLearner(around=_AROUND)]
-    if max(lesson.spacing_um) >= _THICK * min(lesson.spacing_um):
+    if _thick(lesson):
         learners.append(TreesLearner(scales=4, around=_AROUND))
     return learners
+
+
+def _thick(lesson: Lesson) -> bool:
+    return max(lesson.spacing_um) >= _THICK * min(lesson.spacing_um)
+
+
+def default_companions(lesson: Lesson, on_step: Callable[[StepReport], None] | None = None) -> list[Learner]:
+    """Return learners that are too slow to be held out from, and are worth their time all the same.
+
+    Where planes are thick and slices were annotated, a µ-Net on the evened image is one: it counts half in the mean.
+    docs/teach.md has what was measured.
+    """
+    if not _thick(lesson) or not annotates_slices(lesson.labels):
+        return []
+    return [MicroNetLearner(steps=_STEPS, most_voxels=_MOST_VOXELS, around=_AROUND, on_step=on_step)]
 
 
 def teach(
@@ -63,7 +82,7 @@ def teach(
     earlier : Taught, optional
         What was taught before: one more candidate, as it is.
     learners : sequence of Learner, optional
-        Default: `default_learners`.
+        Default: `default_learners`, and `default_companions` where the mean of all of them is chosen.
 
     Returns
     -------
@@ -80,25 +99,38 @@ def teach(
     if earlier is not None:
         candidates.append(Earlier(earlier))
     folds = hold_out(lesson.labels, lesson.spacing_um)
-    steps = len(candidates) * len(folds.folds)
-    done = 0
-    tell(0, steps + len(candidates), "learning")
+    if folds.what == ONE_SLICE:  # they are told and do not decide: half of them take half the time
+        folds = replace(folds, folds=folds.folds[::2])
+    whole, done, doing = len(candidates) * (len(folds.folds) + 1), 0, ""
+
+    def step(report: StepReport) -> None:
+        tell(done, whole, f"{doing}, step {report.step + 1}")
+
+    companions = default_companions(lesson, step) if learners is None else []
+    whole += len(companions)
+    tell(done, whole, "learning")
 
     def count(name: str, number: int, of: int) -> None:
         nonlocal done
         done += 1
-        tell(done, steps + len(candidates), f"{name}, held-out {folds.what} {number} of {of}")
+        tell(done, whole, f"{name}, held-out {folds.what} {number} of {of}")
 
     choice = choose(lesson, candidates, expected=expected, seed=seed, folds=folds, on_fold=count)
+    if list(choice.names) == expected:
+        candidates += companions
+        choice = replace(choice, names=(*choice.names, *(learner.name for learner in companions)))
     everything = np.ones(len(lesson.lumen), bool)
     members: list[Member] = []
     for learner in candidates:
         if learner.name in choice.names:
+            doing = learner.name
             found = learner.learn(lesson, everything, seed).members()
-            whole = sum(member.weight for member in found)
-            members += [replace(member, weight=member.weight / whole / len(choice.names)) for member in found]
+            share = (_SHARE if learner in companions else 1.0) / sum(member.weight for member in found)
+            members += [replace(member, weight=member.weight * share) for member in found]
         done += 1
-        tell(done, steps + len(candidates), learner.name)
+        tell(done, whole, learner.name)
+    total = sum(member.weight for member in members)
+    members = [replace(member, weight=member.weight / total) for member in members]
     return Course(TaughtNetwork(members, lesson.spacing_um).eval(), choice)
 
 

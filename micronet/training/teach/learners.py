@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from micronet.networks.evening import evened
 from micronet.networks.kernels.boosting import logits
 from micronet.networks.kernels.scale_space import default_scales, features, features_at
 from micronet.networks.models import MINIMUM_AXIS, MicroNet
+from micronet.networks.normalize import normalize_image
 from micronet.networks.pixel import PixelNetwork
 from micronet.networks.pixel_trees import PixelTrees, train_pixel_trees
 from micronet.networks.taught import Member, Taught
@@ -42,6 +44,7 @@ class _Features(NamedTuple):
     scales: tuple[float, ...]
     around_um: float
     found: Array  # (voxels, features)
+    agreed: Array  # of unannotated voxels of corrected slices
 
 
 class _FeaturesOf:
@@ -58,8 +61,19 @@ class _FeaturesOf:
             around_um = float(np.float32(self._around * finest))
             image = evened(lesson.image, lesson.spacing_um, around_um) if around_um else lesson.image
             found = features_at(image, lesson.annotated, scales, lesson.spacing_um, torch.get_num_threads())
-            self._seen = lesson, _Features(scales, around_um, found)
+            agreed = np.empty((0, found.shape[1]), np.float32)
+            if lesson.corrections is not None:
+                agreed = _by_plane(image, lesson.corrections.agreed, scales, lesson.spacing_um)
+            self._seen = lesson, _Features(scales, around_um, found, agreed)
         return self._seen[1]
+
+
+def _by_plane(image: Array, where: Mask, scales: Sequence[float], spacing_um: Sequence[float]) -> Array:
+    """Return the features of some voxels, (voxels, features), holding one plane at a time."""
+    threads = torch.get_num_threads()
+    planes = np.flatnonzero(where.any(axis=(1, 2)))
+    seen = [features(image, scales, spacing_um, slice(z, z + 1), threads)[:, 0, where[z]] for z in planes]
+    return np.concatenate(seen, axis=1).T
 
 
 @dataclass(frozen=True)
@@ -118,14 +132,45 @@ class TreesLearner:
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtTrees:
         """Fit trees to some voxels of the lesson."""
-        scales, around_um, found = self._features(lesson)
-        threads = torch.get_num_threads()
-        drawn = np.flatnonzero(learned)
-        if len(drawn) > _MOST_VOXELS:
-            drawn = np.sort(np.random.default_rng([seed, 5]).choice(drawn, _MOST_VOXELS, replace=False))
-        taught = found[drawn], lesson.lumen[drawn]
-        trees = train_pixel_trees(*taught, scales, trees=self.trees, around_um=around_um, seed=seed, threads=threads)
-        return TaughtTrees(trees, lesson, found)
+        seen, beside = self._features(lesson), lesson.corrections
+        if beside is None or not (learned & ~beside.whole).any() or not _both(lesson.lumen[learned & beside.whole]):
+            drawn = _drawn(np.flatnonzero(learned), seed)
+            return TaughtTrees(self._fit(seen, seen.found[drawn], lesson.lumen[drawn], seed), lesson, seen.found)
+        slices = _drawn(np.flatnonzero(learned & beside.whole), seed)
+        first = self._fit(seen, seen.found[slices], lesson.lumen[slices], seed)
+        strokes = np.flatnonzero(learned & ~beside.whole)
+        agreed = 1 / (1 + np.exp(-logits(seen.agreed, first.trees)))
+        rows = np.concatenate([seen.found[slices], seen.found[strokes], seen.agreed])
+        truth = np.concatenate([lesson.lumen[slices], lesson.lumen[strokes], agreed]).astype(np.float32)
+        whole = np.count_nonzero(learned & beside.whole) / len(slices)
+        counts = (len(slices), len(strokes), len(agreed))
+        weight = np.repeat(np.array([whole, 1.0, beside.agreed_weight]), counts)
+        weight *= len(slices) / weight.sum()
+        trees = self._fit(seen, rows, truth, seed, weight.astype(np.float32))
+        return TaughtTrees(trees, lesson, seen.found)
+
+    def _fit(self, seen: _Features, rows: Array, lumen: Any, seed: int, weight: Array | None = None) -> PixelTrees:
+        return train_pixel_trees(
+            rows,
+            lumen,
+            seen.scales,
+            weight=weight,
+            trees=self.trees,
+            around_um=seen.around_um,
+            seed=seed,
+            threads=torch.get_num_threads(),
+        )
+
+
+def _drawn(places: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
+    """Return places, or so many of them as trees are fitted to at most."""
+    if len(places) <= _MOST_VOXELS:
+        return places
+    return np.sort(np.random.default_rng([seed, 5]).choice(places, _MOST_VOXELS, replace=False))
+
+
+def _both(lumen: Mask) -> bool:
+    return bool(lumen.any() and not lumen.all())
 
 
 @dataclass(frozen=True)
@@ -161,20 +206,24 @@ class PixelLearner:
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtPixelNetwork:
         """Train on some voxels of the lesson."""
-        scales, _, found = self._features(lesson)
+        seen = self._features(lesson)
         network = train_pixel_network(
-            found[learned], lesson.lumen[learned], scales, members=self.members, steps=self.steps, seed=seed
+            seen.found[learned], lesson.lumen[learned], seen.scales, members=self.members, steps=self.steps, seed=seed
         )
-        return TaughtPixelNetwork(network, lesson, found)
+        return TaughtPixelNetwork(network, lesson, seen.found)
 
 
 @dataclass(frozen=True)
 class TaughtMicroNet:
-    """A µ-Net after a lesson, with what it says of the volume."""
+    """A µ-Net after a lesson."""
 
     member: Member
     lesson: Lesson
-    probability: Array
+
+    @cached_property
+    def probability(self) -> Array:
+        """What it says of every voxel."""
+        return Taught([self.member], self.lesson.spacing_um).predict(self.lesson.image, self.lesson.spacing_um)
 
     def at(self, asked: Mask) -> Array:
         """Return the probability of some voxels of the lesson."""
@@ -192,27 +241,39 @@ class TaughtMicroNet:
 class MicroNetLearner:
     """Trains a µ-Net on the volume, resampled to an isotropic grid and padded where it is thin.
 
+    Beside whole slices corrections are not learned: they are errors of others, and no sample of the volume.
+
     Parameters
     ----------
     steps : int
     most_voxels : int
         The isotropic grid is as fine as the finest spacing, but has no more voxels than these.
+    around : float
+        Surroundings that the image is evened by first, in units of the finest spacing; 0: it is not.
     on_step : callable, optional
-        Receives the report of every step.
+        Receives the report of every step; may raise to stop.
     """
 
-    name = "u-net"
-
     def __init__(
-        self, steps: int = 120, most_voxels: int = 2_000_000, on_step: Callable[[StepReport], None] | None = None
+        self,
+        steps: int = 120,
+        most_voxels: int = 2_000_000,
+        around: float = 0.0,
+        on_step: Callable[[StepReport], None] | None = None,
     ) -> None:
-        self.steps, self.most_voxels, self.on_step = steps, most_voxels, on_step
+        self.steps, self.most_voxels, self.around, self.on_step = steps, most_voxels, around, on_step
+        self.name = "u-net" + (", evened" if around else "")
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtMicroNet:
         """Train on some voxels of the lesson."""
+        beside = lesson.corrections
+        if beside is not None and _both(lesson.lumen[learned & beside.whole]):
+            learned = learned & beside.whole
         step_um = float(np.float32(isotropic_step(lesson.labels.shape, lesson.spacing_um, self.most_voxels)))
+        around_um = float(np.float32(self.around * min(lesson.spacing_um)))
         shape = isotropic_shape(lesson.labels.shape, lesson.spacing_um, step_um)
-        image = _padded(resampled(lesson.image, shape))
+        seen = normalize_image(evened(lesson.image, lesson.spacing_um, around_um)) if around_um else lesson.image
+        image = _padded(resampled(seen, shape))
         labels = np.zeros_like(lesson.labels)
         labels[lesson.annotated] = np.where(learned, lesson.labels[lesson.annotated], 0)
         labels = _nearest(labels, shape)
@@ -225,9 +286,7 @@ class MicroNetLearner:
         trainer = Trainer(network, [replace(sample, mean=0.0, sd=1.0)], (), RECIPES["default"], seed)
         trainer.begin(self.steps)
         trainer.run(self.on_step or (lambda report: None), lambda report: None)
-        member = Member("unet", network.eval(), step_um=step_um)
-        probability = Taught([member], lesson.spacing_um).predict(lesson.image, lesson.spacing_um)
-        return TaughtMicroNet(member, lesson, probability)
+        return TaughtMicroNet(Member("unet", network.eval(), step_um=step_um, around_um=around_um), lesson)
 
 
 def _nearest(labels: NDArray[np.uint8], shape: Sequence[int]) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from micronet.core.errors import InputError
 from micronet.measure.overlap import overlap
 from micronet.networks.taught import Member
+from micronet.training.teach.beside import Corrections, corrections
 from micronet.training.teach.folds import ONE_SLICE, Folds, hold_out
 
 __all__ = ["Choice", "Learner", "Lesson", "Taught", "choose"]
@@ -54,6 +55,11 @@ class Lesson:
     def lumen(self) -> Mask:
         """What the voxels of the lesson are: bool (voxels,)."""
         return np.asarray(self.labels[self.annotated] == 1)
+
+    @cached_property
+    def corrections(self) -> Corrections | None:
+        """What is a correction, as `micronet.training.teach.beside.corrections` tells it."""
+        return corrections(self.labels)
 
 
 class Taught(Protocol):
