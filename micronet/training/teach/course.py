@@ -93,7 +93,6 @@ def teach(
     InputError
         If a class is missing.
     """
-    tell = on_progress or (lambda done, whole, what: None)
     candidates = list(learners or default_learners(lesson))
     expected = [learner.name for learner in candidates]
     if earlier is not None:
@@ -101,19 +100,13 @@ def teach(
     folds = hold_out(lesson.labels, lesson.spacing_um)
     if folds.what == ONE_SLICE:  # they are told and do not decide: half of them take half the time
         folds = replace(folds, folds=folds.folds[::2])
-    whole, done, doing = len(candidates) * (len(folds.folds) + 1), 0, ""
-
-    def step(report: StepReport) -> None:
-        tell(done, whole, f"{doing}, step {report.step + 1}")
-
-    companions = default_companions(lesson, step) if learners is None else []
-    whole += len(companions)
-    tell(done, whole, "learning")
+    steps = _Steps(on_progress or (lambda done, whole, what: None))
+    companions = default_companions(lesson, steps.within) if learners is None else []
+    steps.whole = len(candidates) * (len(folds.folds) + 1) + len(companions)
+    steps.begin("learning")
 
     def count(name: str, number: int, of: int) -> None:
-        nonlocal done
-        done += 1
-        tell(done, whole, f"{name}, held-out {folds.what} {number} of {of}")
+        steps.end(f"{name}, held-out {folds.what} {number} of {of}")
 
     choice = choose(lesson, candidates, expected=expected, seed=seed, folds=folds, on_fold=count)
     if list(choice.names) == expected:
@@ -123,15 +116,36 @@ def teach(
     members: list[Member] = []
     for learner in candidates:
         if learner.name in choice.names:
-            doing = learner.name
+            steps.begin(learner.name)
             found = learner.learn(lesson, everything, seed).members()
-            share = (_SHARE if learner in companions else 1.0) / sum(member.weight for member in found)
-            members += [replace(member, weight=member.weight * share) for member in found]
-        done += 1
-        tell(done, whole, learner.name)
+            members += _scaled(found, _SHARE if learner in companions else 1.0)
+        steps.end(learner.name)
+    return Course(TaughtNetwork(_scaled(members, 1.0), lesson.spacing_um).eval(), choice)
+
+
+def _scaled(members: Sequence[Member], whole: float) -> list[Member]:
+    """Return members whose weights sum to that."""
     total = sum(member.weight for member in members)
-    members = [replace(member, weight=member.weight / total) for member in members]
-    return Course(TaughtNetwork(members, lesson.spacing_um).eval(), choice)
+    return [replace(member, weight=whole * member.weight / total) for member in members]
+
+
+class _Steps:
+    """Tells what is done, of how much."""
+
+    def __init__(self, tell: Progress) -> None:
+        self._tell, self.whole, self._done, self._what = tell, 0, 0, ""
+
+    def begin(self, what: str) -> None:
+        self._what = what
+        if not self._done:
+            self._tell(0, self.whole, what)
+
+    def within(self, report: StepReport) -> None:
+        self._tell(self._done, self.whole, f"{self._what}, step {report.step + 1}")
+
+    def end(self, what: str) -> None:
+        self._done += 1
+        self._tell(self._done, self.whole, what)
 
 
 @dataclass(frozen=True)
