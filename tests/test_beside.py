@@ -98,6 +98,18 @@ def test_what_was_corrected_is_learned(rng):
     assert (found[14][~bright[14] & ~dark[14]] > 0.5).mean() < 0.05
 
 
+def test_of_many_corrected_voxels_a_part_is_learned_from_which_counts_for_all(rng, monkeypatch):
+    monkeypatch.setattr("micronet.training.teach.learners._MOST_VOXELS", 400)
+    image = rng.normal(size=(12, 40, 40)).astype(np.float32)
+    image[:, 3:9, 3:9] += 4
+    labels = slice_of_both(image.shape, 4)
+    labels[8, :20] = 2
+    labels[8, 3:9, 3:9] = 1
+    lesson = Lesson(image, labels, ONE)
+    found = TreesLearner(trees=20).learn(lesson, np.ones(len(lesson.lumen), bool), 0).everywhere()
+    assert ((found[10] > 0.5) == (labels[4] == 1)).mean() > 0.97
+
+
 def test_the_same_seed_gives_the_same_trees(rng):
     image = rng.normal(size=(12, 40, 40)).astype(np.float32)
     labels = slice_of_both(image.shape, 4)

@@ -136,18 +136,16 @@ class TreesLearner:
         if beside is None or not (learned & ~beside.whole).any() or not _both(lesson.lumen[learned & beside.whole]):
             drawn = _drawn(np.flatnonzero(learned), seed)
             return TaughtTrees(self._fit(seen, seen.found[drawn], lesson.lumen[drawn], seed), lesson, seen.found)
-        slices = _drawn(np.flatnonzero(learned & beside.whole), seed)
+        whole, corrected = (np.flatnonzero(learned & which) for which in (beside.whole, ~beside.whole))
+        slices, strokes = _drawn(whole, seed), _drawn(corrected, seed)
         first = self._fit(seen, seen.found[slices], lesson.lumen[slices], seed)
-        strokes = np.flatnonzero(learned & ~beside.whole)
         agreed = 1 / (1 + np.exp(-logits(seen.agreed, first.trees)))
         rows = np.concatenate([seen.found[slices], seen.found[strokes], seen.agreed])
         truth = np.concatenate([lesson.lumen[slices], lesson.lumen[strokes], agreed]).astype(np.float32)
-        whole = np.count_nonzero(learned & beside.whole) / len(slices)
-        counts = (len(slices), len(strokes), len(agreed))
-        weight = np.repeat(np.array([whole, 1.0, beside.agreed_weight]), counts)
+        each = np.array([len(whole) / len(slices), len(corrected) / len(strokes), beside.agreed_weight])
+        weight = np.repeat(each, (len(slices), len(strokes), len(agreed)))
         weight *= len(slices) / weight.sum()
-        trees = self._fit(seen, rows, truth, seed, weight.astype(np.float32))
-        return TaughtTrees(trees, lesson, seen.found)
+        return TaughtTrees(self._fit(seen, rows, truth, seed, weight.astype(np.float32)), lesson, seen.found)
 
     def _fit(self, seen: _Features, rows: Array, lumen: Any, seed: int, weight: Array | None = None) -> PixelTrees:
         return train_pixel_trees(
