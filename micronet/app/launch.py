@@ -69,7 +69,7 @@ def _session(network: Network, arguments: argparse.Namespace, places: Places, po
     """Read the data, build what trains on it, and say what it is."""
     settings, why = _settings(arguments, network.name, places, root)
     dataset, samples = open_dataset(settings.dataset, settings.data)
-    computes = set_engine(arguments.engine, network, training=True)
+    computes = set_engine(arguments.engine, ["training"] if network.tiling == "slabs" else [])
     torch.manual_seed(settings.seed)
     recipe, note = _recipe(settings, dataset)
     trainer = Trainer(

@@ -14,8 +14,8 @@ from micronet.app.computing import set_engine, set_threads
 from micronet.app.options import settings_of, teach_parser
 from micronet.app.terminal import tell
 from micronet.core.errors import InputError
-from micronet.networks.registry import network_named
-from micronet.networks.weights import find_weights
+from micronet.networks.taught import Taught
+from micronet.networks.weights import find_weights, load_model
 from micronet.training.teach.course import Progress
 from micronet.training.teach.job import TeachJob, WouldReplaceError, teach_file
 
@@ -28,7 +28,8 @@ def teach(arguments: argparse.Namespace, root: Path) -> int:
     start = None if arguments.start is None else find_weights(arguments.start, [trained, root / trained])
     job = settings_of(TeachJob, arguments, start=start, weights_folder=trained)
     set_threads(arguments.threads)
-    set_engine("auto", network_named("taught"), training=True)
+    earlier = None if start is None else load_model(start)
+    set_engine("auto", ["trees", *(earlier.work - {"trees"} if isinstance(earlier, Taught) else ())])
     try:
         with _bar() as advance:
             outcome = teach_file(arguments.input, job, say=tell, on_progress=advance, force=arguments.force)
