@@ -70,7 +70,7 @@ def sweep_figure(sweep: Sweep, threshold: float, *, title: str = "") -> Figure:
                 markeredgecolor="black",
                 markeredgewidth=0.8,
                 linestyle="none",
-                label=f"{name}: above {sweep.thresholds[index]:.2f}, Dice {counts.f_score():.3f}",
+                label=f"{name}: above {sweep.thresholds[index]:.3f}, Dice {counts.f_score():.3f}",
                 zorder=3,
             )
     _name_thresholds(axes, sweep, shown)
