@@ -257,8 +257,8 @@ def main() -> None:
     plan = TINY if arguments.tiny else Plan()
     lengths = {name: getattr(arguments, name) for name in ("epochs", "rounds") if getattr(arguments, name) is not None}
     bench = Bench(arguments.work, replace(plan, **lengths), arguments.annotations, arguments.weights)
-    if not engine.is_ready(training=True):
-        engine.make_ready(training=True, progress=lambda _: None)
+    if not engine.is_ready("training"):
+        engine.make_ready("training")
     asked = arguments.only or [*LEARNED, *(PUBLISHED if arguments.weights else ()), *CLASSICAL]
     methods = [(name, seed) for name in asked for seed in range(arguments.seeds if name in LEARNED else 1)]
     record: dict[str, Any] = {"plan": vars(bench.plan), "seeds": arguments.seeds, "threads": arguments.threads}

@@ -39,6 +39,7 @@ Array = NDArray[np.float32]
 Kind = Literal["trees", "pixel", "unet", "urnet"]
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
+_WORK: dict[Kind, engine.Work] = {"trees": "trees", "pixel": "perceptrons", "unet": "forward", "urnet": "forward"}
 _KEY = re.compile(rf"({'|'.join(_KINDS)})\.([0-9]{{1,2}})\.(.+)")
 #: More than any of these is nothing we taught; a file may hold anything.
 _MOST_MEMBERS, _MOST_PASSES = 16, 100
@@ -130,6 +131,11 @@ class Taught(nn.Module):
         self.weight = nn.Parameter(torch.tensor(weights, dtype=torch.float32), requires_grad=False)
         self.spacing_um = cast(tuple[float, float, float], tuple(map(float, spacing_um)))
         self.logarithm = logarithm
+
+    @property
+    def work(self) -> frozenset[engine.Work]:
+        """What the numba engine has to be ready for."""
+        return frozenset(_WORK[member.kind] for member in self.members)
 
     def state_dict(self, *_: Any, **__: Any) -> OrderedDict[str, Tensor]:  # type: ignore[override]
         """Return plain float32 tensors, from which `taught_for_state` builds the same."""

@@ -18,7 +18,16 @@ from micronet.training.teach.lesson import Choice, Learner, Lesson, Mask, choose
 from micronet.training.teach.prevalence import annotates_slices
 from micronet.training.trainer import StepReport
 
-__all__ = ["Comparison", "Course", "Earlier", "Progress", "default_companions", "default_learners", "teach"]
+__all__ = [
+    "Comparison",
+    "Course",
+    "Earlier",
+    "Progress",
+    "default_companions",
+    "default_learners",
+    "planes_are_thick",
+    "teach",
+]
 
 #: Receives what is done, of how much, and a word on what comes next; may raise to stop.
 Progress = Callable[[int, int, str], None]
@@ -91,13 +100,14 @@ class Course(NamedTuple):
 def default_learners(lesson: Lesson) -> list[Learner]:
     """Return the learners whose mean is expected to be best; docs/teach.md has what was measured."""
     learners: list[Learner] = [TreesLearner(), TreesLearner(around=_AROUND)]
-    if _thick(lesson):
+    if planes_are_thick(lesson.spacing_um):
         learners.append(TreesLearner(scales=4, around=_AROUND))
     return learners
 
 
-def _thick(lesson: Lesson) -> bool:
-    return max(lesson.spacing_um) >= _THICK * min(lesson.spacing_um)
+def planes_are_thick(spacing_um: Sequence[float]) -> bool:
+    """Return whether voxels are at least twice as long along one axis as along another: then a µ-Net may be taught."""
+    return max(spacing_um) >= _THICK * min(spacing_um)
 
 
 def default_companions(lesson: Lesson, on_step: Callable[[StepReport], None] | None = None) -> list[Learner]:
@@ -106,7 +116,7 @@ def default_companions(lesson: Lesson, on_step: Callable[[StepReport], None] | N
     Where planes are thick and slices were annotated, a µ-Net on the evened image is one: it counts half in the mean.
     docs/teach.md has what was measured.
     """
-    if not _thick(lesson) or not annotates_slices(lesson.labels):
+    if not planes_are_thick(lesson.spacing_um) or not annotates_slices(lesson.labels):
         return []
     return [MicroNetLearner(steps=_STEPS, most_voxels=_MOST_VOXELS, around=_AROUND, on_step=on_step)]
 

@@ -110,7 +110,8 @@ class Choice:
         if not self.scores:
             return f"{' + '.join(self.names)}: the annotation is too small, or too unequal, to hold anything out"
         listed = ", ".join(f"{name} {score:.3f}" for name, score in self.scores.items())
-        return f"{' + '.join(self.names)}: Dice on held-out {self.held_out}: {listed}"
+        idle = ", which do not decide" if self.held_out == ONE_SLICE else ""
+        return f"{' + '.join(self.names)}: Dice on held-out {self.held_out}{idle}: {listed}"
 
 
 def choose(
