@@ -5,8 +5,9 @@ python benchmarks/accuracy.py WORK --tiny                             # minutes:
 
 Test sets: (a) eight phantoms of published size; (b) images over the published annotations in --annotations, which take
 no part in training. Methods: our two networks and MONAI's 3-D U-Net, trained on the same phantoms, the last for the CPU
-time that ours took together; a random forest, pixel trees and a pixel network, taught on six of these phantoms (voxels.py); the published two in --weights (u-net_1600.pt, ur-net_b0.5_1200.pt); Otsu, Frangi and
-Sato, fitted on training phantoms. WORK keeps every trained network and every score: what is there is not done again.
+time that ours took together; a random forest, pixel trees and a pixel network, taught on six of these phantoms
+(voxels.py); the published two in --weights (u-net_1600.pt, ur-net_b0.5_1200.pt); Otsu, Frangi and Sato, fitted on
+training phantoms. WORK keeps every trained network and every score: what is there is not done again.
 """
 
 from __future__ import annotations
@@ -272,7 +273,9 @@ def main() -> None:
     if not engine.is_ready(training=True):
         engine.make_ready(training=True, progress=lambda _: None)
     asked = arguments.only or [*LEARNED, *VOXELWISE, *(PUBLISHED if arguments.weights else ()), *CLASSICAL]
-    methods = [(name, seed) for name in asked for seed in range(arguments.seeds if name in (*LEARNED, *VOXELWISE) else 1)]
+    methods = [
+        (name, seed) for name in asked for seed in range(arguments.seeds if name in (*LEARNED, *VOXELWISE) else 1)
+    ]
     record: dict[str, Any] = {"plan": vars(bench.plan), "seeds": arguments.seeds, "threads": arguments.threads}
     texts = []
     for which in SETS:
