@@ -6,7 +6,8 @@ python benchmarks/decoys.py ANNOTATIONS WEIGHTS --shape 96,96,96 --voxels 10000 
 
 The forest (voxels.py) learns from six phantoms whose optics and decoys vary, and is scored on six others and on images
 over the annotations, which do not vary; on random voxels. The published µ-Net looks at each image over an annotation
-once, µr-Net ten times. decoys.png shows what they find in a procedural phantom with much of one decoy. Every image is simulated. Rows that are in --output are not made again.
+once, µr-Net ten times. decoys.png shows what they find in a procedural phantom with much of one decoy. Every image is
+simulated. Rows that are in --output are not made again.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import realism
+import torch
 import voxels
 
 ROOT = Path(__file__).resolve().parents[1]

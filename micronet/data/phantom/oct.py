@@ -87,16 +87,14 @@ class _Scene:
         """Return the planes from `begin` to before `end` in grey values from 0 to 255, whole numbers."""
         physics = self._physics
         first, last, inner = self._with_reach(begin, end, self._spread)
-        intensity = self._tissues.intensity(first, last)
         scenery = self._tissues.scenery
-        if scenery is not None:
-            intensity = scenery.moved(intensity, first)
+        intensity = scenery.moved(self._tissues.intensity(first, last), first)
         intensity = _averaged(intensity, self._spread)[inner]
         intensity += np.float32(math.exp(physics.noise_floor))
         first, last, inner = self._with_reach(begin, end, self._average)
         contrast = _averaged(self._speckle[first:last], self._average)[inner]
         contrast -= 1
-        still = None if scenery is None else scenery.still(begin, end)
+        still = scenery.still(begin, end)
         flowing = np.float32(physics.blood_speckle) if still is None else still + (1 - still) * physics.blood_speckle
         np.multiply(contrast, flowing, out=contrast, where=self._mask[begin:end], dtype=np.float32)
         contrast += 1

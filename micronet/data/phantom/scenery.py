@@ -70,15 +70,15 @@ class Scenery:
             level += (ball - inner) * (np.float32(rim) - level)
             level += inner * (np.float32(-6.0) - level)
 
-    def faded(self, begin: int, end: int) -> Field | None:
-        """Return how far walls are faded, 0 to 1."""
-        return None if self._faded is None else self._at(self._faded, begin, end - begin)
+    def fade(self, in_wall: Field, begin: int) -> None:
+        """Take away walls where they are faded."""
+        if self._faded is not None:
+            in_wall *= 1 - self._at(self._faded, begin, len(in_wall))
 
-    def dimming(self, begin: int, end: int) -> Field | None:
-        """Return how much dimmer than blood what flows in the lumens is."""
-        if self._empty is None:
-            return None
-        return np.float32(self.decoys.empty_loss) * self._at(self._empty, begin, end - begin)
+    def dim(self, blood: Field, begin: int) -> None:
+        """Dim blood where plasma flows without cells."""
+        if self._empty is not None:
+            blood -= np.float32(self.decoys.empty_loss) * self._at(self._empty, begin, len(blood))
 
     def still(self, begin: int, end: int) -> Field | None:
         """Return how far blood stands still, 0 to 1."""

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from micronet.data.phantom.decoys import Decoys
 from micronet.data.phantom.distance import squared_distance
 from micronet.data.phantom.fields import coarse_noise, doubled, step
 from micronet.data.phantom.optics import Optics
@@ -68,8 +67,7 @@ class Tissues:
         self.facing = (np.gradient(away, axis=1) / 2).astype(np.float32) if away.shape[1] > 1 else np.zeros_like(away)
         self.sheet = _sheet_depth(mask & (doubled(self.heart, mask.shape, 0, len(mask)) < 0.5))
         # Of a stream of its own: without decoys an image is what it was before there were any.
-        decoyed = optics.decoys != Decoys()
-        self.scenery = Scenery(optics.decoys, mask, self.sheet, spacing, rng.spawn(1)[0]) if decoyed else None
+        self.scenery = Scenery(optics.decoys, mask, self.sheet, spacing, rng.spawn(1)[0])
         self._make_tables()
 
     def _roomy(self, coarse: NDArray[np.bool_], radius_vox: float, threads: int) -> _Field:
@@ -113,15 +111,12 @@ class Tissues:
         self.heart_wall = layers.astype(np.float32)
         self.core = (1 - np.exp(-distance * spacing / o.core_um)).astype(np.float32)
 
-    def intensity(self, begin: int, end: int) -> _Field:
-        """Return the mean intensity of planes begin .. end - 1, before noise and speckle."""
+    def _surroundings(self, begin: int, end: int) -> tuple[_Field, _Field, _Field, _Field]:
+        """Return reflectivity and loss without walls and lumens, the depth below the yolk sac, and how far in it."""
         o = self.optics
         voxels = np.float32(1 / o.spacing_um)
-        mask, planes = self.mask[begin:end], slice(begin, end)
-        heart, facing = (doubled(field, self.mask.shape, begin, end) for field in (self.heart, self.facing))
-        depth = np.arange(mask.shape[1], dtype=np.float32)[None, :, None] - self.sheet[planes, None]
+        depth = np.arange(self.mask.shape[1], dtype=np.float32)[None, :, None] - self.sheet[begin:end, None]
         below = depth > 0
-
         level: _Field = (depth - np.float32(o.coelom_um) * voxels) * np.float32(0.5) + np.float32(0.5)
         _cut(level)
         level *= o.body - o.coelom
@@ -132,24 +127,27 @@ class Tissues:
             _cut(near)
             near *= depth > np.float32(o.coelom_um) * voxels
             _mix(level, near, o.pericardium)
-        scenery = self.scenery
-        if scenery is not None:
-            scenery.into_body(level, depth, o.coelom, o.coelom_um / o.spacing_um, o.vessel_blood, begin)
+        self.scenery.into_body(level, depth, o.coelom, o.coelom_um / o.spacing_um, o.vessel_blood, begin)
         level[~below] = o.medium
-        if scenery is not None:
-            scenery.into_medium(level, depth, o.vessel_wall, begin)
+        self.scenery.into_medium(level, depth, o.vessel_wall, begin)
         loss = below * np.float32(o.body_loss_per_mm)
         in_sheet = step((np.float32(o.sheet_um / 2) * voxels - np.abs(depth)) / np.float32(_SHEET_EDGE))
         _mix(level, in_sheet, o.sheet)
         np.maximum(loss, in_sheet * np.float32(o.sheet_loss_per_mm), out=loss)
+        return level, loss, depth, in_sheet
+
+    def intensity(self, begin: int, end: int) -> _Field:
+        """Return the mean intensity of planes begin .. end - 1, before noise and speckle."""
+        o = self.optics
+        mask, planes = self.mask[begin:end], slice(begin, end)
+        heart, facing = (doubled(field, self.mask.shape, begin, end) for field in (self.heart, self.facing))
+        level, loss, depth, in_sheet = self._surroundings(begin, end)
 
         outside: NDArray[np.intp] = self.outside[planes].astype(np.intp)
         down = step(np.float32(1.2) * facing)
         in_wall = _between(self.vessel_roof, self.vessel_floor, outside, down)
         _mix(in_wall, heart, _between(self.heart_roof, self.heart_floor, outside, down))
-        faded = None if scenery is None else scenery.faded(begin, end)
-        if faded is not None:
-            in_wall *= 1 - faded
+        self.scenery.fade(in_wall, begin)
         wall = self.heart_wall[outside]
         wall -= o.vessel_wall
         wall *= heart
@@ -159,7 +157,7 @@ class Tissues:
         _mix(level, in_wall, wall)
         _mix(loss, in_wall, o.wall_loss_per_mm)
         if self.texture is not None:
-            strength = np.where(below, np.float32(o.body_texture), np.float32(0))
+            strength = np.where(depth > 0, np.float32(o.body_texture), np.float32(0))
             _mix(strength, np.maximum(in_wall, in_sheet), o.wall_texture)
             level += strength * doubled(self.texture, self.mask.shape, begin, end)
 
@@ -169,17 +167,14 @@ class Tissues:
         blood += o.heart_blood - o.vessel_blood
         blood *= heart
         blood += o.vessel_blood
-        dimming = None if scenery is None else scenery.dimming(begin, end)
-        if dimming is not None:
-            blood -= dimming
+        self.scenery.dim(blood, begin)
         np.copyto(level, blood, where=mask)
         np.copyto(loss, np.float32(o.blood_loss_per_mm), where=mask)
 
         path = np.cumsum(loss, axis=1, out=loss)
         path *= np.float32(2 * o.spacing_um / 1000)  # down and back
         level -= path
-        if scenery is not None:
-            scenery.on_the_way(level, depth, begin)
+        self.scenery.on_the_way(level, depth, begin)
         # In float64, whose exponential every processor rounds alike but for one voxel in millions.
         return np.exp(level, dtype=np.float64).astype(np.float32)
 
