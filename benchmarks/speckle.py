@@ -113,9 +113,9 @@ def write_figure(path: Path, found: Mapping[str, tuple[Array, Array]]) -> None:
         for name, both in found.items():
             log = both[what == "decimated"]
             style = "-" if name.startswith("eye") else "--"
-            bins = np.linspace(-4, 2.5, 80) if what == "raw" else np.linspace(-1.5, 1.2, 80)
+            bins = np.linspace(-4, 2.5, 45) if what == "raw" else np.linspace(-1.5, 1.2, 33)
             heights, edges = np.histogram(log - log.mean(), bins, density=True)
-            row[0].plot(0.5 * (edges[1:] + edges[:-1]), heights, style, label=name)
+            row[0].plot(0.5 * (edges[1:] + edges[:-1]), heights, style, label=name if what == "raw" else None)
             row[1].plot(measures(log)["depth"], style, marker="o", ms=3)
         row[0].set(xlabel=f"log intensity, {what}", ylabel="density")
         row[1].set(xlabel="voxels along depth", ylabel="autocorrelation")

@@ -169,7 +169,7 @@ class Scenery:
         gain: Field = np.zeros((self._shape[0], self._shape[2]), np.float32)
         for z, x in self._places(self.decoys.lines_per_mm2, rng):
             gain[int(z), int(x)] = self.decoys.line_gain
-        shift: NDArray[np.float64] = rng.standard_normal(self._shape[0]) * (self.decoys.motion_um / self._spacing)
+        shift: NDArray[np.float64] = rng.standard_normal((self._shape[0],)) * (self.decoys.motion_um / self._spacing)
         return gain if gain.any() else None, shift if self.decoys.motion_um > 0 else None
 
 
