@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -24,7 +24,16 @@ from micronet.core.ownership import REPLACE, Outputs, check_outputs
 from micronet.core.provenance import sha256_of, versions
 from micronet.core.ram import Allowance
 from micronet.core.volume import Volume
-from micronet.io import claimed_bytes, files_of, open_stack, read_labels, read_volume, volume_stem
+from micronet.io import (
+    Segment,
+    claimed_bytes,
+    files_of,
+    open_stack,
+    read_labels,
+    read_volume,
+    volume_stem,
+    write_segmentation,
+)
 from micronet.io.labels import LUMEN, Labels
 from micronet.io.sidecar import refuse_second_log, stated_domain
 from micronet.networks import engine
@@ -37,10 +46,11 @@ from micronet.training.teach.course import Course, Progress, teach
 from micronet.training.teach.lesson import Lesson
 from micronet.training.teach.look import uncertain_places, write_look
 
-__all__ = ["TeachJob", "WouldReplaceError", "teach_file"]
+__all__ = ["Found", "TeachJob", "WouldReplaceError", "looked", "save_found", "teach_file"]
 
 #: What the record of a result says that made it.
 MADE_BY = "teach.py"
+_BACKGROUND_COLOUR = (0.35, 0.55, 0.85)
 Array = NDArray[np.float32]
 Say = Callable[[str], None]
 
@@ -98,6 +108,8 @@ class _Plan:
     results: Outputs
     weights: Outputs
     asked: dict[str, Any]
+    #: The file of the volume, where it is not `path`: its sidecar says what the numbers are.
+    source: Path | None = None
 
     @property
     def stem(self) -> str:
@@ -153,22 +165,76 @@ def teach_file(
     course.network.logarithm = job.intensity == "log"
     say(f"  learned     {course.choice.told()}")
     learned = time.perf_counter()
-    probability, spread = _looked(course.network, lesson)
+    probability, spread = looked(course.network, lesson)
     mask = above(probability, job.threshold)
     if not job.free_labels:
         mask[labels.volume.array > 0] = labels.volume.array[labels.volume.array > 0] == LUMEN
     result, warnings = measure(mask, volume, job.threshold, None)
     _tell_result(result, warnings, say)
-    found = _Found(volume, labels, lesson, course, probability, spread, mask)
+    found = Found(volume, labels, lesson, course, probability, spread, mask)
     seconds = {"learn": learned - began, "predict": time.perf_counter() - learned}
     _write(plan, found, {"result": result | {"warnings": warnings}, "seconds": seconds}, say)
     um3 = "" if result["um3"] is None else f", {result['um3']:,.0f} µm³"
     return Outcome(path, "done", f"{result['voxels']:,} voxels{um3}")
 
 
+def save_found(
+    found: Found,
+    job: TeachJob,
+    stem: str,
+    about: Mapping[str, Any],
+    *,
+    made_by: str,
+    source: Path | None = None,
+    say: Say,
+) -> list[Path]:
+    """Write what was taught elsewhere than by `teach_file`: the same files, and what was painted.
+
+    Parameters
+    ----------
+    found : Found
+    job : TeachJob
+        `labels` is where what was painted goes, relative to the output: a .seg.nrrd that `teach_file` reads.
+    stem : str
+        Of the files.
+    about : mapping of str to Any
+        What the record says of the input.
+    made_by : str
+        What the record says wrote it. What the same maker wrote there before is replaced, nothing else.
+    source : Path, optional
+        The file of the volume, where it has one; never replaced.
+    say : callable
+        As `teach_file`.
+
+    Returns
+    -------
+    list of Path
+        What was written, the record last.
+
+    Raises
+    ------
+    MicronetError
+        If something else is in the way, or a file cannot be written; nothing has been replaced then.
+    """
+    results, weights = _outputs(job, stem, made_by, [job.labels.as_posix()])
+    check_outputs([results, weights], [] if source is None else files_of(source))
+    if results.read() is None and weights.owns(weights.paths[0].name):
+        raise FileError(f"'{weights.paths[0]}' exists: give another name {setting('name')}")
+    array, grid = found.labels.volume.array, found.volume
+    with results.staged() as folder:
+        segments = [Segment(name="lumen"), Segment(name="background", color=_BACKGROUND_COLOUR)]
+        write_segmentation(folder / job.labels, list(zip(segments, (array == 1, array == 2), strict=True)), grid)
+    painted = {"path": job.labels.as_posix(), "sha256": sha256_of(job.output / job.labels)}
+    asked = {**about, "labels": painted, "parameters": job.parameters() | {"y_crop": found.y_crop}}
+    plan = _Plan(job.output / f"{stem}.nrrd", job, results, weights, asked, source)
+    result, warnings = measure(found.mask, grid, job.threshold, found.y_crop)
+    _write(plan, found, {"result": result | {"warnings": warnings}}, say)
+    return [*results.paths[:-1], weights.paths[0], results.record_path]
+
+
 @dataclass(frozen=True, eq=False)
-class _Found:
-    """All that is written."""
+class Found:
+    """All that is written; `y_crop` is how many voxels of Y were looked at, None for all."""
 
     volume: Volume
     labels: Labels
@@ -177,15 +243,12 @@ class _Found:
     probability: Array
     spread: Array | None
     mask: NDArray[np.bool_]
+    y_crop: int | None = None
 
 
 def _planned(path: Path, job: TeachJob) -> _Plan:
     """Check what would be written, before anything is read."""
-    stem = volume_stem(path)
-    files = [f"{stem}_probability.nrrd", f"{stem}.seg.nrrd", f"{stem}_preview.png"]
-    names = [*files, f"{stem}_look.csv", f"{stem}_look.seg.nrrd"]
-    results = Outputs(job.output, f"{stem}.json", MADE_BY, names)
-    weights = planned_weights(job.weights_path(stem), advice=f"give the weights another name {setting('name')}")
+    results, weights = _outputs(job, volume_stem(path), MADE_BY)
     inputs = {"input": path, "labels": job.labels}
     read = {role: files_of(file) for role, file in inputs.items()}
     every = [file for several in read.values() for file in several]
@@ -200,6 +263,15 @@ def _planned(path: Path, job: TeachJob) -> _Plan:
         role: {"path": write_name(file), "sha256": sha256_of(*read[role])} for role, file in inputs.items()
     }
     return _Plan(path, job, results, weights, asked | {"parameters": job.parameters()})
+
+
+def _outputs(job: TeachJob, stem: str, made_by: str, more: Sequence[str] = ()) -> tuple[Outputs, Outputs]:
+    """Return the files of a result, and those of the weights."""
+    files = [f"{stem}_probability.nrrd", f"{stem}.seg.nrrd", f"{stem}_preview.png"]
+    names = [*files, f"{stem}_look.csv", f"{stem}_look.seg.nrrd", *more]
+    results = Outputs(job.output, f"{stem}.json", made_by, names)
+    advice = f"give the weights another name {setting('name')}"
+    return results, planned_weights(job.weights_path(stem), advice=advice)
 
 
 def _earlier(plan: _Plan) -> Outcome | None:
@@ -279,8 +351,8 @@ def _read(plan: _Plan, say: Say) -> tuple[Volume, Labels, tuple[float, float, fl
     return volume, labels, spacing_um
 
 
-def _looked(network: Taught, lesson: Lesson) -> tuple[Array, Array | None]:
-    """Return the probability of every voxel, and the deviation between members where there are several."""
+def looked(network: Taught, lesson: Lesson) -> tuple[Array, Array | None]:
+    """Return the probability of every voxel (Z, Y, X), and the deviation between members where there are several."""
     weights = [member.weight for member in network.members if member.weight]
     if len(weights) == 1:
         return network.predict(lesson.image, lesson.spacing_um), None
@@ -308,7 +380,7 @@ def _tell_result(result: Mapping[str, Any], warnings: list[str], say: Say) -> No
         say(f"  WARNING     {warning}")
 
 
-def _write(plan: _Plan, found: _Found, measured: Mapping[str, Any], say: Say) -> None:
+def _write(plan: _Plan, found: Found, measured: Mapping[str, Any], say: Say) -> None:
     """Write everything; the weights take their place first, the record of the result is the last."""
     job, stem, network = plan.job, plan.stem, found.course.network
     labels = found.labels.volume.array
@@ -329,7 +401,7 @@ def _write(plan: _Plan, found: _Found, measured: Mapping[str, Any], say: Say) ->
         save_state(staged.enter_context(plan.weights.staged()) / weights_path.name, network.state_dict())
     digest = sha256_of(weights_path)
     record = _record(plan, found) | {"created": datetime.now(UTC).isoformat(timespec="seconds")}
-    domain = "log" if network.logarithm else stated_domain(plan.path)[0] or AS_STORED
+    domain = "log" if network.logarithm else stated_domain(plan.source or plan.path)[0] or AS_STORED
     write_card(
         plan.weights,
         spacing_um=list(found.lesson.spacing_um),
@@ -348,7 +420,7 @@ def _write(plan: _Plan, found: _Found, measured: Mapping[str, Any], say: Say) ->
         say(f"  look        a further stroke helps most at {where}; more in {stem}_look.csv")
 
 
-def _record(plan: _Plan, found: _Found) -> dict[str, Any]:
+def _record(plan: _Plan, found: Found) -> dict[str, Any]:
     """Return what record and card both say."""
     choice, volume = found.course.choice, found.volume
     counts = np.bincount(found.labels.volume.array.ravel(), minlength=3)
