@@ -14,13 +14,14 @@ from napari_process import run_in_napari
 
 from micronet import MicroNet, MicroRNet, Volume, load_model, predict, read_annotation, read_volume, write_volume
 from micronet.app.napari import segmenter
-from micronet.app.napari.layers import grid_of
+from micronet.app.napari.layers import STROKES, grid_of, layer_attributes
 from micronet.app.napari.reader import get_reader, read
 from micronet.app.napari.segmenter import Segmenting, Step, default_weights, segment, warning
 from micronet.app.napari.work import Work
 from micronet.app.napari.writer import write_labels_tiff, write_seg_nrrd
 from micronet.core.errors import FileError, InputError, MicronetError
 from micronet.io import Segment, open_recording, read_segmentation, write_label_tiff, write_segmentation
+from micronet.io.labels import read_labels
 from micronet.networks.normalize import log_intensity, normalize_image
 from micronet.networks.weights import save_state
 
@@ -144,6 +145,24 @@ def test_saved_segmentation_lies_on_the_grid_of_the_image(tmp_path, volume, mask
     np.testing.assert_array_equal(found.mask.array, mask)
     np.testing.assert_array_equal(found.mask.directions, volume.directions)
     np.testing.assert_array_equal(found.mask.origin, volume.origin)
+
+
+def test_strokes_are_saved_as_what_teach_reads_and_opened_as_one_layer(tmp_path, volume, mask):
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[5] = np.where(mask[5], 1, 2)
+    path = str(tmp_path / "embryo.seg.nrrd")
+    attributes = layer_attributes(volume, "embryo strokes")
+    attributes["metadata"][STROKES] = True
+    write_seg_nrrd(path, labels, attributes)
+    assert [segment.name for segment in read_segmentation(path).segments] == ["lumen", "background"]
+    _, read_back = read_labels(path, volume, "embryo")
+    np.testing.assert_array_equal(read_back.volume.array, labels)
+    [(array, attributes, kind)] = read(path)
+    assert (kind, attributes["name"], attributes["metadata"][STROKES]) == ("labels", "embryo strokes", True)
+    np.testing.assert_array_equal(array, labels)
+    both = [(Segment(name="lumen"), mask), (Segment(name="background"), mask)]  # as nobody paints for teaching
+    write_segmentation(path, both, volume)
+    assert len(read(path)) == 2
 
 
 def test_every_label_becomes_a_segment(tmp_path, mask):

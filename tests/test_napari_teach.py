@@ -20,6 +20,7 @@ from micronet.core.errors import FileError, InputError
 from micronet.core.volume import upright
 from micronet.io import read_segmentation
 from micronet.training.teach import live
+from micronet.training.teach.learners import TreesLearner
 from micronet.training.teach.live import LiveImage
 
 SHAPE = (20, 36, 40)
@@ -77,6 +78,15 @@ class TestLiveImage:
         np.testing.assert_allclose(answer.probability, by_weights, atol=1e-6)
         mask, truth = answer.probability > 0.5, tubes()
         assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.85
+
+    def test_trees_are_those_that_the_learner_of_teach_makes(self, volume):
+        image = LiveImage(volume)
+        for labels in (painted(4, 10, 16), np.where(np.arange(SHAPE[0])[:, None, None] == 10, 1 + ~tubes(), 0)):
+            lesson = image.lesson(labels.astype(np.uint8))
+            [ours] = image.by_trees(lesson).course.network.members
+            [theirs] = TreesLearner().learn(lesson, np.ones(len(lesson.lumen), bool), 0).members()
+            for one, two in zip(ours.network.trees, theirs.network.trees, strict=True):
+                np.testing.assert_array_equal(one, two)
 
     def test_features_of_a_plane_are_computed_once_for_all_strokes(self, volume, monkeypatch):
         planes = []
@@ -374,6 +384,10 @@ assert "Paint what it is" in said[-1], said
 if window:
     pause(0.3)
     viewer.window.screenshot("shot.png", canvas_only=False, flash=False)
+teach.strokes.value = mask
+teach.begin.native.click()
+assert said[-1].startswith("that is the mask; choose the layer with the strokes"), said
+teach.strokes.value = strokes
 teach.folder.value, teach.name.value = "saved", "vol"
 teach.save.native.click()
 wait(lambda: not teach.busy)

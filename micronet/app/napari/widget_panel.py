@@ -25,10 +25,9 @@ _POLL = 40
 
 def layer_choice(viewer: napari.Viewer, kind: type[Any], *, optional: bool = False, **options: Any) -> ComboBox:
     """Return a box that offers the layers of a kind; with `optional` none may be chosen."""
-    none: list[Any] = [("(none)", None)] if optional else []
 
     def choices(_: Any) -> list[Any]:
-        return none + [(layer.name, layer) for layer in viewer.layers if isinstance(layer, kind)]
+        return [(layer.name, layer) for layer in viewer.layers if isinstance(layer, kind)]
 
     return ComboBox(choices=choices, nullable=optional, **options)
 

@@ -9,7 +9,7 @@ from magicgui.widgets import CheckBox, FileEdit, LineEdit, PushButton
 from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
-from micronet.app.napari.layers import GRID
+from micronet.app.napari.layers import GRID, STROKE_COLOURS, STROKES
 from micronet.app.napari.teacher import Planes, Saving, Seen, Teacher, mask_planes, places, save
 from micronet.app.napari.widget_panel import Panel, after, layer_choice, path_of, row, settled_grid
 from micronet.core.errors import InputError
@@ -24,7 +24,6 @@ __all__ = ["TeachWidget"]
 _PAUSE = 500
 _BRUSH = 5
 _CLEAR = "transparent"
-_STROKES = {None: _CLEAR, 0: _CLEAR, LUMEN: "#ff8c1a", BACKGROUND: "#3f8efc"}
 _MASK = {None: _CLEAR, 0: _CLEAR, 1: "#35e07c"}
 _WELCOME = "Paint some lumen and some background; the mask follows half a second after each stroke."
 
@@ -66,6 +65,8 @@ class TeachWidget(Panel):
         self._answer: tuple[Answer, Seen] | None = None
         self._learned: NDArray[Any] | None = None  # strokes, as they were when last learned from
         self._watched: Labels | None = None
+        self._stored: Any = None  # the image as the layer has it, perhaps on disk, and in memory
+        self._array: NDArray[Any] = np.empty(0)
         self._places: list[Place] | None = None
         self._pause = after(_PAUSE, self._learn_by_itself)
         self._connect()
@@ -90,9 +91,12 @@ class TeachWidget(Panel):
         image, strokes = self.chosen_image(), self.strokes.value
         if strokes is None or strokes.data.shape != image.data.shape:
             strokes = self.viewer.add_labels(
-                np.zeros(image.data.shape, np.uint8), name=f"{image.name} strokes", **_place(image), colormap=_STROKES
+                np.zeros(image.data.shape, np.uint8),
+                name=f"{image.name} strokes",
+                **_place(image),
+                colormap=STROKE_COLOURS,
             )
-            strokes.metadata[GRID] = settled_grid(image, None)
+            strokes.metadata |= {GRID: settled_grid(image, None), STROKES: True}
             strokes.brush_size = _BRUSH
             self.strokes.value = strokes
         self.viewer.layers.selection.active = strokes
@@ -104,10 +108,12 @@ class TeachWidget(Panel):
         image, strokes = self.chosen_image(), self.strokes.value
         if strokes is None:
             raise InputError("paint some lumen and some background first: the buttons above make a layer for it")
+        if self._mask.is_in(strokes):
+            raise InputError("that is the mask; choose the layer with the strokes, or paint: the buttons make one")
         grid, path = settled_grid(image, strokes), path_of(image)
-        if image.data.ndim != 3:
-            raise InputError(f"teaching takes an image with the axes Z, Y, X; this layer has {image.data.ndim}")
-        seen = Seen(image.data, grid, self.log.value, self.y_crop, None if path is None else Path(path))
+        if image.data is not self._stored:
+            self._stored, self._array = image.data, np.asarray(image.data)
+        seen = Seen(self._array, grid, self.log.value, self.y_crop, None if path is None else Path(path))
         self._learned = np.array(strokes.data)
         around = int(np.clip(image.world_to_data(self.viewer.dims.point)[0], 0, len(image.data) - 1))
         labels = self._learned
@@ -248,6 +254,10 @@ class _Mask:
         """Show what there is."""
         if self._layer is not None:
             self._layer.refresh()
+
+    def is_in(self, layer: Labels) -> bool:
+        """Whether a layer is that of the mask."""
+        return self._layer is layer
 
     def voxels(self) -> int:
         """Return how many are lumen."""

@@ -24,12 +24,20 @@ from micronet.training.teach.pixel import train_pixel_network
 from micronet.training.teach.prevalence import annotates_slices, logit_shift, prevalence
 from micronet.training.trainer import StepReport, Trainer
 
-__all__ = ["MicroNetLearner", "PixelLearner", "TaughtMicroNet", "TaughtPixelNetwork", "TaughtTrees", "TreesLearner"]
+__all__ = [
+    "SEEN_PLANES",
+    "MicroNetLearner",
+    "PixelLearner",
+    "TaughtMicroNet",
+    "TaughtPixelNetwork",
+    "TaughtTrees",
+    "TreesLearner",
+]
 
 Array = NDArray[np.float32]
 
 #: Planes from which it is told how common lumen is.
-_SEEN_PLANES = 12
+SEEN_PLANES = 12
 
 
 class _Features:
@@ -71,7 +79,7 @@ class TaughtTrees:
         """Return these trees corrected for how common lumen is in the volume, where strokes were annotated."""
         if annotates_slices(self.lesson.labels):
             return self
-        step = max(1, len(self.lesson.image) // _SEEN_PLANES)
+        step = max(1, len(self.lesson.image) // SEEN_PLANES)
         planes = range(step // 2, len(self.lesson.image), step)
         seen = [features(self.lesson.image, self.trees.scales, self.lesson.spacing_um, slice(z, z + 1)) for z in planes]
         rows = np.concatenate([plane.reshape(len(plane), -1) for plane in seen], axis=1).T

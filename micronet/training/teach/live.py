@@ -7,6 +7,7 @@ cross-validation, take their time when asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,21 +21,26 @@ from micronet.core.volume import Volume
 from micronet.networks.kernels.boosting import Trees, add_trees
 from micronet.networks.kernels.scale_space import default_scales, feature_count, features
 from micronet.networks.normalize import log_intensity, normalize_image
-from micronet.networks.pixel_trees import train_pixel_trees
-from micronet.networks.taught import Taught
+from micronet.networks.pixel_trees import PixelTrees, train_pixel_trees
+from micronet.networks.taught import Member, Taught
 from micronet.training.teach.course import Course, Progress, teach
 from micronet.training.teach.job import looked
-from micronet.training.teach.learners import TaughtTrees
+from micronet.training.teach.learners import SEEN_PLANES
 from micronet.training.teach.lesson import Choice, Lesson
+from micronet.training.teach.prevalence import annotates_slices, logit_shift, prevalence
 
 __all__ = ["Answer", "LiveImage"]
 
 Array = NDArray[np.float32]
+#: Features of a plane: blocks of (features, voxels).
+_Plane = list[Array]
 #: Receives the first plane and the probability (planes, y_crop or Y, X) from there on; may raise to stop.
 OnPlanes = Callable[[int, Array], None]
 
 #: Planes whose features are computed, or trees applied, at a time.
 _SLAB = 8
+#: Voxels of a plane whose features lie together: what trees go through again and again stays in the second cache.
+_BLOCK = 2048
 #: Share of the memory that is available now which features may be kept in.
 _SHARE = 0.25
 
@@ -83,7 +89,7 @@ class LiveImage:
             most_bytes = int(_SHARE * (available_memory() or 0))
         each = 4 * feature_count(len(self._scales)) * self.image[0].size
         self._most_planes = most_bytes // each
-        self._kept: dict[int, Array] = {}  # of planes: (features, voxels)
+        self._kept: dict[int, _Plane] = {}
 
     def lesson(self, labels: NDArray[np.integer]) -> Lesson:
         """Return what is painted as a lesson.
@@ -129,16 +135,15 @@ class LiveImage:
         """
         tell = on_planes or (lambda first, found: None)
         found, threads = self._painted(lesson), torch.get_num_threads()
-        fitted = train_pixel_trees(found, lesson.lumen, self._scales, seed=seed, threads=threads)
-        taught = TaughtTrees(fitted, lesson, found)
+        trees = train_pixel_trees(found, lesson.lumen, self._scales, seed=seed, threads=threads)
         tell(0, np.empty((0, *self.image.shape[1:]), np.float32))  # a chance to stop
-        members = taught.members()
+        trees = self._for_the_volume(trees, lesson)
         probability = np.empty(self.image.shape, np.float32)
         with Team(threads) as team:
             for first, stop in _outwards(len(self.image), around):
-                self._apply(members[0].network.trees, first, stop, probability, team)
+                self._apply(trees.trees, first, stop, probability, team)
                 tell(first, probability[first:stop])
-        network = Taught(members, self.spacing_um, logarithm=self.log).eval()
+        network = Taught([Member("trees", trees)], self.spacing_um, logarithm=self.log).eval()
         return Answer(Course(network, Choice(("pixel trees",), {}, "")), lesson, probability, None)
 
     def by_all(self, lesson: Lesson, *, seed: int = 0, on_progress: Progress | None = None) -> Answer:
@@ -151,8 +156,25 @@ class LiveImage:
         """Return the features of the painted voxels (voxels, features), in the order of the array."""
         parts = []
         for z in np.flatnonzero(lesson.annotated.any(axis=(1, 2))):
-            parts.append(self._plane(int(z))[:, lesson.annotated[z].ravel()].T)
+            painted = lesson.annotated[z].ravel()
+            parts += [
+                block[:, painted[at : at + _BLOCK]].T
+                for at, block in zip(range(0, len(painted), _BLOCK), self._plane(int(z)), strict=True)
+            ]
         return np.ascontiguousarray(np.concatenate(parts))
+
+    def _for_the_volume(self, trees: PixelTrees, lesson: Lesson) -> PixelTrees:
+        """Return trees as `learners.TaughtTrees.for_the_volume` corrects them, from features that are kept."""
+        if annotates_slices(lesson.labels):
+            return trees
+        step = max(1, len(self.image) // SEEN_PLANES)
+        planes = range(step // 2, len(self.image), step)
+        seen = np.empty((len(planes), self.image[0].size), np.float32)
+        for out, z in zip(seen, planes, strict=True):
+            _ask(self._plane(z), trees.trees, out)
+        taught = float(lesson.lumen.mean())
+        shift = logit_shift(prevalence(seen, taught), taught)
+        return replace(trees, trees=trees.trees._replace(start=float(np.float32(trees.trees.start + shift))))
 
     def _apply(self, trees: Trees, first: int, stop: int, probability: Array, team: Team) -> None:
         """Write what trees say of some planes."""
@@ -160,13 +182,11 @@ class LiveImage:
 
         def some(number: int) -> None:
             for z in range(first + number, stop, team.threads):
-                out = probability[z].reshape(-1)
-                add_trees(slab[z - first], trees, np.empty(len(out), np.uint8), out)
-                out[...] = 1 / (1 + np.exp(-out))
+                _ask(slab[z - first], trees, probability[z].reshape(-1))
 
         team.run(some, [(number,) for number in range(team.threads)])
 
-    def _plane(self, z: int) -> Array:
+    def _plane(self, z: int) -> _Plane:
         """Return the features of one plane, computed with its neighbours where they will be kept."""
         if z in self._kept:
             return self._kept[z]
@@ -175,8 +195,8 @@ class LiveImage:
             return self._planes(first, min(first + _SLAB, len(self.image)))[z - first]
         return self._computed(z, z + 1)[0]
 
-    def _planes(self, first: int, stop: int) -> list[Array]:
-        """Return the features of each of some planes (features, voxels)."""
+    def _planes(self, first: int, stop: int) -> list[_Plane]:
+        """Return the features of each of some planes."""
         if all(z in self._kept for z in range(first, stop)):
             return [self._kept[z] for z in range(first, stop)]
         found = self._computed(first, stop)
@@ -184,9 +204,25 @@ class LiveImage:
             self._kept |= dict(zip(range(first, stop), found, strict=True))
         return found
 
-    def _computed(self, first: int, stop: int) -> list[Array]:
+    def _computed(self, first: int, stop: int) -> list[_Plane]:
         slab = features(self.image, self._scales, self.spacing_um, slice(first, stop), torch.get_num_threads())
-        return [np.ascontiguousarray(slab[:, z].reshape(len(slab), -1)) for z in range(stop - first)]
+        voxels = self.image[0].size
+        flat = slab.reshape(len(slab), -1)
+        return [
+            [np.ascontiguousarray(flat[:, at : min(at + _BLOCK, end)]) for at in range(end - voxels, end, _BLOCK)]
+            for end in range(voxels, flat.shape[1] + 1, voxels)
+        ]
+
+
+def _ask(plane: _Plane, trees: Trees, out: Array) -> None:
+    """Write the probability of each voxel of a plane."""
+    for at, block in zip(range(0, len(out), _BLOCK), plane, strict=True):
+        found = out[at : at + _BLOCK]
+        add_trees(block, trees, np.empty(len(found), np.uint8), found)
+    np.negative(out, out=out)
+    np.exp(out, out=out)
+    out += 1
+    np.reciprocal(out, out=out)
 
 
 def _outwards(planes: int, around: int) -> Iterator[tuple[int, int]]:
