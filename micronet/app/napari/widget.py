@@ -31,7 +31,7 @@ class SegmentWidget(Panel):
         )
         self.iterations = SpinBox(label="Refinements", value=10, min=1, max=100, tooltip="of a µr-Net")
         self.from_labels = layer_choice(
-            viewer,
+            self.viewer,
             Labels,
             optional=True,
             label="Start from",

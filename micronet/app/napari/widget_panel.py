@@ -80,7 +80,8 @@ class Panel(Container):  # type: ignore[misc]  # magicgui is not needed for the 
 
     def __init__(self, viewer: napari.Viewer, call: str, tooltip: str) -> None:
         super().__init__(labels=True)
-        self.viewer = viewer
+        # napari hands a plugin a proxy, through which a layer that was added is not the one that a box offers.
+        self.viewer = viewer = getattr(viewer, "__wrapped__", viewer)
         self.image = layer_choice(viewer, Image, label="Image", tooltip="one channel of grey values")
         self.log = CheckBox(
             text="Log intensities",
@@ -91,7 +92,7 @@ class Panel(Container):  # type: ignore[misc]  # magicgui is not needed for the 
             value=0,
             min=0,
             max=1_000_000,
-            tooltip="look at so many voxels of Y only, from its beginning",
+            tooltip="look at so many voxels of Y only, from its beginning; 0: all of them",
         )
         self.threshold = FloatSlider(
             label="Threshold", value=0.5, min=0, max=0.99, step=0.01, tooltip="lumen is where the probability is above"
@@ -99,7 +100,6 @@ class Panel(Container):  # type: ignore[misc]  # magicgui is not needed for the 
         self.begin = PushButton(text=call, tooltip=tooltip)
         self.stop = PushButton(text="Stop", tooltip="stop what is being computed; what is shown stays", enabled=False)
         self.bar = ProgressBar(value=0, max=100)
-        self.depth.native.setSpecialValueText("all")
         self.status = Label(value="")
         self.status.native.setWordWrap(True)
         self.status.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)

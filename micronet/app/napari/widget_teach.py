@@ -36,7 +36,7 @@ class TeachWidget(Panel):
             viewer, "Teach", "choose between all learners by strokes held out, and teach those: some seconds to minutes"
         )
         self.strokes = layer_choice(
-            viewer,
+            self.viewer,
             Labels,
             optional=True,
             label="Strokes",
@@ -61,7 +61,7 @@ class TeachWidget(Panel):
         tools = row(self.lumen, self.background, self.erase)
         self.lay_out([self.image, self.strokes, tools, self.auto, self.threshold, self.log, self.depth])
         self.extend([row(self.next), self.folder, self.name, row(self.save)])
-        self._teacher, self._mask = Teacher(), _Mask(viewer)
+        self._teacher, self._mask = Teacher(), _Mask(self.viewer)
         self._answer: tuple[Answer, Seen] | None = None
         self._learned: NDArray[Any] | None = None  # strokes, as they were when last learned from
         self._watched: Labels | None = None
