@@ -1,19 +1,19 @@
 """Peak memory against what was estimated, and against --max-ram.
 
-python benchmarks/memory.py                        # about ten minutes
-python benchmarks/memory.py --shape 64,96,96 --masks noise --networks u-net
+python benchmarks/memory.py                        # fifteen minutes
+python benchmarks/memory.py --shape 64,80,80 --masks noise --only=--measures
 
-Every line is infer.py or evaluate.py in a process of its own. `taken` is its peak above that of the same command with a
-volume of 32³ voxels, which is the program and its imports; `told` is the estimate without what it counts for these.
-Peaks of the whole process are compared with what it may take: --max-ram, or the whole estimate.
+Every cell is infer.py or evaluate.py in a process of its own: `taken / told`. Taken is its peak above that of the same
+command with a volume of 32³ voxels, which is the program and its imports; told is the estimate without what it counts
+for these. `peak` is the highest peak of the row as a part of what the process may take: of --max-ram, or the whole
+estimate. Whatever is above that is marked. Measures of noise take minutes, and are left out unless the volume is small.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import re
+import math
 import subprocess
 import sys
 import tempfile
@@ -45,53 +45,94 @@ OPTIONS = {
     "--measures": ("--measures",),
 }
 UNLIMITED = "1000GB"
+#: Parts of what the whole takes that are tried until it is done in slabs.
+SHARES = (0.8, 0.9, 0.98)
+#: Voxels of which noise is measured.
+MEASURED = 500_000
 
 
-def run(script: str, *arguments: object) -> tuple[int, int, str]:
-    """Run a script of the repository; return its exit code, its peak in bytes, and what it said on standard error."""
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, cwd=ROOT)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        errors.seek(0)
-        return process.returncode, usage.ru_maxrss * 1024, errors.read()
+#: A process counts what it had before it became the script too, which is what started it: so something small does.
+STARTER = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
 
 
-def infer(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, ...]]:
-    """Yield a line of the table for each run of infer.py."""
+def run(script: str, *arguments: object) -> tuple[int, str]:
+    """Run a script of the repository; return its peak in bytes, and what it said on standard error."""
+    command = [sys.executable, "-c", STARTER, sys.executable, str(ROOT / script), *map(str, arguments)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return int(ran.stdout) * 1024, ran.stderr
+
+
+class Row:
+    """A line of the table: a cell for each mask."""
+
+    def __init__(self, *what: str) -> None:
+        self._cells, self._parts = list(what), [0.0]
+
+    def add(self, peak: int, base: int, told: int, allowed: int, note: str = "") -> None:
+        """Add what was taken and told."""
+        above = f" ABOVE {allowed / 1e6:.0f}: {peak / 1e6:.0f}" if peak > allowed else ""
+        self._cells.append(f"{(peak - base) / 1e6:.0f} / {told / 1e6:.0f}{note}{above}")
+        self._parts.append(peak / allowed)
+
+    def skip(self, why: str = "") -> None:
+        """Add a cell without numbers."""
+        self._cells.append(why)
+
+    def __str__(self) -> str:
+        return f"| {' | '.join(self._cells)} | {max(self._parts):.2f} |"
+
+
+def infer(arguments: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    """Yield a line of the table for each option of infer.py, whole and in slabs."""
     for network in arguments.networks:
         weights = folder / f"{network}.pt"
         torch.manual_seed(0)
         save_state(weights, {"u-net": MicroNet, "ur-net": MicroRNet}[network]().state_dict())
         common = ("--model", weights, "--iterations", 2, "--threads", 1, "--force")
-        for option in arguments.options:
-            words = OPTIONS[option]
-            _, base, _ = run("infer.py", folder / "tiny.nrrd", "-o", folder / "tiny", *common, *words)
+        run("infer.py", folder / "tiny.nrrd", "-o", folder / "tiny", *common)  # compiles
+        for option in arguments.only or OPTIONS:
+            words = (*common, *OPTIONS[option])
+            base, _ = run("infer.py", folder / "tiny.nrrd", "-o", folder / "tiny", *words)
+            rows = [Row("infer", network, option, way) for way in ("whole", "slabs")]
             for mask in arguments.masks:
-                told_whole = 0
-                for way in ("whole", "slabs"):
-                    limit = UNLIMITED if way == "whole" else f"{ram.PROGRAM // 10**6 + int(0.8 * told_whole / 1e6)}MB"
-                    where = Path(tempfile.mkdtemp(dir=folder))  # nothing of an earlier run is in the way
-                    code, peak, said = run(
-                        "infer.py", folder / "a.nrrd", "-o", where, *common, *words,
-                        "--threshold", MASKS[mask], "--max-ram", limit,
-                    )  # fmt: skip
-                    record = where / "a.json"
-                    if code not in (0, 2) or not record.exists():
-                        yield ("infer", network, mask, option, way, "", "", "", said.strip()[-60:])
-                        continue
-                    memory = json.loads(record.read_text(encoding="utf-8"))["memory"]
-                    record.unlink()
-                    told = memory["estimated_bytes"] - ram.PROGRAM
-                    told_whole = told_whole or told
-                    how = "slabs" if memory["slab_planes"] else "whole"
-                    note = "refused" if "does not fit" in said else ""
-                    yield row(("infer", network, mask, option, how), peak, base, told, limit, note)
+                if mask == "noise" and option == "--measures" and math.prod(arguments.shape) > MEASURED:
+                    for row in rows:
+                        row.skip()
+                    continue
+                told = add_infer(rows[0], folder, words, mask, base, UNLIMITED)
+                for share in SHARES:
+                    limit = f"{ram.PROGRAM // 10**6 + int(share * told / 1e6)}MB"
+                    if add_infer(rows[1], folder, words, mask, base, limit, slabs=True):
+                        break
+                else:
+                    rows[1].skip("does not fit")
+            yield from rows
 
 
-def evaluate(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, ...]]:
-    """Yield a line of the table for each run of evaluate.py."""
+def add_infer(
+    row: Row, folder: Path, words: tuple[object, ...], mask: str, base: int, limit: str, *, slabs: bool = False
+) -> int:
+    """Run infer.py and add what it took; return what it told, 0 where that was not as it should be."""
+    where = Path(tempfile.mkdtemp(dir=folder))  # nothing of an earlier run is in the way
+    options = ("-o", where, *words, "--threshold", MASKS[mask], "--max-ram", limit)
+    peak, said = run("infer.py", folder / "a.nrrd", *options)
+    if not (where / "a.json").exists():
+        return 0
+    memory = json.loads((where / "a.json").read_text(encoding="utf-8"))["memory"]
+    if slabs and not memory["slab_planes"] and "does not fit" not in said:
+        return 0
+    allowed = memory["estimated_bytes"] if limit == UNLIMITED else int(limit[:-2]) * 10**6
+    told: int = memory["estimated_bytes"] - ram.PROGRAM
+    row.add(peak, base, told, allowed, " (option refused)" if "does not fit" in said else "")
+    return told
+
+
+def evaluate(arguments: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    """Yield a line of the table for each option of evaluate.py."""
     rng = np.random.default_rng(1)
     for name, shape in (("tiny", (32, 32, 32)), ("a", arguments.shape)):
         for mask in MASKS:
@@ -100,31 +141,24 @@ def evaluate(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str,
                 [(Segment("x"), drawn(mask, shape, rng))],
                 grid(np.empty(shape, bool)),
             )
-    for option in [option for option in arguments.options if option in ("none", "--report", "--measures")]:
-        words = () if option == "none" else (option,)
-        where = ("-o", tempfile.mkdtemp(dir=folder), "--force")
+    for option in [option for option in arguments.only or OPTIONS if option in ("none", "--report", "--measures")]:
+        words = ("-o", tempfile.mkdtemp(dir=folder), "--force", *OPTIONS[option])
         tiny = folder / "tiny_noise.seg.nrrd"
-        _, base, _ = run("evaluate.py", tiny, "--annotation", tiny, *where, *words)
+        base, _ = run("evaluate.py", tiny, "--annotation", tiny, *words)
+        row = Row("evaluate", "", option, "")
         for mask in arguments.masks:
+            if mask == "noise" and option == "--measures" and math.prod(arguments.shape) > MEASURED:
+                row.skip()
+                continue
             pair = Pair("a", folder / f"a_{mask}.seg.nrrd", folder / f"a_{mask}.seg.nrrd")
             free = ram.Allowance.of(10**15)
-            needed = check_reading(pair, Reading(), free)
             masks = read_pair(pair)
-            needed = max(
-                needed, check_scoring(pair, masks, free, measures="--measures" in words, report="--report" in words)
-            )
+            asked = {"measures": option == "--measures", "report": option == "--report"}
+            needed = max(check_reading(pair, Reading(), free), check_scoring(pair, masks, free, **asked))
             del masks
-            _, peak, _ = run("evaluate.py", pair.prediction, "--annotation", pair.annotation, *where, *words)
-            yield row(("evaluate", "", mask, option, ""), peak, base, needed - ram.PROGRAM, UNLIMITED, "")
-
-
-def row(what: tuple[str, ...], peak: int, base: int, told: int, limit: str, note: str) -> tuple[str, ...]:
-    """Return a line: taken, told, their ratio, and the whole peak where it is above what it may be."""
-    taken = peak - base
-    allowed = told + ram.PROGRAM if limit == UNLIMITED else int(re.sub(r"\D", "", limit)) * 10**6
-    if peak > allowed:
-        note = f"{note} ABOVE: {peak / 1e6:.0f} of {allowed / 1e6:.0f} MB".strip()
-    return (*what, f"{taken / 1e6:.0f}", f"{told / 1e6:.0f}", f"{taken / max(told, 1):.2f}", note)
+            peak, _ = run("evaluate.py", pair.prediction, "--annotation", pair.annotation, *words)
+            row.add(peak, base, needed - ram.PROGRAM, needed)
+        yield row
 
 
 def drawn(mask: str, shape: tuple[int, int, int], rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -140,7 +174,7 @@ def grid(array: NDArray[np.generic]) -> Volume:
 def main(arguments: argparse.Namespace) -> None:
     """Print the table."""
     rng = np.random.default_rng(0)
-    header = ("script", "network", "mask", "option", "way", "taken MB", "told MB", "taken / told", "note")
+    header = ("script", "network", "option", "way", *arguments.masks, "peak")
     print("| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -148,7 +182,7 @@ def main(arguments: argparse.Namespace) -> None:
             write_volume(folder / f"{stem}.nrrd", grid(rng.integers(0, 255, shape, np.uint8)))
         for kind in arguments.scripts:
             for line in {"infer": infer, "evaluate": evaluate}[kind](arguments, folder):
-                print("| " + " | ".join(line) + " |", flush=True)
+                print(line, flush=True)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -157,7 +191,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--shape", type=lambda text: tuple(map(int, text.split(","))), default=(96, 128, 128))
     p.add_argument("--networks", nargs="+", default=["u-net", "ur-net"])
     p.add_argument("--masks", nargs="+", default=list(MASKS), choices=MASKS)
-    p.add_argument("--options", nargs="+", default=list(OPTIONS), choices=OPTIONS, metavar="OPTION")
+    p.add_argument("--only", action="append", choices=OPTIONS, metavar="OPTION", help="as --only=--measures")
     p.add_argument("--scripts", nargs="+", default=["infer", "evaluate"], choices=("infer", "evaluate"))
     return p
 

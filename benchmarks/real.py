@@ -9,7 +9,7 @@ voxels and scored on those that were not annotated; where the truth is known in 
 clDice both masks hold the annotation where there is one. Seconds are those from labels to mask, training and features
 included.
 
-To add a method, add a line to METHODS. Needs scikit-learn (requirements-dev.txt).
+To add a method, add a line to METHODS. Needs scikit-learn and MONAI (requirements-dev.txt).
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.networks.nets import UNet
 from numpy.typing import NDArray
+from scipy import ndimage
 from skimage.feature import multiscale_basic_features
 from skimage.filters import sato, threshold_otsu
 from sklearn.ensemble import RandomForestClassifier
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
@@ -40,8 +43,9 @@ from micronet.measure.overlap import overlap  # noqa: E402
 from micronet.measure.topology import cl_dice  # noqa: E402
 from micronet.networks.kernels.scale_space import default_scales, features_at  # noqa: E402
 from micronet.networks.normalize import normalize_image  # noqa: E402
-from micronet.training.teach.learners import TreesLearner  # noqa: E402
-from micronet.training.teach.lesson import Lesson, choose  # noqa: E402
+from micronet.training.teach.course import teach  # noqa: E402
+from micronet.training.teach.learners import MicroNetLearner, TreesLearner  # noqa: E402
+from micronet.training.teach.lesson import Learner, Lesson  # noqa: E402
 from micronet.training.teach.pixel import train_pixel_network  # noqa: E402
 
 Mask = NDArray[np.bool_]
@@ -53,7 +57,7 @@ TWO_PHOTON = (
     "burgess2014_noisySparseVessels",
     "burgess2014_bbbDisruption",
 )
-TASKS = ("one slice", "three slices", "strokes")
+TASKS = ("one slice", "three slices", "strokes", "corrections")
 _CROP = 384
 
 
@@ -88,7 +92,15 @@ def read_cases(data: Path, names: Sequence[str]) -> list[Case]:
 
 
 def annotate(case: Case, task: str, seed: int) -> Labels:
-    """Return what a person has annotated: only strokes depend on the seed."""
+    """Return what a person has annotated: only strokes and corrections depend on the seed.
+
+    Corrections are one slice and what was then painted, in three rounds, into what `chosen` had made of the labels.
+    """
+    if task == "corrections":
+        rng, corrected = np.random.default_rng([seed, 3]), annotate(case, "one slice", seed)
+        for _ in range(3):
+            corrected = correct(case, corrected, chosen(case, corrected, seed), rng)
+        return corrected
     known = np.flatnonzero((case.truth > 0).any(axis=(1, 2)))
     labels = np.zeros_like(case.truth)
     if task == "strokes":
@@ -156,27 +168,69 @@ def pixel(case: Case, labels: Labels, seed: int) -> Mask:
 
 def trees(case: Case, labels: Labels, seed: int) -> Mask:
     """Boosted trees on the same features."""
-    return _taught(case, labels, seed, TreesLearner())
+    return _taught(case, labels, seed, [TreesLearner()])
 
 
-def fine_trees(case: Case, labels: Labels, seed: int) -> Mask:
-    """Boosted trees on the features of the four finest scales."""
-    return _taught(case, labels, seed, TreesLearner(scales=4))
+def even_trees(case: Case, labels: Labels, seed: int) -> Mask:
+    """Boosted trees on the features of the evened image."""
+    return _taught(case, labels, seed, [TreesLearner(around=40.0)])
 
 
-def _taught(case: Case, labels: Labels, seed: int, learner: TreesLearner) -> Mask:
-    lesson = Lesson(normalize_image(case.image), labels, case.spacing_um)
-    return learner.learn(lesson, np.ones(len(lesson.lumen), bool), seed).for_the_volume().everywhere() > 0.5
+def micro_net(case: Case, labels: Labels, seed: int) -> Mask:
+    """µ-Net on the isotropic grid."""
+    return _taught(case, labels, seed, [MicroNetLearner(steps=120, most_voxels=1_000_000)])
 
 
 def chosen(case: Case, labels: Labels, seed: int) -> Mask:
-    """Boosted trees of both kinds, or their mean: what cross-validation inside the annotation takes."""
-    lesson = Lesson(normalize_image(case.image), labels, case.spacing_um)
-    learners = [TreesLearner(), TreesLearner(scales=4)]
-    names = choose(lesson, learners, seed=seed).names
-    everything = np.ones(len(lesson.lumen), bool)
-    taught = [each.learn(lesson, everything, seed) for each in learners if each.name in names]
-    return np.mean([each.for_the_volume().everywhere() for each in taught], axis=0) > 0.5
+    """Taught as teach.py does it."""
+    return _taught(case, labels, seed, None)
+
+
+def _taught(case: Case, labels: Labels, seed: int, learners: Sequence[Learner] | None) -> Mask:
+    image = normalize_image(case.image)
+    course = teach(Lesson(image, labels, case.spacing_um), seed, learners=learners)
+    return course.network.predict(image, case.spacing_um) > 0.5
+
+
+def monai_unet(case: Case, labels: Labels, seed: int) -> Mask:
+    """MONAI's 3-D U-Net on patches around annotated voxels, for about the CPU time that `chosen` took last."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    image = normalize_image(case.image)
+    pad = [(0, -length % 16) for length in image.shape]
+    image = np.pad(image, pad, mode="symmetric")
+    known, truth = (np.pad(array, pad) for array in (labels > 0, labels == 1))
+    network = UNet(3, 1, 1, channels=(16, 32, 64, 128), strides=(2, 2, 2), num_res_units=1)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    places, size = np.argwhere(known), np.minimum(image.shape, (16, 96, 96))
+    began = time.process_time()
+    while time.process_time() - began < _CPU.get("chosen", 30.0):
+        middle = places[rng.integers(len(places))]
+        first = np.clip(middle - rng.integers(0, size), 0, np.subtract(image.shape, size))
+        box = tuple(slice(f, f + n) for f, n in zip(first, size, strict=True))
+        flip = [axis for axis in range(3) if rng.random() < 0.5]
+        x, weight, y = (
+            torch.from_numpy(np.flip(array[box], flip).astype(np.float32)) for array in (image, known, truth)
+        )
+        loss = binary_cross_entropy_with_logits(network(x[None, None])[0, 0], y, weight=weight, reduction="sum")
+        optimizer.zero_grad()
+        (loss / weight.sum()).backward()
+        optimizer.step()
+    with torch.inference_mode():
+        logits = network.eval()(torch.from_numpy(image)[None, None])[0, 0].numpy()
+    return np.asarray(logits > 0)[tuple(slice(length) for length in case.image.shape)]
+
+
+def correct(case: Case, labels: Labels, predicted: Mask, rng: np.random.Generator) -> Labels:
+    """Return labels to which a user has added the largest error of each of three random slices."""
+    found = labels.copy()
+    wrong = (predicted != (case.truth == 1)) & (case.truth > 0) & (labels == 0)
+    planes = np.flatnonzero(wrong.any(axis=(1, 2)))
+    for z in rng.choice(planes, min(3, len(planes)), replace=False):
+        pieces, _ = ndimage.label(wrong[z])
+        largest = pieces == np.bincount(pieces.ravel())[1:].argmax() + 1
+        found[z][largest] = case.truth[z][largest]
+    return found
 
 
 METHODS: dict[str, Callable[[Case, Labels, int], Mask]] = {
@@ -185,9 +239,13 @@ METHODS: dict[str, Callable[[Case, Labels, int], Mask]] = {
     "sato": sato_tubes,
     "pixel": pixel,
     "trees": trees,
-    "fine trees": fine_trees,
+    "even trees": even_trees,
+    "u-net": micro_net,
     "chosen": chosen,
+    "monai": monai_unet,
 }
+#: CPU seconds that a method took last.
+_CPU: dict[str, float] = {}
 
 
 def score(case: Case, labels: Labels, predicted: Mask) -> dict[str, float]:
@@ -234,14 +292,14 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for case in read_cases(arguments.data, arguments.volumes or ("lightsheet", *TWO_PHOTON)):
         for task in arguments.tasks:
+            painted = [annotate(case, task, seed) for seed in range(arguments.seeds)]
             for method in arguments.only:
-                for seed in range(arguments.seeds):
-                    labels = annotate(case, task, seed)
-                    began = time.perf_counter()
+                for seed, labels in enumerate(painted):
+                    began, cpu = time.perf_counter(), time.process_time()
                     predicted = METHODS[method](case, labels, seed)
-                    seconds = time.perf_counter() - began
+                    seconds, _CPU[method] = time.perf_counter() - began, time.process_time() - cpu
                     rows.append({"volume": case.name, "task": task, "method": method, "seed": seed})
-                    rows[-1] |= {"seconds": seconds, **score(case, labels, predicted)}
+                    rows[-1] |= {"seconds": seconds, "cpu_seconds": _CPU[method], **score(case, labels, predicted)}
                     print(rows[-1], flush=True)
     text = table(rows, arguments.only, arguments.tasks)
     write_json(arguments.output, {"scores": rows, "threads": arguments.threads, "versions": versions()})

@@ -40,7 +40,7 @@ from micronet.io import read_annotation  # noqa: E402
 from micronet.measure.overlap import overlap  # noqa: E402
 from micronet.networks.models import MicroNet, MicroRNet  # noqa: E402
 from micronet.networks.weights import load_model  # noqa: E402
-from micronet.report.preview import ANNOTATION_COLOUR, MASK_COLOUR  # noqa: E402
+from micronet.report.panels import ANNOTATION_COLOUR, MASK_COLOUR  # noqa: E402
 from micronet.segment.refine import predict  # noqa: E402
 
 WEIGHTS = {"u": "u-net_1600.pt", "ur": "ur-net_b0.5_1200.pt"}

@@ -8,7 +8,7 @@ import pytest
 
 import infer
 from micronet import MicroNet, Volume, read_volume, write_volume
-from micronet.app.terminal import run
+from micronet.app.terminal import run, with_options
 from micronet.core.errors import FileError
 from micronet.core.provenance import sha256_of
 from micronet.core.volume import upright
@@ -84,14 +84,15 @@ def test_image_like_those_trained_on_is_passed_over_in_silence(weights):
 
 
 def test_other_spacing_and_unknown_spacing_are_told(weights):
-    assert "voxels of 9 x 9 x 9 µm, not 4.5 (resample first" in line(weights, volume(spacing=9.0))
+    found = line(weights, volume(spacing=9.0))
+    assert "voxels of 9 x 9 x 9 µm, not 4.5: bring them there (setting: resample_um)" in found
     assert "voxels of unknown size" in line(weights, Volume(image()))
 
 
 def test_other_mean_and_spread_are_told_for_the_same_kind_of_numbers_only(weights):
     dark = (image() // 4).astype(np.uint8)
     found = line(weights, volume(dark))
-    assert re.search(r"mean 2\d(\.\d)?, not \S+ to \S+; standard deviation 9", found)
+    assert re.search(r"darker \(mean 2\d(\.\d)?, those have \S+ to \S+\); flatter \(SD 9", found)
     assert "\n" not in found
     # The same picture in other units is the same to the network.
     assert line(weights, volume(dark.astype(np.float32) / 7)) is None
@@ -99,7 +100,9 @@ def test_other_mean_and_spread_are_told_for_the_same_kind_of_numbers_only(weight
 
 def test_linear_intensities_are_told_in_any_type(weights):
     linear = np.exp(image().astype(np.float64) / 20)
-    assert "brightest hundredth of the voxels" in line(weights, volume(linear.astype(np.float32)))
+    found = line(weights, volume(linear.astype(np.float32)))
+    assert found.endswith(": looks like linear intensities: try their logarithm (setting: intensity)")
+    assert with_options(found).endswith("try their logarithm (--intensity log)")
     assert line(weights, volume(np.log(linear).astype(np.float32)), log_taken=True) is None
 
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from micronet.app.terminal import with_options
 from micronet.core.errors import FileError
 from micronet.core.volume import Volume, upright
 from micronet.data.augmentation import FLIPS
-from micronet.data.dataset import DataSetError, Sample, hashes, load_split, read_dataset
+from micronet.data.dataset import DataSetError, Sample, hashes, load_split, open_dataset, read_dataset
 from micronet.io import Segment, write_segmentation, write_volume
 from micronet.networks.normalize import normalize_image
 
@@ -127,7 +128,7 @@ def test_every_problem_of_the_file_is_told_at_once(lab):
     assert error.value.problems == (
         "unknown key 'colour'; known: name, caution, [augmentation], [defaults], [[volume]]",
         "volume b: y_crop = 0 must be at least 1",
-        "volume c: split = 'exam' must be one of: train, validation, test",
+        'volume c: split = "exam" must be one of: "train", "validation", "test"',
         "volume 4: 'name' is missing",
         "volume a: listed twice in split 'train'",
     )
@@ -136,14 +137,16 @@ def test_every_problem_of_the_file_is_told_at_once(lab):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("segments = 3", r"unknown key 'segments'; known: name, split"),
-        ("y_crop = true", "y_crop = True must be int"),
-        ("y_crop = 40.0", "y_crop = 40.0 must be int"),
-        ('labels = "dense"', "labels = 'dense' must be one of: mask, sparse"),
+        ("segments = 3", r"unknown key 'segments'; did you mean segment\? known: name, split"),
+        ("y_crop = true", "y_crop = true must be an integer"),
+        ("y_crop = 40.0", "y_crop = 40.0 must be an integer"),
+        ('labels = "dense"', 'labels = "dense" must be one of: "mask", "sparse"'),
         ("within = { z = [5, 5] }", r"within.z = \[5, 5\] must be \[first, end\]"),
         ("within = { t = [0, 5] }", "within has keys t; known: z, y, x"),
         ("spacing_um = [1, 2]", r"spacing_um = \[1, 2\] must be one positive length, or three"),
         ("spacing_um = -4.5", "must be one positive length"),
+        (f"axes = {'[' * 50}{']' * 50}", r"axes = \[\[\[\[..\]\]\]\] must be a string"),
+        ("axes = { a = true, b = 1979-05-27 }", "axes = { a = true, b = 1979-05-27 } must be a string"),
     ],
 )
 def test_bad_values_name_the_key_and_what_is_allowed(lab, line, message):
@@ -161,9 +164,9 @@ def test_a_data_set_may_say_how_training_changes_its_volumes(lab):
     ("line", "message"),
     [
         ('flips = "zw"', "flips = 'zw' must name axes among z, y, x"),
-        ("flips = 3", "flips = 3 must be str"),
+        ("flips = 3", "flips = 3 must be a string"),
         ("smallest_crop = 0", r"smallest_crop = 0 must lie in \(0, 1\]"),
-        ("speckle = true", "speckle = True must be a number"),
+        ("speckle = true", "speckle = true must be a number"),
         ("shortest_axis = 16", "shortest_axis = 16 must be at least 32"),
         ("contrast = 1.5", r"contrast = 1.5 must lie in \[0, 1\)"),
         ("blur = 1", "unknown key 'blur'; known: flips, smallest_crop"),
@@ -209,6 +212,52 @@ def test_every_problem_of_the_volumes_is_told_at_once(lab):
     assert "gone.nrrd" in gone
     assert "lies on another grid" in wide_line
     assert "no lumen voxel is annotated" in empty_line
+
+
+def test_what_is_wrong_with_the_file_and_with_its_volumes_is_told_at_once_in_its_own_words(lab, rng):
+    folder = lab.parent
+    np.save(folder / "four.npy", rng.integers(0, 255, (4, 32, 32, 33), dtype=np.uint8))
+    grid = Volume(np.zeros((32, 40, 33), bool), upright(4.5), units="um", space="left-posterior-superior")
+    two = [(Segment(name=name), grid.array) for name in ("left", "right")]
+    write_segmentation(folder / "two.seg.nrrd", two, grid)
+    text = lab.read_text(encoding="utf-8").replace("y_crop = 34", "y_crop = 0\nlables = 3")
+    for name, image, annotation in (("c", "gone.nrrd", "away.nrrd"), ("d", "four.npy", "two.seg.nrrd")):
+        text += f'[[volume]]\nname = "{name}"\nsplit = "exam"\nimage = "{image}"\nannotation = "{annotation}"\n'
+    lab.write_text(text, encoding="utf-8")
+    with pytest.raises(DataSetError) as error:
+        open_dataset(lab)
+
+    told = error.value.problems
+    assert told[:4] == (
+        "volume b: y_crop = 0 must be at least 1",
+        "volume b: unknown key 'lables'; did you mean labels? known: name, split, image, annotation, segment, labels, "
+        "intensity, y_crop, within, axes, spacing_um",
+        'volume c: split = "exam" must be one of: "train", "validation", "test"',
+        'volume d: split = "exam" must be one of: "train", "validation", "test"',
+    )
+    assert told[4] == f'volume c: image = "{folder / "gone.nrrd"}" is not there'
+    assert told[5] == f'volume c: annotation = "{folder / "away.nrrd"}" is not there'
+    assert "four.npy" in told[6]
+    assert "(key: axes)" in told[6]
+    assert "name one (key: segment)" in told[7]
+    assert len(told) == 8
+    assert "--" not in with_options(str(error.value))
+
+
+def test_what_is_wrong_with_the_defaults_is_told_once(lab):
+    changed = ("[defaults]", "[defaults]\nlables = 3\naxes = 5")
+    with pytest.raises(DataSetError, match="has 2 problems") as error:
+        rewrite(lab, changed)
+    assert [problem[:40] for problem in error.value.problems] == [
+        "[defaults]: unknown key 'lables'; did yo",
+        "[defaults]: axes = 5 must be a string",
+    ]
+
+
+def test_a_folder_that_may_be_allowed_is_still_told_by_its_option(lab):
+    with pytest.raises(DataSetError) as error:
+        rewrite(lab, ('image = "{name}.nrrd"', 'image = "../{name}.nrrd"'))
+    assert "allow a further folder (--data DIR)" in with_options(str(error.value))
 
 
 def test_the_published_table_is_a_data_set_file(root):

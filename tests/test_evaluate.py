@@ -16,7 +16,7 @@ from shapes import ball, moved, torus
 import evaluate
 from micronet.core.volume import Volume, upright
 from micronet.io import Segment, write_segmentation, write_volume
-from micronet.measure.pairs import volume_name
+from micronet.io.volume_names import volume_name
 
 SPACE = "left-posterior-superior"
 
@@ -245,7 +245,12 @@ def test_a_report_shows_both_masks_the_scores_and_the_curve(folder, capsys):
     assert "scores_report.html" in out
     page = Path("scores/scores_report.html").read_text(encoding="utf-8")
     _, [row] = read_table("scores/scores.csv")
-    for told in (f'<td class="number">{float(row["dice"]):.4f}</td>', "harmonic mean of cl_precision", "4.5, 4.5, 4.5"):
+    for told in (
+        f'<td class="number">{float(row["dice"]):.4f}</td>',
+        "clDice sensitivity",
+        "harmonic mean of the two",
+        "4.5, 4.5, 4.5",
+    ):
         assert told in page
     for heading in ("Scores", "Precision and recall", "Histograms", "How it was made"):
         assert f"<h2>{heading}</h2>" in page
@@ -279,6 +284,23 @@ def test_a_report_of_many_volumes_shows_slices_of_the_worst_the_best_and_some_be
         assert f'<th scope="row">v{number:02d}</th>' in page
 
 
+def test_a_figure_shows_both_masks_and_is_in_the_record(folder, capsys):
+    write_mask("found.seg.nrrd", moved(ball(6), 1, 0, 0))
+    write_mask("truth.seg.nrrd", ball(6))
+    options = ("--annotation", "truth.seg.nrrd", "--figure", "scores/f.svg", "--slice", "y=9", "--panel", "y")
+    code, out, err = call("found.seg.nrrd", *options, capsys=capsys)
+    assert code == 0, err
+    assert "f.svg" in out
+    drawn = Path("scores/f.svg").read_text(encoding="utf-8")
+    assert all(
+        word in drawn for word in (f"y 9 of {ball(6).shape[1]}", "prediction", "annotation", "#e69f00", "#56b4e9")
+    )
+    assert {mark["name"] for mark in json.loads(Path("scores/scores.json").read_bytes())["outputs"]} == {
+        "scores.csv",
+        "f.svg",
+    }
+
+
 def test_a_report_needs_no_image_and_images_that_do_not_fit_are_told(folder, capsys):
     write_mask("p/a.seg.nrrd", ball(6))
     write_mask("p/b.seg.nrrd", ball(6) & False)
@@ -299,7 +321,7 @@ def test_a_report_needs_no_image_and_images_that_do_not_fit_are_told(folder, cap
         assert code == 2
         assert message in err
     code, _, err = call("p", "--annotation", "p", "--image", "q", "-o", "none", capsys=capsys)
-    assert (code, err) == (2, "error: --image is for --report: add it, or leave the images out")
+    assert (code, err) == (2, "error: --image is for --report and --figure: add one, or leave the images out")
     assert not Path("none").exists()
 
 

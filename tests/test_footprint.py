@@ -42,7 +42,9 @@ import ctypes, json, re, sys, numpy as np
 from pathlib import Path
 from micronet import Volume
 from micronet.measure import footprint
+from micronet.measure.cleaning import Cleaning
 from micronet.measure.lumen_files import write_surface, write_vessels
+from micronet.measure.pieces import clean_mask
 from micronet.measure.scores import score_masks
 from micronet.core.volume import upright
 def kilobytes(name):
@@ -57,6 +59,8 @@ jobs = {
     "measures": (lambda mask: write_vessels(folder, "a", on_grid(mask)), footprint.vessels_bytes),
     "measures, planes apart": (lambda mask: write_vessels(folder, "a", on_grid(mask[::4], (8, 2, 2))),
                                lambda mask: footprint.vessels_bytes(mask[::4], (8, 2, 2))),
+    "clean": (lambda mask: clean_mask(mask, Cleaning.of("holes")),
+              lambda mask: footprint.least_bytes(mask.size)["clean"]),
 }
 ball = np.linalg.norm(np.indices((12, 12, 12)) - 5.5, axis=0) < 5
 found = []

@@ -12,7 +12,7 @@ from micronet.core.errors import InputError
 from micronet.core.volume import upright
 from micronet.networks.registry import model_for_state
 from micronet.networks.weights import bootstrap
-from micronet.segment.refine import STABLE_CHANGE
+from micronet.segment.refine import Iteration, has_settled
 
 
 @pytest.fixture
@@ -94,14 +94,36 @@ def test_each_iteration_reports_its_change(image, refiner):
     assert seen[1].foreground == np.count_nonzero(two > 0.5)
 
 
-def test_until_stable_stops_at_the_fixed_point(image, micro):
+def test_until_stable_stops_after_three_passes_that_change_nothing(image, micro):
     ignores_its_mask = model_for_state(bootstrap(micro.state_dict()))
     seen = []
 
     predict(image, ignores_its_mask, 10, on_iteration=seen.append, until_stable=True)
 
-    assert [iteration.stable for iteration in seen] == [False, True]
-    assert seen[-1].largest_change <= STABLE_CHANGE
+    assert [iteration.flipped > 0 for iteration in seen] == [True, False, False, False]
+
+
+def passes(*flipped, foreground=1000):
+    return [Iteration(number, 1.0, 0.0, n, foreground, 0.0) for number, n in enumerate(flipped, 1)]
+
+
+@pytest.mark.parametrize(
+    ("flipped", "settled"),
+    [
+        ((1000, 4, 4, 4), True),
+        ((1000, 4, 4), False),  # two passes only
+        ((4, 4, 5, 4, 4), False),  # 5 of 1,000 are not fewer than 0.5 %
+        ((4, 4, 4, 5), False),  # it was, and is no longer
+        ((0, 0, 0), True),
+    ],
+)
+def test_settled_is_fewer_than_one_voxel_of_200_in_each_of_three_passes_running(flipped, settled):
+    assert has_settled(passes(*flipped)) == settled
+
+
+def test_an_empty_lumen_settles_when_nothing_flips():
+    assert has_settled(passes(0, 0, 0, foreground=0))
+    assert not has_settled(passes(0, 1, 0, foreground=0))
 
 
 def test_crop_is_taken_after_normalising_the_whole_and_lands_on_the_input_grid(image, micro):

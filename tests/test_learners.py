@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from micronet.core.regrid import resampled
+from micronet.networks.evening import evened
 from micronet.networks.kernels.scale_space import default_scales, features
 from micronet.training.teach.learners import MicroNetLearner, PixelLearner, TreesLearner
 from micronet.training.teach.lesson import Lesson, choose
@@ -19,14 +20,18 @@ def lesson(rng) -> Lesson:
     return Lesson((mask + rng.normal(0, 0.4, mask.shape)).astype(np.float32), labels, (4.0, 1.0, 1.0))
 
 
-@pytest.mark.parametrize("learner", [PixelLearner(members=2, steps=20), TreesLearner(trees=20)])
+@pytest.mark.parametrize(
+    "learner", [PixelLearner(members=2, steps=20), TreesLearner(trees=20), TreesLearner(trees=20, around=10.0)]
+)
 def test_a_learner_says_the_same_at_voxels_and_everywhere(lesson, learner):
     taught = learner.learn(lesson, np.ones(len(lesson.lumen), bool), seed=1)
     asked = np.zeros(len(lesson.lumen), bool)
     asked[::7] = True
     np.testing.assert_allclose(taught.at(asked), taught.everywhere()[lesson.annotated][asked], atol=1e-5)
     scales = [np.float32(scale) for scale in default_scales(lesson.spacing_um)]
-    found = features(lesson.image, scales, lesson.spacing_um)
+    around_um = getattr(learner, "around", 0.0)
+    image = evened(lesson.image, lesson.spacing_um, around_um) if around_um else lesson.image
+    found = features(image, scales, lesson.spacing_um)
     np.testing.assert_array_equal(taught.features, found[:, lesson.annotated].T)
 
 
@@ -39,6 +44,14 @@ def test_voxels_that_are_held_out_teach_nothing(lesson):
     for learner in (PixelLearner(members=1, steps=5), TreesLearner(trees=5), MicroNetLearner(steps=1)):
         one, two = (learner.learn(each, learned, seed=3).everywhere() for each in (lesson, other))
         np.testing.assert_array_equal(one, two)
+
+
+def test_of_a_large_annotation_a_part_is_learned_from_which_the_seed_names(lesson, monkeypatch):
+    monkeypatch.setattr("micronet.training.teach.learners._MOST_VOXELS", 300)
+    everything = np.ones(len(lesson.lumen), bool)
+    one, two, other = (TreesLearner(trees=5).learn(lesson, everything, seed).trees.trees for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one.value, two.value)
+    assert (one.value != other.value).any()
 
 
 def test_a_micro_net_learns_on_an_isotropic_grid_and_answers_on_the_volumes_own(lesson):

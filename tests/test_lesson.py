@@ -151,13 +151,43 @@ def test_of_equals_the_first_is_chosen(lesson):
     assert choose(lesson, learners).names == ("simple",)
 
 
+@pytest.mark.parametrize(("wrong", "names"), [(5, ("fair", "too")), (200, ("good",))])
+def test_the_mean_that_is_expected_to_be_best_is_left_only_for_something_clearly_better(lesson, wrong, names):
+    bad = knowing(lesson, slice(0, wrong))
+    learners = [Fixed("good", knowing(lesson, slice(0, 0))), Fixed("fair", bad), Fixed("too", bad)]
+    choice = choose(lesson, learners, expected=("fair", "too"))
+    assert choice.names == names
+    assert choice.scores["good"] == 1.0
+
+
+def test_parts_of_one_slice_are_scored_but_do_not_decide():
+    labels = np.full((3, 20, 100), 0, np.uint8)
+    labels[1] = 2
+    labels[1, 5:15] = 1
+    alone = Lesson(np.zeros(labels.shape, np.float32), labels, ONE)
+    learners = [Fixed("fair", knowing(alone, slice(500, 600))), Fixed("good", knowing(alone, slice(0, 0)))]
+    choice = choose(alone, learners)
+    assert choice.names == ("fair",)
+    assert choice.scores["good"] == 1.0 > choice.scores["fair"]
+    assert choice.held_out == "parts of the slice"
+
+
+def test_a_slice_with_strokes_of_correction_cannot_be_divided():
+    labels = np.zeros((9, 40, 40), np.uint8)
+    labels[4] = 2
+    labels[4, 10:20] = 1
+    for z in (1, 2, 6, 7):
+        labels[z, 3 * z : 3 * z + 2, 4:20] = 1 + z % 2
+    assert hold_out(labels, ONE).folds == ()
+
+
 def test_without_anything_to_hold_out_the_first_is_taken_and_told():
     labels = np.zeros((4, 30, 30), np.uint8)
     labels[1, 2, 2:20], labels[2, 25, 2:20] = 1, 2
     learner = Fixed("simple", np.zeros(labels.shape, np.float32))
     choice = choose(Lesson(np.zeros(labels.shape, np.float32), labels, ONE), [learner, learner])
     assert (choice.names, choice.scores, learner.lessons) == (("simple",), {}, 0)
-    assert choice.told() == "simple: the annotation is too small to hold anything out"
+    assert choice.told() == "simple: the annotation is too small, or too unequal, to hold anything out"
 
 
 def test_labels_of_another_shape_and_no_learner_are_refused(lesson):

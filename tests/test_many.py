@@ -90,12 +90,12 @@ def test_a_fault_of_ours_on_one_file_does_not_cost_the_others(tmp_path, rng, wei
     code, out, _ = call(infer, *run, capsys=capsys)
     assert code == 2
     assert re.search(
-        r"failed  b.nrrd  internal error \(ZeroDivisionError: division by zero\) in micronet/app/segmenting.py:\d+; "
+        r"failed  b.nrrd .*  internal error \(ZeroDivisionError: division by zero\) in micronet/app/segmenting.py:\d+; "
         r"--debug",
         out,
     )
     assert "2 done, 1 failed" in out
-    assert [path.name for path in (tmp_path / "out").glob("*.json")] in (["a.json", "c.json"], ["c.json", "a.json"])
+    assert [path.name for path in (tmp_path / "out").glob("?.json")] in (["a.json", "c.json"], ["c.json", "a.json"])
 
 
 def test_two_runs_at_once_in_one_folder_give_the_right_numbers(tmp_path, rng, weights, capsys):
@@ -115,7 +115,7 @@ def test_two_runs_at_once_in_one_folder_give_the_right_numbers(tmp_path, rng, we
         assert np.array_equal(levels, expected_levels(tmp_path / f"{name}.nrrd", weights[1]))
         assert read_json(output / f"{name}.json")["result"]["voxels"] > 0
     assert not damaged(output)
-    assert len(list(output.iterdir())) == len(names) * 4
+    assert len(list(output.iterdir())) == len(names) * 4 + 2  # the table over them and its record
 
 
 def test_four_threads_that_predict_get_the_numbers_of_one(rng):

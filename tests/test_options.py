@@ -18,6 +18,7 @@ PARSERS = {
     "evaluate.py": options.evaluate_parser(),
     "prepare.py": options.prepare_parser(),
     "make_phantoms.py": options.make_phantoms_parser(),
+    "new_dataset.py": options.new_dataset_parser(),
     "bootstrap_micrornet.py": options.bootstrap_parser(),
     "teach.py": options.teach_parser(),
     **{registry.network_named(name).script: options.training_parser(name) for name in TITLES},
@@ -29,7 +30,11 @@ OTHERWISE = {
     "record_path": ("record", "Python says that it is a path, not the record"),
 }
 # What a message names by a variable.
-VARIABLES = {"role": ("lumen", "background"), "wish": ("measures", "mesh", "report")}
+VARIABLES = {
+    "role": ("lumen", "background"),
+    "chooser": ("lumen", "segment"),
+    "wish": ("clean", "measures", "mesh", "report"),
+}
 
 
 def test_what_may_be_chosen_is_what_there_is():

@@ -266,7 +266,7 @@ class TestScripts:
             out, err = capsys.readouterr()
             assert left.value.code == 0, err
             assert "train: axis Z has 12 planes: padded to 32 by mirroring for the network; the result has 12" in out
-        found = next((folder / "predictions").glob("*validation_2.nrrd"))
+        found = next((folder / "predictions").glob("*validation_2_probability.nrrd"))
         assert read_volume(found).shape == (12, 44, 40)
 
 

@@ -35,7 +35,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
-        if tag not in ("meta", "link", "input", "img"):
+        if tag not in ("meta", "link", "input", "img", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -241,7 +241,7 @@ def test_a_very_long_record_is_cut_and_says_so(tmp_path):
 
 def test_columns_of_numbers_are_set_to_the_right():
     numbers = table(("volume", "Dice", "size", "note"), [("a", "0.95", "1,234 µm³", "2 of 3"), ("b", "–", "1e-05", "")])
-    assert numbers.count('<td class="number">') == 4
+    assert numbers.count('<td class="number"') == 4
     assert '<th scope="col">note</th>' in numbers
 
 

@@ -1,6 +1,7 @@
 """Report pages in a real browser: no console errors, sliders and keys work, the movie plays, nothing is cut off."""
 
 import json
+import re
 import shutil
 import time
 
@@ -270,3 +271,137 @@ def test_the_page_of_a_segmentation_loads_and_tells_all_of_it(open_page, tmp_pat
     told = {key: value for key, value in record.items() if key not in RECORD_KEYS}  # hashes, the page's own among them
     assert json.loads(browser.find_element("tag name", "pre").get_attribute("textContent")) == told
     assert f"{record['scores']['recall']:.4f}" in browser.find_element("tag name", "main").text
+
+
+@pytest.mark.parametrize("width", [1000, 1100, 1300, 1366])
+def test_three_pictures_stand_in_one_row(open_page, width):
+    # Cubes, slabs and bars of odd sizes: where lengths are rounded up, the third does not fit.
+    shapes = [(41, 41, 41), (2, 100, 400), (61, 45, 83)]
+    shown = []
+    for shape in shapes:
+        movie = Movie(Grid(shape))
+        movie.add(np.indices(shape).sum(0) > 60, "")
+        shown.append(Shown(str(shape), movie))
+    browser = open_page(shown, width=width)
+    for number in range(len(shapes)):
+        _choose(browser, number)
+        tops = browser.execute_script(
+            "return [...document.querySelectorAll('.view')].map((one) => one.getBoundingClientRect().top)"
+        )
+        assert len(set(tops[:3])) == len(set(tops[3:])) == 1
+
+
+def test_scale_bars_are_equal_where_the_scale_is(open_page):
+    movie = Movie(Grid((60, 50, 200), (2.0, 2.0, 2.0)))
+    movie.add(_tube((60, 50, 200)), "")
+    browser = open_page([Shown("a", movie)])
+    bars = browser.execute_script(
+        "return [...document.querySelectorAll('.bar')].map((one) => [one.innerText,"
+        "one.querySelector('i').getBoundingClientRect().width])"
+    )
+    assert len({text for text, _ in bars}) == 1
+    assert max(width for _, width in bars) - min(width for _, width in bars) < 0.5
+
+
+def test_the_crop_is_marked_and_the_mask_has_no_outline_there(open_page):
+    movie = Movie(Grid(SHAPE))
+    inside = np.zeros(SHAPE, bool)
+    inside[:, :30, 20:40] = True
+    movie.add(inside, "")
+    lowest = f"""{COPY}
+    const {{data, width, height}} = copyOf(0);
+    let below = 0;
+    for (let row = Math.floor(height * 29 / 48) ; row < height; row++)
+        for (let i = 4 * row * width; i < 4 * (row + 1) * width; i += 4)
+            if (data[i] > 130 && data[i + 2] < 90 && data[i] > data[i + 2] + 60) below++;
+    return below;"""
+    browser = open_page([Shown("whole", movie), Shown("cropped", movie, y_crop=30)])
+    assert not browser.find_element("id", "crop").is_displayed()
+    assert browser.execute_script(lowest) > 50
+    white = browser.execute_script(COUNT, 0, [255, 255, 255])
+    _choose(browser, 1)
+    assert "y 30" in _text(browser, "crop-name")
+    assert browser.execute_script(lowest) < 50  # the sides go to the line, and there is none along it
+    assert browser.execute_script(COUNT, 0, [255, 255, 255]) > white + 100
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_is_told_from_what_it_lies_on(open_page, browser, volume, scheme):
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    sections = [
+        Section("Table", [table(("name", "value"), [("a", "0.5")], ["what it is"]), note("a note")]),
+        Section("Warned", [note("a warning", warning=True)]),
+    ]
+    try:
+        open_page([volume], sections=sections)
+        pairs = browser.execute_script(
+            "const opaque = (e) => { const c = getComputedStyle(e).backgroundColor;"
+            "  return c === 'rgba(0, 0, 0, 0)' && e.parentElement ? opaque(e.parentElement) : c; };"
+            "return [...document.querySelectorAll('h1, h2, li, p, th, td, small, span, figcaption, summary, pre')]"
+            ".filter((e) => e.innerText).map((e) => [e.outerHTML.slice(0, 80), getComputedStyle(e).color, opaque(e)])"
+        )
+        assert len(pairs) > 20
+        weak = [(what, _contrast(text, ground)) for what, text, ground in pairs if _contrast(text, ground) < 4.5]
+        assert weak == []
+        page = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert (_luminance(page) < 0.05) == (scheme == "dark")
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+@pytest.mark.parametrize(("width", "cards"), [(1366, False), (390, True)])
+def test_a_table_of_many_columns_fits_the_page_and_breaks_no_word(open_page, volume, width, cards):
+    header = ("volume", *(f"score {number}" for number in range(8)))
+    rows = [(f"phantom_train_{number}", *(["0.9876"] * 8)) for number in range(3)]
+    browser = open_page([volume], width=width, sections=[Section("Each", [table(header, rows)])])
+    fits, heights, named = browser.execute_script(
+        "const scroll = document.querySelector('.scroll'), name = document.querySelector('tbody th');"
+        "return [scroll.scrollWidth <= scroll.clientWidth, name.getClientRects().length,"
+        "getComputedStyle(document.querySelector('tbody td'), '::before').content]"
+    )
+    assert fits
+    assert heights == 1
+    assert (named == '"score 0"') == cards
+
+
+def test_on_paper_a_heading_stands_with_what_it_heads(open_page, browser, volume):
+    rows = [(f"row {number}", "value") for number in range(60)]
+    open_page([volume], sections=[Section(f"Part {n}", [table(("a", "b"), rows[: 25 + n])]) for n in range(6)])
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        rules = browser.execute_script(
+            "return [getComputedStyle(document.querySelector('h2')).breakAfter,"
+            "getComputedStyle(document.querySelector('tr')).breakInside,"
+            "getComputedStyle(document.querySelector('.beside')).display]"
+        )
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert rules == ["avoid", "avoid", "block"]
+
+
+def _choose(browser, number):
+    browser.execute_script(
+        "const chosen = document.getElementById('volume'); chosen.value = arguments[0];"
+        "chosen.dispatchEvent(new Event('change'))",
+        number,
+    )
+    time.sleep(0.3)
+
+
+def _tube(shape):
+    _, y, x = np.indices(shape)
+    return (y - 25) ** 2 + (x - 90) ** 2 < 200
+
+
+def _luminance(colour):
+    """Return the relative luminance (WCAG 2) of a colour as CSS computes it, ``rgb(r, g, b)``."""
+    parts = [int(part) / 255 for part in re.findall(r"[0-9]+", colour)[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _contrast(one, other):
+    light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)

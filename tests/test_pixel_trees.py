@@ -1,10 +1,13 @@
 """Pixel trees: what a state dict may hold, what a slice teaches them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from micronet.core.errors import InputError
+from micronet.networks.evening import evened
 from micronet.networks.kernels.scale_space import default_scales, features_at
 from micronet.networks.pixel_trees import PixelTrees, pixel_trees_for_state, train_pixel_trees
 
@@ -36,6 +39,7 @@ def test_a_state_dict_is_all_there_is(rng, trees, tmp_path):
         ("trees.feature", torch.full((6, 5), 0.5), "asks for features that are not among the 11"),
         ("trees.value", torch.zeros(6, 31), r"'trees.value' is \(6, 31\), \(6, 32\) expected"),
         ("trees.start", torch.tensor([torch.inf]), "not finite, first in 'trees.start'"),
+        ("around_um", torch.tensor([-1.0]), "'around_um' is -1; 0 to 1e\\+06 expected"),
         ("scales_um", torch.tensor([1.0, 0.0]), "no pixel trees have, first in 'scales_um'"),
     ],
 )
@@ -61,3 +65,11 @@ def test_one_annotated_slice_teaches_the_rest_of_the_volume(rng):
     both = np.count_nonzero((predicted & mask)[~where])
     dice = 2 * both / (np.count_nonzero(predicted[~where]) + np.count_nonzero(mask[~where]))
     assert dice > 0.9  # a threshold on the noisy image gives 0.5
+
+
+def test_trees_of_an_evened_image_see_the_image_evened(rng, trees):
+    image = rng.random(size=(5, 20, 19)).astype(np.float32)
+    even = dataclasses.replace(trees, around_um=4.0)
+    found = pixel_trees_for_state(even.state_dict()).predict(image, (2.0, 1.0, 1.0))
+    np.testing.assert_array_equal(found, trees.predict(evened(image, (2.0, 1.0, 1.0), 4.0), (2.0, 1.0, 1.0)))
+    assert (found != trees.predict(image, (2.0, 1.0, 1.0))).any()

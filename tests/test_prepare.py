@@ -242,7 +242,7 @@ class TestPipeline:
         image = sitk.ReadImage("struct_iso/scan.nrrd")
         assert image.GetOrigin() == pytest.approx((2.25, 3.25, 4.25))
         assert image.GetSpacing() == (4.5, 4.5, 4.5)
-        assert sorted(os.listdir("struct_iso")) == ["scan.json", "scan.nrrd"]
+        assert sorted(os.listdir("struct_iso")) == ["scan.json", "scan.nrrd", "scan_before_after.png"]
 
 
 class TestRefusals:

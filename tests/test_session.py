@@ -18,6 +18,7 @@ from tiny_training import SHAPE, Y_CROP, write_dataset
 from micronet import MicroNet, MicroRNet, load_model
 from micronet.core.errors import FileError, InputError
 from micronet.data.dataset import load_split, read_dataset
+from micronet.networks.kernels import jit
 from micronet.networks.weights import bootstrap, load_session, load_state, save_session, save_state
 from micronet.training.commands import parse_command
 from micronet.training.ports import Ports, Settings, Wishes
@@ -131,12 +132,8 @@ def test_training_leaves_weights_session_log_manifest_and_plot(desk, tmp_path):
     for word in ("loss", "prec", "rec", "F", "rate"):
         assert word in d.bars[0].texts[0]
     best = d.trainer.best_step
-    assert files(tmp_path / "checkpoints") == [
-        "u-net.session",
-        "u-net.session.json",
-        f"u-net_dice_{best}.pt",
-        "u-net_dice_8.pt",
-    ]
+    kept = {"u-net.session", "u-net.session.json", f"u-net_dice_{best}.pt", "u-net_dice_8.pt"}
+    assert set(files(tmp_path / "checkpoints")) == kept
     assert files(tmp_path / "logs") == ["u-net.csv", "u-net.json", "u-net.png"]
     assert same(load_state(tmp_path / "checkpoints" / "u-net_dice_8.pt"), d.trainer.model.state_dict())
     assert same(load_state(tmp_path / "checkpoints" / f"u-net_dice_{best}.pt"), d.trainer.best_state)
@@ -149,13 +146,13 @@ def test_the_log_has_a_line_for_each_step_and_each_validation(desk, tmp_path):
     found = rows(tmp_path)
 
     assert [(row["kind"], int(row["step"])) for row in found] == [
-        ("step", 0), ("step", 1), ("step", 2), ("validation", 3), ("step", 3),
-        ("step", 4), ("step", 5), ("step", 6), ("validation", 7), ("step", 7),
+        ("step", 0), ("step", 1), ("step", 2), ("step", 3), ("validation", 4),
+        ("step", 4), ("step", 5), ("step", 6), ("step", 7), ("validation", 8),
     ]  # fmt: skip
     assert {row["volume"] for row in found if row["kind"] == "step"} == {"train_0", "train_1"}
     assert float(found[0]["learning_rate"]) == 8e-4
     assert {row["beta_squared"] for row in found} == {"0.5"}
-    assert found[3]["best"] == "1"
+    assert found[4]["best"] == "1"
     for row in found:
         assert 0 <= float(row["f"]) <= 1
         assert float(row["loss"]) > 0
@@ -186,6 +183,12 @@ def test_the_manifest_tells_data_versions_seed_recipe_and_what_was_typed(desk, t
     assert found["commands"][1]["ended at step"] == 2
 
 
+def test_the_plot_is_told_where_rate_and_beta_were_set(data, tmp_path):
+    d = Desk(data, tmp_path, MicroNet)
+    d.type("1", "rp 0.5", "1", "lr 0.001", "1", "LR 0", "1")
+    assert d.session._recorder.changes == [(2, "β² 0.5"), (4, "rate 0.001"), (6, "rate as planned")]
+
+
 def test_nothing_is_written_before_there_is_something_to_keep(desk, tmp_path):
     d = desk()
     d.type("help", "status", "lr 0.001", "rp 2", "threshold 0.4", "log")
@@ -205,7 +208,7 @@ def test_a_resumed_session_ends_with_the_same_bits_as_one_that_never_stopped(dat
     whole.type(command)
 
     asked_in_validation = 1 if network is MicroNet else 2
-    stopped = Desk(data, tmp_path / "stopped", network, recipe, wishes=StopAfter(5 + asked_in_validation))
+    stopped = Desk(data, tmp_path / "stopped", network, recipe, wishes=StopAfter(6 + asked_in_validation))
     said = stopped.type(command)
     assert "resume does the 7 steps that are left" in said
     del stopped  # as if killed: nothing but the files is left
@@ -263,11 +266,95 @@ def test_an_older_run_can_be_resumed_by_name(desk):
 def test_save_never_loses_what_had_the_name(desk, tmp_path):
     d = desk()
     said = d.type("save mine", "save mine")
-    assert "is now" not in said  # the same weights
+    assert "was there already" not in said  # the same weights
     d.type("1")
-    assert "what had that name is now" in d.type("save mine")
+    path = tmp_path / "checkpoints" / "u-net_mine.pt"
+    said = d.type("save mine").splitlines()
+    assert said[0] == f"{path} was there already, with other weights: they are now {path.with_stem('u-net_mine.1')}"
+    assert said[1] == f"wrote {path} (step 2)"
     assert {"u-net_mine.pt", "u-net_mine.1.pt"} <= set(files(tmp_path / "checkpoints"))
     assert same(load_state(tmp_path / "checkpoints" / "u-net_mine.pt"), d.trainer.model.state_dict())
+
+
+def with_a_better_past(d):
+    """Train a little, then let the best validation so far be one that the present weights do not come up to."""
+    d.type("2")
+    d.trainer.best_f, d.trainer.best_step = 0.99, 4
+    d.type("1")
+
+
+def test_a_training_ends_with_its_best_validation_and_the_way_to_it(desk):
+    d = desk()
+    last = d.type("1").splitlines()[-1]  # too short for a validation on its way
+    assert last == f"best validation {d.trainer.best_f:.3f} at step 2: these weights"
+    d.trainer.best_f, d.trainer.best_step = 0.99, 1
+    last = d.type("1").splitlines()[-1]
+    assert last == f"best validation 0.990 at step 1, now {d.trainer.present_f:.3f}: load best"
+
+
+@pytest.mark.parametrize("command", ["save mine", "bootstrap", "finish"])
+def test_the_last_weights_are_used_only_after_it_is_said_that_they_are_not_the_best(desk, command):
+    d = desk()
+    with_a_better_past(d)
+    now = f"{d.trainer.present_f:.3f}"
+    assert d.type(command).splitlines()[0] == (
+        f"note: these are the weights of step 6 (now {now}), not the best, of step 4 (0.990): load best takes those"
+    )
+
+
+def test_load_best_keeps_the_step_and_says_nothing_more(desk, tmp_path):
+    d = desk()
+    with_a_better_past(d)
+    assert "loaded the best of u-net, step 4;" in d.type("load best")
+    assert d.trainer.step == 4
+    assert d.type("save mine").splitlines() == [f"wrote {tmp_path / 'checkpoints' / 'u-net_mine.pt'} (step 4)"]
+    said = d.type("val")
+    assert "u-net-2_4_validation_0" in said
+    d.type("1")
+    assert d.trainer.step == 6
+    assert "u-net_dice-2_6.pt" in files(tmp_path / "checkpoints")
+
+
+def test_a_saved_name_that_hides_weights_that_were_there_is_told(desk, tmp_path):
+    save_state(tmp_path / "trained_models" / "u-net_1600.pt", MicroNet().state_dict())
+    said = desk().type("save 1600")
+    assert said.splitlines()[-1].endswith(
+        "load takes it from now on, not " + str(tmp_path / "trained_models/u-net_1600.pt")
+    )
+
+
+def test_the_greeting_speaks_only_of_runs_on_the_same_data_set(data, desk, tmp_path):
+    first = desk()
+    first.type("1")
+    other = read_dataset(write_dataset(tmp_path / "other"))
+    second = Desk((other, load_split(other)), tmp_path, MicroNet)
+    assert second.session.greeting() == ""
+    second.type("1")
+    assert second.session.greeting().endswith("(step 2): resume goes on from there")
+    assert desk().session.greeting() == "u-net was done with its last command (step 2): resume u-net goes on from there"
+
+
+def test_ctrl_c_in_the_validation_at_the_end_leaves_it_to_resume(desk):
+    d = desk(MicroRNet, wishes=StopAfter(2 + 1 + 1))  # two steps, before the validation, in its first refinement
+    said = d.type("1")
+    assert "interrupted in the validation at the end, everything is kept: resume does it" in said
+    assert said.splitlines()[-1] == "nothing has been validated yet"
+    again = desk(MicroRNet)
+    assert "best validation" in again.type("resume").splitlines()[-1]
+    assert again.trainer.best_step == 2
+
+
+def test_a_first_step_that_has_to_compile_says_so_and_no_other(desk, tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cold"))
+    jit.cache_folder.cache_clear()
+    d = desk(MicroRNet)
+    told = "the first step compiles the distortion of masks, once on this machine: up to half a minute"
+    try:
+        assert told in d.type("1")
+        assert told not in d.type("1")
+    finally:
+        jit.cache_folder.cache_clear()
+    assert told not in desk().type("1")  # of a network that distorts nothing
 
 
 def test_load_takes_checkpoints_before_trained_models_and_starts_the_schedule_afresh(desk, tmp_path):
@@ -276,7 +363,7 @@ def test_load_takes_checkpoints_before_trained_models_and_starts_the_schedule_af
     save_state(tmp_path / "trained_models" / "u-net_1600.pt", theirs)
     d = desk()
     d.type("1")
-    assert "optimiser, schedule and best validation start afresh" in d.type("load 1600")
+    assert "optimiser and schedule start afresh" in d.type("load 1600")
     assert same(d.trainer.model.state_dict(), theirs)
     assert d.trainer.step == 0
     save_state(tmp_path / "checkpoints" / "u-net_1600.pt", ours)
@@ -344,13 +431,15 @@ def test_val_and_test_write_prediction_segmentation_and_preview_on_the_grid_of_t
     said = d.type("val", "test")
     for volume in ("validation_0", "test_0"):
         stem = f"{network.name}_2_{volume}{suffix}"
-        assert {f"{stem}.nrrd", f"{stem}.seg.nrrd", f"{stem}_preview.png"} <= set(files(tmp_path / "predictions"))
+        assert {f"{stem}_probability.nrrd", f"{stem}.seg.nrrd", f"{stem}_preview.png"} <= set(
+            files(tmp_path / "predictions")
+        )
     assert "caution: not independent" in said
     sample = data[1]["test"][0]
     expected = np.rint(255 * d.trainer.predict(sample)).astype(np.uint8)
     source = sitk.ReadImage(str(sample.entry.image))
     stem = str(tmp_path / "predictions" / f"{network.name}_2_test_0{suffix}")
-    found = sitk.ReadImage(f"{stem}.nrrd")
+    found = sitk.ReadImage(f"{stem}_probability.nrrd")
     assert (found.GetSpacing(), found.GetOrigin(), found.GetSize()) == (
         source.GetSpacing(),
         source.GetOrigin(),
@@ -383,9 +472,9 @@ def test_ctrl_c_while_volumes_are_segmented_is_recorded_as_interrupted(tmp_path,
     stem = f"ur-net_0_{split}_0_2"
     assert files(tmp_path / "predictions") == [
         f"{stem}.json",
-        f"{stem}.nrrd",
         f"{stem}.seg.nrrd",
         f"{stem}_preview.png",
+        f"{stem}_probability.nrrd",
     ]
 
 
@@ -423,10 +512,11 @@ def test_a_stalled_training_ends_early_and_names_the_way_to_the_best_weights(des
     d = desk(changes={"patience": 2})
     said = d.type("lr 1e-12", "threshold 0.999", "40")  # nothing is learned, so no validation is better than the first
     assert d.trainer.step == 12
-    assert "stopped early, 68 steps before the end: no better validation in the last 2; load best takes" in said
+    assert "stopped early, 68 steps before the end: no better validation in the last 2\n" in said
+    assert said.splitlines()[-1] == "best validation 0.000 at step 4, now as good"
     assert d.trainer.plan.done
     d.type("40")  # a person who insists gets the whole patience again
-    assert d.trainer.step == 24
+    assert d.trainer.step == 20
 
 
 def test_a_diverged_training_is_not_kept(desk, tmp_path):
@@ -508,7 +598,7 @@ def test_log_plot_help_and_status_answer(desk, tmp_path):
     d.type("2")
     said = d.type("log")
     assert said.splitlines()[0].startswith("train_0     step")
-    assert said.splitlines()[2].startswith("validation  step      3")
+    assert said.splitlines()[2].startswith("validation  step      4")
     assert "u-net.csv" in said
     assert "wrote" in d.type("plot")
     assert d.type("help rp").startswith("rp X  set β² of the loss")
@@ -535,7 +625,7 @@ def test_the_plot_is_shown_and_scalars_are_written_only_on_demand(desk, tmp_path
     assert shown == [tmp_path / "logs" / "u-net.png"]
     assert points[0] == ("u-net", 0)
     assert ("train/loss", 0) in points
-    assert ("validation/f", 3) in points
+    assert ("validation/f", 4) in points
     assert points[-1] == "closed"
 
 
@@ -584,7 +674,7 @@ def test_a_disk_that_fills_up_during_training_stops_it_between_two_steps(desk, t
     assert load_session(tmp_path / "checkpoints" / "u-net.session")["state"]["trainer"]["step"] == 0
     d.type("resume")
     assert d.trainer.step == 8
-    assert [int(row["step"]) for row in rows(tmp_path)] == list(range(8))
+    assert [int(row["step"]) for row in rows(tmp_path) if row["kind"] == "step"] == list(range(8))
 
 
 def test_weights_are_not_lost_on_a_disk_that_is_really_full(desk, tmp_path, small_disk):
@@ -622,7 +712,7 @@ def test_a_log_on_a_disk_that_is_really_full_stops_training_between_two_steps(de
     d.type("lr 0", "resume")
     assert stopped < 80
     assert d.trainer.step == 80
-    assert [int(row["step"]) for row in rows(tmp_path)] == list(range(80))
+    assert [int(row["step"]) for row in rows(tmp_path) if row["kind"] == "step"] == list(range(80))
 
 
 def test_predictions_on_a_disk_that_is_really_full_are_told_and_done_again(desk, tmp_path, small_disk):

@@ -76,7 +76,9 @@ def test_a_painted_slice_becomes_mask_weights_and_places_to_look_at(here, capsys
     assert sorted(path.name for path in Path("taught").iterdir()) == [
         "vol.json", "vol.seg.nrrd", "vol_look.csv", "vol_look.seg.nrrd", "vol_preview.png", "vol_probability.nrrd",
     ]  # fmt: skip
-    assert sorted(path.name for path in Path("trained_models").iterdir()) == ["taught_vol.json", "taught_vol.pt"]
+    assert sorted(path.name for path in Path("trained_models").iterdir()) == [
+        "taught_vol.json", "taught_vol.pt", "taught_vol_labels",
+    ]  # fmt: skip
     assert "learned     pixel trees" in out
     assert "Dice on held-out parts of the slice: " in out
     mask = read_annotation("taught/vol.seg.nrrd").mask
@@ -89,6 +91,13 @@ def test_a_painted_slice_becomes_mask_weights_and_places_to_look_at(here, capsys
     assert record["weights"]["sha256"] == card["sha256"]
     assert record["labelled"] == {"lumen": int(truth[12].sum()), "background": int((~truth[12]).sum())}
     assert (card["network"], card["log"], card["expects"]["spacing_um"]) == ("taught", False, [2, 2, 2])
+
+
+def test_what_was_taught_takes_no_cubes_of_another_network(taught, capsys):
+    for options in (("--resample",), ("--resample", 4.5)):
+        code, _, err = call(infer, "vol.nrrd", "--model", "taught_vol", *options, capsys=capsys)
+        assert code == 2
+        assert "'taught_vol.pt' was taught and takes other voxel sizes as they are: leave out --resample" in err
 
 
 def test_what_was_taught_says_the_same_to_whoever_uses_it(taught, capsys):
@@ -184,17 +193,35 @@ def test_voxels_of_another_size_are_told_and_absurd_ones_refused(taught, capsys)
     assert err.endswith("(--spacing Z,Y,X)")
 
 
-def test_what_was_taught_before_is_a_candidate_of_the_next_lesson(taught, capsys):
+def test_what_was_taught_before_is_learned_on_from_with_its_labels(taught, capsys):
     start = ("-o", "second", "--name", "second", "--from", "taught_vol")
     code, out, err = call(teach, *TEACH, *start, capsys=capsys)
     assert code == 0, err
-    assert "earlier weights" in read_json("second/vol.json")["learned"]["dice"]
-    assert "earlier weights" in out
+    assert "'trained_models/taught_vol.pt' has learned all of this; nothing was written" in out
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[[3, 8, 19]] = np.where(tubes()[[3, 8, 19]], 1, 2)
+    write_volume("labels.nrrd", taught.with_array(labels))
+    code, out, err = call(teach, *TEACH, *start, capsys=capsys)
+    assert code == 0, err
+    assert "learns on   from 'trained_models/taught_vol.pt', as asked, and from its 1 label files too" in out
+    assert "compared    Dice on 5,280 new voxels, held out: earlier 0." in out
     assert read_json("second/vol.json")["start"]["path"] == "trained_models/taught_vol.pt"
+    assert read_json("second/vol.json")["labelled"]["lumen"] == tubes()[[3, 8, 12, 19]].sum()
     start = ("-o", "x", "--name", "x", "--from", "u-net_phantom")
     code, _, err = call_for_last_line(teach, *TEACH, *start, capsys=capsys)
     assert code == 2
     assert "was not taught; teaching starts from what teach.py wrote (--from)" in err
+
+
+def test_weights_are_not_replaced_by_what_started_from_them(taught, capsys):
+    write = ("-o", "second", "--from", "taught_vol")
+    code, _, err = call_for_last_line(teach, *TEACH, *write, "--force", capsys=capsys)
+    assert code == 2
+    assert "'trained_models/taught_vol.pt' would replace 'trained_models/taught_vol.pt', which this call reads" in err
+    assert err.endswith(
+        "give the new ones another name (--name), such as: python teach.py vol.nrrd --labels labels.nrrd -o second "
+        "--from taught_vol --threads 1 --force --name vol_2"
+    ), err
 
 
 BAD = [

@@ -80,6 +80,7 @@ def test_every_time_point_of_a_file_starts_from_the_last(folder, movie, capsys):
     rows = table("predictions/beat_timelapse.csv")
     assert [row["start"] for row in rows] == ["blank", "beat_t000_probability.nrrd", "beat_t001_probability.nrrd"]
     assert [row["iterations"] for row in rows] == ["10", "2", "2"]
+    assert out.count("note: from a blank mask it takes 10 iterations; the next time points 2") == 1
     assert [float(row["time_s"]) for row in rows] == [0.0, 0.5, 1.0]
     assert [int(row["lumen_voxels"]) for row in rows] == [int(mask.sum()) for mask in masks]
     assert float(rows[2]["lumen_um3"]) == pytest.approx(masks[2].sum() * np.prod(SPACING))
@@ -238,7 +239,7 @@ def test_label_tiff_of_one_volume_opens_with_its_spacing(folder, movie, capsys):
     call("one.nrrd", "--iterations", 1, capsys=capsys)
     code, out, _ = call("one.nrrd", "--iterations", 1, "--label-tiff", capsys=capsys)
     assert code == 0
-    assert "labels      not written before; segmented again for it" in out
+    assert "from        one.seg.nrrd, which is there: labels" in out
     labels = read_annotation("predictions/one_labels.tif").mask
     assert labels.spacing_um == SPACING
     np.testing.assert_array_equal(labels.array, read_annotation("predictions/one.seg.nrrd").mask.array)

@@ -99,7 +99,9 @@ def test_the_whole_published_recipe_runs_unattended(train, folder, recipe):
     checkpoints = files(folder / "checkpoints")
     assert {"u-net_dice_6.pt", "ur-net_bootstrap.pt", "ur-net_diceb0.5_12.pt"} <= set(checkpoints)
     assert model_for_state(load_state("checkpoints/ur-net_diceb0.5_12.pt")).name == "ur-net"
-    assert {"ur-net_12_validation_0_2.nrrd", "ur-net_12_test_0_2.seg.nrrd"} <= set(files(folder / "predictions"))
+    assert {"ur-net_12_validation_0_2_probability.nrrd", "ur-net_12_test_0_2.seg.nrrd"} <= set(
+        files(folder / "predictions")
+    )
     typed = json.loads((folder / "logs" / "ur-net.json").read_text(encoding="utf-8"))["commands"]
     assert [entry["command"] for entry in typed] == [
         "load bootstrap", "2 2", "rp 0.5", "1 2", "val", "test", "finish",
@@ -372,11 +374,13 @@ class Terminal:
 
 def test_at_a_terminal_ctrl_c_returns_to_the_prompt_and_everything_can_go_on(folder):
     with Terminal("--dataset", "data/tiny.toml", "--validate-every", "100", cwd=folder) as terminal:
+        terminal.until("type help for the commands")
         terminal.until("> ")
         terminal.type("900\n")
         assert "/1800 |" in terminal.until(" left loss 0.")
         assert " prec 0." in terminal.until("rate")
         terminal.press_ctrl_c()
+        terminal.until("stopping after this step")
         assert "interrupted, everything is kept: resume does the" in terminal.until("steps that are left")
         terminal.until("> ")
         terminal.type("stat\t\n")

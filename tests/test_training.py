@@ -108,17 +108,46 @@ def test_training_lowers_the_loss(samples):
     assert {s.learning_rate for s in steps} == {3e-3}
 
 
-def test_validation_comes_before_every_fourth_step_and_keeps_the_best_weights(samples):
+def test_validation_comes_after_every_fourth_step_and_at_the_end_and_keeps_the_best_weights(samples):
     trainer = make_trainer(MicroRNet, samples[:1], validation=samples[1:2])
     trainer.begin(9)
     _, validations = run(trainer)
 
-    assert [report.step for report in validations] == [3, 7]
+    assert [report.step for report in validations] == [4, 8, 9]
     best = max(validations, key=lambda report: report.f)
     assert (trainer.best_f, trainer.best_step) == (best.f, best.step)
     assert validations[0].best
     trainer.model.load_state_dict(trainer.best_state)
     assert trainer.score(samples[1:2])[0].f_score() == best.f
+
+
+def test_the_published_recipe_validates_a_step_earlier_as_published(samples):
+    trainer = make_trainer(MicroNet, samples[:1], "published", validation=samples[1:2])
+    trainer.begin(9)
+    _, validations = run(trainer)
+    assert [report.step for report in validations] == [3, 7, 9]
+
+
+def test_a_short_training_validates_at_its_end_once(samples):
+    trainer = make_trainer(MicroNet, samples[:1], validation=samples[1:2])
+    trainer.begin(2)
+    _, validations = run(trainer)
+    assert [report.step for report in validations] == [2]
+    assert (trainer.best_step, trainer.present_f) == (2, validations[0].f)
+    assert run(trainer) == ([], [])  # nothing is left to do, nor to validate
+
+
+def test_weights_that_start_afresh_keep_their_step_and_the_schedule_begins_there(samples):
+    trainer = make_trainer(MicroNet, samples[:1], validation=samples[1:2])
+    first = trainer.rate
+    trainer.begin(5)
+    run(trainer)
+    assert trainer.rate != first
+    best, step = trainer.best_f, trainer.best_step
+    trainer.start_afresh(trainer.best_state, step)
+    assert (trainer.step, trainer.rate, trainer.present_f, trainer.best_f) == (step, first, best, best)
+    trainer.start_afresh(make_trainer(MicroNet, samples[:1]).model.state_dict())
+    assert (trainer.step, trainer.rate, trainer.present_f, trainer.best_f) == (0, first, None, None)
 
 
 def test_a_run_without_a_better_validation_counts_as_stalled(samples):
@@ -222,13 +251,13 @@ def test_a_validation_that_is_stopped_is_done_again_and_nothing_else_changes(rng
 
     def in_the_validation():
         asked.append(trainer.step)
-        return len(asked) == 5  # once before each of the steps 0 to 3, then after the first refinement
+        return len(asked) == 6  # once before each of the steps 0 to 3, before the validation, in its first refinement
 
     again = []
     trainer.run(lambda _: None, again.append, in_the_validation)
-    assert (trainer.step, again) == (3, [])
+    assert (trainer.step, again) == (4, [])
     trainer.run(lambda _: None, again.append)
-    assert [report.step for report in again] == [report.step for report in validations] == [3]
+    assert [report.step for report in again] == [report.step for report in validations] == [4, 6]
     assert again[0].f == validations[0].f
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, trainer.model.state_dict()[name])

@@ -72,7 +72,7 @@ def _shape(kind, number, spacing):
     if kind == "tube":
         return cropped((b**2 + c**2 <= TUBE**2) & (abs(a) <= 30))
     ring = (np.hypot(a, b) - RING) ** 2 + c**2 <= TUBE**2
-    return cropped(ring & (a > 0) if kind == "bend" else ring)
+    return cropped(ring & (a >= 0) if kind == "bend" else ring)
 
 
 @cache
@@ -96,6 +96,28 @@ def test_tubes_bends_and_rings_measure_the_same_on_coarse_planes(kind, anisotrop
         likely = LENGTHS[kind], _with_cubes(kind, number)
         assert 0.9 * min(likely) <= line.length <= 1.1 * max(likely), (number, likely)
         assert np.median(radii(line)) == pytest.approx(TUBE, rel=0.1), number
+
+
+@pytest.mark.parametrize("number", range(3, 9))
+@pytest.mark.parametrize("kind", list(LENGTHS))
+def test_in_directions_drawn_at_random_the_length_is_the_documented_one(kind, number):
+    """Before, ends that ran into the rim made lines of 8:1 up to 17 % too long, and radii were 5 % too small."""
+    spacing = np.ones(3)
+    spacing[number % 3] = 8
+    line = centreline(_shape(kind, number, spacing), spacing)
+    assert line.length == pytest.approx(LENGTHS[kind], rel=0.1)
+    assert np.median(radii(line)) == pytest.approx(TUBE, rel=0.05)
+
+
+def test_vessels_too_thin_for_the_spacing_are_told(tmp_path):
+    said = []
+    for radius, told in ((3, True), (7, False)):
+        mask = cropped(tube(radius, 60, (0, 0.3, 1), (8.0, 1.0, 1.0)))
+        said.clear()
+        files, _ = write_vessels(tmp_path, "a", Volume(mask, directions=upright((8, 1, 1)), units="um"), said.append)
+        assert bool(said) == told
+        for comments in (_read(files[kind])[0] for kind in ("vessels", "centrelines")):
+            assert any("WARNING: 1 of 1 vessels have a radius below 4.8" in line for line in comments) == told
 
 
 @pytest.mark.parametrize(("anisotropy", "before"), [(3, 33), (5, 20), (8, 0)])
@@ -218,7 +240,7 @@ def test_the_tables_hold_what_was_measured(tmp_path):
     directions = np.array([[0, 3.0, 4.0], [0, -4.0, 3.0], [5.0, 0, 0]])
     origin = np.array([10.0, 20.0, 30.0])
     volume = Volume(torus(12, 3), directions=directions, origin=origin, units="um", space="left-posterior-superior")
-    files = write_vessels(tmp_path, "ring", volume)
+    files, _ = write_vessels(tmp_path, "ring", volume)
     comments, [row] = _read(files["vessels"])
     assert any("centreline_um: length of the centreline" in line for line in comments)
     assert float(row["lumen_um3"]) == pytest.approx(torus(12, 3).sum() * 125, rel=1e-5)
@@ -234,7 +256,8 @@ def test_the_tables_hold_what_was_measured(tmp_path):
 
 
 def test_an_empty_mask_has_empty_tables(tmp_path):
-    files = write_vessels(tmp_path, "a", Volume(np.zeros((3, 3, 3), bool), units="um"))
+    files, summary = write_vessels(tmp_path, "a", Volume(np.zeros((3, 3, 3), bool), units="um"))
+    assert summary == {"vessels": 0, "centreline_um": 0.0, "radius_median_um": None}
     assert _read(files["vessels"])[1] == _read(files["centrelines"])[1] == []
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from micronet.app.terminal import reason, tell
 from micronet.core.outcome import Outcome
 
-__all__ = ["run_batch", "status_table"]
+__all__ = ["run_batch", "status_lines"]
 
 _Input = TypeVar("_Input")
 
@@ -21,6 +21,8 @@ def run_batch(
     path_of: Callable[[_Input], Path],
     *,
     debug: bool = False,
+    note: Callable[[Outcome], None] = lambda _: None,
+    table: Callable[[Sequence[Outcome]], list[str]] | None = None,
 ) -> int:
     """Do a job for each input, print what became of them, and return the exit code.
 
@@ -35,11 +37,15 @@ def run_batch(
         What an input is called, before its job and where that failed.
     debug : bool
         Let the first error through with its traceback.
+    note : callable
+        Receives each outcome, as it comes.
+    table : callable
+        Returns the lines that are told in the end, before the counts; by default `status_lines`.
 
     Returns
     -------
     int
-        0; 2 if any failed, for a reason of its own or by a fault of ours.
+        0; 2 if any failed, for a reason of its own or by a fault of ours; else 3 if any has not settled.
 
     Raises
     ------
@@ -60,18 +66,15 @@ def run_batch(
             outcome = Outcome(path_of(one), "failed", reason(error))
             tell(f"  FAILED      {outcome.message}")
         outcomes.append(outcome)
-    tell(status_table(outcomes))
-    return 2 if any(outcome.status == "failed" for outcome in outcomes) else 0
-
-
-def status_table(outcomes: Sequence[Outcome]) -> str:
-    """Return one line per input: status, file, what came of it; then the count of each status."""
-    width = max(len(outcome.path.name) for outcome in outcomes)
-    lines = [f"{outcome.status:<8}{outcome.path.name:<{width}}  {outcome.message}" for outcome in outcomes]
+        note(outcome)
     counts = Counter(outcome.status for outcome in outcomes)
-    return "\n".join(
-        [
-            *(line.replace("\n", "\\n") for line in lines),
-            ", ".join(f"{number} {status}" for status, number in counts.items()),
-        ]
-    )
+    lines = [line.replace("\n", "\\n") for line in (table or status_lines)(outcomes)]
+    tell("\n".join([*lines, ", ".join(f"{number} {status}" for status, number in counts.items())]))
+    return 2 if counts["failed"] else 3 if counts["not settled"] else 0
+
+
+def status_lines(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return one line per input: status, file, what came of it."""
+    first = max(8, *(len(outcome.status) + 2 for outcome in outcomes))
+    width = max(len(outcome.path.name) for outcome in outcomes)
+    return [f"{outcome.status:<{first}}{outcome.path.name:<{width}}  {outcome.message}" for outcome in outcomes]

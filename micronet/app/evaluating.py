@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from micronet.app.batch import run_batch
-from micronet.app.inputs import inputs_from
+from micronet.app.inputs import figure_wish, inputs_from
 from micronet.app.options import settings_of
 from micronet.app.terminal import tell
 from micronet.core.errors import FileError, InputError
@@ -18,6 +18,7 @@ from micronet.core.ram import Allowance
 from micronet.io import Sources
 from micronet.measure.lumen_files import write_vessels
 from micronet.measure.pairs import (
+    MaskPair,
     Pair,
     Reading,
     check_reading,
@@ -31,6 +32,8 @@ from micronet.measure.pairs import (
 from micronet.measure.report import EvaluationReport
 from micronet.measure.scores import Scoring, summarise
 from micronet.measure.tables import ScoreTables, planned_scores, summary_lines
+from micronet.report.preview import Scene, write_paper_figure
+from micronet.report.wish import FigureWish
 
 __all__ = ["evaluate"]
 
@@ -42,19 +45,30 @@ def evaluate(arguments: argparse.Namespace) -> int:
     """Score each pair; a bad one never stops the others. Returns the exit code."""
     reading = settings_of(Reading, arguments, probability=arguments.sweep)
     scoring = Scoring(arguments.beta, arguments.tolerance_um)
+    figure = figure_wish(arguments)
     pairs = _pairs(arguments)
-    outputs = planned_scores(arguments.output, pairs, reading, report=arguments.report, measures=arguments.measures)
+    if figure is not None and len(pairs) > 1:
+        raise InputError(f"--figure is of one volume, found {len(pairs)}: give one PREDICTION")
+    outputs = planned_scores(
+        arguments.output,
+        pairs,
+        reading,
+        report=arguments.report,
+        measures=arguments.measures,
+        figure=None if figure is None else figure.name,
+    )
     check_outputs([outputs], files_of_pairs(pairs))
     outputs.check_room()
     report = EvaluationReport(len(pairs), reading, scoring) if arguments.report else None
     tables = ScoreTables(outputs, scoring, reading)
-    scorer = _Scorer(reading, scoring, outputs, tables, report, arguments.max_ram, arguments.measures)
+    scorer = _Scorer(reading, scoring, outputs, tables, report, arguments.max_ram, arguments.measures, figure)
     code = run_batch(pairs, scorer.score, lambda pair: pair.prediction, debug=arguments.debug)
     if tables.evaluations:
         summaries = summarise([one.scores for one in tables.evaluations], np.random.default_rng(_SEED))
         files = tables.finish(summaries, report)
         tell("\n".join(summary_lines(tables.evaluations, summaries)))
-        tell(f"wrote {arguments.output}/: {', '.join(file.name for file in files)}")
+        names = [file.name for file in files] + ([] if figure is None else [figure.name])
+        tell(f"wrote {arguments.output}/: {', '.join(names)}")
     return code
 
 
@@ -68,8 +82,8 @@ def _pairs(arguments: argparse.Namespace) -> list[Pair]:
         tell(f"note: {note}")
     if not arguments.images:
         return pairs
-    if not arguments.report:
-        raise InputError("--image is for --report: add it, or leave the images out")
+    if not (arguments.report or arguments.figure):
+        raise InputError("--image is for --report and --figure: add one, or leave the images out")
     return with_images(pairs, inputs_from(arguments.images, raw=False))
 
 
@@ -84,6 +98,7 @@ class _Scorer:
     report: EvaluationReport | None
     max_ram: int | None
     measures: bool
+    figure: FigureWish | None
 
     def score(self, pair: Pair) -> Outcome:
         """Read, compare, write."""
@@ -103,9 +118,19 @@ class _Scorer:
         evaluation = evaluate_pair(masks, pair, self.scoring)
         if self.measures:
             with self.outputs.staged() as folder:
-                write_vessels(folder, f"{pair.name}_predicted", masks.predicted)
-                write_vessels(folder, f"{pair.name}_annotated", masks.annotated)
+                for role, mask in (("predicted", masks.predicted), ("annotated", masks.annotated)):
+                    write_vessels(folder, f"{pair.name}_{role}", mask, lambda line: tell(f"  WARNING     {line}"))
+        if self.figure is not None:
+            with self.outputs.staged() as folder:
+                write_paper_figure(folder / self.figure.name, _scene(masks), self.figure)
         if self.report is not None:
             self.report.add(masks, evaluation, sources)
         self.tables.add(evaluation)
         return Outcome(pair.prediction, "done", evaluation.scores.headline())
+
+
+def _scene(masks: MaskPair) -> Scene:
+    """Return what a figure shows of a pair, on plain grey where there is no image."""
+    predicted, annotated = masks.predicted.array, masks.annotated.array
+    image = np.broadcast_to(np.uint8(0), annotated.shape) if masks.image is None else masks.image.array
+    return Scene(image, predicted, masks.spacing_um, annotated, mask_name="prediction")

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from micronet.core.errors import FileError
+from micronet.app.terminal import tell
+from micronet.core.errors import FileError, InputError
+from micronet.core.names import listed
 from micronet.io import VOLUME_SUFFIXES, is_volume_path
 from micronet.io.bscans import natural_order
+from micronet.io.volume_names import is_result
+from micronet.report.wish import FigureWish
 
-__all__ = ["inputs_from"]
+__all__ = ["figure_wish", "inputs_from"]
 
 
 def inputs_from(paths: Sequence[Path], *, raw: bool) -> list[Path]:
     """Return the files named, and for each folder the volumes in it, in the order of the numbers in their names.
 
-    Segmentations (.seg.nrrd), our own probabilities and label TIFFs are no inputs, headerless files only with `raw`.
-    FileError when a folder holds no volume.
+    Segmentations (.seg.nrrd) and what our scripts found before are no inputs, which a line says; headerless files are
+    only with `raw`. FileError when a folder holds no volume.
     """
     files: list[Path] = []
     for path in paths:
@@ -26,11 +31,30 @@ def inputs_from(paths: Sequence[Path], *, raw: bool) -> list[Path]:
         found = [
             file
             for file in sorted(path.iterdir(), key=natural_order)
-            if is_volume_path(file)
-            and not file.name.endswith((".seg.nrrd", "_probability.nrrd", "_labels.tif"))
-            and (raw or file.suffix != ".raw")
+            if is_volume_path(file) and (raw or file.suffix != ".raw")
         ]
+        results = [file for file in found if is_result(file)]
         if not found:
             raise FileError(f"'{path}' is a folder without volumes ({', '.join(VOLUME_SUFFIXES)})")
-        files += found
+        if len(results) == len(found):
+            raise FileError(f"'{path}' is a folder of results, with no volume to segment ({listed(_names(results))})")
+        if results:
+            tell(f"note: {len(results)} results of ours in '{path}' are left: {listed(_names(results))}")
+        files += [file for file in found if file not in results]
     return files
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    return [file.name for file in files]
+
+
+def figure_wish(arguments: argparse.Namespace) -> FigureWish | None:
+    """Return the figure that is asked for; InputError where only its details are."""
+    chosen = {"panel": arguments.panel, "slice": arguments.slice, "crop": arguments.crop}
+    chosen = {name: value for name, value in chosen.items() if value}
+    if arguments.figure is None:
+        if chosen:
+            raise InputError(f"--{next(iter(chosen))} is for --figure FILE: add it")
+        return None
+    wishes = {name: value if name == "panel" else tuple(value) for name, value in chosen.items()}
+    return FigureWish.of(arguments.figure, arguments.output, **wishes)

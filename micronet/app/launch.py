@@ -15,7 +15,7 @@ from micronet.app.computing import set_engine, set_threads
 from micronet.app.prompt import Interrupts, TerminalBar, converse, line_editing, say, show_file
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import same_but_for_case
-from micronet.data.dataset import DataSet, Sample, load_split, read_dataset
+from micronet.data.dataset import DataSet, Sample, open_dataset, read_dataset
 from micronet.networks.registry import Network, network_named
 from micronet.training.commands import parse_command
 from micronet.training.lock import FolderLock
@@ -68,8 +68,7 @@ def train(name: str, arguments: argparse.Namespace, root: Path) -> int:
 def _session(network: Network, arguments: argparse.Namespace, places: Places, ports: Ports, root: Path) -> Session:
     """Read the data, build what trains on it, and say what it is."""
     settings, why = _settings(arguments, network.name, places, root)
-    dataset = read_dataset(settings.dataset, settings.data)
-    samples = load_split(dataset)
+    dataset, samples = open_dataset(settings.dataset, settings.data)
     computes = set_engine(arguments.engine, network, training=True)
     torch.manual_seed(settings.seed)
     recipe, note = _recipe(settings, dataset)

@@ -14,6 +14,7 @@ import numpy as np
 from micronet.core.errors import InputError
 from micronet.core.names import shortened
 from micronet.io.checks import check_dtype, clean_axes
+from micronet.measure.cleaning import Cleaning
 
 __all__ = [
     "THREADS",
@@ -26,6 +27,8 @@ __all__ = [
     "device_option",
     "dtype_option",
     "path_option",
+    "plane_option",
+    "range_option",
     "spacing_option",
     "text_option",
 ]
@@ -169,6 +172,40 @@ def axes_option(text: str) -> str:
         raise _refused(text, "Z, Y and X once each, slowest first, such as ZYX (T and C may join)") from None
 
 
+def clean_option(text: str) -> Cleaning:
+    """Parse ``--clean``: a smallest volume in µm³, largest, holes, or several of them.
+
+    >>> str(clean_option("500,holes"))
+    '500,holes'
+    """
+    try:
+        return Cleaning.of(text)
+    except InputError:
+        raise _refused(text, "µm³, largest, holes, or several of them, such as 500,largest,holes") from None
+
+
+def resample_option(text: str) -> float | str:
+    """Parse ``--resample``: a voxel size in µm; "network" for that of the weights, which is meant without a value."""
+    if text == "network":
+        return text
+    try:
+        return Real(*_SPACINGS)(text)
+    except argparse.ArgumentTypeError:
+        raise _refused(text, "a voxel size in µm such as 4.5, or none; an INPUT goes before the option") from None
+
+
+def part_option(text: str) -> tuple[int, int]:
+    """Parse ``--part``: which part of how many.
+
+    >>> part_option("2/8")
+    (2, 8)
+    """
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text, re.ASCII)
+    if found and 1 <= int(found[1]) <= int(found[2]):
+        return int(found[1]), int(found[2])
+    raise _refused(text, "a part and how many there are, such as 2/8; the first is 1/8")
+
+
 def dtype_option(text: str) -> str:
     """Check ``--dtype``: a type of voxels that numpy knows and we read."""
     try:
@@ -201,6 +238,30 @@ def text_option(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty, expected a name")
     return text
+
+
+def plane_option(text: str) -> tuple[str, int]:
+    """Parse ``--slice``: an axis and a plane, counted from 0.
+
+    >>> plane_option("z=108")
+    ('z', 108)
+    """
+    found = re.fullmatch(r"\s*([zyxZYX])\s*=\s*([0-9]{1,6})\s*", text, re.ASCII)
+    if found is None:
+        raise _refused(text, "an axis and a plane, counted from 0, such as z=108")
+    return found[1].lower(), int(found[2])
+
+
+def range_option(text: str) -> tuple[str, int, int]:
+    """Parse ``--crop``: an axis, the first voxel shown, and the first that is not.
+
+    >>> range_option("y=0:160")
+    ('y', 0, 160)
+    """
+    found = re.fullmatch(r"\s*([zyxZYX])\s*=\s*([0-9]{1,6})\s*:\s*([0-9]{1,6})\s*", text, re.ASCII)
+    if found is None or int(found[2]) >= int(found[3]):
+        raise _refused(text, "an axis and from which voxel up to which it is shown, such as y=0:160")
+    return found[1].lower(), int(found[2]), int(found[3])
 
 
 def _refused(text: str, expected: str) -> argparse.ArgumentTypeError:

@@ -17,15 +17,21 @@ from micronet.app.option_types import (
     Whole,
     axes_option,
     bytes_option,
+    clean_option,
     commands_option,
     device_option,
     dtype_option,
+    part_option,
     path_option,
+    plane_option,
+    range_option,
+    resample_option,
     spacing_option,
     text_option,
 )
 from micronet.core.ram import SHARE
 from micronet.io.mesh import MESH_FORMATS
+from micronet.report.wish import PANELS
 
 __all__ = [
     "MOST_PHANTOMS",
@@ -33,6 +39,7 @@ __all__ = [
     "evaluate_parser",
     "infer_parser",
     "make_phantoms_parser",
+    "new_dataset_parser",
     "prepare_parser",
     "settings_of",
     "teach_parser",
@@ -58,11 +65,35 @@ def settings_of(kind: type[_Settings], arguments: argparse.Namespace, **others: 
     return kind(**{name: getattr(arguments, name) for name in names}, **others)
 
 
+class _ProjectParser(argparse.ArgumentParser):
+    """A parser of scripts that write into the folders of one project, each of which may also be named by itself."""
+
+    _folders: dict[str, str]
+
+    def add_project(self, folders: dict[str, str], holds: str) -> None:
+        """Add ``--project``, and for each of its folders (by destination) the option that names another."""
+        self._folders = folders
+        self.add_argument(
+            "--project", type=path_option, default=Path(), metavar="DIR", help=f"one folder {holds} (default: here)"
+        )
+        for destination, folder in folders.items():
+            options = ("-o", "--output") if destination == "output" else (f"--{destination}",)
+            self.add_argument(*options, type=path_option, metavar="DIR", help=f"default: {folder} in the project")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, and put the folders that were not named into the project."""
+        arguments, rest = super().parse_known_args(args, namespace)
+        for destination, folder in self._folders.items():
+            if getattr(arguments, destination) is None:
+                setattr(arguments, destination, arguments.project / folder)
+        return arguments, rest
+
+
 def infer_parser() -> argparse.ArgumentParser:
     """Return the parser of ``infer.py``."""
-    p = argparse.ArgumentParser(description="Segment lumens in 3-D volumes; with no INPUT, the bundled demo.")
+    p = _ProjectParser(description="Segment lumens in 3-D volumes; with no INPUT, the bundled demo.")
     p.add_argument("inputs", nargs="*", type=path_option, metavar="INPUT", help="volumes, or folders of volumes")
-    _add_output(p, "predictions")
+    p.add_project({"output": "predictions"}, "with predictions, and checkpoints where --model NAME is looked for")
     p.add_argument(
         "--model",
         type=text_option,
@@ -75,10 +106,22 @@ def infer_parser() -> argparse.ArgumentParser:
     p.add_argument("--intensity", choices=("as stored", "log"), default="as stored", help="log: of linear intensities")
     _add_axes(p, "order of the axes, where the file does not say")
     _add_spacing(p, "voxel size in µm")
+    p.add_argument(
+        "--resample",
+        dest="resample_um",
+        nargs="?",
+        const="network",
+        type=resample_option,
+        metavar="UM",
+        help="bring the volume to the voxels of the network (or to UM µm), and the results back",
+    )
     _add_headerless(p, Sizes((3, 4)), "such as uint16")
     _add_segment(p, "mask to take")
     p.add_argument("--annotation", type=path_option, metavar="FILE", help="true mask to score the result against")
+    p.add_argument("--keep", type=path_option, metavar="FILE", help="edited mask: its checked voxels stay as they are")
+    _add_checked(p, "of it that says which (default: checked)")
     _add_report(p)
+    _add_figure(p)
     p.add_argument("--mesh", choices=MESH_FORMATS, help="write the surface of the lumen too, in µm")
     _add_measures(p)
     p.add_argument("--time-lapse", action="store_true", help="INPUT is a 4-D file, or the time points in their order")
@@ -86,6 +129,13 @@ def infer_parser() -> argparse.ArgumentParser:
     p.add_argument("--label-tiff", action="store_true", help="write the mask as a TIFF for Fiji as well")
     p.add_argument("--device", type=device_option, default="cpu", help="cpu (default) or cuda")
     _add_max_ram(p)
+    p.add_argument(
+        "--clean",
+        type=clean_option,
+        metavar="WHAT",
+        help="clean the mask: 500 removes pieces below 500 µm³, largest keeps one, holes fills; or 500,largest,holes",
+    )
+    p.add_argument("--part", type=part_option, metavar="I/N", help="only part I of N of the volumes (job arrays)")
     _add_force(p, "do again what was done, and replace it")
     _add_computing(p)
     _add_debug(p)
@@ -136,6 +186,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="shown in it; or folders",
     )
+    _add_figure(p)
     _add_max_ram(p)
     _add_force(p, "replace scores that are there")
     _add_debug(p)
@@ -213,6 +264,14 @@ def make_phantoms_parser() -> argparse.ArgumentParser:
     return p
 
 
+def new_dataset_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``new_dataset.py``."""
+    p = argparse.ArgumentParser(description="Write FOLDER/dataset.toml, which training takes, of what lies in FOLDER.")
+    p.add_argument("folder", type=path_option, metavar="FOLDER", help="images and their annotations")
+    _add_debug(p)
+    return p
+
+
 def bootstrap_parser() -> argparse.ArgumentParser:
     """Return the parser of ``bootstrap_micrornet.py``."""
     p = argparse.ArgumentParser(description="Turn the weights of a µ-Net into those of a µr-Net.")
@@ -249,9 +308,16 @@ def teach_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--lumen", type=text_option, metavar="SEGMENT", help="segment that is lumen (default: so called)")
     p.add_argument("--background", type=text_option, metavar="SEGMENT", help="and the one that is background")
+    _add_checked(p, "of an edited mask, such as checked: in it, lumen and background are as edited")
     _add_output(p, "taught")
     p.add_argument("--name", type=text_option, metavar="NAME", help="of the weights, taught_NAME.pt (default: IMAGE's)")
-    p.add_argument("--from", dest="start", type=text_option, metavar="WEIGHTS", help="taught before: tried as well")
+    p.add_argument(
+        "--from",
+        dest="start",
+        type=text_option,
+        metavar="WEIGHTS",
+        help="taught before: learn on, with all their labels",
+    )
     p.add_argument("--seed", type=Whole(0, 2**31 - 1), default=0, metavar="N", help="the same repeats (%(default)s)")
     p.add_argument("--free-labels", action="store_true", help="let the mask differ from what was painted")
     _add_threshold(p, "lumen is above it")
@@ -270,7 +336,7 @@ def training_parser(network: str) -> argparse.ArgumentParser:
 
     What a resumed session knows itself has no default here.
     """
-    p = argparse.ArgumentParser(description=f"Train {TITLES[network]}; without --run, commands are typed or piped in.")
+    p = _ProjectParser(description=f"Train {TITLES[network]}; without --run, commands are typed or piped in.")
     number = Whole(1, 1_000_000)
     p.add_argument(
         "--dataset", type=path_option, metavar="FILE", help="what to train on, a .toml (see datasets/README.md)"
@@ -299,9 +365,8 @@ def training_parser(network: str) -> argparse.ArgumentParser:
     p.add_argument("--validate-every", type=number, metavar="N", help="steps between validations (default: 50)")
     p.add_argument("--iterations", type=number, metavar="N", help="refinements of a µr-Net (default: 10)")
     p.add_argument("--keep-every", type=number, metavar="N", help="keep the weights of every N steps (default: none)")
-    for option, folder in (("--checkpoints", "checkpoints"), ("--logs", "logs")):
-        p.add_argument(option, type=path_option, default=Path(folder), metavar="DIR", help="default: %(default)s")
-    _add_output(p, "predictions")
+    folders = {"checkpoints": "checkpoints", "logs": "logs", "output": "predictions"}
+    p.add_project(folders, "with checkpoints, logs and predictions")
     p.add_argument("--show", action="store_true", help="open the plot in a window each time it is drawn")
     p.add_argument("--tensorboard", action="store_true", help="write TensorBoard scalars into the log folder")
     _add_computing(p)
@@ -311,7 +376,7 @@ def training_parser(network: str) -> argparse.ArgumentParser:
 
 def _add_refinement(p: argparse.ArgumentParser) -> None:
     p.add_argument("--iterations", type=Whole(1, 1_000_000), metavar="N", help="refinements of a µr-Net (default: 10)")
-    p.add_argument("--until-stable", action="store_true", help="refine until nothing changes (100 times at most)")
+    p.add_argument("--until-stable", action="store_true", help="refine until the mask has settled (100 times at most)")
     p.add_argument(
         "--initial-mask",
         type=path_option,
@@ -352,8 +417,25 @@ def _add_segment(p: argparse.ArgumentParser, text: str) -> None:
     p.add_argument("--segment", type=text_option, metavar="NAME|INDEX", help=f"which segment of a .seg.nrrd {text}")
 
 
+def _add_checked(p: argparse.ArgumentParser, text: str) -> None:
+    p.add_argument("--checked", type=text_option, metavar="SEGMENT", help=f"segment {text}")
+
+
 def _add_report(p: argparse.ArgumentParser) -> None:
     p.add_argument("--report", action="store_true", help="write a page too, with slices to scroll through (HTML)")
+
+
+def _add_figure(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--figure", type=path_option, metavar="FILE", help="write pictures for a paper: NAME.svg, .pdf, .png"
+    )
+    p.add_argument(
+        "--slice", type=plane_option, action="append", metavar="z=N", help="plane in it (default: middle); also y, x"
+    )
+    p.add_argument(
+        "--crop", type=range_option, action="append", metavar="z=FROM:TO", help="show only these voxels; also y, x"
+    )
+    p.add_argument("--panel", choices=PANELS, help="one picture: the slice, or the maximum along (default: all six)")
 
 
 def _add_measures(p: argparse.ArgumentParser) -> None:

@@ -107,6 +107,8 @@ class Interrupts(Wishes):
         if number == signal.SIGINT:
             self._presses += 1
             self.leave = self.leave or self._presses > 1
+            if not self._at_prompt:
+                _answer_ctrl_c(self._presses)
         else:
             self._signal = number
             self.leave = True
@@ -125,6 +127,19 @@ class Interrupts(Wishes):
             self._at_prompt = False
         self._presses, self.stop = 0, self.leave
         return line
+
+
+def _answer_ctrl_c(presses: int) -> None:
+    """Say at once, on a terminal, what pressing Ctrl-C does: the step in hand may take long.
+
+    Written past Python's streams, which may be in the middle of a line of their own when a signal comes.
+    """
+    answers = {1: "stopping after this step", 2: "saving and leaving after this step; once more does not wait for it"}
+    if presses in answers:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            descriptor = sys.stderr.fileno()
+            if os.isatty(descriptor):
+                os.write(descriptor, f"\r\x1b[K{answers[presses]}\n".encode())
 
 
 def converse(
@@ -151,6 +166,8 @@ def converse(
         128 and the number of the signal that ended the session.
     """
     talk = _Conversation(session, interrupts, list(commands), alone, debug)
+    if talk.person:
+        say("type help for the commands")
     while not session.done:
         line = talk.next_line()
         if line is None or (line and not talk.carry_out(line)):

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from micronet.app.batch import run_batch
 from micronet.app.computing import set_engine, set_threads
-from micronet.app.inputs import inputs_from
+from micronet.app.inputs import figure_wish, inputs_from
 from micronet.app.options import settings_of
-from micronet.app.terminal import tell
+from micronet.app.terminal import tell, with_options
 from micronet.core.errors import InputError
 from micronet.core.outcome import Outcome
+from micronet.core.ownership import Outputs
+from micronet.networks.card import trained_spacing
 from micronet.networks.weights import find_weights
 from micronet.segment.job import Job, Weights, check_results, check_stems, segment_file
+from micronet.segment.summary import BatchSummary, planned_summary, summary_lines
 from micronet.segment.time_lapse import Start, TimeLapseRun, open_time_lapse
 
 __all__ = ["segment_inputs"]
@@ -34,21 +38,37 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
     else:
         paths = inputs_from(arguments.inputs, raw=arguments.shape is not None)
     start = _start(arguments)
-    if len(paths) > 1 and (arguments.annotation or (arguments.initial_mask and not arguments.time_lapse)):
-        raise InputError(f"--annotation and --initial-mask go with one input, found {len(paths)}")
+    alone = arguments.annotation or ((arguments.initial_mask or arguments.keep) and not arguments.time_lapse)
+    if len(paths) > 1 and alone:
+        raise InputError(f"--annotation, --keep and --initial-mask go with one input, found {len(paths)}")
     for note in check_stems(paths):
         tell(f"note: {note}")
-    job = settings_of(Job, arguments)
+    figure = figure_wish(arguments)
+    if figure is not None and (len(paths) > 1 or arguments.time_lapse):
+        raise InputError("--figure is of one volume: give one INPUT, without --time-lapse")
+    job = settings_of(Job, arguments, figure=figure, resample_um=None)
     threads = set_threads(arguments.threads)
-    weights_path = find_weights(arguments.model, [Path("checkpoints"), Path("trained_models"), root / "trained_models"])
+    weights_path = find_weights(
+        arguments.model, [arguments.project / "checkpoints", Path("trained_models"), root / "trained_models"]
+    )
+    summary = None
     if not arguments.time_lapse:
-        check_results(paths, weights_path, job)
+        summary = planned_summary(job.output, arguments.part) if len(paths) > 1 else None
+        these = _part(paths, arguments.part)
+        if arguments.part is not None:
+            tell(f"part {arguments.part[0]} of {arguments.part[1]}: {len(these)} of {len(paths)} volumes")
+        check_results(paths, weights_path, job, [] if summary is None else [summary], these=these)
+        if not these:
+            tell(f"nothing to do: there are {len(paths)} volumes, fewer than parts")
+            return 0
+        paths = these
     weights = Weights.load(weights_path, arguments.device, say=tell)
+    job = replace(job, resample_um=_network_spacing(arguments.resample_um, weights))
     computes = set_engine(arguments.engine, weights.network, device=arguments.device)
     tell(f"weights {weights.path} ({weights.network.name}); {computes}, {arguments.device}, {threads} threads")
     if arguments.time_lapse:
         return _time_lapse(paths, weights, job, start, arguments)
-    code = _each(paths, weights, job, force=arguments.force or demo, debug=arguments.debug)
+    code = _each(paths, weights, job, summary, force=arguments.force or demo, debug=arguments.debug)
     if demo:
         tell(f"The files are in {job.output.resolve()}: drag the volume and the .seg.nrrd into 3D Slicer,")
         tell("or open the preview. Your own volume: python infer.py FILE (python infer.py --help shows more).")
@@ -64,19 +84,59 @@ def _start(arguments: argparse.Namespace) -> Start:
         arguments.initial_mask = None
     if not arguments.time_lapse and arguments.interval is not None:
         raise InputError("--interval goes with --time-lapse")
+    if arguments.time_lapse and arguments.part is not None:
+        raise InputError("--part does not go with --time-lapse: a time point starts from the one before")
     if arguments.time_lapse and not arguments.inputs:
         raise InputError("--time-lapse needs an INPUT: a 4-D file, or the files of the time points in their order")
     return "blank" if word == "blank" else "previous"
 
 
-def _each(paths: list[Path], weights: Weights, job: Job, *, force: bool, debug: bool) -> int:
-    """Segment each volume by itself."""
+def _network_spacing(asked: float | str | None, weights: Weights) -> float | None:
+    """Return the voxel size in µm that volumes are brought to."""
+    if asked is not None and weights.network.in_um:
+        raise InputError(
+            f"'{weights.path.name}' was taught and takes other voxel sizes as they are: leave out --resample"
+        )
+    if not isinstance(asked, str):
+        return asked
+    spacing = trained_spacing(weights.path, weights.sha256)
+    if spacing is None:
+        raise InputError(
+            f"no model card says which voxels '{weights.path.name}' was trained on: give their size, such as "
+            "--resample 4.5"
+        )
+    return spacing
+
+
+def _part(paths: list[Path], part: tuple[int, int] | None) -> list[Path]:
+    """Return every N-th volume, from the I-th on: each is in exactly one part, and no part has two more than another.
+
+    >>> [[path.name for path in _part([Path("a"), Path("b"), Path("c")], (number, 2))] for number in (1, 2)]
+    [['a', 'c'], ['b']]
+    """
+    if part is None:
+        return paths
+    number, count = part
+    return paths[number - 1 :: count]
+
+
+def _each(paths: list[Path], weights: Weights, job: Job, summary: Outputs | None, *, force: bool, debug: bool) -> int:
+    """Segment each volume by itself; with a table over all of them where there are several."""
 
     def segment(path: Path) -> Outcome:
         with _bar(weights.passes(job)) as advance:
             return segment_file(path, weights, job, say=tell, on_iteration=advance, force=force)
 
-    return run_batch(paths, segment, lambda path: path, debug=debug)
+    if summary is None:
+        return run_batch(paths, segment, lambda path: path, debug=debug)
+    table = BatchSummary(summary, with_options)
+
+    def told(outcomes: Sequence[Outcome]) -> list[str]:
+        return [*summary_lines(outcomes), f"this table: {summary.paths[0]}"]
+
+    code = run_batch(paths, segment, lambda path: path, debug=debug, note=table.add, table=told)
+    table.finish()
+    return code
 
 
 def _time_lapse(paths: list[Path], weights: Weights, job: Job, start: Start, arguments: argparse.Namespace) -> int:

@@ -33,21 +33,23 @@ def teach(arguments: argparse.Namespace, root: Path) -> int:
         with _bar() as advance:
             outcome = teach_file(arguments.input, job, say=tell, on_progress=advance, force=arguments.force)
     except WouldReplaceError as error:
-        raise InputError(f"{error}, such as: {_elsewhere(arguments)}") from error
+        raise InputError(f"{error}, such as: {_elsewhere(arguments, error.name)}") from error
     tell(f"{outcome.status}  {outcome.path.name}  {outcome.message}")
     return 0
 
 
-def _elsewhere(arguments: argparse.Namespace) -> str:
-    """Return the whole command, with a folder for the output that is not there yet."""
-    words = ["python", "teach.py", str(arguments.input)]
+def _elsewhere(arguments: argparse.Namespace, name: str | None) -> str:
+    """Return the whole command, with another name for the weights, or a folder for the output that is not there yet."""
+    words, changed = ["python", "teach.py", str(arguments.input)], "name" if name else "output"
     for action in teach_parser()._actions:
         value = getattr(arguments, action.dest, None)
-        if not action.option_strings or action.dest in ("help", "output") or value == action.default:
+        if not action.option_strings or action.dest in ("help", changed) or value == action.default:
             continue
-        words.append(action.option_strings[-1])
+        words.append(action.option_strings[0])
         if value is not True:
             words.append(",".join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value))
+    if name:
+        return shlex.join([*words, "--name", name])
     folder, number = arguments.output, 2
     while (there := folder.with_name(f"{folder.name}_{number}")).exists():
         number += 1

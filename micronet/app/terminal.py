@@ -24,10 +24,12 @@ __all__ = ["reason", "run", "tell", "with_options"]
 # What people type for a setting, where it is not its name with two dashes.
 _OPTIONS = {
     "also_in": "--data DIR",
+    "intensity": "--intensity log",
     "interval_s": "--interval",
     "iso_um": "--iso",
     "output": "-o DIR",
     "record_path": "--record",
+    "resample_um": "--resample",
     "spacing_um": "--spacing Z,Y,X",
     "start": "--from",
     "tolerance_um": "--tolerance",

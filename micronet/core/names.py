@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ __all__ = [
     "listed",
     "name_key",
     "read_name",
+    "recording_of",
     "same_but_for_case",
     "same_name",
     "shortened",
@@ -152,6 +154,16 @@ def check_apart(named: Iterable[tuple[str, Path]]) -> list[str]:
         f"'{one}' and '{two}' differ only in case: on some disks their results are the same files"
         for one, two in same_but_for_case(name for name, _ in seen.values())
     ]
+
+
+def recording_of(stem: str) -> str:
+    """Return what the names of time points have in common: without number, or t and number, at the end.
+
+    >>> recording_of("beat_t003"), recording_of("beat 12"), recording_of("E9.5"), recording_of("7")
+    ('beat', 'beat', 'E9', '7')
+    """
+    # An accent of its own, or a byte that is no text, belongs to the name.
+    return re.sub(r"[\s!-/:-@\[-`{-~]*[tT]?\d*$", "", stem) or stem
 
 
 def existing(path: Path) -> Path:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from micronet.core.errors import InputError
+from micronet.core.planes import Planes
 
-__all__ = ["antialias_sigma", "decimate", "decimate_planes", "output_size", "sample_planes"]
+__all__ = ["antialias_sigma", "decimate", "decimate_planes", "interpolate_planes", "output_size", "sample_planes"]
 
 #: What may be left of the amplitude of a tone at the new Nyquist frequency: -20 dB, and a little to spare for rounding
 #: and for the tails that are cut off.
@@ -173,10 +174,8 @@ def sample_planes(
     Parameters
     ----------
     mask : ndarray of shape (Z, Y, X), bool
-    steps, starts : (3,) sequences of float
-        Voxel o of the other grid lies at ``starts + steps * o`` in voxels of the mask; steps may be negative.
-    shape : (3,) sequence of int
-        Of the other grid.
+    steps, starts, shape
+        As `interpolate_planes`.
     linear : bool
         Interpolate linearly and take what reaches one half; else take the nearest voxel.
 
@@ -185,19 +184,49 @@ def sample_planes(
     ndarray of shape `shape[1:]`, bool
         `shape[0]` of them. What lies outside the voxels of the mask is False.
     """
+    for plane in interpolate_planes(mask, steps, starts, shape, linear=linear):
+        yield plane > _HALF
+
+
+def interpolate_planes(
+    array: Planes,
+    steps: Sequence[float],
+    starts: Sequence[float],
+    shape: Sequence[int],
+    *,
+    linear: bool = True,
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the planes of an array on another grid with parallel axes.
+
+    Parameters
+    ----------
+    array : Planes of shape (Z, Y, X)
+        Real numbers or bool.
+    steps, starts : (3,) sequences of float
+        Voxel o of the other grid lies at ``starts + steps * o`` in voxels of the array; steps may be negative.
+    shape : (3,) sequence of int
+        Of the other grid.
+    linear : bool
+        Interpolate linearly; else take the nearest voxel.
+
+    Yields
+    ------
+    ndarray of shape `shape[1:]`, float32
+        `shape[0]` of them. What lies outside the voxels of the array is 0.
+    """
     slow, middle, fast = (
         _sampling(size, start + step * np.arange(length, dtype=np.float64), linear)
-        for size, step, start, length in zip(mask.shape, steps, starts, shape, strict=True)
+        for size, step, start, length in zip(array.shape, steps, starts, shape, strict=True)
     )
     held: dict[int, NDArray[np.float32]] = {}
-    empty = np.zeros(tuple(shape[1:]), bool)
     for number in range(shape[0]):
         indices, weights = _row(slow, number)
         held = {index: plane for index, plane in held.items() if index in indices}
         for index in indices.tolist():
             if index not in held:
-                held[index] = np.ascontiguousarray((fast @ (middle @ mask[index].astype(np.float32)).T).T)
-        yield _sum(held, indices, weights) > _HALF if held else empty
+                plane = array[index : index + 1][0].astype(np.float32, copy=False)
+                held[index] = np.ascontiguousarray((fast @ (middle @ plane).T).T)
+        yield _sum(held, indices, weights) if held else np.zeros(tuple(shape[1:]), np.float32)
 
 
 def _weights(size: int, ratio: float, sigma: float) -> csr_array:

@@ -1,23 +1,20 @@
-"""Data sets: a TOML file says which volumes to train, validate and test on, and how to read them."""
+"""Data sets in memory: the volumes that a data-set file lists, loaded, or everything that is wrong with them."""
 
 from __future__ import annotations
 
 import os
-import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from itertools import combinations
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.core.errors import FileError, InputError, MicronetError, setting
-from micronet.core.names import existing, name_key
+from micronet.core.errors import InputError, MicronetError
 from micronet.core.provenance import sha256_of
 from micronet.core.volume import Volume, share_grid
-from micronet.data.augmentation import FLIPS, Augmentation
+from micronet.data.dataset_file import SPLITS, DataSet, DataSetError, Entry, as_toml, read_all, read_dataset
 from micronet.io import files_of, files_read_with, read_annotation, read_volume
 from micronet.io.sidecar import refuse_second_log
 from micronet.networks.normalize import image_statistics, log_intensity, standardize
@@ -29,88 +26,13 @@ __all__ = [
     "DataSetError",
     "Entry",
     "Sample",
+    "check_dataset",
     "dataset_files",
     "hashes",
     "load_split",
+    "open_dataset",
     "read_dataset",
 ]
-
-SPLITS = ("train", "validation", "test")
-_LARGEST_FILE = 1_000_000
-_MOST_DOTS = 200
-_MOST_USES = 1000
-# A screen of problems is enough to begin with.
-_MOST_PROBLEMS = 40
-_AXES = ("z", "y", "x")
-
-
-class DataSetError(InputError):
-    """Everything that is wrong with a data set, one line each in `problems`."""
-
-    def __init__(self, path: Path, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
-        count = f"{len(problems)} problems" if len(problems) > 1 else "one problem"
-        lines = [f"  {problem}" for problem in problems[:_MOST_PROBLEMS]]
-        if len(problems) > _MOST_PROBLEMS:
-            lines.append(f"  .. and {len(problems) - _MOST_PROBLEMS:,} more")
-        super().__init__(f"data set '{path}' has {count}:", *lines)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One volume of a data set.
-
-    Parameters
-    ----------
-    name : str
-        How outputs and messages call it.
-    split : {"train", "validation", "test"}
-    image, annotation : Path
-        Volume and mask, on the same grid.
-    segment : str or int, optional
-        Which segment of a .seg.nrrd annotation is the lumen.
-    labels : {"mask", "sparse"}
-        A mask annotates every voxel. A sparse annotation is a label volume: 0 not annotated, 1 lumen,
-        2 background; only annotated voxels train, validate and test.
-    intensity : {"as stored", "log"}
-        ``"log"`` takes the natural logarithm first, for linear intensities; values below 1 count as 1.
-    y_crop : int, optional
-        Only depths below it are used; the image is normalised before the crop, as published.
-    within : tuple of 3 (first, end) pairs, optional
-        Voxels outside this box (z, y, x) count as not annotated. The image is still seen whole.
-    axes, spacing_um : optional
-        For files that do not state them.
-    """
-
-    name: str
-    split: str
-    image: Path
-    annotation: Path
-    segment: str | int | None = None
-    labels: Literal["mask", "sparse"] = "mask"
-    intensity: Literal["as stored", "log"] = "as stored"
-    y_crop: int | None = None
-    within: tuple[tuple[int, int], ...] | None = None
-    axes: str | None = None
-    spacing_um: tuple[float, float, float] | None = None
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """What a data-set file says; nothing is loaded yet.
-
-    `caution` is a sentence to be shown wherever test scores are; `augmentation` takes the place of the recipe's.
-    """
-
-    path: Path
-    name: str
-    entries: tuple[Entry, ...]
-    caution: str = ""
-    augmentation: Augmentation | None = None
-
-    def split(self, split: str) -> tuple[Entry, ...]:
-        """Return the volumes of one split, in the order of the file."""
-        return tuple(entry for entry in self.entries if entry.split == split)
 
 
 @dataclass(frozen=True)
@@ -157,219 +79,29 @@ class Sample:
         return standardize(self.image, self.mean, self.sd)
 
 
-def read_dataset(path: str | os.PathLike[str], also_in: Sequence[str | os.PathLike[str]] = ()) -> DataSet:
-    """Read a data-set file; `datasets/README.md` describes the format.
+def open_dataset(
+    path: str | os.PathLike[str], also_in: Sequence[str | os.PathLike[str]] = ()
+) -> tuple[DataSet, dict[str, list[Sample]]]:
+    """Read a data-set file and load its volumes, as `read_dataset` and `load_split`.
 
-    Parameters
-    ----------
-    path : path-like
-        TOML. Paths in it are relative to its own folder, and may not leave it: a data set may come from elsewhere.
-        One in a folder called ``datasets`` may also use what lies beside that folder.
-    also_in : sequence of path-like
-        Further folders that it may name files in. Symbolic links are followed first, here and above.
-
-    Returns
-    -------
-    DataSet
-
-    Raises
-    ------
-    FileError
-        If the file cannot be read or is no TOML.
-    DataSetError
-        If keys are unknown, missing or of the wrong type, names repeat, or no volume trains: all of it at once.
+    What is wrong with the file and what is wrong with the volumes is told together, by one DataSetError.
     """
-    path = Path(path)
-    content = _content(path)
-    problems = _unknown_keys(content)
-    augmentation = None
-    try:
-        augmentation = _augmentation(content["augmentation"]) if "augmentation" in content else None
-    except InputError as error:
-        problems.append(f"augmentation: {error}")
-    own = path.resolve().parent
-    roots = [own.parent if own.name == "datasets" else own, *(Path(folder).resolve() for folder in also_in)]
-    entries, wrong = _entries(path, content, roots)
-    problems += [*wrong, *_listed_twice(entries)]
-    if not any(entry.split == "train" for entry in entries) and not problems:
-        problems.append('no volume with split = "train"')
-    problems += _overlaps(entries)
+    dataset, found, problems = read_all(Path(path), also_in)
+    if not problems:
+        return dataset, load_split(dataset)
+    for one in found:
+        kept: _Images = {}  # for one volume: none of them will be trained on
+        problems += [f"volume {one.entry.name}: {problem}" for problem in _try_load(one.entry, kept, one.readable)[1]]
+    raise DataSetError(dataset.path, problems)
+
+
+def check_dataset(path: str | os.PathLike[str]) -> None:
+    """Read a data-set file and each of its volumes, one at a time; DataSetError with all that is wrong, as above."""
+    dataset, found, problems = read_all(Path(path), ())
+    for one in found:
+        problems += [f"volume {one.entry.name}: {problem}" for problem in _try_load(one.entry, {}, one.readable)[1]]
     if problems:
-        raise DataSetError(path, problems)
-    name, caution = str(content.get("name", path.stem)), str(content.get("caution", ""))
-    return DataSet(path, name, tuple(entries), caution, augmentation)
-
-
-def _content(path: Path) -> dict[str, Any]:
-    """Return the tables of the file; FileError where it cannot be read, or would take too long to."""
-    try:
-        if path.exists() and not path.is_file():
-            raise FileError(f"cannot read data set '{path}': it is no file")
-        if path.stat().st_size > _LARGEST_FILE:
-            raise FileError(f"'{path}' has {path.stat().st_size:,} bytes: too large for a data-set file")
-        text = path.read_text(encoding="utf-8")
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.count(".") > _MOST_DOTS:  # tomllib takes seconds for a.b.c. .., hours for a file of it
-                raise ValueError(f"line {number} has more than {_MOST_DOTS} dots")
-        return tomllib.loads(text)
-    except FileError:
-        raise
-    except OSError as error:
-        raise FileError(f"cannot read data set '{path}': {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # tomllib's own, and those of numbers and nesting
-        raise FileError(f"data set '{path}' is not valid TOML: {error}") from error
-
-
-def _unknown_keys(content: Mapping[str, Any]) -> list[str]:
-    unknown = set(content) - {"name", "caution", "augmentation", "defaults", "volume"}
-    known = "name, caution, [augmentation], [defaults], [[volume]]"
-    return [f"unknown key '{key}'; known: {known}" for key in sorted(unknown)]
-
-
-def _entries(path: Path, content: Mapping[str, Any], roots: Sequence[Path]) -> tuple[list[Entry], list[str]]:
-    """Return the volumes that the file lists, and what is wrong with the others."""
-    defaults, tables = content.get("defaults", {}), content.get("volume", [])
-    if not isinstance(defaults, dict) or not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
-        raise DataSetError(path, ["defaults must be a table [defaults], volumes tables [[volume]]"])
-    entries, problems = [], []
-    for number, table in enumerate(tables, 1):
-        try:
-            entries.append(_entry(defaults | table, path.parent, roots))
-        except InputError as error:
-            problems.append(f"volume {table.get('name', number)}: {error}")
-    return entries, problems
-
-
-def _listed_twice(entries: Sequence[Entry]) -> list[str]:
-    seen: set[tuple[str, str]] = set()
-    problems = []
-    for entry in entries:
-        if (name_key(entry.name), entry.split) in seen:
-            problems.append(f"volume {entry.name}: listed twice in split '{entry.split}'")
-        seen.add((name_key(entry.name), entry.split))
-    return problems
-
-
-def _augmentation(table: Any) -> Augmentation:
-    if not isinstance(table, dict):
-        raise InputError("must be a table [augmentation]")
-    known = {field.name: type(getattr(FLIPS, field.name)) for field in fields(Augmentation)}
-    for key, value in table.items():
-        if key not in known:
-            raise InputError(f"unknown key '{key}'; known: {', '.join(known)}")
-        kinds = (int, float) if known[key] is float else (known[key],)
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            raise InputError(f"{key} = {value!r} must be {'a number' if known[key] is float else known[key].__name__}")
-    return replace(FLIPS, **table)
-
-
-_TYPES: Mapping[str, tuple[type, ...]] = {
-    "name": (str,),
-    "split": (str,),
-    "image": (str,),
-    "annotation": (str,),
-    "segment": (str, int),
-    "labels": (str,),
-    "intensity": (str,),
-    "y_crop": (int,),
-    "within": (dict,),
-    "axes": (str,),
-    "spacing_um": (int, float, list),
-}
-_CHOICES = {"split": SPLITS, "labels": ("mask", "sparse"), "intensity": ("as stored", "log")}
-
-
-def _entry(table: Mapping[str, Any], folder: Path, roots: Sequence[Path]) -> Entry:
-    unknown = sorted(set(table) - set(_TYPES))
-    if unknown:
-        raise InputError(f"unknown key '{unknown[0]}'; known: {', '.join(_TYPES)}")
-    for key in ("name", "split", "image", "annotation"):
-        if key not in table:
-            raise InputError(f"'{key}' is missing")
-    for key, value in table.items():
-        if not isinstance(value, _TYPES[key]) or isinstance(value, bool):
-            raise InputError(f"{key} = {value!r} must be {' or '.join(kind.__name__ for kind in _TYPES[key])}")
-        if key in _CHOICES and value not in _CHOICES[key]:
-            raise InputError(f"{key} = {value!r} must be one of: {', '.join(_CHOICES[key])}")
-    values = dict(table)
-    for key in ("image", "annotation"):
-        values[key] = _inside(key, existing(folder / values[key].replace("{name}", values["name"])), roots)
-    if "y_crop" in values and values["y_crop"] < 1:
-        raise InputError(f"y_crop = {values['y_crop']} must be at least 1")
-    if "within" in values:
-        values["within"] = _box(values["within"])
-    if "spacing_um" in values:
-        values["spacing_um"] = _spacing(values["spacing_um"])
-    assert set(values) <= {field.name for field in fields(Entry)}  # noqa: S101 - _TYPES lists the fields
-    return Entry(**values)
-
-
-def _inside(key: str, path: Path, roots: Sequence[Path]) -> Path:
-    """Return a path that lies in one of the folders once links are followed; InputError for another."""
-    try:
-        found = path.resolve()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"{key} = '{path}' cannot be found ({error})") from error
-    if not any(found.is_relative_to(root) for root in roots):
-        raise InputError(
-            f"{key} = '{path}' lies outside the data set's folder, which is refused; "
-            f"allow a further folder {setting('also_in')}"
-        )
-    return path
-
-
-def _box(table: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
-    box = []
-    for axis in _AXES:
-        pair = table.get(axis, [0, 2**31])
-        if (
-            not isinstance(pair, list)
-            or len(pair) != 2
-            or not all(isinstance(edge, int) for edge in pair)
-            or not 0 <= pair[0] < pair[1]
-        ):
-            raise InputError(f"within.{axis} = {pair!r} must be [first, end] with 0 <= first < end")
-        box.append((pair[0], pair[1]))
-    if set(table) - set(_AXES):
-        raise InputError(f"within has keys {', '.join(sorted(table))}; known: z, y, x")
-    return tuple(box)
-
-
-def _spacing(value: float | list[Any]) -> tuple[float, float, float]:
-    lengths = value if isinstance(value, list) else [value] * 3
-    if len(lengths) != 3 or not all(isinstance(length, int | float) and length > 0 for length in lengths):
-        raise InputError(f"spacing_um = {value!r} must be one positive length, or three: [z, y, x]")
-    z, y, x = (float(length) for length in lengths)
-    return z, y, x
-
-
-def _overlaps(entries: Sequence[Entry]) -> list[str]:
-    """Report voxels of one image that are in two splits."""
-    by_image: dict[Path, list[Entry]] = {}
-    for entry in entries:
-        by_image.setdefault(entry.image.resolve(), []).append(entry)
-    problems = []
-    for image, uses in by_image.items():
-        if len(uses) > _MOST_USES:
-            problems.append(f"'{image.name}' is listed {len(uses):,} times, at most {_MOST_USES} are read")
-            continue
-        problems += [_overlap(entry, other) for entry, other in combinations(uses, 2) if not _apart(entry, other)]
-    return problems
-
-
-def _apart(entry: Entry, other: Entry) -> bool:
-    if entry.split == other.split:
-        return True
-    everywhere = ((0, 2**31),) * 3
-    boxes = zip(entry.within or everywhere, other.within or everywhere, strict=True)
-    return any(a_end <= b_first or b_end <= a_first for (a_first, a_end), (b_first, b_end) in boxes)
-
-
-def _overlap(other: Entry, entry: Entry) -> str:
-    return (
-        f"volume {entry.name}: '{entry.image.name}' is in {other.split} and in {entry.split}; "
-        "separate them with within = { z = [first, end] }, or list it once"
-    )
+        raise DataSetError(dataset.path, problems)
 
 
 def load_split(dataset: DataSet, splits: Sequence[str] = SPLITS) -> dict[str, list[Sample]]:
@@ -392,19 +124,52 @@ def load_split(dataset: DataSet, splits: Sequence[str] = SPLITS) -> dict[str, li
     """
     problems: list[str] = []
     samples: dict[str, list[Sample]] = {split: [] for split in splits}
-    images: dict[tuple[Any, ...], tuple[Volume, float, float]] = {}  # the same image in two splits is read once
+    images: _Images = {}
     for split in splits:
         for entry in dataset.split(split):
-            try:
-                samples[split].append(_load(entry, images))
-            except MicronetError as error:
-                problems.append(f"volume {entry.name} ({split}): {error}")
+            sample, wrong = _try_load(entry, images)
+            problems += [f"volume {entry.name} ({split}): {problem}" for problem in wrong]
+            if sample is not None:
+                samples[split].append(sample)
     if problems:
         raise DataSetError(dataset.path, problems)
     return samples
 
 
-def _load(entry: Entry, images: dict[tuple[Any, ...], tuple[Volume, float, float]]) -> Sample:
+# Images with mean and standard deviation, by how they are read: the same one in two splits is read once.
+_Images = dict[tuple[Any, ...], tuple[Volume, float, float]]
+
+
+def _try_load(entry: Entry, images: _Images, readable: bool = True) -> tuple[Sample | None, list[str]]:
+    """Load a volume; return it, or None and all that is wrong with its files.
+
+    Where it is not known how to read them, it is only looked whether they are there.
+    """
+    missing = [
+        f"{key} = {as_toml(str(path))} is not there"
+        for key, path in (("image", entry.image), ("annotation", entry.annotation))
+        if not path.exists()
+    ]
+    if missing or not readable:
+        return None, missing
+    problems, image, labels = [], None, None
+    try:
+        image = _read_image(entry, images)
+    except MicronetError as error:
+        problems.append(str(error))
+    try:
+        labels = _read_labels(entry)
+    except MicronetError as error:
+        problems.append(str(error))
+    if image is None or labels is None:
+        return None, problems
+    try:
+        return _combined(entry, image, labels), []
+    except MicronetError as error:
+        return None, [str(error)]
+
+
+def _read_image(entry: Entry, images: _Images) -> tuple[Volume, float, float]:
     key = (entry.image.resolve(), entry.intensity, entry.axes, entry.spacing_um)
     if key not in images:
         volume = read_volume(entry.image, axes=entry.axes, spacing_um=entry.spacing_um)
@@ -412,8 +177,20 @@ def _load(entry: Entry, images: dict[tuple[Any, ...], tuple[Volume, float, float
             refuse_second_log(entry.image)
             volume = volume.with_array(log_intensity(volume.array))
         images[key] = (volume, *image_statistics(volume.array))
-    volume, mean, sd = images[key]
-    volume, mask, weight, notes = _read_labels(entry, volume)
+    return images[key]
+
+
+def _combined(entry: Entry, found: tuple[Volume, float, float], labels: Volume) -> Sample:
+    volume, mean, sd = found
+    # The annotation may settle the length unit of the image.
+    volume, labels, note = share_grid(volume, labels, str(entry.image), str(entry.annotation))
+    notes = (note,) if note else ()
+    mask: NDArray[np.bool_] = labels.array if labels.array.dtype == bool else labels.array == 1
+    weight: NDArray[np.bool_] | None = labels.array != 0 if entry.labels == "sparse" else None
+    if entry.within is not None:
+        inside = np.zeros(mask.shape, bool)
+        inside[tuple(slice(first, end) for first, end in entry.within)] = True
+        weight = inside if weight is None else weight & inside
     depth = slice(None, entry.y_crop)
     image, mask = volume.array[:, depth], mask[:, depth]
     weight = None if weight is None else np.ascontiguousarray(weight[:, depth])
@@ -423,30 +200,18 @@ def _load(entry: Entry, images: dict[tuple[Any, ...], tuple[Volume, float, float
     return Sample(entry, volume, np.ascontiguousarray(image), np.ascontiguousarray(mask), weight, mean, sd, notes)
 
 
-def _read_labels(
-    entry: Entry, volume: Volume
-) -> tuple[Volume, NDArray[np.bool_], NDArray[np.bool_] | None, tuple[str, ...]]:
-    """Return the image, whose length unit may be settled by the annotation, its mask and weight, and notes."""
-    weight: NDArray[np.bool_] | None = None
-    if entry.labels == "sparse":
-        labels = read_volume(entry.annotation, axes=entry.axes, spacing_um=entry.spacing_um)
-        if not np.isin(labels.array, (0, 1, 2)).all():
-            raise InputError(
-                f"'{entry.annotation}': sparse labels are 0 (not annotated), 1 (lumen), 2 (background); "
-                f"found {np.unique(labels.array)[:8].tolist()}"
-            )
-        volume, _, note = share_grid(volume, labels, str(entry.image), str(entry.annotation))
-        mask, weight = labels.array == 1, labels.array != 0
-    else:
+def _read_labels(entry: Entry) -> Volume:
+    """Return the annotation: bool, or of a sparse one 0 (not annotated), 1 (lumen) and 2 (background)."""
+    if entry.labels == "mask":
         segment = None if entry.segment is None else str(entry.segment)
-        annotation = read_annotation(entry.annotation, segment=segment, axes=entry.axes, spacing_um=entry.spacing_um)
-        volume, _, note = share_grid(volume, annotation.mask, str(entry.image), str(entry.annotation))
-        mask = annotation.mask.array
-    if entry.within is not None:
-        inside = np.zeros(mask.shape, bool)
-        inside[tuple(slice(first, end) for first, end in entry.within)] = True
-        weight = inside if weight is None else weight & inside
-    return volume, mask, weight, (note,) if note else ()
+        return read_annotation(entry.annotation, segment=segment, axes=entry.axes, spacing_um=entry.spacing_um).mask
+    labels = read_volume(entry.annotation, axes=entry.axes, spacing_um=entry.spacing_um)
+    if not np.isin(labels.array, (0, 1, 2)).all():
+        raise InputError(
+            f"'{entry.annotation}': sparse labels are 0 (not annotated), 1 (lumen), 2 (background); "
+            f"found {np.unique(labels.array)[:8].tolist()}"
+        )
+    return labels
 
 
 def dataset_files(dataset: DataSet) -> list[Path]:

@@ -59,7 +59,7 @@ class Preparation:
 
     def outputs(self, name: str) -> Outputs:
         """Return the files that the structural volume of a scan of this name consists of."""
-        return Outputs(self.output, f"{name}.json", MADE_BY, [f"{name}.nrrd"])
+        return Outputs(self.output, f"{name}.json", MADE_BY, [f"{name}.nrrd", f"{name}_before_after.png"])
 
     def parameters(self, domain: Domain) -> dict[str, Any]:
         """Return what the numbers of a result depend on, as JSON has it."""
@@ -92,6 +92,11 @@ class Plan:
     def target(self) -> Path:
         """The structural volume."""
         return self.outputs.paths[0]
+
+    @property
+    def picture(self) -> Path:
+        """The picture of its slices, before and after."""
+        return self.outputs.paths[1]
 
 
 def domain_of(path: Path, job: Preparation) -> tuple[Domain, str]:

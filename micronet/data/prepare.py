@@ -31,6 +31,7 @@ from micronet.data.preparation import (
 from micronet.data.scan import AXES, geometry_record
 from micronet.io import Stack, nrrd
 from micronet.io.scratch import Scratch
+from micronet.report.before_after import Cuts, write_before_after
 
 __all__ = ["Preparation", "prepare_file"]
 
@@ -85,8 +86,9 @@ def prepare_file(
     Returns
     -------
     status, message : str
-        ``"done"`` or ``"skipped"``, and what to tell of it. The result is ``<name>.nrrd`` in `job.output`; the record
-        of every step, ``<name>.json``, is written last, so a result with it is whole.
+        ``"done"`` or ``"skipped"``, and what to tell of it. The result is ``<name>.nrrd`` in `job.output`, with slices
+        of it and of the scan in ``<name>_before_after.png``; the record of every step, ``<name>.json``, is written
+        last, so a result with it is whole.
 
     Raises
     ------
@@ -108,7 +110,7 @@ def prepare_file(
         seconds = round(time.perf_counter() - began, 3)
         record = asked | _record(plan, made) | {"seconds": seconds, "versions": versions()}
     plan.outputs.finish(record)
-    say(f"  wrote       {job.output}/: {plan.target.name}, {plan.outputs.record_path.name}")
+    say(f"  wrote       {job.output}/: {plan.target.name}, {plan.picture.name}, {plan.outputs.record_path.name}")
     sizes = " x ".join(str(size) for size in plan.grid.shape)
     return "done", f"{sizes} voxels (Z, Y, X) of {job.iso_um:g} µm"
 
@@ -119,10 +121,11 @@ class _Levels:
     def __init__(self, plan: Plan, floor: float, on_planes: Callable[[int, int], None]) -> None:
         self._plan, self._floor, self._on_planes = plan, floor, on_planes
         self.clamped = 0
+        self.cuts = Cuts(plan.stack.shape, plan.raw.spacing_um or (1, 1, 1), plan.stack.axes)
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         job, domain = self._plan.job, self._plan.domain
-        for plane in _checked_planes(self._plan, self._on_planes):
+        for plane in self.cuts.through(_checked_planes(self._plan, self._on_planes)):
             try:
                 level = above_floor(plane, domain, self._floor, job.average)
             except InputError as error:
@@ -158,7 +161,10 @@ def _write_structural(
         say(f"  grey values 0 is {low:.4g}, 255 is {high:.4g} in {unit}")
         with plan.outputs.staged() as folder:
             greys = (to_bytes(plane, low, high) for plane in scratch.slices())
-            nrrd.write(folder / plan.target.name, plan.grid, greys)
+            after = Cuts(plan.grid.shape, (job.iso_um,) * 3)
+            nrrd.write(folder / plan.target.name, plan.grid, after.through(greys))
+            title = write_name(plan.target.stem)
+            write_before_after(folder / plan.picture.name, levels.cuts, after, title)
     return _Made(floor, share, low, high)
 
 

@@ -20,7 +20,7 @@ from micronet.io.formats import read_with, suffix_of
 from micronet.io.seg_nrrd import Segment, Segmentation, has_segments, points_only, read_segmentation
 from micronet.io.source import Input, opened
 
-__all__ = ["BACKGROUND", "LUMEN", "Labels", "read_labels"]
+__all__ = ["BACKGROUND", "LUMEN", "Labels", "placed_on", "read_labels"]
 
 LUMEN, BACKGROUND = 1, 2
 _VALUES = "0 not annotated, 1 lumen, 2 background"
@@ -97,7 +97,7 @@ def read_labels(
         if suffix_of(found) in (".nrrd", ".nhdr") and has_segments(nrrd.read_header(source)):
             segmentation = read_segmentation(source, spacing_um=spacing_um)
             volume, words, left_out = _from_segments(segmentation, lumen, background)
-            volume = _in_place(volume, image)
+            volume = placed_on(image, volume)
             how = "in a segment called '{name}'"
         else:
             if lumen or background:
@@ -165,7 +165,7 @@ def _folded(name: str) -> str:
     return " ".join(name_key(name).casefold().replace("_", " ").replace("-", " ").split())
 
 
-def _in_place(labels: Volume, image: Volume) -> Volume:
+def placed_on(image: Volume, labels: Volume) -> Volume:
     """Return labels that were cropped on the grid of the image, where they are a part of that; else as they are."""
     if labels.shape == image.shape or "voxel" in (labels.units, image.units):
         return labels

@@ -13,16 +13,23 @@ from scipy.ndimage import binary_fill_holes, distance_transform_edt, maximum_fil
 from skimage.graph import MCP_Geometric
 
 from micronet.core.volume import is_isotropic
-from micronet.measure.isotropic import CORNER, IsotropicGrid, ended
+from micronet.measure.isotropic import IsotropicGrid
+from micronet.measure.open_ends import ended, least_around
 from micronet.measure.topology import skeleton
 
-__all__ = ["Branch", "Centreline", "centreline"]
+__all__ = ["LEAST_RADIUS", "Branch", "Centreline", "centreline"]
+
+#: From so many coarse steps on is a radius known; measured: benchmarks/README.md.
+LEAST_RADIUS = 0.6
 
 # Points averaged along a branch: a path from voxel to voxel zigzags and is up to 8 % too long.
 _SMOOTHED_OVER = 5
 
 # A line reaches as far as so many times the radius and so many voxels.
 _REACH = 2.0
+
+# From the middle of a flat end to its rim is so many times the radius, and a little more.
+_CORNER = 1.5
 
 # An end branch is a vessel when it leaves the lumen that it forks from by more than so many voxels.
 _STUB = 2.0
@@ -95,19 +102,19 @@ def centreline(
     2000). The radius is the distance from the middle of the lumen, within one voxel of the point, to the nearest voxel
     outside. At an open end the line stops about a radius before the wall.
 
-    Where voxels are no cubes, the lumen is thinned on a grid of the finest spacing (`measure.isotropic`, which tells
-    of the memory), on which its wall is interpolated. Up to 8 : 1, tubes, bends and rings of a radius of about the
-    coarse spacing and more have the length that they have where voxels are cubes, and their radius, within 10 %; where
-    the lumen ends is known to half a coarse voxel. Of the radius `IsotropicGrid.excess` is taken off, at most half the
-    finest spacing, since fewer voxels outside lie near the wall.
+    Where voxels are no cubes, the lumen is thinned on a grid of the finest spacing (`measure.isotropic`, which tells of
+    the memory), on which its wall is interpolated; the radius is the least within half a coarse step along the line,
+    and an open end lies a radius before the wall (`measure.open_ends`). Length and radius are then within 10 % up to
+    8 : 1 for radii of at least `LEAST_RADIUS` coarse steps; thinner lumens may fall to pieces. Where a lumen ends is
+    known to half a coarse step.
     """
     filled = binary_fill_holes(piece)
     if is_isotropic(spacing):
         depth = None if filled.all() else distance_transform_edt(filled, sampling=spacing)
         return _thinned(filled, depth, np.asarray(spacing, dtype=np.float64), spurs=spurs)
     grid = IsotropicGrid(filled, spacing)
-    line = _thinned(grid.resampled(), grid.depth(), np.full(3, grid.step), spurs=spurs, planes_apart=grid.planes_apart)
-    branches = (Branch(grid.voxels(b.points), b.radii - grid.excess, b.length) for b in line.branches)
+    line = _thinned(grid.resampled(), grid.depth(), np.full(3, grid.step), spurs=spurs, grid=grid)
+    branches = (Branch(grid.voxels(b.points), b.radii, b.length) for b in line.branches)
     return replace(line, branches=tuple(branches))
 
 
@@ -117,11 +124,11 @@ def _thinned(
     steps: NDArray[np.float64],
     *,
     spurs: bool,
-    planes_apart: int = 0,
+    grid: IsotropicGrid | None = None,
 ) -> Centreline:
     """Return the centreline of a lumen without cavities; `depth` is the distance to what is outside.
 
-    Where the lumen comes from a coarser grid, its planes lie `planes_apart` voxels.
+    `grid` is that of the lumen where it was brought there from a coarser one.
     """
     line = skeleton(lumen)
     radius = np.full(lumen.shape, np.nan)
@@ -144,13 +151,15 @@ def _thinned(
         for _, path in shortest.values():  # one at each fork, then look again: two that remain are no fork
             line[tuple(graph.voxels[path.inner].T)] = False
     branches = []
-    voxels_wide = radius / steps.min()
     for path in paths:
         points = _smoothed(graph.points(path), path.closed)
-        if planes_apart and not path.closed:
-            points = ended(points, (path.first is None, path.last is None), voxels_wide, lumen, planes_apart)
-        nearest = tuple(np.rint(points).astype(np.intp).T)
-        branches.append(Branch(points, radius[nearest], _length(points, steps)))
+        radii = radius[tuple(np.rint(points).astype(np.intp).T)]
+        if grid is not None:
+            wide = least_around(points, radii / grid.step, grid)
+            if not path.closed:
+                points, wide = ended(points, wide, (path.first is None, path.last is None), grid)
+            radii = wide * grid.step
+        branches.append(Branch(points, radii, _length(points, steps)))
     meeting = Counter(end for path in paths for end in (path.first, path.last) if end is not None)
     return Centreline(tuple(branches), sum(count > 2 for count in meeting.values()), graph.ends)
 
@@ -177,7 +186,7 @@ def _completed(
     whole = line.copy()
     while len(missed):
         path = np.array(middle.traceback(missed[0]))
-        reaches = CORNER * depth[tuple(path.T)] >= np.linalg.norm((path - missed[0]) * steps, axis=1)
+        reaches = _CORNER * depth[tuple(path.T)] >= np.linalg.norm((path - missed[0]) * steps, axis=1)
         path = path[: np.flatnonzero(reaches)[0] + 1]
         whole[tuple(path.T)] = True
         apart = np.linalg.norm((missed[:, None] - path) * steps, axis=2)

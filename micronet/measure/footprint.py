@@ -30,6 +30,8 @@ _ROWS, _SLAB, _SLAB_VOXEL, _VERTEX = 8_000_000, 1 << 21, 7, 180
 _LABELLED, _MEASURED, _SKELETON = 5, 80, 400
 # Of a centreline on a grid of cubes: distances, paths and skeleton of each of them (`micronet.measure.isotropic`).
 _CUBE = 125
+# Of cleaning: labels and what they are drawn from, the worst case of noise included.
+_CLEANED = 8
 # Of the scores: distance maps and skeletons in the box, and the distances of the surfaces' voxels.
 _SCORED, _APART = 24, 85
 
@@ -58,12 +60,16 @@ def scores_bytes(predicted: NDArray[np.bool_], annotated: NDArray[np.bool_]) -> 
 
 
 def least_bytes(voxels: int) -> dict[str, int]:
-    """Return what each setting takes whatever the mask is, by its name: a label TIFF takes a plane."""
+    """Return what each setting takes whatever the mask is, by its name: a label TIFF takes a plane.
+
+    Cleaning decides what the mask is: this is all that it can take.
+    """
     return {
         "mesh": _ROWS + _SLAB_VOXEL * min(voxels, _SLAB),
         "measures": _LABELLED * voxels,
         "report": min(_PAGE, _SHOWN * voxels),
         "label_tiff": 0,
+        "clean": _CLEANED * voxels,
     }
 
 

@@ -11,16 +11,8 @@ from scipy.ndimage import affine_transform, distance_transform_edt
 
 from micronet.measure.topology import components
 
-__all__ = ["CORNER", "IsotropicGrid", "ended"]
+__all__ = ["IsotropicGrid"]
 
-#: From the middle of a flat end to its rim is so many times the radius, and a little more.
-CORNER = 1.5
-
-# A line that runs into a rim loses so much radius a length, over so many voxels.
-_RIM_SLOPE = 0.4
-_RIM_OVER = 3.0
-# The radius along a straight lumen varies by less than so many voxels.
-_UNEVEN = 0.25
 # So many voxels of the new grid are interpolated at once.
 _SLAB = 1 << 22
 
@@ -48,9 +40,6 @@ class IsotropicGrid:
         self.step = float(self._steps.min())  #: spacing along all axes
         self._ratio = self.step / self._steps
         self.planes_apart = round(1 / float(self._ratio.min()))  #: voxels from one coarse plane to the next
-        # The nearest of many voxels outside lies at the wall. Of a lumen that one coarse plane cuts there is one to
-        # each side, which lies anywhere up to a voxel beyond.
-        self.excess = 0.5 * self.step * (1 - float(self._ratio.min()))  #: by which `depth` is too much on the average
         # A voxel of the new grid lies at the centre of the first of the old; half a step is covered on both sides.
         self._before = np.floor(0.5 / self._ratio)
         reach = np.rint((np.array(lumen.shape) - 1) / self._ratio) + 1 + 2 * self._before
@@ -59,6 +48,28 @@ class IsotropicGrid:
     def voxels(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return points (N, 3) of the new grid in voxels of the old one."""
         return (points - self._before) * self._ratio
+
+    def holds(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return whether the nearest voxel of the old grid is inside, for points (..., 3) of the new one."""
+        nearest = np.rint(self.voxels(points)).astype(np.intp)
+        last = np.array(self._lumen.shape) - 1
+        there = np.asarray(((nearest >= 0) & (nearest <= last)).all(axis=-1))
+        nearest = nearest.clip(0, last)
+        inside: NDArray[np.bool_] = there & self._lumen[nearest[..., 0], nearest[..., 1], nearest[..., 2]]
+        return inside
+
+    def cut_once(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return where a single coarse plane cuts the lumen: those before and after are outside."""
+        next_plane = np.where(self._ratio == self._ratio.min(), 1 / self._ratio, 0.0)
+        around: NDArray[np.bool_] = self.holds(points - next_plane) | self.holds(points + next_plane)
+        return ~around
+
+    def leaves(self, point: NDArray[np.float64], direction: NDArray[np.float64]) -> float | None:
+        """Return how far it is from a point, in a direction, to the outermost voxel; None where that is not inside."""
+        here, pace = self.voxels(point), direction * self._ratio
+        end = np.where(pace > 0, np.array(self._lumen.shape) - 1, 0)
+        far = float(np.min((end - here)[pace != 0] / pace[pace != 0]).clip(0))
+        return far if self.holds(point + far * direction) else None
 
     def resampled(self) -> NDArray[np.bool_]:
         """Return the lumen on the new grid, where the signed distance from its wall, interpolated, is positive.
@@ -106,58 +117,3 @@ class IsotropicGrid:
             )
             np.greater(found, 0, out=part)
         return positive
-
-
-def ended(
-    points: NDArray[np.float64],
-    open_ends: tuple[bool, bool],
-    radius: NDArray[np.float64],
-    lumen: NDArray[np.bool_],
-    apart: int,
-) -> NDArray[np.float64]:
-    """Return a line in voxels that are cubes whose open ends lie about a radius before the wall.
-
-    What runs into the rim of a flat end, where the radius falls almost as fast as the line goes on, is taken off; a
-    line that stops early goes on straight, as far as the lumen stays as wide. Planes of the mask lie `apart` voxels:
-    between them the nearest voxel outside is farther away, so what counts is the least radius over that length.
-    """
-    for is_open in open_ends:
-        if is_open:
-            radii = radius[tuple(np.rint(points).astype(np.intp).T)]
-            points = points[_rim(points, radii, apart) :]
-            radii = radii[len(radii) - len(points) :]
-            points = np.concatenate([_onward(points, radii, radius, lumen, apart), points])
-        points = points[::-1]
-    return points
-
-
-def _rim(points: NDArray[np.float64], radii: NDArray[np.float64], apart: int) -> int:
-    """Return how many points at the beginning of a line run into a rim."""
-    along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
-    ahead = np.interp(along[:, None] + _RIM_OVER + np.arange(apart + 1), along, radii).min(axis=1)
-    rim = (ahead - radii >= _RIM_SLOPE * _RIM_OVER) & (along <= CORNER * ahead)
-    return int(np.flatnonzero(rim)[-1]) + 1 if rim.any() else 0
-
-
-def _onward(
-    points: NDArray[np.float64],
-    radii: NDArray[np.float64],
-    radius: NDArray[np.float64],
-    lumen: NDArray[np.bool_],
-    apart: int,
-) -> NDArray[np.float64]:
-    """Return the points to put before the first, up to a radius on, last first."""
-    if not np.isfinite(radii[0]):
-        return points[:0]
-    wide = radii[: apart + 1].min()
-    back = points[min(len(points) - 1, max(1, round(wide)))]
-    length = float(np.linalg.norm(points[0] - back))
-    if length == 0:
-        return points[:0]
-    onward: NDArray[np.float64] = points[0] + np.arange(1, int(radii[0]) + 1)[:, None] * (points[0] - back) / length
-    nearest = np.rint(onward).astype(np.intp)
-    inside = ((nearest >= 0) & (nearest < lumen.shape)).all(axis=1)
-    at = tuple(nearest.clip(0, np.array(lumen.shape) - 1).T)
-    as_wide = inside & lumen[at] & (radius[at] >= wide - _UNEVEN)
-    count = len(onward) if as_wide.all() else int(np.argmin(as_wide))
-    return onward[: max(0, count - 1)][::-1]  # the radius is that of the middle, which may lie one voxel on

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,7 +32,8 @@ _VESSEL_COLUMNS = {
     "end_points": "where a branch ends",
     "radius_mean_um": (
         "over the points of the centreline; radius: distance from the middle of the lumen, within one voxel of the "
-        "point, to the nearest voxel outside; where voxels are no cubes, up to half the finest spacing less"
+        "point, to the nearest voxel outside; where voxels are no cubes, the least within half the "
+        "largest spacing along the line"
     ),
     "radius_median_um": "of the same",
     "radius_min_um": "of the same",
@@ -64,24 +65,36 @@ def write_surface(path: Path, mask: Volume) -> dict[str, Path]:
     return {"mesh": write_mesh(path, lumen_surface(mask))} if mask.array.any() else {}
 
 
-def write_vessels(folder: Path, stem: str, mask: Volume) -> dict[str, Path]:
+def write_vessels(
+    folder: Path, stem: str, mask: Volume, say: Callable[[str], None] | None = None
+) -> tuple[dict[str, Path], dict[str, Any]]:
     """Write a table with a row for each vessel and one with a row for each point of a centreline.
+
+    `say` receives a warning where vessels are too thin for the spacing; the tables have it too.
 
     InputError as `micronet.measure.vessels.measure_vessels`, FileError when a table cannot be written.
 
     Returns
     -------
-    dict of str to Path
+    files : dict of str to Path
         As `vessel_paths`.
+    summary : dict of str to number
+        ``vessels``, how many there are, ``centreline_um``, their length together, and ``radius_median_um`` over the
+        points of all centrelines, None where there is none.
     """
-    from micronet.measure.vessels import measure_vessels  # as above
+    from micronet.measure.vessels import measure_vessels, too_thin  # as above
 
     files = vessel_paths(folder, stem)
     vessels = measure_vessels(mask)
-    comments = [f"{name}: {text}" for name, text in _VESSEL_COLUMNS.items()]
+    warning = too_thin(vessels, mask.spacing_um or (1, 1, 1))
+    if warning and say is not None:
+        say(warning)
+    warnings = [f"WARNING: {warning}"] if warning else []
+    comments = [*warnings, *(f"{name}: {text}" for name, text in _VESSEL_COLUMNS.items())]
     rows = [[number, *_row(vessel)] for number, vessel in enumerate(vessels, 1)]
     write_table(files["vessels"], f"vessels of {write_name(stem)}", comments, list(_VESSEL_COLUMNS), rows)
     comments = [
+        *warnings,
         "vessel: as in the table of the vessels; branch, point: numbers along it, both from 1",
         "z, y, x: position in voxels, from 0 at the centre of the first",
         f"world_1, world_2, world_3: position in µm along the axes of the volume's space, {mask.space or 'not stated'}",
@@ -90,7 +103,12 @@ def write_vessels(folder: Path, stem: str, mask: Volume) -> dict[str, Path]:
     write_table(
         files["centrelines"], f"centrelines of {write_name(stem)}", comments, _POINT_COLUMNS, _points(vessels, mask)
     )
-    return files
+    radii = np.concatenate([vessel.radii() for vessel in vessels]) if vessels else np.empty(0)
+    return files, {
+        "vessels": len(vessels),
+        "centreline_um": float(sum(vessel.line.length for vessel in vessels)),
+        "radius_median_um": float(np.median(radii)) if radii.size else None,
+    }
 
 
 def _row(vessel: Vessel) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from micronet.core.errors import FileError, InputError, setting
-from micronet.core.names import listed, name_key, same_but_for_case
+from micronet.core.names import listed, name_key, read_name, same_but_for_case
 from micronet.core.ram import Allowance
 from micronet.core.volume import Volume, share_grid
 from micronet.io import (
@@ -23,6 +23,7 @@ from micronet.io import (
     volume_stem,
 )
 from micronet.io.seg_nrrd import is_pointer_file
+from micronet.io.volume_names import result_name, result_record, volume_of
 from micronet.measure.footprint import least_bytes, scores_bytes, vessels_bytes
 from micronet.measure.scores import Scores, Scoring, score_masks
 from micronet.measure.thresholds import Sweep, mask_above, threshold_sweep
@@ -38,12 +39,9 @@ __all__ = [
     "files_of_pairs",
     "find_pairs",
     "read_pair",
-    "volume_name",
     "with_images",
 ]
 
-# What the published files, and ours, put around the name of a volume.
-_DRESS = re.compile(r"(?:annotation_|E5D_)?(?P<name>.+?)(?:_iso_full)?(?:_probability)?")
 _SEGMENTATIONS = (".seg.nrrd", ".seg.nhdr")
 # Volume that a skewed voxel may lack against a box of the same edges.
 _SKEW = 1e-3
@@ -51,12 +49,16 @@ _SKEW = 1e-3
 
 @dataclass(frozen=True)
 class Pair:
-    """A prediction and the annotation of the same volume, and its image where that is to be shown."""
+    """A prediction and the annotation of the same volume, and its image where that is to be shown.
+
+    `name` is the volume's; of several predictions of one volume it is the prediction's, and `volume` the volume's.
+    """
 
     name: str
     prediction: Path
     annotation: Path
     image: Path | None = None
+    volume: str | None = None
 
 
 @dataclass(frozen=True)
@@ -134,23 +136,14 @@ class Evaluation:
     sweep: Sweep | None = field(default=None, repr=False)
 
 
-def volume_name(path: Path) -> str:
-    """Return the name of the volume that a prediction or annotation is of, without what files put around it.
-
-    >>> [volume_name(Path(n)) for n in ("annotation_07_iso_full.seg.nrrd", "E5D_07_probability.nrrd", "b.nii.gz")]
-    ['07', '07', 'b']
-    """
-    match = _DRESS.fullmatch(volume_stem(path))
-    return match["name"] if match else volume_stem(path)
-
-
 def find_pairs(
     predictions: Sequence[Path], annotations: Sequence[Path], *, probability: bool = False
 ) -> tuple[list[Pair], list[str]]:
     """Put predictions and annotations of the same volume together.
 
-    One file and one file belong together whatever they are called; else the names of the volumes decide, as
-    `micronet.core.names.same_name` compares them: however their accents are put together, but not whatever their case.
+    One file and one file belong together whatever they are called; else the names of the volumes decide, which results
+    of ours have in their records, as `micronet.core.names.same_name` compares them: however their accents are put
+    together, but not whatever their case. Results of ours may be several of one volume; each is then a pair.
 
     Parameters
     ----------
@@ -177,15 +170,20 @@ def find_pairs(
     predicted = _files(predictions, probability=probability)
     annotated = _files(annotations, probability=False)
     if len(predicted) == len(annotated) == 1:
-        return [Pair(volume_name(predicted[0]), predicted[0], annotated[0])], []
-    by_name = [_by_name(predicted), _by_name(annotated)]
-    pairs = [Pair(volume_name(path), path, by_name[1][key]) for key, path in by_name[0].items() if key in by_name[1]]
-    paired = {name_key(pair.name) for pair in pairs}
-    alone = [[key for key in files if key not in paired] for files in by_name]
-    cases = [
-        f"'{one}' and '{two}' differ only in case: they count as two volumes"
-        for one, two in same_but_for_case(dict.fromkeys([*by_name[0], *by_name[1]]))
+        return [Pair(volume_of(predicted[0]), predicted[0], annotated[0])], []
+    results = [path for path in dict.fromkeys(predicted) if result_record(path) is not None]
+    others = _by_name([path for path in predicted if path not in results])
+    named = {path: name_key(volume_of(path)) for path in (*results, *others.values())}
+    by_volume = _by_name(annotated)
+    ordered = sorted(named, key=predicted.index)
+    partners = {path: partner for path in ordered if (partner := _partner(path, by_volume)) is not None}
+    of_volume = Counter(named[path] for path in partners)
+    pairs = _pairs(partners, of_volume)
+    alone = [
+        list(dict.fromkeys(key for path, key in named.items() if path not in partners)),
+        [key for key, path in by_volume.items() if path not in partners.values()],
     ]
+    cases = _cases([*named.values(), *by_volume])
     if not pairs:
         hint = f" ({cases[0]})" if cases else ""
         raise InputError(
@@ -193,10 +191,43 @@ def find_pairs(
             "name files after their volume, such as a.seg.nrrd and annotation_a_iso_full.seg.nrrd"
         )
     notes = []
-    for names, role, other in zip(alone, ("predictions", "annotations"), ("annotation", "prediction"), strict=True):
-        if names:
-            notes.append(f"{len(names)} {role} without {other}: {listed(names)}")
-    return pairs, notes + cases
+    for without, role, other in zip(alone, ("predictions", "annotations"), ("annotation", "prediction"), strict=True):
+        if without:
+            notes.append(f"{len(without)} {role} without {other}: {listed(without)}")
+    return pairs, notes + _several(of_volume) + cases
+
+
+def _cases(names: Sequence[str]) -> list[str]:
+    return [
+        f"'{one}' and '{two}' differ only in case: they count as two volumes"
+        for one, two in same_but_for_case(dict.fromkeys(names))
+    ]
+
+
+def _several(of_volume: Mapping[str, int]) -> list[str]:
+    several = [f"{key} ({count})" for key, count in of_volume.items() if count > 1]
+    told = "several predictions of one volume are each scored, and count in the medians"
+    return [f"{told}: {listed(several)}"] if several else []
+
+
+def _pairs(partners: Mapping[Path, Path], of_volume: Mapping[str, int]) -> list[Pair]:
+    """Return predictions with their annotations, each pair by a name of its own."""
+    pairs = []
+    for path, annotation in partners.items():
+        volume = volume_of(path)
+        name = volume if of_volume[name_key(volume)] == 1 else result_name(path)
+        pairs.append(Pair(name, path, annotation, volume=volume))
+    names = Counter(name_key(pair.name) for pair in pairs)
+    if twice := [pair for pair in pairs if names[name_key(pair.name)] > 1]:
+        raise InputError(f"'{twice[0].prediction}' and '{twice[1].prediction}' are both called '{twice[0].name}'")
+    return pairs
+
+
+def _partner(prediction: Path, annotations: Mapping[str, Path]) -> Path | None:
+    """Return the annotation of a prediction: of its volume, or else the one that its record names."""
+    told = (result_record(prediction) or {}).get("annotation")
+    by_file = {path.name: path for path in annotations.values()} if isinstance(told, str) else {}
+    return annotations.get(name_key(volume_of(prediction))) or by_file.get(read_name(str(told)))
 
 
 def with_images(pairs: Sequence[Pair], images: Sequence[Path]) -> list[Pair]:
@@ -208,7 +239,7 @@ def with_images(pairs: Sequence[Pair], images: Sequence[Path]) -> list[Pair]:
     if len(pairs) == len(images) == 1:
         return [replace(pairs[0], image=images[0])]
     named = _by_name(images)
-    found = [replace(pair, image=named.get(name_key(pair.name))) for pair in pairs]
+    found = [replace(pair, image=named.get(name_key(pair.volume or pair.name))) for pair in pairs]
     if not any(pair.image for pair in found):
         raise InputError(f"no image is of a volume that is scored: {listed(list(named))}; name them after it")
     return found
@@ -229,7 +260,8 @@ def _files(paths: Sequence[Path], *, probability: bool) -> list[Path]:
         here = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
         volumes = [file for file in here if is_volume_path(file)]
         ours = [file for file in volumes if volume_stem(file).endswith("_probability")]
-        masks = [file for file in here if file.name.lower().endswith(_SEGMENTATIONS) and not is_pointer_file(file)]
+        masks = [file for file in here if file.name.lower().endswith(_SEGMENTATIONS)]
+        masks = [file for file in masks if not (_is_pointer(file) or is_pointer_file(file))]
         found = (ours or volumes) if probability else (masks or [file for file in volumes if file not in ours])
         if not found:
             kinds = VOLUME_SUFFIXES if probability else (".seg.nrrd", *VOLUME_SUFFIXES)
@@ -239,13 +271,18 @@ def _files(paths: Sequence[Path], *, probability: bool) -> list[Path]:
     return files
 
 
+def _is_pointer(path: Path) -> bool:
+    """Whether a segmentation of ours shows places to look at, and no lumen."""
+    return volume_stem(path).endswith("_look")
+
+
 def _by_name(files: Sequence[Path]) -> dict[str, Path]:
     """Return files by what their volumes' names have in common with equal ones."""
     named: dict[str, Path] = {}
     for file in files:
-        other = named.setdefault(name_key(volume_name(file)), file)
+        other = named.setdefault(name_key(volume_of(file)), file)
         if other is not file:
-            raise InputError(f"'{other}' and '{file}' are both of volume '{volume_name(file)}'; name one of them")
+            raise InputError(f"'{other}' and '{file}' are both of volume '{volume_of(file)}'; name one of them")
     return named
 
 

@@ -15,14 +15,14 @@ from micronet.core.names import write_name
 from micronet.core.provenance import versions
 from micronet.io import Sources, files_of
 from micronet.measure.pairs import Evaluation, MaskPair, Pair, Reading
-from micronet.measure.scores import RESAMPLES, Scoring, Summary
+from micronet.measure.scores import RESAMPLES, WORDS, Scoring, Summary, interval_name
 from micronet.measure.tables import settings_of
 from micronet.measure.thresholds_plot import sweep_figure
 from micronet.report.page.grid import VOXELS, Grid
 from micronet.report.page.html import Markup, Section, figure, note, table, write_page
 from micronet.report.page.plots import Line, bins, data_uri, histogram, plot
 from micronet.report.page.scroller import Movie, Shown
-from micronet.report.preview import sampled
+from micronet.report.panels import sampled
 
 __all__ = ["EvaluationReport"]
 
@@ -30,6 +30,8 @@ __all__ = ["EvaluationReport"]
 _MOST_SHOWN = 12
 #: Most rows of the table of volumes.
 _MOST_ROWS = 200
+#: What the table of volumes shows: all scores would not fit a screen.
+_MAIN_SCORES = ("dice", "precision", "recall", "cl_dice", "nsd", "hd95_um", "volume_ratio")
 _DICE_BINS = np.linspace(0, 1, 21)
 _PROBABILITY_BINS = np.linspace(0, 1, 52)
 
@@ -181,37 +183,42 @@ def _scores(
 ) -> list[Markup]:
     if len(evaluations) == 1:
         values = evaluations[0].scores.values()
-        rows = [(name, _number(value), definitions[name]) for name, value in values.items()]
-        return [table(("score", "value", "definition"), rows)]
+        rows = [(WORDS[name], _number(value)) for name, value in values.items()]
+        return [table(("score", "value"), rows, [definitions[name] for name in values])]
     body = [
         (
-            one.name,
+            WORDS[one.name],
             _number(one.median),
             f"{_number(one.low)} to {_number(one.high)}" if one.count > 1 else "–",
             str(one.count),
         )
         for one in summaries
     ]
+    named = interval_name(len(evaluations))
+    intervals = (
+        f"the range: of {len(evaluations)} volumes, a 95 % interval is no narrower"
+        if named == "range"
+        else f"their 95 % percentile bootstrap intervals ({RESAMPLES:,} resamples of volumes)"
+    )
     return [
-        table(("score", "median", "95 % interval", "volumes"), body),
-        table(("score", "definition"), list(definitions.items())),
+        table(("score", "median", named, "volumes"), body, [definitions[one.name] for one in summaries]),
         note(
-            f"Medians over the volumes that have a value, with their percentile bootstrap intervals ({RESAMPLES:,} "
-            "resamples of volumes, which are taken as independent: two time points of one embryo are not)."
+            f"Medians over the volumes that have a value, with {intervals}. Volumes are taken as independent: two time "
+            "points of one embryo are not."
         ),
     ]
 
 
 def _each_volume(evaluations: Sequence[Evaluation]) -> list[Markup]:
-    names = list(evaluations[0].scores.values())
     rows = [
-        (write_name(one.pair.name), *(_number(value) for value in one.scores.values().values()))
+        (write_name(one.pair.name), *(_number(one.scores.values()[name]) for name in _MAIN_SCORES))
         for one in evaluations[:_MOST_ROWS]
     ]
-    parts = [table(("volume", *names), rows)]
-    if len(evaluations) > _MOST_ROWS:
-        parts.append(note(f"The first {_MOST_ROWS} of {len(evaluations)} volumes; all are in scores.csv."))
-    return parts
+    which = f"The first {_MOST_ROWS} of {len(evaluations)} volumes" if len(evaluations) > _MOST_ROWS else "Main scores"
+    return [
+        table(("volume", *(WORDS[name] for name in _MAIN_SCORES)), rows),
+        note(f"{which}; all scores of all volumes are in scores.csv."),
+    ]
 
 
 def _histograms(masks: MaskPair) -> list[Markup]:

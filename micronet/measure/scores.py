@@ -14,7 +14,17 @@ from micronet.measure.distances import surface_distances
 from micronet.measure.overlap import overlap
 from micronet.measure.topology import betti_numbers, cl_dice
 
-__all__ = ["DEFINITIONS", "RESAMPLES", "Scores", "Scoring", "Summary", "score_masks", "summarise"]
+__all__ = [
+    "DEFINITIONS",
+    "RESAMPLES",
+    "WORDS",
+    "Scores",
+    "Scoring",
+    "Summary",
+    "interval_name",
+    "score_masks",
+    "summarise",
+]
 
 #: What each score is, by its name in `Scores`; ``{beta}`` and ``{tolerance}`` stand for the values of a `Scoring`.
 DEFINITIONS: Mapping[str, str] = {
@@ -23,7 +33,7 @@ DEFINITIONS: Mapping[str, str] = {
     "precision": "TP / (TP + FP); both empty: 1, only the prediction: 0",
     "recall": "TP / (TP + FN), also called sensitivity; both empty: 1, only the annotation: 0",
     "f_beta": "(1 + b) TP / ((1 + b) TP + b FN + FP), b = beta squared, beta = {beta}; both empty: 1",
-    "cl_dice": "harmonic mean of cl_precision and cl_sensitivity (Shit et al. 2021); both empty: 1, one empty: 0",
+    "cl_dice": "harmonic mean of the two that follow (Shit et al. 2021); both empty: 1, one empty: 0",
     "cl_precision": (
         "fraction of the prediction's skeleton (Lee et al. 1994, by scikit-image) inside the annotation; a component "
         "without a skeleton keeps its innermost voxel"
@@ -48,6 +58,32 @@ DEFINITIONS: Mapping[str, str] = {
     "annotated_um3": "volume of the annotation, in µm³",
     "volume_ratio": "predicted volume / annotated volume; both empty: 1, only the annotation: inf",
 }
+
+#: What people call the scores.
+WORDS: Mapping[str, str] = {
+    "dice": "Dice (F1)",
+    "iou": "IoU",
+    "precision": "precision",
+    "recall": "recall",
+    "f_beta": "F-beta",
+    "cl_dice": "clDice",
+    "cl_precision": "clDice precision",
+    "cl_sensitivity": "clDice sensitivity",
+    "betti0_predicted": "pieces, predicted",
+    "betti0_annotated": "pieces, annotated",
+    "betti0_error": "pieces, difference",
+    "betti1_predicted": "tunnels, predicted",
+    "betti1_annotated": "tunnels, annotated",
+    "betti1_error": "tunnels, difference",
+    "nsd": "surface Dice (NSD)",
+    "hd95_um": "HD95 (µm)",
+    "assd_um": "ASSD (µm)",
+    "predicted_um3": "volume, predicted (µm³)",
+    "annotated_um3": "volume, annotated (µm³)",
+    "volume_ratio": "volume ratio",
+}
+# Of up to so many values, resamples whose median is the lowest are more than one in forty: the interval is the range.
+_MOST_RANGE = 5
 
 
 @dataclass(frozen=True)
@@ -238,6 +274,15 @@ def summarise(scores: Sequence[Scores], generator: np.random.Generator) -> list[
             low, high = _interval(values[known][generator.integers(0, count, (RESAMPLES, count))])
         summaries.append(Summary(name, count, median, low, high))
     return summaries
+
+
+def interval_name(count: int) -> str:
+    """Return what the interval of a median over so many volumes is.
+
+    >>> interval_name(2), interval_name(20)
+    ('range', '95 % interval')
+    """
+    return "range" if count <= _MOST_RANGE else "95 % interval"
 
 
 def _interval(resamples: NDArray[np.float64]) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from micronet.core.provenance import versions
 from micronet.core.table import number_cell, write_table
 from micronet.measure.lumen_files import vessel_paths
 from micronet.measure.pairs import Evaluation, Pair, Reading
-from micronet.measure.scores import RESAMPLES, Scores, Scoring, Summary
+from micronet.measure.scores import RESAMPLES, Scores, Scoring, Summary, interval_name
 from micronet.measure.thresholds import Sweep
 from micronet.measure.thresholds_plot import write_sweep_plot
 
@@ -36,10 +36,16 @@ _SCORE_NAMES = [field.name for field in fields(Scores)]
 
 
 def planned_scores(
-    folder: Path, pairs: Sequence[Pair], reading: Reading, *, report: bool = False, measures: bool = False
+    folder: Path,
+    pairs: Sequence[Pair],
+    reading: Reading,
+    *,
+    report: bool = False,
+    measures: bool = False,
+    figure: str | None = None,
 ) -> Outputs:
-    """Return the files that the scores of some pairs consist of; the record is ``scores.json``."""
-    names = [_SCORES]
+    """Return the files that the scores of some pairs consist of, `figure` among them; the record is ``scores.json``."""
+    names = [_SCORES, *([figure] if figure is not None else [])]
     for pair in pairs:
         if reading.probability:
             names += [f"{pair.name}_sweep.{kind}" for kind in ("csv", "png")]
@@ -131,7 +137,9 @@ def summary_lines(evaluations: Sequence[Evaluation], summaries: Sequence[Summary
     """Return the scores for a person: those of one pair, or the medians over several with their intervals."""
     if len(evaluations) == 1:
         return [f"{name:<18}{number_cell(value)}" for name, value in evaluations[0].scores.values().items()]
-    lines = [f"median of {len(evaluations)} volumes [95 % bootstrap interval]"]
+    count = len(evaluations)
+    told = "their range: of so few, the bootstrap interval is no narrower"
+    lines = [f"median of {count} volumes [{told if interval_name(count) == 'range' else '95 % bootstrap interval'}]"]
     for one in summaries:
         interval = f"  [{number_cell(one.low)}, {number_cell(one.high)}]" if one.count > 1 else ""
         lines.append(f"{one.name:<18}{number_cell(one.median)}{interval}")

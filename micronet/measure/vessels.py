@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,11 +10,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from micronet.core.errors import InputError, setting
-from micronet.core.volume import Volume
-from micronet.measure.centreline import Centreline, centreline
+from micronet.core.volume import Volume, is_isotropic
+from micronet.measure.centreline import LEAST_RADIUS, Centreline, centreline
 from micronet.measure.topology import components
 
-__all__ = ["Vessel", "measure_vessels"]
+__all__ = ["Vessel", "measure_vessels", "too_thin"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,3 +74,15 @@ def measure_vessels(mask: Volume) -> list[Vessel]:
         voxels = int(np.count_nonzero(piece))
         vessels.append(Vessel(voxels, voxels * voxel_um3, line.moved([part.start for part in wide])))
     return sorted(vessels, key=lambda vessel: -vessel.voxels)
+
+
+def too_thin(vessels: Sequence[Vessel], spacing: Sequence[float]) -> str | None:
+    """Return a warning where vessels are too thin for the spacing along (Z, Y, X), in µm; None where none is."""
+    least = 0.0 if is_isotropic(spacing) else LEAST_RADIUS * max(spacing)
+    thin = sum(bool(vessel.radii().size) and float(np.median(vessel.radii())) < least for vessel in vessels)
+    if not thin:
+        return None
+    return (
+        f"{thin} of {len(vessels)} vessels have a radius below {least:.3g} µm, {LEAST_RADIUS} of the largest spacing: "
+        "their lengths and radii may be wrong, and parts missing"
+    )

@@ -32,7 +32,7 @@ from micronet.core.ownership import Outputs
 from micronet.core.provenance import sha256_of, versions
 from micronet.core.volume import Volume
 from micronet.io.sidecar import LOGARITHMS, stated_domain
-from micronet.networks.normalize import image_statistics
+from micronet.networks.normalize import image_statistics, log_intensity
 
 __all__ = [
     "AS_STORED",
@@ -46,6 +46,7 @@ __all__ = [
     "planned_weights",
     "read_card",
     "record_weights",
+    "trained_spacing",
     "write_card",
 ]
 
@@ -176,6 +177,16 @@ def read_card(weights: Path) -> Card | None:
     )
 
 
+def trained_spacing(weights: Path, sha256: str) -> float | None:
+    """Return the voxel size in µm that weights were trained on; None where no card of theirs says one for all axes.
+
+    FileError as `read_card`.
+    """
+    card = read_card(weights)
+    lengths = set(card.spacing_um) if card is not None and card.sha256 == sha256 else set[float]()
+    return lengths.pop() if len(lengths) == 1 else None
+
+
 def planned_weights(weights: Path, advice: str) -> Outputs:
     """Return a weight file and its card, as what is about to be written; `advice` helps where they cannot be."""
     return Outputs(weights.parent, card_path(weights).name, _MADE_BY, [weights.name], advice=advice)
@@ -242,7 +253,11 @@ def card_line(weights: Path, sha256: str, path: Path, volume: Volume, *, log_tak
         look = Look.of(volume.array)
     except InputError:  # constant or not finite: prediction refuses it
         return None
-    outside = [*_spacing(card, volume), *_domain(card, domain), *_look(card, look, volume.array.dtype)]
+    if domain is None and card.intensity_domain in LOGARITHMS and _linear(card, look, volume.array):
+        seen = [f"looks like linear intensities: try their logarithm {setting('intensity')}"]
+    else:
+        seen = [*_domain(card, domain), *_look(card, look, volume.array.dtype)]
+    outside = [*_spacing(card, volume), *seen]
     return f"outside of what '{weights.name}' was trained on: {'; '.join(outside)}" if outside else None
 
 
@@ -255,7 +270,7 @@ def _spacing(card: Card, volume: Volume) -> list[str]:
     pairs = zip(volume.spacing_um, card.spacing_um, strict=True)
     if all(abs(math.log(length / wanted)) <= math.log1p(_SPACING_TOLERANCE) for length, wanted in pairs):
         return []
-    return [f"voxels of {_by(volume.spacing_um)} µm, not {size} (resample first: prepare.py)"]
+    return [f"voxels of {_by(volume.spacing_um)} µm, not {size}: bring them there {setting('resample_um')}"]
 
 
 def _by(spacing_um: Sequence[float]) -> str:
@@ -273,18 +288,45 @@ def _domain(card: Card, domain: str | None) -> list[str]:
     return [f"intensities are '{domain}' by the file beside it, not '{card.intensity_domain}'{advice}"]
 
 
+def _linear(card: Card, look: Look, image: NDArray[Any]) -> bool:
+    """Whether the logarithm of an image looks at least twice as much like what the network knows as the image does."""
+    off = _off(card, look)
+    if not off:
+        return False
+    sample = image[::_STRIDE, ::_STRIDE, ::_STRIDE]
+    try:
+        return _off(card, Look.of(log_intensity(sample))) < 0.5 * off
+    except InputError:  # nothing is above 1
+        return False
+
+
+def _off(card: Card, look: Look) -> float:
+    """Return how far the darkest and the brightest voxels lie from what is expected, in standard deviations."""
+    return sum(
+        max(card.look[name].least - value, value - card.look[name].most, 0.0)
+        for name, value in (("darkest", look.darkest), ("brightest", look.brightest))
+    )
+
+
 def _look(card: Card, look: Look, dtype: np.dtype[Any]) -> list[str]:
     outside = []
     # Normalisation takes away mean and standard deviation: they tell only of the same kind of numbers.
     if dtype.name == card.dtype:
-        for name, word in (("mean", "mean"), ("sd", "standard deviation")):
-            value = getattr(look, name)
-            if not card.look[name].holds(value):
-                outside.append(f"{word} {value:.3g}, not {card.look[name]}")
-    for name, word in (("darkest", "darkest"), ("brightest", "brightest")):
-        value = getattr(look, name)
-        if not card.look[name].holds(value):
-            outside.append(f"{word} hundredth of the voxels at {value:.2g} SD, not {card.look[name]}")
+        for name, what, words in (("mean", "mean", ("darker", "brighter")), ("sd", "SD", ("flatter", "harsher"))):
+            value, known = getattr(look, name), card.look[name]
+            if not known.holds(value):
+                outside.append(f"{words[value > known.most]} ({what} {value:.3g}, those have {known})")
+    for name, less, more in (
+        (
+            "darkest",
+            "a few voxels are far darker than all others",
+            "the dark parts hardly stand out",
+        ),
+        ("brightest", "the bright parts hardly stand out", "a few voxels are far brighter than all others"),
+    ):
+        value, known = getattr(look, name), card.look[name]
+        if not known.holds(value):
+            outside.append(more if value > known.most else less)
     return outside
 
 

@@ -2,7 +2,8 @@
 
 They need no normalisation, learn from few voxels and are a second's work (kernels/boosting.py). The state dict is all
 there is, plain float32 tensors: ``scales_um`` (scales,), ``trees.feature`` (trees, depth) of whole numbers,
-``trees.threshold`` (trees, depth), ``trees.value`` (trees, 2**depth) and ``trees.start`` (1,).
+``trees.threshold`` (trees, depth), ``trees.value`` (trees, 2**depth), ``trees.start`` (1,) and ``around_um`` (1,):
+above 0, the features are those of the image evened over so many µm (evening.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from micronet.core.errors import InputError
+from micronet.networks.evening import evened
 from micronet.networks.kernels.boosting import Trees, boost
 from micronet.networks.kernels.scale_space import feature_count, tree_sum
 
@@ -24,7 +26,9 @@ __all__ = ["PixelTrees", "pixel_trees_for_state", "train_pixel_trees"]
 
 #: More than any of these are no trees of ours; a file may hold anything. A leaf's number is a byte.
 _MOST_SCALES, _MOST_TREES, _MOST_DEPTH = 32, 10_000, 8
-_NAMES = ("scales_um", "trees.feature", "trees.threshold", "trees.value", "trees.start")
+_NAMES = ("scales_um", "trees.feature", "trees.threshold", "trees.value", "trees.start", "around_um")
+#: Longer surroundings are those of no microscope.
+_MOST_UM = 1e6
 
 
 @dataclass(frozen=True)
@@ -36,17 +40,20 @@ class PixelTrees:
     scales : tuple of float
         Of the features, in µm.
     trees : Trees
+    around_um : float
+        Surroundings that the image is evened by first, as `micronet.networks.evening.evened` does; 0: it is not.
     """
 
     scales: tuple[float, ...]
     trees: Trees
+    around_um: float = 0.0
 
     name = "pixel trees"
 
     def state_dict(self) -> OrderedDict[str, Tensor]:
         """Return plain float32 tensors, from which `pixel_trees_for_state` builds the same trees."""
         feature, threshold, value, start = self.trees
-        arrays = (np.asarray(self.scales), feature, threshold, value, np.asarray([start]))
+        arrays = (np.asarray(self.scales), feature, threshold, value, np.asarray([start]), np.asarray([self.around_um]))
         tensors = (torch.from_numpy(array.astype(np.float32)) for array in arrays)
         return OrderedDict(zip(_NAMES, tensors, strict=True))
 
@@ -58,7 +65,8 @@ class PixelTrees:
         threads: int | None = None,
     ) -> NDArray[np.float32]:
         """Return the lumen probability of every voxel, as `micronet.networks.pixel.PixelNetwork.predict` does."""
-        return tree_sum(image, self.scales, spacing_um, self.trees, out, threads)
+        seen = evened(image, spacing_um, self.around_um) if self.around_um else image
+        return tree_sum(seen, self.scales, spacing_um, self.trees, out, threads)
 
 
 def train_pixel_trees(
@@ -67,16 +75,18 @@ def train_pixel_trees(
     scales_um: Sequence[float],
     *,
     trees: int = 150,
+    around_um: float = 0.0,
     seed: int = 0,
     threads: int | None = None,
 ) -> PixelTrees:
     """Fit boosted trees to features of annotated voxels; arguments as `training.teach.pixel.train_pixel_network`.
 
+    `around_um` is kept with them, for features that are those of the evened image.
     The same seed gives the same trees, whatever the threads.
     """
     found = boost(features, lumen, trees=trees, seed=seed, threads=threads)
     rounded = found._replace(start=float(np.float32(found.start)))  # as the state dict holds it
-    return PixelTrees(tuple(float(np.float32(scale)) for scale in scales_um), rounded)
+    return PixelTrees(tuple(float(np.float32(scale)) for scale in scales_um), rounded, float(np.float32(around_um)))
 
 
 def pixel_trees_for_state(state: Mapping[str, Tensor]) -> PixelTrees:
@@ -97,7 +107,7 @@ def pixel_trees_for_state(state: Mapping[str, Tensor]) -> PixelTrees:
             f"pixel trees on {scales} scales, {count} of depth {depth}; at most {_MOST_SCALES}, {_MOST_TREES} and "
             f"{_MOST_DEPTH} expected"
         )
-    shapes = ((scales,), (count, depth), (count, depth), (count, 2**depth), (1,))
+    shapes = ((scales,), (count, depth), (count, depth), (count, 2**depth), (1,), (1,))
     for name, shape in zip(_NAMES, shapes, strict=True):
         if tuple(state[name].shape) != shape:
             raise InputError(f"not pixel trees: '{name}' is {tuple(state[name].shape)}, {shape} expected")
@@ -109,5 +119,7 @@ def pixel_trees_for_state(state: Mapping[str, Tensor]) -> PixelTrees:
         raise InputError("weights hold values that no pixel trees have, first in 'scales_um'")
     if (asked != np.round(asked)).any() or asked.min() < 0 or asked.max() >= feature_count(scales):
         raise InputError(f"'trees.feature' asks for features that are not among the {feature_count(scales)}")
+    if not 0 <= float(arrays[5][0]) <= _MOST_UM:
+        raise InputError(f"'around_um' is {float(arrays[5][0]):g}; 0 to {_MOST_UM:g} expected")
     trees = Trees(asked.astype(np.int32), arrays[2], arrays[3], float(arrays[4][0]))
-    return PixelTrees(tuple(arrays[0].tolist()), trees)
+    return PixelTrees(tuple(arrays[0].tolist()), trees, float(arrays[5][0]))

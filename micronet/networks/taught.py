@@ -208,7 +208,7 @@ class Taught(nn.Module):
         voxels, most = math.prod(shape), 0
         for member in self.members:
             if member.by_voxel:
-                most = max(most, 4 * voxels)
+                most = max(most, 4 * voxels * (2 if getattr(member.network, "around_um", 0) else 1))  # an evened copy
                 continue
             small = isotropic_shape(shape, spacing_um or self.spacing_um, member.step_um)
             # Resampling holds its input, two samples and their sum, axis by axis.

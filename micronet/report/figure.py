@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -16,6 +17,11 @@ from matplotlib.figure import Figure
 from micronet.core.files import atomic_path
 
 __all__ = ["figure_bytes", "new_figure", "tidy_axes", "write_figure"]
+
+# Letters as such: in PDF as TrueType (42), which programs for drawing can change.
+_TEXT_AS_TEXT: Any = {"svg.fonttype": "none", "svg.hashsalt": "micronet", "pdf.fonttype": 42}
+# The same picture is the same file, and its record holds the date.
+_UNDATED: Mapping[str, Mapping[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 def new_figure(
@@ -37,9 +43,13 @@ def tidy_axes(axes: Axes) -> None:
 def write_figure(path: str | os.PathLike[str], figure: Figure, **how: Any) -> None:
     """Write a figure in the format of the path's suffix; whole or not at all.
 
-    FileError if it cannot be written. A name that the font cannot show is drawn with boxes and not complained about.
+    Letters are text in SVG and PDF, so that they can be changed and found. FileError if it cannot be written. A name
+    that the font cannot show is drawn with boxes and not complained about.
     """
-    with atomic_path(path) as temporary:
+    how = {"format": Path(path).suffix[1:].lower()} | how
+    if how["format"] in ("svg", "pdf"):
+        how["metadata"] = _UNDATED[how["format"]]
+    with atomic_path(path) as temporary, rc_context(_TEXT_AS_TEXT):
         _save(figure, temporary, how)
 
 

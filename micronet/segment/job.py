@@ -13,20 +13,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from micronet.core.errors import InputError, setting
 from micronet.core.files import make_folder
 from micronet.core.outcome import Outcome
+from micronet.core.planes import Planes
+from micronet.core.volume import Volume
 from micronet.io import Sources
-from micronet.io.scratch import Scratch
 from micronet.networks import engine
+from micronet.segment.adding import add_files
+from micronet.segment.earlier import earlier_result
 from micronet.segment.memory import Memory
 from micronet.segment.plan import Plan, Task, TimePoint, plan_room, plan_task
 from micronet.segment.reading import Inputs, read_inputs
-from micronet.segment.refine import Iteration, Refinement, predict_whole
+from micronet.segment.refine import Iteration, Refinement, has_settled, predict_whole
 from micronet.segment.results import Prediction, Written, hand_over, measure_prediction, record_of, write_results
 from micronet.segment.settings import Job, Weights, check_results, check_stems
 from micronet.segment.slabs import predict_in_slabs
@@ -92,8 +94,15 @@ def _segment(
 ) -> Outcome:
     watch = _Watch()
     plan = plan_task(task)
-    if not force and (earlier := plan.earlier(say)) is not None:
-        return earlier
+    earlier = None if force else earlier_result(plan)
+    if earlier is not None:
+        if not earlier.lacks:
+            return earlier.outcome
+        if earlier.anew is None and (added := add_files(earlier, say)) is not None:
+            return added
+        say(f"  anew        for {', '.join(earlier.lacks)}: {earlier.anew or 'its grid would be another'}")
+        task = replace(task, job=earlier.whole())
+        plan = plan_task(task)
     plan.outputs.check_room()
     memory = plan_room(task)
     say(f"  memory      {memory.description}")
@@ -103,17 +112,19 @@ def _segment(
     with _predicted(task, inputs, memory, page, on_iteration) as prediction:
         watch.note("predict")
         if task.weights.network.refines:
-            say(f"  changes     {_changes(prediction.iterations, task.job)}")
+            say(f"  changes     {_changes(prediction.iterations, task)}")
         measured = measure_prediction(task, inputs, prediction, say)
         written = write_results(plan, inputs, prediction, measured, memory, say)
         watch.note("write")
+        if page is not None and measured.cleaned is not None:
+            page.cleaned(measured.mask)
         record = record_of(plan, memory, inputs, prediction, measured, written, watch.seconds)
         if page is not None:
             _write_page(page, plan, inputs, prediction, record)
         _finish(plan, record, written, say)
         if task.time_point is not None and task.time_point.on_found is not None:
             task.time_point.on_found(hand_over(prediction, measured))
-    return measured.outcome(task.path)
+    return measured.outcome(task.path, record)
 
 
 @contextmanager
@@ -132,31 +143,40 @@ def _predicted(
         if on_iteration is not None:
             on_iteration(iteration)
 
-    def note_probability(now: NDArray[np.float32] | Scratch) -> None:
-        if page is not None:
-            page.add(now, iterations[-1])
+    keep = None if inputs.keep is None else inputs.keep.array
 
+    def on_input(found: Planes) -> Planes:
+        return found if inputs.grid is None else inputs.grid.back(found, job.y_crop, keep)
+
+    def note_probability(now: Planes) -> None:
+        if page is not None:
+            page.add(on_input(now), iterations[-1])
+
+    start: Volume | NDArray[Any] | None = inputs.start
+    if inputs.grid is not None and inputs.start is not None:
+        start = inputs.grid.start(inputs.start.array)
     how = Refinement(
         job.passes,
-        inputs.start,
+        start,
         note_iteration,
-        y_crop=job.y_crop,
+        y_crop=job.y_crop if inputs.grid is None else inputs.grid.depth(job.y_crop),
         until_stable=job.until_stable,
         on_probability=note_probability,
+        keep=keep if keep is None or inputs.grid is None else inputs.grid.kept(keep),
     )
     with ExitStack() as files:
-        probability: NDArray[np.float32] | Scratch
+        probability: Planes
         try:
             if memory.slab_planes is None:
-                probability = predict_whole(inputs.volume, task.weights.model, how)
+                probability = predict_whole(inputs.seen, task.weights.model, how)
             else:
                 make_folder(job.output)
-                found = predict_in_slabs(inputs.volume, task.weights.model, job.output, memory.slab_planes, how)
+                found = predict_in_slabs(inputs.seen, task.weights.model, job.output, memory.slab_planes, how)
                 probability = files.enter_context(found)
         except InputError as error:
             raise InputError(f"'{task.path}': {error}") from error
         engine.forget_memory()  # what follows needs some itself
-        yield Prediction(probability, iterations)
+        yield Prediction(on_input(probability), iterations)
 
 
 def _new_page(job: Job, inputs: Inputs) -> SegmentReport | None:
@@ -165,7 +185,7 @@ def _new_page(job: Job, inputs: Inputs) -> SegmentReport | None:
         return None
     from micronet.segment.report import SegmentReport  # imports what takes 0.3 s, and few ask for it
 
-    page = SegmentReport(inputs.volume, job.threshold)
+    page = SegmentReport(inputs.volume, job.threshold, job.y_crop)
     if inputs.start is not None:
         page.start(inputs.start.array)
     return page
@@ -189,12 +209,14 @@ def _finish(plan: Plan, record: Mapping[str, Any], written: Written, say: Callab
         raise InputError(f"'{plan.task.path}': {written.refused[0]} (all else is written)")
 
 
-def _changes(iterations: Sequence[Iteration], job: Job) -> str:
-    flips = " ".join(f"{iteration.flipped:,}" for iteration in iterations)
-    end = ""
-    if job.until_stable:
-        end = "; stable" if iterations[-1].stable else f"; NOT stable after {len(iterations)} iterations"
-    return f"voxels that crossed 0.5, by iteration: {flips}{end}"
+def _changes(iterations: Sequence[Iteration], task: Task) -> str:
+    if not task.settles:
+        flips = " ".join(f"{iteration.flipped:,}" for iteration in iterations)
+        return f"voxels that crossed 0.5, by iteration: {flips}"
+    last = iterations[-1]
+    part = f"{100 * last.flipped / max(last.foreground, 1):.2f} % of the lumen's voxels still flip in a pass"
+    word = "settled" if has_settled(iterations) else "NOT settled"
+    return f"{word} after {len(iterations)} iterations: {part}"
 
 
 class _Watch:

@@ -20,7 +20,7 @@ from micronet.networks.padding import Padding
 from micronet.networks.registry import network_of
 from micronet.segment.slabs import works_in_slabs
 
-__all__ = ["Memory", "Need", "plan_memory"]
+__all__ = ["Memory", "Need", "memory_without_network", "plan_memory"]
 
 # Thicker slabs save nearly nothing: 16 planes beside each are computed twice.
 _THICKEST = 128
@@ -46,6 +46,10 @@ class Need:
         One of them is a probability that the refinement starts from: kept as float32.
     beside : int
         Bytes that the caller holds, such as the volume of the time point before.
+    seen : (Z, Y, X), optional
+        Of the grid that the network looks at, where the volume is resampled for it; `depth` counts its voxels then.
+    starts : bool
+        One of the masks is what the refinement starts from.
     wishes : mapping of str to int
         The settings that ask for more than the usual files: bytes that each takes at least, whatever is found.
         `Memory.check` has the rest once the mask is known.
@@ -60,23 +64,39 @@ class Need:
     masks: tuple[int, ...] = ()
     soft_start: bool = False
     beside: int = 0
+    seen: tuple[int, int, int] | None = None
+    starts: bool = False
     wishes: Mapping[str, int] = field(default_factory=dict)
     spacing_um: tuple[float, float, float] | None = None
 
     def held(self, planes: int | None) -> int:
         """Return about how many bytes are held once the mask is known, beside the program."""
-        voxels = math.prod(self.shape)
-        return self._inputs() + voxels * (1 if planes is not None else 5)
+        return self._inputs() + math.prod(self.shape) + (0 if planes is not None else 4 * self._looked_at())
 
     def _inputs(self) -> int:
         voxels = math.prod(self.shape)
         image = voxels * (4 if self.logarithm else self.stored.itemsize)
-        return self.beside + image + (len(self.masks) + 3 * self.soft_start) * voxels
+        return self.beside + image + (len(self.masks) + 3 * self.soft_start) * voxels + self._resampled()
+
+    def _looked_at(self) -> int:
+        return math.prod(self.seen or self.shape)
+
+    def _resampled(self) -> int:
+        """Return what is held on the network's grid: the image, and what the refinement starts from."""
+        return 0 if self.seen is None else 4 * self._looked_at() * (1 + self.starts)
+
+    def bytes_without_network(self) -> int:
+        """Return about how many bytes the process takes at most where the mask is known and only read."""
+        voxels = math.prod(self.shape)
+        stored, image = voxels * self.stored.itemsize, voxels * (4 if self.logarithm else self.stored.itemsize)
+        kept = self._inputs() - self.beside
+        reading = self.beside + max([stored + image, 2 * stored, *(mask + kept for mask in self.masks)])
+        return int(ram.PROGRAM + ram.MARGIN * max(reading, self.held(0) + max(self.wishes.values(), default=0)))
 
     def bytes(self, model: nn.Module, planes: int | None = None) -> int:
         """Return about how many bytes the process takes at most: whole, or in slabs of some planes."""
-        depth, height, width = self.shape
-        voxels = depth * height * width
+        voxels = math.prod(self.shape)
+        depth, _, width = self.seen or self.shape
         padding = Padding((depth, self.depth, width))
         size = padding.shape
         image = voxels * (4 if self.logarithm else self.stored.itemsize)
@@ -84,6 +104,7 @@ class Need:
         stored = voxels * self.stored.itemsize
         kept = (len(self.masks) + 3 * self.soft_start) * voxels
         reading = self.beside + max([stored + image, 2 * stored, *(image + mask + kept for mask in self.masks)])
+        reading += self._resampled()
         holding = self._inputs()
         if planes is not None:
             work = engine.pass_bytes(size, planes)
@@ -92,7 +113,7 @@ class Need:
             output = 2 * voxels  # the segmentation, and where it agrees with an annotation
         else:
             work = self._whole(model, padding)
-            output = (4 + 4 + 2) * voxels
+            output = 2 * voxels + (4 + 4) * self._looked_at()
         after = self.held(planes) + max(self.wishes.values(), default=0)
         return int(ram.PROGRAM + ram.MARGIN * max(reading, holding + work, holding + output, after))
 
@@ -109,8 +130,7 @@ class Need:
 
     def scratch_bytes(self, model: nn.Module) -> int:
         """Return how much room slabs take on the disk."""
-        depth, height, width = self.shape
-        return 4 * depth * height * width * (2 if network_of(model).refines else 1)
+        return 4 * self._looked_at() * (2 if network_of(model).refines else 1)
 
 
 @dataclass(frozen=True)
@@ -185,12 +205,24 @@ def plan_memory(need: Need, model: nn.Module, max_ram: int | None, folder: Path)
     planes = next((n for n in range(_THICKEST, 0, -4) if allowance.fits(need.bytes(model, n))), None)
     if planes is None:
         _refuse(need, model, allowance)
-    planes = min(planes, -(-need.shape[0] // 4) * 4)
+    planes = min(planes, -(-(need.seen or need.shape)[0] // 4) * 4)
     needed, scratch = need.bytes(model, planes), need.scratch_bytes(model)
     _check_room(folder, scratch)
     how = f"slabs of {planes} planes: about {size(needed)} needed, {limit}; whole it would be {size(whole)}"
     how += f"; {size(scratch)} of intermediate files in {folder}/"
     return Memory(needed, allowance.bytes, planes, how, need.held(planes), allowance)
+
+
+def memory_without_network(need: Need, max_ram: int | None) -> Memory:
+    """Return what reading a volume and its mask takes; InputError where that does not fit."""
+    allowance, needed = Allowance.of(max_ram), need.bytes_without_network()
+    if not allowance.fits(needed):
+        raise InputError(
+            f"about {size(needed)} of memory needed, {allowance.words}; free memory or allow more {setting('max_ram')}"
+        )
+    return Memory(
+        needed, allowance.bytes, None, f"about {size(needed)} needed, {allowance.words}", need.held(0), allowance
+    )
 
 
 def _refuse(need: Need, model: nn.Module, allowance: Allowance) -> NoReturn:

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from micronet.core.errors import setting
 from micronet.core.names import write_name
+from micronet.core.planes import Planes
 from micronet.core.volume import Volume, bounding_box
 from micronet.io import Segment, nrrd, write_mask_planes
-from micronet.io.scratch import Scratch
 from micronet.measure.overlap import Overlap
-from micronet.report.preview import write_preview
+from micronet.report.preview import Scene, write_preview
 
 __all__ = ["above", "levels", "measure", "score_line", "scores_record", "write_result"]
 
@@ -28,10 +28,9 @@ def write_result(
     folder: Path,
     stem: str,
     volume: Volume,
-    probability: NDArray[np.float32] | Scratch,
-    mask: NDArray[np.bool_],
+    probability: Planes,
+    scene: Scene,
     *,
-    annotation: NDArray[np.bool_] | None = None,
     probability_name: str,
 ) -> dict[str, Path]:
     """Write a probability as uint8 (255·p, rounded), the segmentation, and the preview.
@@ -46,8 +45,8 @@ def write_result(
         What was segmented; its grid is that of the files.
     probability : ndarray of the volume's shape, float32 in [0, 1]
         Or a scratch file that holds one.
-    mask, annotation : ndarray of the volume's shape, bool
-        The mask is what `above` gives.
+    scene : Scene
+        What the preview shows; its mask, bool, is the segmentation, as `above` gives it.
     probability_name : str
         Name of the probability's file.
 
@@ -63,24 +62,17 @@ def write_result(
     }
     blank = volume.with_array(np.broadcast_to(np.uint8(0), volume.shape))
     nrrd.write(files["probability"], blank, levels(probability))
-    write_mask_planes(files["segmentation"], Segment(name="lumen"), iter(mask), volume, bounding_box(mask))
-    write_preview(
-        files["preview"],
-        volume.array,
-        mask,
-        spacing_um=volume.spacing_um,
-        annotation=annotation,
-        title=write_name(stem),
-    )
+    write_mask_planes(files["segmentation"], Segment(name="lumen"), iter(scene.mask), volume, bounding_box(scene.mask))
+    write_preview(files["preview"], scene, write_name(stem))
     return files
 
 
-def levels(probability: NDArray[np.float32] | Scratch) -> Iterator[NDArray[np.uint8]]:
+def levels(probability: Planes) -> Iterator[NDArray[np.uint8]]:
     """Yield the planes of a probability as the files have them: 255·p, rounded."""
     return (np.rint(plane * 255).astype(np.uint8) for plane in probability)
 
 
-def above(probability: NDArray[np.float32] | Scratch, threshold: float) -> NDArray[np.bool_]:
+def above(probability: Planes, threshold: float) -> NDArray[np.bool_]:
     """Return where a probability, in memory or in a scratch file, lies above a threshold."""
     mask = np.empty(probability.shape, bool)
     for plane, inside in zip(probability, mask, strict=True):

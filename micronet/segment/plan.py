@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.core.errors import FileError, InputError, setting
+from micronet.core.errors import InputError
 from micronet.core.names import write_name
-from micronet.core.outcome import Outcome
 from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.volume import Volume
 from micronet.io import Source, Sources, claimed_bytes, files_of, open_stack, volume_stem
 from micronet.measure.footprint import least_bytes
 from micronet.networks.card import card_path
-from micronet.segment.memory import Memory, Need, plan_memory
+from micronet.segment.memory import Memory, Need, memory_without_network, plan_memory
+from micronet.segment.resampling import NetworkGrid
 from micronet.segment.settings import Job, Weights
 
-__all__ = ["Found", "Plan", "Task", "TimePoint", "input_record", "plan_room", "plan_task"]
+__all__ = ["Found", "Plan", "Task", "TimePoint", "input_record", "plan_addition", "plan_room", "plan_task"]
 
 
 @dataclass(eq=False)
@@ -80,6 +80,11 @@ class Task:
         return volume_stem(self.path) if self.time_point is None else self.time_point.stem
 
     @property
+    def settles(self) -> bool:
+        """Whether it is refined until the mask settles."""
+        return self.job.until_stable and self.weights.network.refines
+
+    @property
     def soft_start(self) -> Path | None:
         """The file with the probability that the refinement starts from."""
         return None if self.time_point is None else self.time_point.start
@@ -87,7 +92,8 @@ class Task:
     @property
     def masks(self) -> dict[str, Path]:
         """The files of masks that are read beside the volume, by their role."""
-        roles = {"initial_mask": self.soft_start or self.job.initial_mask, "annotation": self.job.annotation}
+        job = self.job
+        roles = {"initial_mask": self.soft_start or job.initial_mask, "annotation": job.annotation, "keep": job.keep}
         return {role: mask for role, mask in roles.items() if mask is not None}
 
 
@@ -102,32 +108,6 @@ class Plan:
     outputs: Outputs
     asked: dict[str, Any]
     done: dict[str, Any] | None
-
-    def earlier(self, say: Callable[[str], None]) -> Outcome | None:
-        """Return the outcome where the result is there already; FileError where there is another one."""
-        if self.done is None:
-            return None
-        path, record_path = self.task.path, self.outputs.record_path
-        if not self._same():
-            raise FileError(
-                f"'{record_path}' holds a result of other settings, weights or input for '{path.name}'; "
-                f"replace it {setting('force')} or write elsewhere {setting('output')}"
-            )
-        on_request = self.task.job.files_on_request(self.task.stem)
-        missing = [kind for kind, file in on_request.items() if not file.exists()]
-        if missing:
-            say(f"  {missing[0]:<12}not written before; segmented again for it")
-            return None
-        return Outcome(path, "skipped", f"done before ({record_path}); it can be done again {setting('force')}")
-
-    def _same(self) -> bool:
-        recorded, asked = self.done or {}, self.asked
-        try:
-            return all(recorded[key] == asked[key] for key in ("parameters", "masks")) and all(
-                recorded[key]["sha256"] == asked[key]["sha256"] for key in ("input", "weights")
-            )
-        except (KeyError, TypeError):
-            return False
 
 
 def plan_task(task: Task) -> Plan:
@@ -150,6 +130,21 @@ def plan_task(task: Task) -> Plan:
 
 def plan_room(task: Task) -> Memory:
     """Decide, by the headers alone, whether the volume is segmented whole or in slabs."""
+    try:
+        return plan_memory(_need(task, task.masks.values()), task.weights.model, task.job.max_ram, task.job.output)
+    except InputError as error:
+        raise InputError(f"'{task.path}': {error}") from error
+
+
+def plan_addition(task: Task, segmentation: Path) -> Memory:
+    """Decide, by the headers alone, whether there is memory to add to a result what no network is needed for."""
+    try:
+        return memory_without_network(_need(task, [*task.masks.values(), segmentation]), task.job.max_ram)
+    except InputError as error:
+        raise InputError(f"'{task.path}': {error}") from error
+
+
+def _need(task: Task, masks: Iterable[Path]) -> Need:
     path, job, time_point = task.path, task.job, task.time_point
     if time_point is None:
         source = task.sources.of(path)
@@ -157,21 +152,24 @@ def plan_room(task: Task) -> Memory:
             grid = stack.grid
     else:
         grid = time_point.volume
-    need = Need(
+    if job.figure is not None:
+        job.figure.check(grid.shape, str(path))
+    network = NetworkGrid.of(grid, job.resample_um)
+    depth = job.y_crop if network is None else network.depth(job.y_crop)
+    height = (grid.shape if network is None else network.size)[1]
+    return Need(
         grid.shape,
-        grid.shape[1] if job.y_crop is None else min(max(job.y_crop, 1), grid.shape[1]),
+        height if depth is None else min(max(depth, 1), height),
         grid.array.dtype,
         logarithm=job.intensity == "log" or task.weights.taught_on_log,
-        masks=tuple(_mask_bytes(mask, task) for mask in task.masks.values()),
+        masks=tuple(_mask_bytes(mask, task) for mask in masks),
         soft_start=task.soft_start is not None,
         beside=0 if time_point is None else time_point.beside,
+        seen=None if network is None else network.size,
+        starts="initial_mask" in task.masks,
         spacing_um=grid.spacing_um,
         wishes={name: least for name, least in least_bytes(math.prod(grid.shape)).items() if name in job.wishes},
     )
-    try:
-        return plan_memory(need, task.weights.model, job.max_ram, job.output)
-    except InputError as error:
-        raise InputError(f"'{path}': {error}") from error
 
 
 def input_record(source: Source) -> dict[str, Any]:

@@ -12,11 +12,13 @@ import numpy as np
 from micronet.core.errors import InputError, setting
 from micronet.core.volume import Volume, share_grid
 from micronet.io import Source, read_annotation, read_volume
+from micronet.io.corrections import CHECKED, read_corrections
 from micronet.io.sidecar import LOGARITHMS, refuse_second_log, stated_domain
 from micronet.networks.card import card_line
 from micronet.networks.normalize import log_intensity
 from micronet.networks.padding import Padding
 from micronet.segment.plan import Task, TimePoint
+from micronet.segment.resampling import NetworkGrid
 from micronet.segment.settings import Job
 
 __all__ = ["Inputs", "read_inputs", "read_job_volume"]
@@ -26,14 +28,18 @@ __all__ = ["Inputs", "read_inputs", "read_job_volume"]
 class Inputs:
     """What was read, on one grid.
 
-    `volume` is what the network looks at, `start` the mask (bool) or probability that the refinement starts from,
-    `annotation` a mask (bool). `notes` say what had to be assumed, `outside` where the volume lies outside of what the
-    network was trained on.
+    `volume` is what was asked to be segmented, `start` the mask (bool) or probability that the refinement starts from,
+    `annotation` a mask (bool), `keep` has voxels that stay what they are (uint8: 1 lumen, 2 background). `notes` say
+    what had to be assumed, `outside` where the volume lies outside of what the network was trained on. `seen` is what
+    the network looks at: the volume, or that on a grid of its own, `grid`.
     """
 
     volume: Volume
+    seen: Volume
+    grid: NetworkGrid | None
     start: Volume | None
     annotation: Volume | None
+    keep: Volume | None
     notes: list[str]
     outside: str | None
 
@@ -43,14 +49,12 @@ def read_inputs(task: Task, say: Callable[[str], None]) -> Inputs:
     path, job, time_point = task.path, task.job, task.time_point
     volume = read_job_volume(task.sources.of(path), job) if time_point is None else time_point.volume
     say(f"  volume      {_described(volume)}")
-    notes = [*volume.notes, *_notes_on(volume, task)]
+    grid = _network_grid(volume, task)
+    notes = [*volume.notes, *_notes_on(volume, grid, task)]
     for note in notes:
         say(f"              note: {note}")
-    if job.measures and volume.spacing_um is None:
-        raise InputError(
-            f"'{path}' does not state its voxel size {setting('spacing_um')}, which the measures need "
-            f"{setting('measures')}"
-        )
+    if volume.spacing_um is None:
+        _refuse_lengths(path, job)
     volume, log_taken = _as_wanted(task, volume, say)
     start: Volume | None
     if time_point is not None and time_point.start is not None:
@@ -59,11 +63,13 @@ def read_inputs(task: Task, say: Callable[[str], None]) -> Inputs:
     else:
         volume, start = _read_mask(job.initial_mask, task, volume, "start from", say)
     volume, annotation = _read_mask(job.annotation, task, volume, "annotation", say)
+    volume, keep = _read_kept(task, volume, say)
     weights = task.weights
-    outside = card_line(weights.path, weights.sha256, path, volume, log_taken=log_taken)
+    seen = _seen(volume, grid, task, say)
+    outside = card_line(weights.path, weights.sha256, path, seen, log_taken=log_taken)
     if outside is not None:
         say(f"  WARNING     {outside}")
-    return Inputs(volume, start, annotation, notes, outside)
+    return Inputs(volume, seen, grid, start, annotation, keep, notes, outside)
 
 
 def read_job_volume(source: Source, job: Job) -> Volume:
@@ -71,9 +77,42 @@ def read_job_volume(source: Source, job: Job) -> Volume:
     return read_volume(source, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype)
 
 
-def _notes_on(volume: Volume, task: Task) -> list[str]:
+def _refuse_lengths(path: Path, job: Job) -> None:
+    """Raise InputError where something is asked for that needs the voxel size."""
+    needy = None
+    if job.measures:
+        needy = f"which the measures need {setting('measures')}"
+    elif job.clean is not None and job.clean.below_um3 is not None:
+        needy = f"which a smallest volume needs {setting('clean')}"
+    if needy is not None:
+        raise InputError(f"'{path}' does not state its voxel size {setting('spacing_um')}, {needy}")
+
+
+def _network_grid(volume: Volume, task: Task) -> NetworkGrid | None:
+    try:
+        return NetworkGrid.of(volume, task.job.resample_um)
+    except InputError as error:
+        raise InputError(f"'{task.path}': {error}") from error
+
+
+def _seen(volume: Volume, grid: NetworkGrid | None, task: Task, say: Callable[[str], None]) -> Volume:
+    """Return the volume as the network looks at it."""
+    um = task.job.resample_um
+    if um is None:
+        return volume
+    if grid is None:
+        say(f"  resample    not needed: the voxels are {um:g} µm")
+        return volume
+    shape = " x ".join(str(n) for n in grid.size)
+    say(f"  resample    {shape} voxels of {um:g} µm for the network; what is written has the input's own")
+    try:
+        return grid.volume(volume)
+    except InputError as error:
+        raise InputError(f"'{task.path}': {error}") from error
+
+
+def _notes_on(volume: Volume, grid: NetworkGrid | None, task: Task) -> list[str]:
     """Return what the network does to the volume; InputError where one that works in µm refuses its voxels."""
-    depth, height, width = volume.shape
     if task.weights.network.in_um:
         taught: Any = task.weights.model
         try:
@@ -82,7 +121,9 @@ def _notes_on(volume: Volume, task: Task) -> list[str]:
             raise InputError(f"'{task.path}': {error}") from error
         note = taught.told_spacing(volume.spacing_um)
     else:
-        note = Padding((depth, min(task.job.y_crop or height, height), width)).note
+        depth, height, width = volume.shape if grid is None else grid.size
+        crop = task.job.y_crop if grid is None else grid.depth(task.job.y_crop)
+        note = Padding((depth, min(crop or height, height), width)).note
     return [] if note is None else [note]
 
 
@@ -112,6 +153,26 @@ def _read_mask(
     for one in dict.fromkeys((*mask.notes, *([note] if note else []))):
         say(f"              note: {one}")
     return volume, mask
+
+
+def _read_kept(task: Task, volume: Volume, say: Callable[[str], None]) -> tuple[Volume, Volume | None]:
+    """Return the volume, whose length unit may be settled by the mask, and the voxels that stay as they were edited."""
+    job = task.job
+    if job.keep is None:
+        return volume, None
+    volume, kept = read_corrections(
+        task.sources.of(job.keep),
+        volume,
+        str(task.path),
+        checked=job.checked or CHECKED,
+        lumen=job.segment,
+        chooser="segment",
+        spacing_um=job.spacing_um,
+    )
+    say(f"  kept        {kept.description}")
+    for note in kept.notes:
+        say(f"              note: {note}")
+    return volume, kept.volume
 
 
 def _probability_of(start: Source, time_point: TimePoint, volume: Volume, path: Path) -> tuple[Volume, Volume]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import nn
 
 from micronet.core.errors import InputError
 from micronet.core.volume import Volume, share_grid
+from micronet.io.labels import BACKGROUND, LUMEN
 from micronet.networks import engine
 from micronet.networks.normalize import (
     MASK_OFFSET,
@@ -26,11 +27,14 @@ from micronet.networks.registry import engine_parameters, network_of
 
 __all__ = [
     "MASK",
-    "STABLE_CHANGE",
+    "SETTLED_PART",
+    "SETTLED_PASSES",
     "Change",
     "Iteration",
     "Refinement",
     "checked_depth",
+    "has_settled",
+    "hold",
     "initial_probability",
     "predict",
     "predict_whole",
@@ -40,8 +44,9 @@ __all__ = [
 #: What the engine is told so that it does to a mask what `normalize_mask` does.
 MASK = (MASK_SCALE, MASK_OFFSET)
 
-#: Refinement has reached a fixed point when no probability moves by more than half a step of the 8-bit output.
-STABLE_CHANGE = 0.5 / 255
+#: Refinement has settled when fewer than this part of the lumen's voxels cross 0.5 in each of so many passes running.
+#: It never comes to rest: some voxels at the wall go on to flip (docs/segment.md has what was measured).
+SETTLED_PART, SETTLED_PASSES = 0.005, 3
 
 
 @dataclass(frozen=True)
@@ -60,14 +65,24 @@ class Iteration:
     seconds: float
 
     @property
-    def stable(self) -> bool:
-        """Whether the 8-bit output would no longer change."""
-        return self.largest_change <= STABLE_CHANGE
+    def calm(self) -> bool:
+        """Whether fewer than `SETTLED_PART` of the lumen's voxels crossed 0.5, or none did."""
+        return self.flipped == 0 or self.flipped < SETTLED_PART * self.foreground
+
+
+def has_settled(iterations: Sequence[Iteration]) -> bool:
+    """Return whether the last `SETTLED_PASSES` passes changed next to nothing."""
+    last = iterations[-SETTLED_PASSES:]
+    return len(last) == SETTLED_PASSES and all(iteration.calm for iteration in last)
 
 
 @dataclass(frozen=True, eq=False)
 class Refinement:
-    """How a volume is looked at: the arguments of `predict` beside volume and network, which says what they are."""
+    """How a volume is looked at: the arguments of `predict` beside volume and network, which says what they are.
+
+    `keep` (Z, Y, X) holds voxels at what a person says that they are, before the first pass and after every one:
+    1 lumen, 2 background, 0 is free. Those below `y_crop` are held in the result too.
+    """
 
     iterations: int = 10
     initial_mask: Volume | NDArray[Any] | None = None
@@ -75,14 +90,36 @@ class Refinement:
     y_crop: int | None = None
     until_stable: bool = False
     on_probability: Callable[[Any], None] | None = None
+    keep: NDArray[np.uint8] | None = None
 
-    def tell(self, iteration: Iteration, probability: Any) -> bool:
-        """Tell whoever listens of a pass, with the probability after it; return whether it was the last one needed."""
+    def tell(self, iterations: Sequence[Iteration], probability: Any) -> bool:
+        """Tell whoever listens of the last pass, with the probability after it; return whether no more are needed."""
         if self.on_iteration is not None:
-            self.on_iteration(iteration)
+            self.on_iteration(iterations[-1])
         if self.on_probability is not None:
             self.on_probability(probability)
-        return self.until_stable and iteration.stable
+        return self.until_stable and has_settled(iterations)
+
+    def hold(self, probability: NDArray[np.float32], first: int = 0) -> NDArray[np.float32]:
+        """Return the probability in which voxels that are kept are what they are, changed in place.
+
+        Parameters
+        ----------
+        probability : ndarray of shape (planes, y_crop or Y, X), float32
+        first : int
+            Which plane of the volume is its first.
+        """
+        if self.keep is not None:
+            for plane, kept in zip(probability, self.keep[first : first + len(probability)], strict=True):
+                hold(plane, kept)
+        return probability
+
+
+def hold(plane: NDArray[np.float32], kept: NDArray[np.uint8]) -> None:
+    """Set what is kept in a plane of a probability (Y, X): 1 where it is lumen, 0 where it is background."""
+    here = kept[: plane.shape[0]]
+    np.putmask(plane, here == LUMEN, 1.0)
+    np.putmask(plane, here == BACKGROUND, 0.0)
 
 
 def predict(
@@ -118,7 +155,7 @@ def predict(
     y_crop : int, optional
         Only depths ``[:, :y_crop, :]`` are looked at; deeper voxels get probability 0.
     until_stable : bool
-        Stop before `iterations` once the 8-bit output no longer changes.
+        Stop before `iterations` once the mask has settled, as `has_settled` says.
     on_probability : callable, optional
         Called after each pass with the probability, of shape (Z, y_crop or Y, X); to look at, not to change or keep.
 
@@ -153,13 +190,13 @@ def predict_whole(volume: Volume | NDArray[Any], model: nn.Module, how: Refineme
         spacing_um = volume.spacing_um if isinstance(volume, Volume) else None
         probability = _at_once(image, spacing_um, model, how)
     else:
-        start = initial_probability(volume, how.initial_mask)[:, :depth].astype(np.float32)
+        start = how.hold(initial_probability(volume, how.initial_mask)[:, :depth].astype(np.float32))
         probability = _refined(image, start, model, how)
     if depth == array.shape[1]:
         return probability
     whole = np.zeros(array.shape, np.float32)
     whole[:, :depth] = probability
-    return whole
+    return how.hold(whole)
 
 
 def checked_depth(array: NDArray[Any], model: nn.Module, how: Refinement) -> int:
@@ -169,6 +206,8 @@ def checked_depth(array: NDArray[Any], model: nn.Module, how: Refinement) -> int
     depth = array.shape[1] if how.y_crop is None else how.y_crop
     if not 0 < depth <= array.shape[1]:
         raise InputError(f"y-crop must lie in 1..{array.shape[1]} (the Y axis), found {how.y_crop}")
+    if how.keep is not None and how.keep.shape != array.shape:
+        raise InputError(f"voxels to keep have shape {how.keep.shape}, the volume {array.shape}")
     if how.iterations < 1:
         raise InputError(f"iterations must be at least 1, found {how.iterations}")
     network = network_of(model)
@@ -226,10 +265,10 @@ def _at_once(
 ) -> NDArray[np.float32]:
     """Return what a network that knows lengths in µm says of a volume."""
     began = time.perf_counter()
-    probability: NDArray[np.float32] = model.predict(image, model.checked_spacing(spacing_um))
+    probability: NDArray[np.float32] = how.hold(model.predict(image, model.checked_spacing(spacing_um)))
     change = Change()
     change.add(initial_probability(image, None), probability)
-    how.tell(change.iteration(1, time.perf_counter() - began), probability)
+    how.tell([change.iteration(1, time.perf_counter() - began)], probability)
     return probability
 
 
@@ -239,14 +278,15 @@ def _refined(
     network = network_of(model)
     padding = Padding(image.shape)
     look = _looker(padding.pad(image), model)
-    before = start
+    before, iterations = start, list[Iteration]()
     for number in range(1, network.passes(how.iterations) + 1):
         began = time.perf_counter()
-        now = padding.unpad(look(padding.pad(before)) if network.refines else look())
+        now = how.hold(padding.unpad(look(padding.pad(before)) if network.refines else look()))
         change = Change()
         change.add(before, now)
         before = now
-        if how.tell(change.iteration(number, time.perf_counter() - began), now):
+        iterations.append(change.iteration(number, time.perf_counter() - began))
+        if how.tell(iterations, now):
             break
     return before
 

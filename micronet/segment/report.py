@@ -10,21 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.core.names import write_name
+from micronet.core.planes import Planes
 from micronet.core.volume import Volume
-from micronet.io.scratch import Scratch
-from micronet.measure.scores import DEFINITIONS
+from micronet.measure.scores import DEFINITIONS, WORDS
 from micronet.report.page.grid import Grid
 from micronet.report.page.html import Markup, Section, figure, note, table, write_page
 from micronet.report.page.plots import Line, bins, histogram, plot
 from micronet.report.page.scroller import Movie, Shown
-from micronet.report.preview import sampled
+from micronet.report.panels import sampled
 from micronet.segment.refine import Iteration
 
 __all__ = ["SegmentReport"]
 
 # By name: where the record has it, and what it is.
 _DEFINITIONS = {
-    "Dice (F1)": ("f1", DEFINITIONS["dice"]),
+    WORDS["dice"]: ("f1", DEFINITIONS["dice"]),
     "precision": ("precision", DEFINITIONS["precision"]),
     "recall": ("recall", DEFINITIONS["recall"]),
     "true positives, TP": ("true_positives", "voxels found and annotated"),
@@ -43,25 +43,33 @@ class SegmentReport:
         What the network looks at.
     threshold : float
         Lumen is above it.
+    y_crop : int, optional
+        How deep (Y) the network looks.
     """
 
-    def __init__(self, volume: Volume, threshold: float) -> None:
-        self._volume, self._threshold = volume, threshold
+    def __init__(self, volume: Volume, threshold: float, y_crop: int | None = None) -> None:
+        self._volume, self._threshold, self._y_crop = volume, threshold, y_crop
         self._movie = Movie(Grid(volume.shape, volume.spacing_um))
+        self._cleaned: NDArray[np.bool_] | None = None
 
     def start(self, mask: NDArray[Any]) -> None:
         """Note the mask that refinement starts from, bool or a probability of the volume's shape."""
         self._movie.add(mask, "the mask it started from")
 
-    def add(self, probability: NDArray[np.float32] | Scratch, iteration: Iteration) -> None:
+    def add(self, probability: Planes, iteration: Iteration) -> None:
         """Note the probability after a pass; a small copy is kept."""
         label = f"after iteration {iteration.number}: {iteration.flipped:,} voxels crossed 0.5"
         self._movie.add(probability, label, self._threshold)
 
+    def cleaned(self, mask: NDArray[np.bool_]) -> None:
+        """Note the mask after cleaning."""
+        self._movie.add(mask, "after cleaning")
+        self._cleaned = mask
+
     def write(
         self,
         path: Path,
-        probability: NDArray[np.float32] | Scratch,
+        probability: Planes,
         record: Mapping[str, Any],
         *,
         annotation: NDArray[np.bool_] | None = None,
@@ -91,7 +99,7 @@ class SegmentReport:
         sections.append(Section("Histograms", self._histograms(probability, annotation)))
         sections.append(Section("How it was made", [_origin(record)]))
         name = write_name(path.stem.removesuffix("_report"))
-        shown = Shown(name, self._movie, self._volume.array, annotation)
+        shown = Shown(name, self._movie, self._volume.array, annotation, y_crop=self._y_crop)
         write_page(
             path,
             name,
@@ -117,12 +125,11 @@ class SegmentReport:
             f"micronet {record['versions']['micronet']}, {record['created'][:16].replace('T', ' ')} UTC",
         ]
 
-    def _histograms(
-        self, probability: NDArray[np.float32] | Scratch, annotation: NDArray[np.bool_] | None
-    ) -> list[Markup]:
+    def _histograms(self, probability: Planes, annotation: NDArray[np.bool_] | None) -> list[Markup]:
         image = self._volume.array
         edges = bins(image[sampled(image.shape, 128)])
-        masks: dict[str, NDArray[Any] | Scratch | None] = {"all voxels": None, "segmentation": probability}
+        found = probability if self._cleaned is None else self._cleaned
+        masks: dict[str, Planes | None] = {"all voxels": None, "segmentation": found}
         if annotation is not None:
             masks["annotation"] = annotation
         lines = []

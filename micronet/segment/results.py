@@ -15,65 +15,98 @@ from numpy.typing import NDArray
 from micronet.core.errors import setting
 from micronet.core.names import write_name
 from micronet.core.outcome import Outcome
+from micronet.core.planes import Planes
 from micronet.core.provenance import versions
 from micronet.core.ram import MemoryLimitError
 from micronet.core.volume import Volume
 from micronet.io import write_label_tiff
-from micronet.io.scratch import Scratch
+from micronet.io.labels import BACKGROUND, LUMEN
 from micronet.measure.footprint import mesh_bytes, vessels_bytes
 from micronet.measure.lumen_files import write_surface, write_vessels
 from micronet.measure.overlap import overlap
+from micronet.measure.pieces import Cleaned, clean_mask
+from micronet.report.preview import Scene, write_paper_figure
 from micronet.segment.memory import Memory
 from micronet.segment.outputs import above, levels, measure, score_line, scores_record, write_result
 from micronet.segment.plan import Found, Plan, Task
 from micronet.segment.reading import Inputs
-from micronet.segment.refine import Iteration
+from micronet.segment.refine import Iteration, has_settled
 from micronet.segment.settings import Job
 
-__all__ = ["Measured", "Prediction", "Written", "hand_over", "measure_prediction", "record_of", "write_results"]
+__all__ = [
+    "Measured",
+    "Prediction",
+    "Written",
+    "hand_over",
+    "measure_mask",
+    "measure_prediction",
+    "record_of",
+    "scene_of",
+    "write_on_request",
+    "write_results",
+]
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """What each pass did, and the probability: in memory or (in slabs) on the disk, its planes can be looped over."""
 
-    probability: NDArray[np.float32] | Scratch
+    probability: Planes
     iterations: list[Iteration]
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """The mask, and what it amounts to: as the record has it, as suspicions, as scores, and in a word for the table."""
+    """The mask, and what it amounts to: as the record has it, as suspicions, as scores, and what cleaning changed."""
 
     mask: NDArray[np.bool_]
     result: dict[str, Any]
     warnings: list[str]
     scores: dict[str, Any] | None
+    cleaned: Cleaned | None = None
 
     @property
     def um3(self) -> str:
         """The volume in words, after a comma; nothing where the spacing is not known."""
         return "" if self.result["um3"] is None else f", {self.result['um3']:,.0f} µm³"
 
-    def outcome(self, path: Path) -> Outcome:
-        """Return what the table of a batch says."""
+    def outcome(self, path: Path, record: Mapping[str, Any], added: str = "") -> Outcome:
+        """Return what the table of a batch says; `added` is what was put to an earlier result."""
         score = "" if self.scores is None else f", F {self.scores['f1']:.3f}"
-        return Outcome(path, "done", f"{self.result['voxels']:,} voxels{self.um3}{score}")
+        status = "not settled" if record.get("settled") is False else "done"
+        words = f"{self.result['voxels']:,} voxels{self.um3}{score}"
+        return Outcome(path, status, f"{words}{added}", record["result"])
 
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """The files by kind, the most bytes of memory that the process took, and a line for each that did not fit."""
+    """The files by kind, the most bytes of memory that were taken, a line for what did not fit, and other warnings.
+
+    `vessels` sums up the tables of the vessels, where they were asked for.
+    """
 
     files: dict[str, Path]
     needed: int
     refused: list[str]
+    warnings: list[str]
+    vessels: dict[str, Any]
 
 
 def measure_prediction(task: Task, inputs: Inputs, prediction: Prediction, say: Callable[[str], None]) -> Measured:
     """Take the mask out of a probability, measure and score it, and tell the person."""
+    mask, cleaned = above(prediction.probability, task.job.threshold), None
+    if task.job.clean is not None:
+        cleaned = clean_mask(mask, task.job.clean, inputs.volume.voxel_um3)
+        say(f"  clean       {cleaned}")
+        if inputs.keep is not None:
+            mask[inputs.keep.array == LUMEN] = True
+            mask[inputs.keep.array == BACKGROUND] = False
+    return replace(measure_mask(task, inputs, mask, say), cleaned=cleaned)
+
+
+def measure_mask(task: Task, inputs: Inputs, mask: NDArray[np.bool_], say: Callable[[str], None]) -> Measured:
+    """Measure and score a mask, and tell the person."""
     job, volume = task.job, inputs.volume
-    mask = above(prediction.probability, job.threshold)
     result, warnings = measure(mask, volume, job.threshold, job.y_crop)
     scores, line = None, ""
     if inputs.annotation is not None:
@@ -95,24 +128,19 @@ def write_results(
     stem, volume, mask = plan.task.stem, inputs.volume, measured.mask
     with plan.outputs.staged() as folder:
         job = replace(plan.task.job, output=folder)
-        files = write_result(
-            folder,
-            stem,
-            volume,
-            prediction.probability,
-            mask,
-            annotation=None if inputs.annotation is None else inputs.annotation.array,
-            probability_name=f"{stem}_probability.nrrd",
-        )
-        on_request = job.files_on_request(stem)
+        scene = scene_of(inputs, mask, job)
+        probability_name = f"{stem}_probability.nrrd"
+        files = write_result(folder, stem, volume, prediction.probability, scene, probability_name=probability_name)
         if job.report:
-            files["report"] = on_request["report"]
-        needed, refused = _write_measures(job, stem, volume.with_array(mask), memory, files)
-        for line in refused:
-            say(f"  WARNING     {line}")
-        if job.label_tiff:
-            files["labels"] = write_label_tiff(on_request["labels"], [mask], volume)
-    return Written(files, needed, refused)
+            files["report"] = job.files_on_request(stem)["report"]
+        return write_on_request(job, stem, scene, volume.with_array(mask), memory, files, say)
+
+
+def scene_of(inputs: Inputs, mask: NDArray[np.bool_], job: Job) -> Scene:
+    """Return what pictures of a result show."""
+    volume = inputs.volume
+    annotation = None if inputs.annotation is None else inputs.annotation.array
+    return Scene(volume.array, mask, volume.spacing_um, annotation, y_crop=job.y_crop)
 
 
 def record_of(
@@ -126,7 +154,8 @@ def record_of(
 ) -> dict[str, Any]:
     """Return what ``<stem>.json`` says."""
     volume, weights = inputs.volume, plan.task.weights
-    warnings = [*([inputs.outside] if inputs.outside else []), *measured.warnings, *written.refused]
+    warnings = [*([inputs.outside] if inputs.outside else []), *measured.warnings, *written.warnings, *written.refused]
+    settled = {"settled": has_settled(prediction.iterations)} if plan.task.settles else {}
     return plan.asked | {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "volume": {
@@ -137,8 +166,10 @@ def record_of(
             "units": volume.units,
             "notes": inputs.notes,
         },
-        "result": measured.result | {"warnings": warnings},
+        "result": measured.result | written.vessels | {"warnings": warnings},
         "iterations": [asdict(iteration) for iteration in prediction.iterations],
+        **settled,
+        **({} if measured.cleaned is None else {"cleaned": asdict(measured.cleaned)}),
         "scores": measured.scores,
         "files": {kind: write_name(file.name) for kind, file in written.files.items()},
         "seconds": {step: round(lasted, 3) for step, lasted in seconds.items()},
@@ -171,18 +202,25 @@ def _scored(mask: NDArray[np.bool_], annotation: NDArray[np.bool_], y_crop: int 
     return scores, f"{score_line(counts)}{more}"
 
 
-def _write_measures(job: Job, stem: str, mask: Volume, memory: Memory, files: dict[str, Path]) -> tuple[int, list[str]]:
-    """Write the mesh and the tables, as far as memory suffices: how much they take only the mask tells.
+def write_on_request(
+    job: Job,
+    stem: str,
+    scene: Scene,
+    mask: Volume,
+    memory: Memory,
+    files: dict[str, Path],
+    say: Callable[[str], None],
+) -> Written:
+    """Write figure, mesh, tables and label TIFF where they are asked for, beside `files`.
 
-    Returns
-    -------
-    needed : int
-        Bytes of the process at its peak.
-    refused : list of str
-        A line for each that does not fit.
+    Mesh and tables are written as far as memory suffices: how much they take only the mask tells.
     """
     on_request = job.files_on_request(stem)
-    needed, refused = memory.needed, []
+    needed, refused, warnings = memory.needed, list[str](), list[str]()
+    vessels: dict[str, Any] = {}
+    if job.figure is not None:
+        write_paper_figure(on_request["figure"], scene, job.figure)
+        files["figure"] = on_request["figure"]
     if job.mesh is not None:
         try:
             needed = max(needed, memory.check("mesh", mesh_bytes(mask.array)))
@@ -192,7 +230,12 @@ def _write_measures(job: Job, stem: str, mask: Volume, memory: Memory, files: di
     if job.measures:
         try:
             needed = max(needed, memory.check("measures", vessels_bytes(mask.array, mask.spacing_um or (1, 1, 1))))
-            files |= write_vessels(job.output, stem, mask)
+            tables, vessels = write_vessels(job.output, stem, mask, warnings.append)
+            files |= tables
         except MemoryLimitError as error:
             refused.append(str(error))
-    return needed, refused
+    for line in (*refused, *warnings):
+        say(f"  WARNING     {line}")
+    if job.label_tiff:
+        files["labels"] = write_label_tiff(on_request["labels"], [mask.array], mask)
+    return Written(files, needed, refused, warnings, vessels)

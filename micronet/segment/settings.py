@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,10 +16,12 @@ from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.provenance import sha256_of
 from micronet.io import files_read_with, volume_stem
 from micronet.io.mesh import MESH_FORMATS
+from micronet.measure.cleaning import Cleaning
 from micronet.measure.lumen_files import surface_path, vessel_paths
 from micronet.networks.card import card_path
 from micronet.networks.registry import Network, network_of
 from micronet.networks.weights import load_model
+from micronet.report.wish import FigureWish
 
 __all__ = ["MADE_BY", "Job", "Weights", "check_results", "check_stems", "read_beside"]
 
@@ -64,11 +67,14 @@ class Job:
     """How volumes are to be read and segmented; None stands for "as the file says" or the network's default.
 
     `intensity` ``"log"`` takes the logarithm of linear intensities first, as a data set's key of that name does.
-    `axes`, `spacing_um`, `shape` and `dtype` describe files that do not describe themselves; `segment` names
-    the segment of `initial_mask` and `annotation` where these are .seg.nrrd files with several. `report` asks for
-    an HTML page too, `mesh` for the lumen's surface in that format, `measures` for tables of the vessels, `label_tiff`
-    for the mask as a TIFF that Fiji opens. `max_ram` is how many bytes of memory may be taken; no number of a result
-    depends on it.
+    `axes`, `spacing_um`, `shape` and `dtype` describe files that do not describe themselves; `segment` names the
+    segment of `initial_mask` and `annotation` where these are .seg.nrrd files with several. `keep` is an edited
+    mask whose voxels stay as they are inside its segment `checked`. `report` asks for an HTML page too, `mesh` for
+    the lumen's surface in that format, `measures` for tables of the vessels, `label_tiff` for the mask as a TIFF
+    that Fiji opens, `figure` for pictures to be put into a paper. `clean` says which pieces of the mask are removed
+    and what is filled; the probability stays as it is. `resample_um` brings the volume to voxels of that length for
+    the network, and what it finds back to the volume's grid. `max_ram` is how many bytes of memory may be taken; no
+    number of a result depends on it.
     """
 
     output: Path = Path("predictions")
@@ -84,17 +90,26 @@ class Job:
     segment: str | None = None
     initial_mask: Path | None = None
     annotation: Path | None = None
+    keep: Path | None = None
+    checked: str | None = None
     report: bool = False
     max_ram: int | None = None
     mesh: str | None = None
     measures: bool = False
     label_tiff: bool = False
+    figure: FigureWish | None = None
+    clean: Cleaning | None = None
+    resample_um: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:
             raise InputError(f"the threshold must lie in [0, 1), found {self.threshold} {setting('threshold')}")
+        if self.resample_um is not None and not 0 < self.resample_um < math.inf:
+            raise InputError(f"a voxel size is positive, found {self.resample_um} µm {setting('resample_um')}")
         if self.iterations is not None and self.iterations < 1:
             raise InputError(f"there must be at least 1 iteration, found {self.iterations} {setting('iterations')}")
+        if self.checked is not None and self.keep is None:
+            raise InputError(f"a segment was named of no mask to keep {setting('checked', 'keep')}")
 
     @property
     def passes(self) -> int:
@@ -104,7 +119,7 @@ class Job:
     @property
     def wishes(self) -> set[str]:
         """The settings that ask for more than the usual files, and take memory."""
-        wished = {"report": self.report, "mesh": self.mesh, "measures": self.measures}
+        wished = {"report": self.report, "mesh": self.mesh, "measures": self.measures, "clean": self.clean}
         return {name for name, value in wished.items() if value}
 
     def files_on_request(self, stem: str) -> dict[str, Path]:
@@ -114,6 +129,8 @@ class Job:
             files["mesh"] = surface_path(self.output, stem, self.mesh)
         if self.label_tiff:
             files["labels"] = self.output / f"{stem}_labels.tif"
+        if self.figure is not None:
+            files["figure"] = self.output / self.figure.name
         return files | (vessel_paths(self.output, stem) if self.measures else {})
 
     def outputs(self, stem: str) -> Outputs:
@@ -127,8 +144,15 @@ class Job:
     def parameters(self) -> dict[str, Any]:
         """Return what the numbers of a result depend on, as JSON has it."""
         settings = asdict(self)
-        for name in ("output", "report", "max_ram", "mesh", "measures", "label_tiff"):
+        for name in ("output", "report", "max_ram", "mesh", "measures", "label_tiff", "figure", "clean"):
             del settings[name]
+        # Where they are not asked for, the record is that of a version which did not know them.
+        if self.clean is not None:
+            settings["clean"] = str(self.clean)
+        if self.resample_um is None:
+            del settings["resample_um"]
+        if self.keep is None:  # results of before there was such a setting are those of now
+            del settings["keep"], settings["checked"]
         return {key: _plain(value) for key, value in settings.items()} | {"iterations": self.passes}
 
 
@@ -139,14 +163,34 @@ def check_stems(inputs: Sequence[Path]) -> list[str]:
 
 def read_beside(job: Job, weights: Path) -> list[Path]:
     """Return the files that are read for every volume: masks, weights, the card of these."""
-    masks = dict.fromkeys(mask for mask in (job.initial_mask, job.annotation) if mask is not None)
+    masks = dict.fromkeys(mask for mask in (job.initial_mask, job.annotation, job.keep) if mask is not None)
     return [*(file for mask in masks for file in files_read_with(mask)), weights, card_path(weights)]
 
 
-def check_results(inputs: Sequence[Path], weights: Path, job: Job) -> None:
-    """Raise MicronetError where results would take the place of anything but earlier ones, before any is computed."""
+def check_results(
+    inputs: Sequence[Path],
+    weights: Path,
+    job: Job,
+    beside: Sequence[Outputs] = (),
+    *,
+    these: Sequence[Path] | None = None,
+) -> None:
+    """Raise MicronetError where results would take the place of anything but earlier ones, before any is computed.
+
+    Parameters
+    ----------
+    inputs : sequence of Path
+        What is read.
+    weights : Path
+    job : Job
+    beside : sequence of Outputs
+        What is written beside the results of the volumes.
+    these : sequence of Path, optional
+        Those of the inputs that are segmented, where another process sees to the others at the same time.
+    """
     read = [file for path in inputs for file in files_read_with(path)]
-    check_outputs([job.outputs(volume_stem(path)) for path in inputs], [*read, *read_beside(job, weights)])
+    done = inputs if these is None else these
+    check_outputs([*(job.outputs(volume_stem(path)) for path in done), *beside], [*read, *read_beside(job, weights)])
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,7 @@ from micronet.networks import engine
 from micronet.networks.normalize import image_statistics, standardize
 from micronet.networks.padding import Padding
 from micronet.networks.registry import engine_parameters, network_of
-from micronet.segment.refine import MASK, Change, Refinement, checked_depth, initial_probability
+from micronet.segment.refine import MASK, Change, Iteration, Refinement, checked_depth, initial_probability
 
 __all__ = ["predict_in_slabs", "works_in_slabs"]
 
@@ -65,10 +65,10 @@ def predict_in_slabs(
     depth = checked_depth(array, model, how)
     if not works_in_slabs(model):
         raise InputError("only the numba engine on the CPU works in slabs")
-    work = _Planes(array, depth)
+    work = _Planes(array, depth, how)
     work.before = initial_probability(volume, how.initial_mask)
     network = network_of(model)
-    passes = network.passes(how.iterations)
+    passes, iterations = network.passes(how.iterations), list[Iteration]()
     with ExitStack() as files:
         work.now = files.enter_context(Scratch(folder, array.shape))
         look = engine.slab_refiner(engine_parameters(model), work.padding.shape, work.image, planes)
@@ -76,8 +76,8 @@ def predict_in_slabs(
             began = time.perf_counter()
             work.change = Change()
             look(work.mask if network.refines else None, work.write, MASK)
-            stable = how.tell(work.change.iteration(number, time.perf_counter() - began), work.now)
-            if number == passes or stable:
+            iterations.append(work.change.iteration(number, time.perf_counter() - began))
+            if how.tell(iterations, work.now) or number == passes:
                 break
             old = work.before
             spare = old if isinstance(old, Scratch) else files.enter_context(Scratch(folder, array.shape))
@@ -98,8 +98,8 @@ class _Planes:
     now: Scratch
     change: Change
 
-    def __init__(self, array: NDArray[Any], depth: int) -> None:
-        self._array, self._depth = array, depth
+    def __init__(self, array: NDArray[Any], depth: int, how: Refinement) -> None:
+        self._array, self._depth, self._how = array, depth, how
         self.padding = Padding((array.shape[0], depth, array.shape[2]))
         self._mean, self._sd = image_statistics(array)
 
@@ -116,9 +116,12 @@ class _Planes:
     def write(self, first: int, found: NDArray[np.float32]) -> None:
         """Take planes of the probability after the pass."""
         first, found = self.padding.unpad_planes(first, found)
-        self.change.add(self._before(first, first + len(found)), found)
+        self.change.add(self._before(first, first + len(found)), self._how.hold(found, first))
         deeper = self._array.shape[1] - self._depth
-        self.now.put(first, np.pad(found, ((0, 0), (0, deeper), (0, 0))) if deeper else found)
+        self.now.put(first, self._how.hold(np.pad(found, ((0, 0), (0, deeper), (0, 0))), first) if deeper else found)
 
     def _before(self, first: int, stop: int) -> NDArray[np.float32]:
-        return self.before[first:stop][:, : self._depth].astype(np.float32, copy=False)
+        planes = self.before[first:stop][:, : self._depth]
+        if self._how.keep is None or isinstance(self.before, Scratch):  # a pass has written what is kept already
+            return planes.astype(np.float32, copy=False)
+        return self._how.hold(planes.astype(np.float32), first)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.core.errors import InputError, setting
+from micronet.core.names import recording_of
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.provenance import versions
@@ -99,8 +99,7 @@ def open_time_lapse(inputs: Sequence[Path], job: Job, *, interval_s: float | Non
     if len(inputs) > 1:
         check_stems(inputs)
         stems = [volume_stem(path) for path in inputs]
-        # beat_t0, beat_t1, .. are beat; an accent of its own, or a byte that is no text, belongs to the name.
-        common = re.sub(r"[\s!-/:-@\[-`{-~]*[tT]?\d*$", "", stems[0]) or stems[0]
+        common = recording_of(stems[0])  # beat_t0, beat_t1, .. are beat
 
         def read(number: int) -> Loaded:
             with opened(inputs[number]) as source:
@@ -160,7 +159,7 @@ class TimeLapseRun:
     Raises
     ------
     InputError
-        If the job names an annotation.
+        If the job names an annotation, or a mask to keep whose name is that of no time point.
     """
 
     def __init__(
@@ -177,6 +176,11 @@ class TimeLapseRun:
         if job.annotation is not None:
             raise InputError(
                 f"an annotation is one mask {setting('annotation')}: score the time points afterwards, one by one"
+            )
+        if job.keep is not None and volume_stem(job.keep) not in lapse.stems:
+            raise InputError(
+                f"'{job.keep.name}' is kept {setting('keep')} at the time point of its name, and there is none "
+                f"'{volume_stem(job.keep)}'; they are {lapse.stems[0]} to {lapse.stems[-1]}"
             )
         self._lapse, self._weights, self._job = lapse, weights, job
         self._outputs = _summary_outputs(lapse, job)
@@ -210,6 +214,10 @@ class TimeLapseRun:
         if last is not None:
             _, volume, _ = share_grid(last.volume, volume, lapse.stems[last.number], row.name)
         begin, mine = _settings(job, lapse, self._start, None if last is None else last.number)
+        if self._refines and mine.passes != job.passes:
+            self._say(f"  note: from a blank mask it takes {mine.passes} iterations; the next time points {job.passes}")
+        if job.keep is not None and volume_stem(job.keep) != row.name:
+            mine = replace(mine, keep=None, checked=None)
         here: list[Found] = []
         point = TimePoint(
             row.name,

@@ -46,21 +46,23 @@ _FORMS: Mapping[str, Form] = {
     "status": Form("status", "show step, rate, β², best validation and the time that is left"),
     "val": Form("val", "segment the validation volumes, write and score the results"),
     "test": Form("test", "segment the test volumes, write and score the results"),
-    "save": Form("save V", "write the weights to checkpoints/<name>_V.pt"),
+    "save": Form("save V", "write the weights to <name>_V.pt; weights that have that name are kept as <name>_V.1.pt"),
     "load": Form(
         "load V",
-        "read weights: <name>_V.pt in checkpoints/ or trained_models/, a path, best or last; the schedule starts anew",
+        "read weights: best (of the validations) or last; <name>_V.pt; or a path. The schedule starts anew",
     ),
-    "bootstrap": Form("bootstrap", "turn these weights into a µr-Net's: checkpoints/ur-net_bootstrap.pt"),
+    "bootstrap": Form("bootstrap", "turn these weights into a µr-Net's: ur-net_bootstrap.pt, for load bootstrap there"),
     "lr": Form("lr X", "fix the learning rate, such as lr 0.001; lr 0 goes back to the schedule"),
     "rp": Form("rp X", "set β² of the loss, such as rp 0.5; below 1 favours precision, above 1 recall"),
     "threshold": Form("threshold X", "call probabilities above X lumen, 0 <= X < 1, in val, test and validation"),
     "log": Form("log", "show the last scores of every volume and the last validations"),
     "plot": Form("plot", "draw scores and loss of this run into a PNG"),
-    "help": Form("help [COMMAND]", "list the commands, or explain one"),
+    "help": Form("help [COMMAND]", "list the commands, or explain one; ? is the same"),
     "finish": Form("finish", "save everything and leave"),
-    "quit": Form("quit", "save everything and leave, even if saving fails"),
+    "quit": Form("quit", "save everything and leave, even if saving fails; exit is the same"),
 }
+# Other words for the same.
+_ALSO = {"?": "help", "exit": "quit"}
 _BARE = ("status", "val", "test", "bootstrap", "log", "plot", "finish", "quit")
 # Names that `load` gives a meaning of its own, or that sessions give their automatic weights.
 _RESERVED = re.compile(r"best|last|dice(b[0-9.]+)?(-[0-9]+)?_[0-9]+")
@@ -107,7 +109,7 @@ def parse_command(line: str, network: str) -> Command:
     text = " ".join(words)
     if not words:
         raise InputError("an empty line; help lists the commands")
-    verb, rest = words[0].lower(), words[1:]
+    verb, rest = _ALSO.get(words[0].lower(), words[0].lower()), words[1:]
     if re.match(r"[-+.]?[0-9]", verb):
         return _training(words, text, network)
     known = forms(network)
@@ -118,6 +120,8 @@ def parse_command(line: str, network: str) -> Command:
         if rest:
             raise InputError(f"{usage} stands alone, found '{text}'")
         return Command(verb, text)
+    if verb == "help" and _is_training(rest):
+        return Command(verb, text, word="train")
     if verb in ("help", "resume"):
         if len(rest) > 1:
             raise InputError(f"give {usage}, found '{text}'")
@@ -133,9 +137,14 @@ def parse_command(line: str, network: str) -> Command:
     return Command(verb, text, number=_number(verb, word, usage))
 
 
+def _is_training(words: list[str]) -> bool:
+    """Whether words stand for training: as the list of commands writes it, N or N K, or with numbers."""
+    return 0 < len(words) <= 2 and all(word.isdecimal() or word.upper() in ("N", "K") for word in words)
+
+
 def _explained(word: str, known: Mapping[str, Form], network: str) -> str:
-    """Return the verb that a person wants explained; a number stands for training."""
-    verb = "train" if word[0].isdecimal() else word.lower()
+    """Return the verb that a person wants explained."""
+    verb = _ALSO.get(word.lower(), word.lower())
     if verb not in known:
         raise InputError(_unknown(word, known, network))
     return verb

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from micronet.core.names import shortened, write_name
 from micronet.report.figure import new_figure, tidy_axes, write_figure
 
 __all__ = ["Curve", "write_curves"]
 
-# 1 - F is shown no smaller than this: F 1 would lie at infinity.
-_SMALLEST_ERROR = 1e-4
-_SCORES_TICKED = (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
-_VALIDATION_COLOUR = "#D55E00"
+# People with any colour vision tell them apart (Okabe & Ito 2008; Tol), and on white they are dark enough; a dash for
+# each round through them.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA3377")
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1, 2)))
+_VALIDATION_COLOUR, _MARK_COLOUR = "#000000", "0.35"
 _DPI = 130
 _LONGEST_NAME = 40
 
@@ -41,9 +40,14 @@ class Curve:
 
 
 def write_curves(
-    path: str | os.PathLike[str], training: Mapping[str, Curve], validation: Curve, *, title: str = ""
+    path: str | os.PathLike[str],
+    training: Mapping[str, Curve],
+    validation: Curve,
+    *,
+    changes: Sequence[tuple[int, str]] = (),
+    title: str = "",
 ) -> None:
-    """Write a PNG with -log10(1 - F) above and the loss below, per training volume and for the validation.
+    """Write a PNG with the Dice above and the loss below, per training volume and for the validation.
 
     Parameters
     ----------
@@ -53,6 +57,8 @@ def write_curves(
         By name of the volume. May be empty.
     validation : Curve
         May be empty.
+    changes : sequence of (int, str)
+        From which step on something else was set, and what: marked by a line.
     title : str
 
     Raises
@@ -62,35 +68,44 @@ def write_curves(
     """
     figure = new_figure(10, 7, _DPI)
     axes: tuple[Axes, Axes] = figure.subplots(2, 1, sharex=True)
-    colours = matplotlib.colormaps["viridis"]
     for number, (name, curve) in enumerate(training.items()):
-        # The lightest part of the map is left out: it does not show on white.
-        colour = colours(0.9 * number / max(1, len(training) - 1))
-        label = f" {shortened(write_name(name), _LONGEST_NAME)}"
-        _draw(axes, curve, color=colour, linewidth=0.9, alpha=0.85, label=label)
-    _draw(axes, validation, color=_VALIDATION_COLOUR, linewidth=1.8, marker="o", markersize=3, label=" validation")
+        rounds, colour = divmod(number, len(_COLOURS))
+        style = {"color": _COLOURS[colour], "linestyle": _DASHES[rounds % len(_DASHES)]}
+        _draw(axes, curve, linewidth=1.1, label=f" {shortened(write_name(name), _LONGEST_NAME)}", **style)
+    _draw(axes, validation, color=_VALIDATION_COLOUR, linewidth=2.0, marker="o", markersize=3.5, label=" validation")
     score, loss = axes
-    _scale_scores(score, [f for curve in (*training.values(), validation) for f in curve.f if math.isfinite(f)])
+    score.set_ylabel("Dice (F)")
+    score.set_ylim(0, 1.02)
     loss.set_ylabel("loss")
     loss.set_xlabel("step")
     loss.set_ylim(bottom=0)
     for one in axes:
         tidy_axes(one)
+    _mark(axes, changes)
     figure.suptitle(shortened(write_name(title), 2 * _LONGEST_NAME), parse_math=False)
     _add_legend(figure, score)
     write_figure(path, figure)
 
 
-def _scale_scores(axes: Axes, shown: Sequence[float]) -> None:
-    """Let -log10(1 - F) reach as high as what is shown; F itself stands on the right."""
-    height = max(0.5, 1.08 * max(map(_error_digits, shown), default=1.0))
-    axes.set_ylim(0, height)
-    axes.set_ylabel("$-\\log_{10}(1 - F)$")
-    right = axes.secondary_yaxis("right")
-    right.set_ylabel("F")
-    right.yaxis.set_major_locator(FixedLocator(_apart([_error_digits(f) for f in _SCORES_TICKED], height / 20)))
-    right.yaxis.set_minor_locator(NullLocator())
-    right.yaxis.set_major_formatter(FuncFormatter(lambda digits, _: f"{1 - 10**-digits:.3g}"))
+def _mark(axes: Sequence[Axes], changes: Sequence[tuple[int, str]]) -> None:
+    """Draw a line through both plots where something was changed, and say above them what; nothing lies on a name."""
+    places: dict[int, list[str]] = {}
+    for step, what in changes:
+        places.setdefault(step, []).append(what)
+    for number, (step, several) in enumerate(sorted(places.items())):
+        for one in axes:
+            one.axvline(step, color=_MARK_COLOUR, linestyle=":", linewidth=1.2, zorder=1)
+        height = 1.01 + 0.055 * (number % 3)  # neighbours stand at different heights
+        axes[0].annotate(
+            ", ".join(several),
+            (step, height),
+            xycoords=("data", "axes fraction"),
+            fontsize=8,
+            color=_MARK_COLOUR,
+            ha="left",
+            va="bottom",
+            parse_math=False,
+        )
 
 
 def _add_legend(figure: Figure, axes: Axes) -> None:
@@ -107,27 +122,5 @@ def _draw(axes: Sequence[Axes], curve: Curve, **style: object) -> None:
     if len(curve.steps) == 1:
         style.setdefault("marker", ".")
     score, loss = axes
-    score.plot(curve.steps, [_error_digits(f) for f in curve.f], **style)  # type: ignore[arg-type]
+    score.plot(curve.steps, curve.f, **style)  # type: ignore[arg-type]
     loss.plot(curve.steps, curve.loss, **style)  # type: ignore[arg-type]
-
-
-def _error_digits(f: float) -> float:
-    """Return -log10(1 - F): 1 is F 0.9, 2 is F 0.99.
-
-    >>> [round(_error_digits(f), 3) for f in (0.0, 0.9, 0.99, 1.0)]
-    [0.0, 1.0, 2.0, 4.0]
-    """
-    return -math.log10(max(1 - f, _SMALLEST_ERROR)) + 0.0
-
-
-def _apart(places: Sequence[float], distance: float) -> list[float]:
-    """Leave out places that are nearer than a distance to the last one that stays.
-
-    >>> _apart([0.0, 0.1, 0.4, 0.5], 0.3)
-    [0.0, 0.4]
-    """
-    kept: list[float] = []
-    for place in places:
-        if not kept or place - kept[-1] >= distance:
-            kept.append(place)
-    return kept

@@ -46,6 +46,8 @@ class Recipe:
         None shows every volume whole and unchanged.
     validate_every : int
         Steps between validations.
+    validate_ahead : int
+        So many steps before each multiple of these; as published, 1.
     patience : int, optional
         Validations without a better one after which the run counts as stalled.
     published_draws : bool
@@ -60,6 +62,7 @@ class Recipe:
     rate_factor: float = 1.0
     augmentation: Augmentation | None = None
     validate_every: int = 50
+    validate_ahead: int = 0
     patience: int | None = None
     published_draws: bool = False
 
@@ -68,7 +71,7 @@ RECIPES: Mapping[str, Recipe] = {
     "default": Recipe(
         "default", "default", own_masks=0.5, optimizer="soap", rate_factor=8.0, augmentation=FLIPS, patience=20
     ),
-    "published": Recipe("published", "published", published_draws=True),
+    "published": Recipe("published", "published", validate_ahead=1, published_draws=True),
 }
 
 

@@ -22,6 +22,9 @@ from micronet.training.trainer import StepReport, Trainer, ValidationReport
 
 __all__ = ["Recorder"]
 
+# Commands that change how a training goes on, and what the plot calls them.
+_CHANGES = {"lr": "rate", "rp": "β²"}
+
 
 class Recorder:
     """Writes down what a trainer computes; alone owns the run's files, its manifest, and whether it is worth keeping.
@@ -125,6 +128,17 @@ class Recorder:
         }
         self.run.write_log()
         self._write_manifest()
+
+    @property
+    def changes(self) -> list[tuple[int, str]]:
+        """From which step on a person set another rate or β², and which."""
+        found = []
+        for entry in self._commands:
+            verb, _, value = entry["command"].lower().partition(" ")
+            if verb in _CHANGES and entry["outcome"] == "done":
+                planned = verb == "lr" and float(value) == 0
+                found.append((int(entry["step"]), "rate as planned" if planned else f"{_CHANGES[verb]} {value}"))
+        return found
 
     def _write_manifest(self) -> None:
         self.run.write_manifest({**(self._manifest or {}), "commands": self._commands})

@@ -286,8 +286,8 @@ class Run:
             raise FileError(f"cannot read '{self.manifest_path}'")
         return {key: value for key, value in content.items() if key not in RECORD_KEYS}
 
-    def write_plot(self) -> None:
-        """Write the plot of all rows."""
+    def write_plot(self, changes: Sequence[tuple[int, str]] = ()) -> None:
+        """Write the plot of all rows, and from which step on something else was set."""
         training: dict[str, Curve] = {}
         validation = Curve()
         for row in self.rows:
@@ -295,7 +295,7 @@ class Run:
             curve.add(row.step, row.f, row.loss)
         with self._logs.staged() as folder:
             path = folder / self.plot_path.name
-            write_curves(path, dict(sorted(training.items())), validation, title=self.name)
+            write_curves(path, dict(sorted(training.items())), validation, changes=changes, title=self.name)
 
 
 # Files of a run, with its number: weights, session, logs.

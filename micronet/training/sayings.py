@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from micronet.training.run_files import LogRow
 from micronet.training.trainer import StepReport, Trainer, ValidationReport
 
-__all__ = ["bar_text", "clock", "last_pass", "log_lines", "rate_in_use", "time_for", "validation_line"]
+__all__ = [
+    "bar_text",
+    "best_line",
+    "clock",
+    "last_pass",
+    "log_lines",
+    "not_the_best",
+    "rate_in_use",
+    "time_for",
+    "validation_line",
+]
 
 # How many of the last rows tell how long a step takes; how many of the last validations are listed.
 _RECENT, _VALIDATIONS = 100, 8
@@ -26,6 +36,34 @@ def validation_line(report: ValidationReport) -> str:
         f"step {r.step:>6,}  validation F {r.f:.4f}  precision {r.precision:.4f}  recall {r.recall:.4f}  "
         f"loss {r.loss:.4f}{'  best so far' if r.best else ''}"
     )
+
+
+def best_line(trainer: Trainer) -> str:
+    """Return what a person is to know at the end of a training: how good the weights are, and which are the best."""
+    if not trainer.validation_samples:
+        return "how good these weights are is not known: the data set has no volume to validate on"
+    if trainer.best_f is None:
+        return "nothing has been validated yet"
+    best = f"best validation {trainer.best_f:.3f} at step {trainer.best_step:,}"
+    if trainer.step == trainer.best_step:
+        return f"{best}: these weights"
+    if trainer.present_f == trainer.best_f:
+        return f"{best}, now as good"
+    return f"{best}, {_present(trainer)}: load best"
+
+
+def not_the_best(trainer: Trainer) -> str:
+    """Return a line that says that the present weights are not the best there were; empty where they are."""
+    if trainer.best_f is None or trainer.step == trainer.best_step or trainer.present_f == trainer.best_f:
+        return ""
+    return (
+        f"note: these are the weights of step {trainer.step:,} ({_present(trainer)}), not the best, of step "
+        f"{trainer.best_step:,} ({trainer.best_f:.3f}): load best takes those"
+    )
+
+
+def _present(trainer: Trainer) -> str:
+    return "now not validated" if trainer.present_f is None else f"now {trainer.present_f:.3f}"
 
 
 def rate_in_use(trainer: Trainer) -> str:

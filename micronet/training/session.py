@@ -20,11 +20,22 @@ from micronet.networks.weights import bootstrap
 from micronet.segment.outputs import score_line
 from micronet.training import named_weights
 from micronet.training.commands import Command, forms
+from micronet.training.distortion import ready
 from micronet.training.ports import Bar, Ports, Settings, Wishes
 from micronet.training.recorder import Recorder
 from micronet.training.results import planned_result, write_sample
 from micronet.training.run_files import Places, Run, latest_session, session_path, sessions, weights_named
-from micronet.training.sayings import bar_text, clock, last_pass, log_lines, rate_in_use, time_for, validation_line
+from micronet.training.sayings import (
+    bar_text,
+    best_line,
+    clock,
+    last_pass,
+    log_lines,
+    not_the_best,
+    rate_in_use,
+    time_for,
+    validation_line,
+)
 from micronet.training.trainer import StepReport, Trainer, ValidationReport
 
 __all__ = ["Session"]
@@ -116,7 +127,7 @@ class Session:
 
     def greeting(self) -> str:
         """Return one line on what an earlier session left, or an empty string."""
-        return named_weights.left_over(self.network, self.places)
+        return named_weights.left_over(self.network, self.places, self._dataset.path)
 
     def versions(self) -> list[str]:
         """Return what ``load`` may be followed by."""
@@ -137,6 +148,8 @@ class Session:
         trainer = self.trainer
         self._recorder.weights()
         first, began, planned = trainer.step, time.monotonic(), trainer.steps_left
+        if trainer.network.refines and not ready.is_compiled():
+            self._say("the first step compiles the distortion of masks, once on this machine: up to half a minute")
         with contextlib.closing(self._ports.progress(planned)) as bar, self._recorder.recording():
             stalled = self._work(bar)
         done = trainer.step - first
@@ -144,19 +157,27 @@ class Session:
         self._say(f"{done:,} steps in {clock(time.monotonic() - began)}, now at step {trainer.step:,}{scores}")
         if stalled:
             self._say(
-                f"stopped early, {planned - done:,} steps before the end: no better validation in the last "
-                f"{trainer.recipe.patience}; load best takes the weights of step {trainer.best_step:,} "
-                f"(F {trainer.best_f:.4f})"
+                f"stopped early, {planned - done:,} steps before the end: "
+                f"no better validation in the last {trainer.recipe.patience}"
             )
         elif trainer.steps_left:
             self._say(f"interrupted, everything is kept: resume does the {trainer.steps_left:,} steps that are left")
+        elif trainer.validation_due:
+            self._say("interrupted in the validation at the end, everything is kept: resume does it")
         self._plot()
+        self._say(best_line(trainer))
 
     def _work(self, bar: Bar) -> bool:
         """Work through the plan until it is done, the person wishes to stop, or it stalls; return whether it did."""
         recorder, stalled = self._recorder, False
 
+        compiling = self.trainer.network.refines and not ready.is_compiled()
+
         def on_step(report: StepReport) -> None:
+            nonlocal compiling
+            if compiling:
+                ready.note_compiled()
+                compiling = False
             recorder.note_step(report)
             bar.update(bar_text(report))
 
@@ -177,14 +198,14 @@ class Session:
 
     def _do_resume(self, command: Command) -> None:
         recorder, trainer = self._recorder, self.trainer
-        if not command.word and recorder.sound and trainer.steps_left:
+        if not command.word and recorder.sound and (trainer.steps_left or trainer.validation_due):
             self._train()
             return
         path = session_path(self.places, command.word) if command.word else latest_session(self.network, self.places)
         for note in recorder.resume(path):
             self._say(note)
         self._say(f"resumed {self.run.name} at step {trainer.step:,}")
-        if trainer.steps_left:
+        if trainer.steps_left or trainer.validation_due:
             self._say(f"going on with '{recorder.training}': {trainer.steps_left:,} steps left")
             self._train()
         else:
@@ -200,17 +221,21 @@ class Session:
         self._write_weights("ur-net_bootstrap.pt", bootstrap(self._recorder.weights()))
 
     def _write_weights(self, name: str, weights: Mapping[str, Tensor]) -> None:
+        if note := not_the_best(self.trainer):
+            self._say(note)
         path = self.places.checkpoints / name
         outputs = named_weights.planned(path, dataset_files(self._dataset))
         self._recorder.begin()
         source = {"network": self.network, "run": self.run.name, "step": self.trainer.step}
         aside = named_weights.write_weights(outputs, path, weights, source)
-        self._say(f"wrote {path} (step {self.trainer.step:,})")
         if aside is not None:
-            self._say(f"  what had that name is now {aside}")
+            self._say(f"{path} was there already, with other weights: they are now {aside}")
+        self._say(f"wrote {path} (step {self.trainer.step:,})")
+        if hidden := named_weights.hidden_by(path, self.places):
+            self._say(f"note: load takes it from now on, not {hidden}")
 
     def _do_load(self, command: Command) -> None:
-        weights, source = self._meant(command.word)
+        weights, source, step = self._meant(command.word)
         try:
             model = model_for_state(weights)
         except InputError as error:
@@ -219,15 +244,16 @@ class Session:
         if found != self.network:
             raise FileError(f"{source} holds a {found}, this session trains a {self.network}")
         self._recorder.keep()
-        self.trainer.start_afresh(weights)
+        self.trainer.start_afresh(weights, step)
         origin = {"weights": source, **({"sha256": sha256_of(Path(source))} if is_file(source) else {})}
         self._recorder.start_anew(origin)
-        self._say(f"loaded {source}; optimiser, schedule and best validation start afresh (resume would keep them)")
+        self._say(f"loaded {source}; optimiser and schedule start afresh (resume would keep them)")
 
-    def _meant(self, version: str) -> tuple[Mapping[str, Tensor], str]:
+    def _meant(self, version: str) -> tuple[Mapping[str, Tensor], str, int]:
+        """Return the weights, where they are from, and how many steps they have had as far as that is known."""
         trainer = self.trainer
-        if version == "best" and trainer.best_state is not None:
-            return trainer.best_state, f"the best of {self.run.name}, step {trainer.best_step:,}"
+        if version == "best" and trainer.best_state is not None and trainer.best_step is not None:
+            return trainer.best_state, f"the best of {self.run.name}, step {trainer.best_step:,}", trainer.best_step
         return named_weights.find_weights(version, self.network, self.places, self._say)
 
     # --- settings ---
@@ -282,7 +308,8 @@ class Session:
                     return
                 scores = write_sample(outputs, sample, probability, trainer.threshold, self.run.name, trainer.step)
                 self._say(f"{sample.entry.name}: {score_line(scores)}")
-                self._say(f"  wrote {outputs.folder / outputs.record_path.stem}.nrrd, .seg.nrrd, _preview.png")
+                stem = outputs.folder / outputs.record_path.stem
+                self._say(f"  wrote {stem}.seg.nrrd, _probability.nrrd, _preview.png")
                 pooled += scores
         if len(samples) > 1:
             self._say(f"all {len(samples)}: {score_line(pooled)}")
@@ -313,7 +340,7 @@ class Session:
             return
         for line in lines:
             self._say(line)
-        self._say(f"all of it is in {self.run.log_path}")
+        self._say(f"step: how many steps the weights had taken; all of it is in {self.run.log_path}")
 
     def _do_plot(self, _: Command) -> None:
         if not self.run.rows:
@@ -323,7 +350,7 @@ class Session:
 
     def _plot(self) -> None:
         if self.run.rows:
-            self.run.write_plot()
+            self.run.write_plot(self._recorder.changes)
             if self._ports.show is not None:
                 self._ports.show(self.run.plot_path)
 
@@ -336,6 +363,8 @@ class Session:
     # --- leaving ---
 
     def _do_finish(self, _: Command) -> None:
+        if note := not_the_best(self.trainer):
+            self._say(note)
         self._recorder.keep()
         self.done = True
 

@@ -51,7 +51,7 @@ class StepReport:
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """Scores on the validation volumes before step `step`: pooled over volumes, µr-Net refined from blank.
+    """Scores on the validation volumes after `step` steps: pooled over volumes, µr-Net refined from blank.
 
     `stalled` is `Trainer.stalled` after it.
     """
@@ -91,6 +91,10 @@ class Trainer:
         What is left to do; `begin` and `abandon_plan` change it.
     best_f, best_step, best_state : float, int, dict of Tensor or None
         Of the best validation so far.
+    last_f, last_step : float, int or None
+        Of the last validation.
+    schedule_from : int
+        The step at which the schedule of the rate began.
     beta_squared : float
         Of the loss.
     fixed_rate : float or None
@@ -128,6 +132,9 @@ class Trainer:
         self.best_f: float | None = None
         self.best_step: int | None = None
         self.best_state: dict[str, torch.Tensor] | None = None
+        self.last_f: float | None = None
+        self.last_step: int | None = None
+        self.schedule_from = 0
         self.optimizer = self._new_optimizer()
         self._refines = self.network.refines
         self._legacy = np.random.RandomState(seed)
@@ -145,7 +152,9 @@ class Trainer:
     @property
     def rate(self) -> float:
         """The rate of the next step."""
-        return self.recipe.rate_factor * learning_rate(self.step) if self.fixed_rate is None else self.fixed_rate
+        if self.fixed_rate is not None:
+            return self.fixed_rate
+        return self.recipe.rate_factor * learning_rate(self.step - self.schedule_from)
 
     @property
     def stalled(self) -> bool:
@@ -156,6 +165,19 @@ class Trainer:
         if self.recipe.patience is None or self.best_step is None:
             return False
         return self.step - max(self.best_step, self.begun) >= self.recipe.patience * self.recipe.validate_every
+
+    @property
+    def validation_due(self) -> bool:
+        """Whether the present weights are to be validated before anything else: at a multiple, and when all is done."""
+        if not self.validation_samples or self.last_step == self.step:
+            return False
+        ahead = self.step + self.recipe.validate_ahead
+        return (ahead > 0 and ahead % self.recipe.validate_every == 0) or (self.plan.done and self.step > self.begun)
+
+    @property
+    def present_f(self) -> float | None:
+        """F of the present weights, None where they were not validated."""
+        return self.last_f if self.last_step == self.step else None
 
     @property
     def steps_left(self) -> int:
@@ -184,15 +206,18 @@ class Trainer:
         In a validation it is asked after every refinement; a validation that it ends is done again by the later `run`.
         """
         try:
-            while not self.plan.done and not should_stop():
-                if not self.plan.order:
-                    self._begin_pass()
-                if self.validation_samples and (self.step + 1) % self.recipe.validate_every == 0:
+            while not should_stop():
+                if self.validation_due:
                     try:
                         report = self.validate(should_stop)
                     except _StoppedError:
                         return
                     on_validation(report)
+                    continue  # whoever was told may wish to stop
+                if self.plan.done:
+                    return
+                if not self.plan.order:
+                    self._begin_pass()
                 on_step(self._take_step(self.plan.order[0]))
                 self.plan.order.pop(0)
         finally:
@@ -311,6 +336,7 @@ class Trainer:
                 raise _StoppedError
 
         scores, loss = self.score(self.validation_samples, look)
+        self.last_f, self.last_step = scores.f_score(), self.step
         best = self.best_f is None or scores.f_score() > self.best_f
         if best:
             self.best_f, self.best_step = scores.f_score(), self.step
@@ -359,7 +385,7 @@ class Trainer:
             "plan": asdict(self.plan),
             "legacy": _packed(self._legacy.get_state(legacy=True)),
             "legacy_at_round": _packed(self._legacy_at_round),
-            **{name: getattr(self, name) for name in _COUNTERS},
+            **{name: getattr(self, name) for name in (*_COUNTERS, *_LATER_COUNTERS)},
         }
 
     def restore(self, state: Mapping[str, Any], begun: int | None = None) -> None:
@@ -383,15 +409,24 @@ class Trainer:
         self._rounds.forget()
         for name in _COUNTERS:
             setattr(self, name, state[name])
+        for name, unsaid in _LATER_COUNTERS.items():
+            setattr(self, name, state.get(name, unsaid))
         self.begun = self.step if begun is None else begun
 
-    def start_afresh(self, state: Mapping[str, Tensor]) -> None:
-        """Take bare weights: optimiser, schedule and best validation start anew."""
+    def start_afresh(self, state: Mapping[str, Tensor], step: int = 0) -> None:
+        """Take bare weights that have had so many steps: optimiser, schedule and best validation start anew.
+
+        The best validation stays where these are its weights.
+        """
         self.model.load_state_dict(state)
         self.optimizer = self._new_optimizer()
-        self.step = self.begun = 0
+        self.step = self.begun = self.schedule_from = step
         self.abandon_plan()
+        if state is self.best_state:
+            self.last_f, self.last_step = self.best_f, step
+            return
         self.best_f, self.best_step, self.best_state = None, None, None
+        self.last_f, self.last_step = None, None
 
 
 _COUNTERS = (
@@ -404,6 +439,8 @@ _COUNTERS = (
     "best_f",
     "best_step",
 )
+# What earlier sessions did not save, and what they had.
+_LATER_COUNTERS = {"last_f": None, "last_step": None, "schedule_from": 0}
 
 
 def _packed(legacy: Any) -> list[Any]:

@@ -149,15 +149,20 @@ def watch(process, output, until):
     return seen
 
 
+def _records(output):
+    """Return the records of volumes: that of the table over all of them is another."""
+    return [path for path in output.glob("*.json") if not path.name.endswith(".csv.json")]
+
+
 def modified(output):
     """Return when the record of each file that is done was written."""
-    return {path.name: path.stat().st_mtime_ns for path in output.glob("*.json")}
+    return {path.name: path.stat().st_mtime_ns for path in _records(output)}
 
 
 def damaged(output):
     """Return what is wrong with the files that the records name: a record is written when all others are whole."""
     finds = []
-    for path in output.glob("*.json"):
+    for path in _records(output):
         for file in json.loads(path.read_text(encoding="utf-8"))["files"].values():
             try:
                 if file.endswith(".nrrd"):

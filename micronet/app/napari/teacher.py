@@ -21,9 +21,11 @@ from micronet.io import volume_stem
 from micronet.io.labels import LUMEN, Labels
 from micronet.io.sidecar import refuse_second_log
 from micronet.networks.normalize import log_intensity
-from micronet.training.teach.job import Found, TeachJob, save_found
 from micronet.training.teach.live import Answer, LiveImage
 from micronet.training.teach.look import Place, uncertain_places
+from micronet.training.teach.material import Material
+from micronet.training.teach.plan import TeachJob
+from micronet.training.teach.result import Found, save_found
 
 __all__ = ["MADE_BY", "Planes", "Saving", "Seen", "Teacher", "mask_planes", "places", "save"]
 
@@ -197,12 +199,13 @@ def save(answer: Answer, seen: Seen, saving: Saving) -> list[Path]:
     found = Found(
         volume,
         Labels(volume.with_array(labels), "strokes"),
+        Material(labels, np.zeros_like(labels), changed=True, pending=False, others=()),
         answer.lesson,
         answer.course,
         _whole(answer.probability, labels.shape),
         None if answer.spread is None else _whole(answer.spread, labels.shape),
         mask > 0,
-        seen.y_crop,
+        y_crop=seen.y_crop,
     )
     job = TeachJob(
         Path("strokes") / f"{stem}.seg.nrrd",

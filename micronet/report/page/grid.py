@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from micronet.core.planes import Planes
 from micronet.core.resample import decimate_planes
-from micronet.io.scratch import Scratch
 
 __all__ = ["VOXELS", "Grid", "slabs"]
 
@@ -92,7 +92,7 @@ class Grid:
         n, m = self.shape[axis], self.size[axis]
         return (2 * np.arange(m) + 1) * n // (2 * m)
 
-    def bits(self, array: NDArray[Any] | Scratch, threshold: float = 0.5) -> bytes:
+    def bits(self, array: Planes, threshold: float = 0.5) -> bytes:
         """Return a mask as bits: the voxels at the shown ones' centres, then the projections along Z, Y and X.
 
         Parameters

@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 from micronet.core.errors import printable
 from micronet.core.files import atomic_path
 from micronet.report.page.scroller import Shown
-from micronet.report.preview import ANNOTATION_COLOUR, MASK_COLOUR
+from micronet.report.panels import ANNOTATION_COLOUR, MASK_COLOUR
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -32,7 +32,7 @@ _SPARE = 60_000
 _LARGEST_RECORD = 150_000
 # What both contours enclose (Okabe & Ito 2008, with the colours of the contours).
 _AGREED_COLOUR = "#009E73"
-_NUMBER = re.compile(r"-?[0-9][0-9,.]*(e[+-]?[0-9]+)?( ?(%|µm[²³]?|s))?|[–∞]")
+_NUMBER = re.compile(r"-?[0-9][0-9,.]*(e[+-]?[0-9]+)?( ?(%|µm[²³]?|s))?( to [0-9∞][0-9,.]*)?|[–∞]")
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,23 @@ def figure(source: str, caption: str) -> Markup:
     return _part("figure", source, caption)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
-    """Return a table; the first column names the row, and columns of numbers are set to the right."""
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], details: Sequence[str] = ()) -> Markup:
+    """Return a table; the first column names the row, and columns of numbers are set to the right.
+
+    `details` are sentences, one a row, that stand under its name.
+    """
     columns = [
         {"name": name, "number": bool(number) and all(_NUMBER.fullmatch(row[number]) for row in rows)}
         for number, name in enumerate(header)
     ]
-    return _part("table", columns, rows)
+    named = [(_breakable(row[0]), *row[1:]) for row in rows]
+    return _part("table", columns, named, details)
+
+
+def _breakable(name: str) -> Markup:
+    """Return a name that may break into lines behind what stands between its words, and nowhere else."""
+    words = re.split(r"(?<=[_./+-])", printable(name))
+    return Markup("<wbr>").join(words)
 
 
 def write_page(

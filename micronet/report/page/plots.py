@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from micronet.io.scratch import Scratch
+from micronet.core.planes import Planes
 from micronet.report.figure import figure_bytes, new_figure, tidy_axes
 from micronet.report.page.grid import slabs
 
@@ -114,9 +114,9 @@ def bins(values: NDArray[Any], most: int = 100) -> NDArray[np.float64]:
 
 
 def histogram(
-    array: NDArray[Any] | Scratch,
+    array: Planes,
     edges: NDArray[np.float64],
-    inside: NDArray[Any] | Scratch | None = None,
+    inside: Planes | None = None,
     threshold: float = 0.5,
 ) -> NDArray[np.int64]:
     """Count the voxels of a volume in each bin, only where `inside` is above the threshold; read in slabs along Z.

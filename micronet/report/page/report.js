@@ -3,6 +3,7 @@
 (async () => {
   const AXES = "zyx";
   const LARGEST_HEIGHT = 460, SMALLEST_SIDE = 130, CAPTION = 165, GAP = 24, MARGIN = 20;  // CSS pixels
+  const PAPER = "680px";  // fits A4 and letter
   const FRAME_MS = 700;
   const $ = (id) => document.getElementById(id);
   const { volumes, colours } = JSON.parse($("data").textContent);
@@ -122,11 +123,12 @@
   }
 
   // Marching squares at one half. The rim is repeated, so that a contour that leaves the volume is open there.
-  function contourOf(inside, { width, height }, scaleX, scaleY) {
+  // Nor has a mask an outline where looking for it ended: rows from `end` on are left out.
+  function contourOf(inside, { width, height }, scaleX, scaleY, end = Infinity) {
     const path = new Path2D();
     const at = (r, c) => inside[Math.min(Math.max(r, 0), height - 1) * width + Math.min(Math.max(c, 0), width - 1)];
     const line = (x1, y1, x2, y2) => { path.moveTo(x1 * scaleX, y1 * scaleY); path.lineTo(x2 * scaleX, y2 * scaleY); };
-    for (let r = -1; r < height; r++) {
+    for (let r = -1; r < height && r + 1 < end; r++) {
       for (let c = -1; c < width; c++) {
         const kind = at(r, c) * 8 + at(r, c + 1) * 4 + at(r + 1, c + 1) * 2 + at(r + 1, c);
         if (kind === 0 || kind === 15) continue;
@@ -183,11 +185,23 @@
     context.imageSmoothingQuality = "high";
     context.drawImage(small, 0, 0, canvas.width, canvas.height);
     context.scale(ratio, ratio);
-    const contour = (inside) => contourOf(inside, plane, cssWidth / width, cssHeight / height);
+    // Y runs down where it is seen from the side.
+    const crop = shown.crop === null || view.down !== 1 ? null : shown.crop / shown.shape[1] * height;
+    const contour = (inside, end) => contourOf(inside, plane, cssWidth / width, cssHeight / height, end);
     const contours = [];
     if (annotation && $("show-annotation").checked) contours.push([contour(annotation), colours.annotation, 4]);
-    if ($("show-mask").checked) contours.push([contour(mask), colours.mask, 1.6]);
+    if ($("show-mask").checked) contours.push([contour(mask, crop === null ? Infinity : Math.floor(crop)), colours.mask, 1.6]);
     stroke(context, contours);
+    if (crop !== null) {
+      const path = new Path2D(`M 0 ${crop / height * cssHeight} H ${cssWidth}`);
+      context.lineCap = "butt";
+      for (const [dash, width, colour] of [[[], 3, "rgba(0, 0, 0, .6)"], [[6, 5], 1.5, "#fff"]]) {
+        context.setLineDash(dash);
+        context.lineWidth = width;
+        context.strokeStyle = colour;
+        context.stroke(path);
+      }
+    }
     if (!projection && $("show-cross").checked) {
       context.setLineDash([2, 4]);
       context.lineWidth = 1;
@@ -261,29 +275,46 @@
 
   const pictures = [0, 1, 2].map((axis) => build(axis, false)).concat([0, 1, 2].map((axis) => build(axis, true)));
 
+  // The largest scale, of those up to `most`, at which the pictures fit.
+  function largestScale(most, fits) {
+    if (fits(most)) return most;
+    let low = 0;
+    for (let n = 0, high = most; n < 40; n++) {
+      const middle = (low + high) / 2;
+      if (fits(middle)) low = middle; else high = middle;
+    }
+    return low;
+  }
+
   // One scale for all three, save for those that would come out smaller than a stamp.
   function layOut() {
-    const room = $("planes").clientWidth;
+    const room = $("planes").clientWidth - 1;  // it may have been rounded up
     const sizes = [0, 1, 2].map((axis) => {
       const view = viewOf(axis), all = lengths();
       return [all[view.right], all[view.down]];
     });
     const narrow = room < 620;
-    const widths = sizes.map(([width]) => width);
-    const across = narrow ? Math.max(...widths) : widths[0] + widths[1] + widths[2];
-    const free = narrow ? room - MARGIN : room - 3 * MARGIN - 2 * GAP;
-    const scale = Math.min(free / across, LARGEST_HEIGHT / Math.max(...sizes.map(([, height]) => height)));
+    const ownAt = (scale, [width, height]) =>
+      Math.max(scale, Math.min(SMALLEST_SIDE / Math.max(width, height), (room - MARGIN) / width));
+    const cellAt = (scale, size) => Math.max(size[0] * ownAt(scale, size), CAPTION) + MARGIN;
+    const fits = (scale) => {
+      const cells = sizes.map((size) => cellAt(scale, size));
+      return narrow ? Math.max(...cells) <= room : cells[0] + cells[1] + cells[2] + 2 * GAP <= room;
+    };
+    const scale = largestScale(LARGEST_HEIGHT / Math.max(...sizes.map(([, height]) => height)), fits);
+    const owns = sizes.map((size) => ownAt(scale, size));
     for (const picture of pictures) {
-      const view = viewOf(picture.axis), [width, height] = sizes[picture.axis];
-      const own = Math.max(scale, Math.min(SMALLEST_SIDE / Math.max(width, height), (room - MARGIN) / width));
+      const view = viewOf(picture.axis), [width, height] = sizes[picture.axis], own = owns[picture.axis];
+      // One scale, one bar.
+      const narrowest = Math.min(...sizes.filter((_, axis) => owns[axis] === own).map(([other]) => other));
       const canvas = picture.canvas;
       picture.view = view;
-      canvas.style.width = `${Math.max(2, Math.round(width * own))}px`;
+      canvas.style.width = `${Math.max(2, Math.floor(width * own))}px`;
       canvas.style.height = `${Math.max(2, Math.round(height * own))}px`;
-      picture.root.style.width = `${Math.max(Math.round(width * own), CAPTION) + MARGIN}px`;
+      picture.root.style.width = `${Math.max(Math.floor(width * own), CAPTION) + MARGIN}px`;
       picture.down.textContent = `${AXES[view.down]} ↓`;
       picture.right.textContent = `${AXES[view.right]} →`;
-      const bar = roundLength(Math.max(70, .3 * width * own) / own);
+      const bar = roundLength(Math.max(70, .3 * narrowest * own) / own);
       picture.barName.textContent = `${bar} ${shown.spacing ? "µm" : "voxels"}`;
       picture.barLine.style.width = `${bar * own}px`;
     }
@@ -320,6 +351,8 @@
     $("mask-name").textContent = shown.maskName;
     $("annotation-name").textContent = shown.annotationName;
     for (const id of ["show-annotation", "show-agreement"]) $(id).closest("label").hidden = !shown.annotation;
+    $("crop").hidden = shown.crop === null;
+    if (shown.crop !== null) $("crop-name").textContent = `y-crop: nothing is looked for below y ${shown.crop}`;
     const coarse = shown.size.some((n, axis) => n < shown.shape[axis]);
     $("coarseness").hidden = !coarse;
     $("coarseness").textContent = `Shown here are ${shown.size.join(" × ")} of ${shown.shape.join(" × ")} voxels `
@@ -374,6 +407,13 @@
       layOut();
       show();
     }).observe($("viewer"));
+    // Paper is narrower than the window: all three pictures beside each other there, too.
+    for (const [event, room] of [["beforeprint", PAPER], ["afterprint", ""]])
+      addEventListener(event, () => {
+        $("viewer").style.width = room;
+        layOut();
+        show();
+      });
   } catch (error) {
     $("trouble").textContent = `This browser could not show the slices (${error}). A current one can.`;
     $("trouble").hidden = false;

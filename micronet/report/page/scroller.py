@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from micronet.core.errors import InputError
-from micronet.io.scratch import Scratch
+from micronet.core.planes import Planes
 from micronet.report.page.grid import Grid
-from micronet.report.preview import grey_range, sampled
+from micronet.report.panels import grey_range, sampled
 
 __all__ = ["Movie", "Shown"]
 
@@ -44,7 +44,7 @@ class Movie:
     def __len__(self) -> int:
         return len(self._frames)
 
-    def add(self, array: NDArray[Any] | Scratch, label: str, threshold: float = 0.5) -> None:
+    def add(self, array: Planes, label: str, threshold: float = 0.5) -> None:
         """Append a mask, or a probability and its threshold, with the words to show beside it."""
         self._frames.append((label, zlib.compress(self.grid.bits(array, threshold), 1)))
 
@@ -98,6 +98,8 @@ class Shown:
     annotation : ndarray of shape (Z, Y, X), bool, optional
     mask_name, annotation_name : str
         What the contours are called.
+    y_crop : int, optional
+        How deep (Y) was looked.
 
     Raises
     ------
@@ -114,19 +116,20 @@ class Shown:
         *,
         mask_name: str = "segmentation",
         annotation_name: str = "annotation",
+        y_crop: int | None = None,
     ) -> None:
         if not len(movie):
             raise InputError("a report needs at least one mask")
         for what, array in (("image", image), ("annotation", annotation)):
             if array is not None and array.shape != movie.grid.shape:
                 raise InputError(f"{what} of shape {array.shape} differs from the masks: {movie.grid.shape}")
-        self.name, self._movie = name, movie
+        self.name, self._movie, self._y_crop = name, movie, y_crop
         self._names = {"maskName": mask_name, "annotationName": annotation_name}
         grid = movie.grid
         self._annotation = None if annotation is None else zlib.compress(grid.bits(annotation), 1)
         self._image = None if image is None else _grey(grid.coarse(image))
-        flat = [] if image is None else grid.projections(image)
-        self._projections = [_jpeg(_grey(projection), _PROJECTION_QUALITY) for projection in flat]
+        projections = [] if image is None else grid.projections(image)
+        self._projections = [_jpeg(_grey(flat, projection=True), _PROJECTION_QUALITY) for flat in projections]
 
     def encoded(self, most_bytes: int) -> dict[str, Any]:
         """Return what the page's script needs, as JSON has it, in about so many bytes.
@@ -146,7 +149,8 @@ class Shown:
             "spacing": grid.spacing_um,
             "size": grid.size,
             "projected": grid.projected,
-            "start": _fullest(np.unpackbits(bits, count=math.prod(grid.size)).reshape(grid.size)),
+            "crop": None if self._y_crop is None or self._y_crop >= grid.shape[1] else self._y_crop,
+            "start": _fullest(_voxels(bits, grid), None if annotation is None else _voxels(annotation, grid)),
             "image": None if self._image is None else _atlas(self._image, left - len(masks)),
             "projections": self._projections,
             "frames": labels,
@@ -155,17 +159,32 @@ class Shown:
         }
 
 
-def _fullest(mask: NDArray[np.uint8]) -> list[int]:
-    """Return the planes along (Z, Y, X) that cut most of a mask; the middle ones of an empty mask."""
+def _voxels(bits: bytes | NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
+    """Return the voxels of a mask that `Grid.bits` gave."""
+    packed = bits if isinstance(bits, np.ndarray) else np.frombuffer(bits, np.uint8)
+    return np.unpackbits(packed, count=math.prod(grid.size)).reshape(grid.size)
+
+
+def _fullest(mask: NDArray[np.uint8], annotated: NDArray[np.uint8] | None = None) -> list[int]:
+    """Return the planes along (Z, Y, X) that cut most of a mask; the middle ones of an empty mask.
+
+    Where a part of the volume is annotated, among the planes that cut an annotation.
+    """
     if not mask.any():
         return [n // 2 for n in mask.shape]
-    areas = (mask.sum((1, 2), np.int64), mask.sum((0, 2), np.int64), mask.sum((0, 1), np.int64))
-    most = [np.flatnonzero(area == area.max()) for area in areas]
-    return [int(planes[len(planes) // 2]) for planes in most]
+    planes = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        areas = mask.sum(others, np.int64)
+        if annotated is not None and annotated.any():
+            areas[~annotated.any(others)] = 0
+        most = np.flatnonzero(areas == areas.max())
+        planes.append(int(most[len(most) // 2]))
+    return planes
 
 
-def _grey(values: NDArray[Any]) -> NDArray[np.uint8]:
-    low, high = grey_range(values[sampled(values.shape, 128)])
+def _grey(values: NDArray[Any], *, projection: bool = False) -> NDArray[np.uint8]:
+    low, high = grey_range(values[sampled(values.shape, 128)], projection=projection)
     grey = np.empty(values.shape, np.uint8)
     for plane, shown in zip(values, grey, strict=True):
         scaled = (plane.astype(np.float32) - low) * (255 / (high - low))

@@ -7,37 +7,88 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from micronet.core.errors import InputError
+from micronet.measure.overlap import overlap
 from micronet.networks.taught import Member
 from micronet.networks.taught import Taught as TaughtNetwork
-from micronet.training.teach.folds import hold_out
-from micronet.training.teach.learners import MicroNetLearner, TreesLearner
+from micronet.training.teach.folds import Folds, hold_out
+from micronet.training.teach.learners import TreesLearner
 from micronet.training.teach.lesson import Choice, Learner, Lesson, Mask, choose
 
-__all__ = ["Course", "Earlier", "Progress", "default_learners", "teach"]
+__all__ = ["Comparison", "Course", "Earlier", "Progress", "default_learners", "teach"]
 
 #: Receives what is done, of how much, and a word on what comes next; may raise to stop.
 Progress = Callable[[int, int, str], None]
 
-#: Planes this many times as thick as a voxel is wide lack what features in µm need; context makes up for some of it.
+#: Surroundings that brightness is evened by, in units of the finest spacing.
+_AROUND = 40.0
+#: Planes this many times as thick as a voxel is wide are evened one by one.
 _THICK = 2.0
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """What was taught before, and what it says of the voxels of a lesson.
+
+    Parameters
+    ----------
+    network : Taught
+    probability : ndarray of float32, shape (voxels,)
+        What it says of them.
+    fresh : ndarray of bool, shape (voxels,)
+        Those that it was not taught.
+    """
+
+    network: TaughtNetwork
+    probability: NDArray[np.float32]
+    fresh: Mask
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What an earlier network and the new one score on voxels that neither was taught.
+
+    `earlier` and `new` are Dice, or the share of right voxels where none of them is lumen.
+    """
+
+    voxels: int
+    earlier: float
+    new: float
+    measure: str
+
+    @property
+    def better(self) -> bool:
+        """Whether the new one is."""
+        return self.new > self.earlier
+
+    def told(self) -> str:
+        """Return the line that says so."""
+        return f"{self.measure} on {self.voxels:,} new voxels, held out: earlier {self.earlier:.3f}, new {self.new:.3f}"
+
+
 class Course(NamedTuple):
-    """The network that was taught, and why it is that one."""
+    """The network that was taught, and why it is that one.
+
+    `comparison` is None without an earlier network, or where nothing new could be held out; where the new one is not
+    better, `network` is the earlier one.
+    """
 
     network: TaughtNetwork
     choice: Choice
+    comparison: Comparison | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether the earlier network stays."""
+        return self.comparison is not None and not self.comparison.better
 
 
-def default_learners(lesson: Lesson, *, quick: bool = False) -> list[Learner]:
-    """Return the learners to choose from, the simplest first; `quick` ones are for cross-validation."""
-    learners: list[Learner] = [TreesLearner(), TreesLearner(scales=4)]
+def default_learners(lesson: Lesson) -> list[Learner]:
+    """Return the learners whose mean is expected to be best; docs/teach.md has what was measured."""
+    learners: list[Learner] = [TreesLearner(), TreesLearner(around=_AROUND)]
     if max(lesson.spacing_um) >= _THICK * min(lesson.spacing_um):
-        learners.append(MicroNetLearner(steps=40 if quick else 100, most_voxels=300_000 if quick else 1_000_000))
+        learners.append(TreesLearner(scales=4, around=_AROUND))
     return learners
 
 
@@ -46,7 +97,7 @@ def teach(
     seed: int = 0,
     on_progress: Progress | None = None,
     *,
-    earlier: TaughtNetwork | None = None,
+    earlier: Earlier | None = None,
     learners: Sequence[Learner] | None = None,
 ) -> Course:
     """Teach on the annotated voxels of a volume.
@@ -58,8 +109,8 @@ def teach(
         The same gives the same weights, with the same number of PyTorch's threads.
     on_progress : callable, optional
         As `Progress`.
-    earlier : Taught, optional
-        What was taught before: one more candidate, as it is.
+    earlier : Earlier, optional
+        What was taught before: it stays if the new network is not better on what neither was taught.
     learners : sequence of Learner, optional
         Default: `default_learners`.
 
@@ -73,67 +124,84 @@ def teach(
         If a class is missing.
     """
     tell = on_progress or (lambda done, whole, what: None)
-    quick = list(learners or default_learners(lesson, quick=True))
-    final = list(learners or default_learners(lesson))
-    if earlier is not None:
-        quick, final = ([*some, Earlier(earlier)] for some in (quick, final))
-    folds = hold_out(lesson.labels, lesson.spacing_um)
-    steps = len(quick) * len(folds.folds)
+    candidates = list(learners or default_learners(lesson))
+    expected = [learner.name for learner in candidates]
+    folds = _folds(lesson)
+    steps = len(candidates) * len(folds.folds)
     done = 0
-    tell(0, steps + len(final), "learning")
+    tell(0, steps + len(candidates), "learning")
 
     def count(name: str, number: int, of: int) -> None:
         nonlocal done
         done += 1
-        tell(done, steps + len(final), f"{name}, held-out {folds.what} {number} of {of}")
+        tell(done, steps + len(candidates), f"{name}, held-out {folds.what} {number} of {of}")
 
-    choice = choose(lesson, quick, seed=seed, folds=folds, on_fold=count)
+    choice = choose(lesson, candidates, expected=expected, seed=seed, folds=folds, on_fold=count)
+    comparison = None if earlier is None else _compared(lesson, choice, candidates, earlier, seed)
+    if earlier is not None and comparison is not None and not comparison.better:
+        return Course(earlier.network, choice, comparison)
     everything = np.ones(len(lesson.lumen), bool)
     members: list[Member] = []
-    for learner in final:
+    for learner in candidates:
         if learner.name in choice.names:
             found = learner.learn(lesson, everything, seed).members()
             whole = sum(member.weight for member in found)
             members += [replace(member, weight=member.weight / whole / len(choice.names)) for member in found]
         done += 1
-        tell(done, steps + len(final), learner.name)
-    return Course(TaughtNetwork(members, lesson.spacing_um).eval(), choice)
+        tell(done, steps + len(candidates), learner.name)
+    return Course(TaughtNetwork(members, lesson.spacing_um).eval(), choice, comparison)
 
 
-@dataclass(frozen=True)
-class _Remembered:
-    """An earlier network in a lesson."""
-
-    network: TaughtNetwork
-    lesson: Lesson
-    probability: NDArray[np.float32]
-
-    def at(self, asked: Mask) -> NDArray[np.float32]:
-        return self.probability[asked]
-
-    def everywhere(self) -> NDArray[np.float32]:
-        return self.network.predict(self.lesson.image, self.lesson.spacing_um, threads=torch.get_num_threads())
-
-    def members(self) -> list[Member]:
-        return list(self.network.members)
+def _folds(lesson: Lesson) -> Folds:
+    """Return what to hold out; nothing of a volume with labels of one class, where the other volumes have both."""
+    alone = lesson.lumen.all() or not lesson.lumen.any()
+    if alone and 0 < lesson.lumen_share < 1:
+        return Folds("", ())
+    return hold_out(lesson.labels, lesson.spacing_um)
 
 
-class Earlier:
-    """Learns nothing: what an earlier lesson has taught, asked about this one."""
+def _compared(
+    lesson: Lesson, choice: Choice, candidates: Sequence[Learner], earlier: Earlier, seed: int
+) -> Comparison | None:
+    """Return what both score on voxels that are new and were held out; None where that says nothing.
 
-    name = "earlier weights"
+    Where a person has marked nothing but errors, the earlier network is wrong everywhere and could not win.
+    """
+    right = (earlier.probability > 0.5) == lesson.lumen
+    if not right[earlier.fresh].any():
+        return None
+    said = _said_of_fresh(lesson, choice, candidates, earlier.fresh, seed)
+    held = ~np.isnan(said)
+    if not held.any():
+        return None
+    truth = lesson.lumen[held]
+    dice = bool(truth.any())
 
-    def __init__(self, network: TaughtNetwork) -> None:
-        self._network = network
-        self._known: _Remembered | None = None
+    def score(probability: NDArray[np.float32]) -> float:
+        found = probability[held] > 0.5
+        return overlap(found, truth).f_score() if dice else float(np.mean(found == truth))
 
-    def learn(self, lesson: Lesson, learned: Mask, seed: int) -> _Remembered:
-        """Return what it says of the lesson; it is computed once."""
-        if self._known is None or self._known.lesson is not lesson:
-            try:
-                spacing_um = self._network.checked_spacing(lesson.spacing_um)
-            except InputError as error:
-                raise InputError(f"the weights to start from: {error}") from error
-            found = self._network.predict(lesson.image, spacing_um)
-            self._known = _Remembered(self._network, lesson, found[lesson.annotated])
-        return self._known
+    what = "Dice" if dice else "share of right voxels"
+    return Comparison(len(truth), score(earlier.probability), score(said), what)
+
+
+def _said_of_fresh(
+    lesson: Lesson, choice: Choice, candidates: Sequence[Learner], fresh: Mask, seed: int
+) -> NDArray[np.float32]:
+    """Return what the chosen learners say of fresh voxels that are held out in turn, NaN of all others.
+
+    They learn from all that the earlier network knew, and from the rest of what is new: of several slices from the
+    others, of a single one from its other parts.
+    """
+    found = np.full(len(fresh), np.nan, np.float32)
+    lumen = lesson.lumen[fresh]
+    if lumen.all() or not lumen.any():
+        return found
+    labels = np.zeros_like(lesson.labels)
+    labels[lesson.annotated] = np.where(fresh, lesson.labels[lesson.annotated], 0)
+    for fold in hold_out(labels, lesson.spacing_um).folds:
+        learned, held = ~fresh, np.zeros(len(fresh), bool)
+        learned[fresh], held[fresh] = fold.learned, fold.held
+        some = [one.learn(lesson, learned, seed).at(held) for one in candidates if one.name in choice.names]
+        found[held] = np.mean(some, axis=0)
+    return found

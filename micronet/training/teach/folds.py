@@ -14,10 +14,15 @@ from scipy import ndimage
 
 from micronet.core.errors import InputError
 
-__all__ = ["Fold", "Folds", "hold_out"]
+__all__ = ["ONE_SLICE", "Fold", "Folds", "hold_out"]
 
+#: What is held out of a slice that is alone.
+ONE_SLICE = "parts of the slice"
 #: Share of a slice's annotated box that is annotated, from which on it counts as a slice, not as strokes.
 _DENSE = 0.5
+#: Share of the annotation that may be held out at once. A slice and some strokes of correction cannot be divided: what
+#: is learned from the strokes alone says nothing, and these lie where one of the learners was wrong.
+_MOST_HELD = 0.7
 #: What separates a held-out part of a slice from the rest, in units of the finest spacing.
 _GAP = 8
 
@@ -57,7 +62,8 @@ def hold_out(labels: NDArray[np.uint8], spacing_um: Sequence[float], count: int 
     Folds
         Annotated slices in turn, where there are at least three along some axis; else strokes (pieces that touch by
         faces, edges or corners); a single slice that is annotated densely in parts, with a gap around the held-out one.
-        Every fold learns from both classes. There is none where the annotation is too small to be divided.
+        Every fold learns from both classes. There is none where the annotation is too small to be divided, or most of
+        it lies in one piece.
 
     Raises
     ------
@@ -81,7 +87,7 @@ def hold_out(labels: NDArray[np.uint8], spacing_um: Sequence[float], count: int 
         along = places[:, long] * float(spacing_um[long])
         cuts = np.quantile(along, np.arange(1, count) / count)
         gap = _GAP * min(spacing_um)
-        return _folds("parts of the slice", np.searchsorted(cuts, along, side="right"), along, lumen, gap)
+        return _folds(ONE_SLICE, np.searchsorted(cuts, along, side="right"), along, lumen, gap)
     pieces, number = ndimage.label(annotated, np.ones((3, 3, 3)))
     groups = _strokes(np.asarray(pieces)[annotated] - 1, int(number), lumen, count)
     return _folds("strokes", groups, np.zeros(len(places)), lumen, 0.0)
@@ -110,6 +116,8 @@ def _folds(
     found = []
     for number in np.unique(groups):
         held = groups == number
+        if np.count_nonzero(held) > _MOST_HELD * len(held):
+            return Folds(what, ())
         learned = ~held
         if gap:
             low, high = along[held].min(), along[held].max()

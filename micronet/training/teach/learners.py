@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from micronet.core.regrid import isotropic_shape, isotropic_step, resampled
 from micronet.core.volume import Volume, upright
 from micronet.data.dataset import Sample
+from micronet.networks.evening import evened
 from micronet.networks.kernels.boosting import logits
 from micronet.networks.kernels.scale_space import default_scales, features, features_at
 from micronet.networks.models import MINIMUM_AXIS, MicroNet
@@ -32,27 +34,65 @@ __all__ = [
     "TaughtPixelNetwork",
     "TaughtTrees",
     "TreesLearner",
+    "fitted_to",
 ]
 
 Array = NDArray[np.float32]
 
 #: Planes from which it is told how common lumen is.
 SEEN_PLANES = 12
+#: Voxels that trees are fitted to, at most: neighbours tell the same, and a large slice would take minutes.
+_MOST_VOXELS = 60_000
 
 
-class _Features:
-    """Features of the voxels of a lesson, computed once, however often it is learned from."""
+class _Features(NamedTuple):
+    """Features of the voxels of a lesson; scale and surroundings as weights hold them."""
 
-    def __init__(self) -> None:
-        self._seen: tuple[Lesson, tuple[float, ...], Array] | None = None
+    scales: tuple[float, ...]
+    around_um: float
+    found: Array  # (voxels, features)
+    others: tuple[Array, ...]  # of the other volumes
 
-    def of(self, lesson: Lesson, count: int | None = None) -> tuple[tuple[float, ...], Array]:
-        """Return the finest scales, rounded as weights hold them, and features (voxels, features)."""
+    def learned(self, lesson: Lesson, learned: Mask) -> tuple[Array, Mask]:
+        """Return features and truth of some voxels of a lesson and of all of its others."""
+        found, lumen = self.found[learned], lesson.lumen[learned]
+        if not self.others:
+            return found, lumen
+        return (
+            np.concatenate([found, *self.others]),
+            np.concatenate([lumen, *(other.lumen for other in lesson.others)]),
+        )
+
+
+class _FeaturesOf:
+    """They are computed once, however often a lesson is learned from."""
+
+    def __init__(self, scales: int | None = None, around: float = 0.0) -> None:
+        self._count, self._around = scales, around
+        self._seen: tuple[Lesson, _Features] | None = None
+
+    def __call__(self, lesson: Lesson) -> _Features:
         if self._seen is None or self._seen[0] is not lesson:
-            scales = tuple(float(np.float32(scale)) for scale in default_scales(lesson.spacing_um)[:count])
-            found = features_at(lesson.image, lesson.annotated, scales, lesson.spacing_um, torch.get_num_threads())
-            self._seen = lesson, scales, found
-        return self._seen[1:]
+            finest = min(lesson.spacing_um)
+            scales = tuple(float(np.float32(scale)) for scale in default_scales(lesson.spacing_um)[: self._count])
+            around_um = float(np.float32(self._around * finest))
+            found, *others = (_features_in(one, scales, around_um) for one in (lesson, *lesson.others))
+            self._seen = lesson, _Features(scales, around_um, found, tuple(others))
+        return self._seen[1]
+
+
+def _features_in(lesson: Lesson, scales: tuple[float, ...], around_um: float) -> Array:
+    """Return the features of a volume's annotated voxels; scales and surroundings are lengths, whatever its voxels."""
+    image = evened(lesson.image, lesson.spacing_um, around_um) if around_um else lesson.image
+    return features_at(image, lesson.annotated, scales, lesson.spacing_um, torch.get_num_threads())
+
+
+def fitted_to(found: Array, lumen: Mask, seed: int) -> tuple[Array, Mask]:
+    """Return what trees are fitted to: features (voxels, features) and truth, of some voxels where these are many."""
+    if len(found) <= _MOST_VOXELS:
+        return found, lumen
+    drawn = np.sort(np.random.default_rng([seed, 5]).choice(len(found), _MOST_VOXELS, replace=False))
+    return found[drawn], lumen[drawn]
 
 
 @dataclass(frozen=True)
@@ -81,30 +121,43 @@ class TaughtTrees:
             return self
         step = max(1, len(self.lesson.image) // SEEN_PLANES)
         planes = range(step // 2, len(self.lesson.image), step)
-        seen = [features(self.lesson.image, self.trees.scales, self.lesson.spacing_um, slice(z, z + 1)) for z in planes]
+        around_um = self.trees.around_um
+        image = evened(self.lesson.image, self.lesson.spacing_um, around_um) if around_um else self.lesson.image
+        seen = [features(image, self.trees.scales, self.lesson.spacing_um, slice(z, z + 1)) for z in planes]
         rows = np.concatenate([plane.reshape(len(plane), -1) for plane in seen], axis=1).T
         probability = np.asarray(1 / (1 + np.exp(-logits(rows, self.trees.trees))), np.float32)
-        taught = float(self.lesson.lumen.mean())
+        taught = self.lesson.lumen_share
         shift = logit_shift(prevalence(probability, taught), taught)
         trees = self.trees.trees._replace(start=float(np.float32(self.trees.trees.start + shift)))
         return replace(self, trees=replace(self.trees, trees=trees))
 
 
 class TreesLearner:
-    """Fits pixel trees; on the finest `scales` of the default ones, if not on all."""
+    """Fits pixel trees.
 
-    def __init__(self, trees: int = 150, scales: int | None = None) -> None:
-        self.trees, self.scales = trees, scales
-        self.name = "pixel trees" if scales is None else f"pixel trees at {scales} scales"
-        self._features = _Features()
+    Parameters
+    ----------
+    trees : int
+    scales : int, optional
+        So many of the default scales, the finest; by default all.
+    around : float
+        Surroundings that the image is evened by first, in units of the finest spacing; 0: it is not.
+    """
+
+    def __init__(self, trees: int = 150, scales: int | None = None, around: float = 0.0) -> None:
+        self.trees, self.around = trees, around
+        self.name = "pixel trees" + (", evened" if around else "") + ("" if scales is None else f", {scales} scales")
+        self._features = _FeaturesOf(scales, around)
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtTrees:
         """Fit trees to some voxels of the lesson."""
-        scales, found = self._features.of(lesson, self.scales)
+        seen = self._features(lesson)
+        found, lumen = fitted_to(*seen.learned(lesson, learned), seed)
         threads = torch.get_num_threads()
-        taught = found[learned], lesson.lumen[learned]
-        trees = train_pixel_trees(*taught, scales, trees=self.trees, seed=seed, threads=threads)
-        return TaughtTrees(trees, lesson, found)
+        trees = train_pixel_trees(
+            found, lumen, seen.scales, trees=self.trees, around_um=seen.around_um, seed=seed, threads=threads
+        )
+        return TaughtTrees(trees, lesson, seen.found)
 
 
 @dataclass(frozen=True)
@@ -136,15 +189,15 @@ class PixelLearner:
 
     def __init__(self, members: int = 3, steps: int = 400, name: str = "pixel network") -> None:
         self.members, self.steps, self.name = members, steps, name
-        self._features = _Features()
+        self._features = _FeaturesOf()
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtPixelNetwork:
         """Train on some voxels of the lesson."""
-        scales, found = self._features.of(lesson)
+        seen = self._features(lesson)
         network = train_pixel_network(
-            found[learned], lesson.lumen[learned], scales, members=self.members, steps=self.steps, seed=seed
+            *seen.learned(lesson, learned), seen.scales, members=self.members, steps=self.steps, seed=seed
         )
-        return TaughtPixelNetwork(network, lesson, found)
+        return TaughtPixelNetwork(network, lesson, seen.found)
 
 
 @dataclass(frozen=True)
@@ -188,25 +241,31 @@ class MicroNetLearner:
         self.steps, self.most_voxels, self.on_step = steps, most_voxels, on_step
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtMicroNet:
-        """Train on some voxels of the lesson."""
+        """Train on some voxels of the lesson, and all of the others'."""
         step_um = float(np.float32(isotropic_step(lesson.labels.shape, lesson.spacing_um, self.most_voxels)))
-        shape = isotropic_shape(lesson.labels.shape, lesson.spacing_um, step_um)
-        image = _padded(resampled(lesson.image, shape))
         labels = np.zeros_like(lesson.labels)
         labels[lesson.annotated] = np.where(learned, lesson.labels[lesson.annotated], 0)
-        labels = _nearest(labels, shape)
-        labels = np.pad(labels, [(0, n - m) for n, m in zip(image.shape, labels.shape, strict=True)])
-        sample = Sample.of("volume", Volume(image, upright()), labels == 1, labels > 0)
+        samples = [_sample(replace(lesson, labels=labels), step_um), *(_sample(one, step_um) for one in lesson.others)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = MicroNet()
-        # The image is normalised already: what was added to fill it up must not count.
-        trainer = Trainer(network, [replace(sample, mean=0.0, sd=1.0)], (), RECIPES["default"], seed)
-        trainer.begin(self.steps)
+        trainer = Trainer(network, samples, (), RECIPES["default"], seed)
+        trainer.begin(-(-self.steps // len(samples)))  # so many times all volumes
         trainer.run(self.on_step or (lambda report: None), lambda report: None)
         member = Member("unet", network.eval(), step_um=step_um)
         probability = Taught([member], lesson.spacing_um).predict(lesson.image, lesson.spacing_um)
         return TaughtMicroNet(member, lesson, probability)
+
+
+def _sample(lesson: Lesson, step_um: float) -> Sample:
+    """Return a volume on the isotropic grid, with its labels."""
+    shape = isotropic_shape(lesson.labels.shape, lesson.spacing_um, step_um)
+    image = _padded(resampled(lesson.image, shape))
+    labels = _nearest(lesson.labels, shape)
+    labels = np.pad(labels, [(0, n - m) for n, m in zip(image.shape, labels.shape, strict=True)])
+    sample = Sample.of("volume", Volume(image, upright()), labels == 1, labels > 0)
+    # The image is normalised already: what was added to fill it up must not count.
+    return replace(sample, mean=0.0, sd=1.0)
 
 
 def _nearest(labels: NDArray[np.uint8], shape: Sequence[int]) -> NDArray[np.uint8]:

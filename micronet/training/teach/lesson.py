@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from micronet.core.errors import InputError
 from micronet.measure.overlap import overlap
 from micronet.networks.taught import Member
-from micronet.training.teach.folds import Folds, hold_out
+from micronet.training.teach.folds import ONE_SLICE, Folds, hold_out
 
 __all__ = ["Choice", "Learner", "Lesson", "Taught", "choose"]
 
 Mask = NDArray[np.bool_]
-#: A learner, or a mean of several, is taken in place of a simpler one only if it is better by so much Dice.
-_WORTH_IT = 0.002
+#: A learner, or a mean of several, is taken in place of what is expected to be best only if it is better by so much
+#: Dice.
+_WORTH_IT = 0.01
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,15 @@ class Lesson:
     labels : ndarray of uint8, shape (Z, Y, X)
         0 not annotated, 1 lumen, 2 background.
     spacing_um : (z, y, x)
+    others : tuple of Lesson
+        Volumes that were annotated before: all of their annotated voxels are learned from too, whatever is held out of
+        this one.
     """
 
     image: NDArray[np.float32]
     labels: NDArray[np.uint8]
     spacing_um: tuple[float, float, float]
+    others: tuple[Lesson, ...] = ()
 
     def __post_init__(self) -> None:
         if self.image.shape != self.labels.shape:
@@ -53,6 +58,11 @@ class Lesson:
     def lumen(self) -> Mask:
         """What the voxels of the lesson are: bool (voxels,)."""
         return np.asarray(self.labels[self.annotated] == 1)
+
+    @property
+    def lumen_share(self) -> float:
+        """Share of lumen in all that is annotated, the other volumes included."""
+        return float(np.concatenate([self.lumen, *(other.lumen for other in self.others)]).mean())
 
 
 class Taught(Protocol):
@@ -74,7 +84,7 @@ class Learner(Protocol):
     name: str
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> Taught:
-        """Learn from some voxels of the lesson; `learned` is bool (voxels,)."""
+        """Learn from some voxels of the lesson, and all of the others'; `learned` is bool (voxels,)."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,7 @@ class Choice:
     def told(self) -> str:
         """Return the one line that says what was chosen, and why."""
         if not self.scores:
-            return f"{self.names[0]}: the annotation is too small to hold anything out"
+            return f"{' + '.join(self.names)}: the annotation is too small, or too unequal, to hold anything out"
         listed = ", ".join(f"{name} {score:.3f}" for name, score in self.scores.items())
         return f"{' + '.join(self.names)}: Dice on held-out {self.held_out}: {listed}"
 
@@ -101,6 +111,7 @@ def choose(
     lesson: Lesson,
     learners: Sequence[Learner],
     *,
+    expected: Sequence[str] = (),
     seed: int = 0,
     folds: Folds | None = None,
     on_fold: Callable[[str, int, int], None] | None = None,
@@ -111,7 +122,9 @@ def choose(
     ----------
     lesson : Lesson
     learners : sequence of Learner
-        The simplest first: a later one has to be better by more than 0.002.
+    expected : sequence of str
+        Names of learners whose mean is taken unless something else is better by more than 0.01 of Dice; by default the
+        first learner. Parts of one slice do not decide: what suits a plane best need not suit darker planes.
     seed : int
         Passed on to the learners.
     folds : Folds, optional
@@ -131,8 +144,9 @@ def choose(
     if not learners:
         raise InputError("there is no learner to choose from")
     divided = hold_out(lesson.labels, lesson.spacing_um) if folds is None else folds
+    best = tuple(learner.name for learner in learners if learner.name in expected) or (learners[0].name,)
     if not divided.folds:
-        return Choice((learners[0].name,), {}, "")
+        return Choice(best, {}, "")
     held = np.logical_or.reduce([fold.held for fold in divided.folds])
     found: dict[str, NDArray[np.float32]] = {}
     for learner in learners:
@@ -142,15 +156,19 @@ def choose(
             if on_fold is not None:
                 on_fold(learner.name, number, len(divided.folds))
         found[learner.name] = probability
-    truth = lesson.lumen & held
+    scores = _scores(found, held, lesson.lumen)
+    if divided.what != ONE_SLICE:
+        better = max(scores, key=lambda names: scores[names])
+        best = better if scores[better] > scores[best] + _WORTH_IT else best
+    ranked = sorted(scores.items(), key=lambda item: -item[1])
+    return Choice(best, {" + ".join(names): score for names, score in ranked}, divided.what)
+
+
+def _scores(found: dict[str, NDArray[np.float32]], held: Mask, lumen: Mask) -> dict[tuple[str, ...], float]:
+    """Return the Dice of every learner, and of the mean of any of them, on held-out voxels."""
     scores: dict[tuple[str, ...], float] = {}
     for count in range(1, len(found) + 1):
         for names in combinations(found, count):
             mean = np.mean([found[name] for name in names], axis=0)
-            scores[names] = overlap((mean > 0.5) & held, truth).f_score()
-    best = next(iter(scores))
-    for names, score in scores.items():
-        if score > scores[best] + _WORTH_IT:
-            best = names
-    ranked = sorted(scores.items(), key=lambda item: -item[1])
-    return Choice(best, {" + ".join(names): score for names, score in ranked}, divided.what)
+            scores[names] = overlap((mean > 0.5) & held, lumen & held).f_score()
+    return scores

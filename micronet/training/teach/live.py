@@ -24,10 +24,10 @@ from micronet.networks.normalize import log_intensity, normalize_image
 from micronet.networks.pixel_trees import PixelTrees, train_pixel_trees
 from micronet.networks.taught import Member, Taught
 from micronet.training.teach.course import Course, Progress, teach
-from micronet.training.teach.job import looked
-from micronet.training.teach.learners import SEEN_PLANES
+from micronet.training.teach.learners import SEEN_PLANES, fitted_to
 from micronet.training.teach.lesson import Choice, Lesson
 from micronet.training.teach.prevalence import annotates_slices, logit_shift, prevalence
+from micronet.training.teach.result import looked
 
 __all__ = ["Answer", "LiveImage"]
 
@@ -134,8 +134,9 @@ class LiveImage:
             As `OnPlanes`.
         """
         tell = on_planes or (lambda first, found: None)
-        found, threads = self._painted(lesson), torch.get_num_threads()
-        trees = train_pixel_trees(found, lesson.lumen, self._scales, seed=seed, threads=threads)
+        threads = torch.get_num_threads()
+        found, lumen = fitted_to(self._painted(lesson), lesson.lumen, seed)
+        trees = train_pixel_trees(found, lumen, self._scales, seed=seed, threads=threads)
         tell(0, np.empty((0, *self.image.shape[1:]), np.float32))  # a chance to stop
         trees = self._for_the_volume(trees, lesson)
         probability = np.empty(self.image.shape, np.float32)

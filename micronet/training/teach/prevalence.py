@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 
 __all__ = ["annotates_slices", "logit_shift", "prevalence"]
 
-#: From this share of the annotated slices' voxels on they count as annotated slices, not as strokes in them.
+#: From this share of its voxels on a slice counts as annotated; below, there are strokes in it.
 _DENSE = 0.5
 _LEAST = 1e-4
 
 
 def annotates_slices(labels: NDArray[np.uint8]) -> bool:
-    """Return whether most of the slices that hold labels is annotated, along the axis where that is most true.
+    """Return whether most of the annotated voxels lie in slices, along one of the axes, that are annotated mostly.
+
+    A few strokes beside an annotated slice do not make it strokes.
 
     Parameters
     ----------
@@ -30,8 +32,9 @@ def annotates_slices(labels: NDArray[np.uint8]) -> bool:
     total = np.count_nonzero(annotated)
     for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)
-        slices = np.count_nonzero(annotated.any(axis=others))
-        if slices and total >= _DENSE * slices * labels.size / labels.shape[axis]:
+        counts = np.count_nonzero(annotated, axis=others)
+        dense = counts >= _DENSE * labels.size / labels.shape[axis]
+        if counts[dense].sum() > 0.5 * total:
             return True
     return False
 

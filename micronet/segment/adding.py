@@ -1,0 +1,120 @@
+"""What joins a result that is there, without segmenting anew: scores, figures, meshes, tables of vessels, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micronet.core.errors import InputError
+from micronet.core.names import write_name
+from micronet.core.outcome import Outcome
+from micronet.core.ownership import RECORD_KEYS, Outputs
+from micronet.io import Source, read_annotation
+from micronet.report.preview import write_preview
+from micronet.segment.earlier import Earlier
+from micronet.segment.plan import plan_addition
+from micronet.segment.reading import Inputs, read_inputs
+from micronet.segment.results import Measured, Written, measure_mask, scene_of, write_on_request
+from micronet.segment.settings import MADE_BY, Job
+
+__all__ = ["add_files"]
+
+
+def add_files(earlier: Earlier, say: Callable[[str], None]) -> Outcome | None:
+    """Make what a result lacks from its segmentation: the same bits as if it had been asked for at once.
+
+    Parameters
+    ----------
+    earlier : Earlier
+        What is there; its segmentation is.
+    say : callable
+        As `micronet.segment.job.segment_file`.
+
+    Returns
+    -------
+    Outcome or None
+        None where the volume would now lie on another grid than the files that are there, as its length unit is settled
+        by the annotation; nothing has been written then.
+
+    Raises
+    ------
+    MicronetError
+        For bad input, too little memory, or where files cannot be written; what is there stays a whole result.
+    """
+    plan = earlier.plan
+    task = replace(plan.task, job=_added(plan.task.job, earlier))
+    segmentation = task.job.output / f"{task.stem}.seg.nrrd"
+    memory = plan_addition(task, segmentation)
+    inputs = read_inputs(task, say)
+    if not _on_the_grid(earlier, inputs):
+        return None
+    say(f"  from        {segmentation.name}, which is there: {', '.join(earlier.lacks)}")
+    measured = measure_mask(task, inputs, _mask_in(task.sources.of(segmentation), inputs), say)
+    names = [file.name for file in task.job.files_on_request(task.stem).values()]
+    preview = f"{task.stem}_preview.png"
+    outputs = Outputs(
+        task.job.output,
+        plan.outputs.record_path.name,
+        MADE_BY,
+        [*names, *([preview] if earlier.rescored else [])],
+        lasting=True,
+    )
+    with outputs.staged() as folder:
+        scene = scene_of(inputs, measured.mask, task.job)
+        if earlier.rescored:
+            write_preview(folder / preview, scene, write_name(task.stem))
+        grid = inputs.volume.with_array(measured.mask)
+        written = write_on_request(replace(task.job, output=folder), task.stem, scene, grid, memory, {}, say)
+    record = _record(earlier, inputs, measured, written)
+    outputs.finish(record)
+    made = [*([preview] if earlier.rescored else []), *(file.name for file in written.files.values())]
+    say(f"  added       {task.job.output}/: {', '.join([*made, outputs.record_path.name])}")
+    if written.refused:
+        raise InputError(f"'{task.path}': {written.refused[0]} (all else is written)")
+    return measured.outcome(task.path, record, f"; {', '.join(earlier.lacks)} added")
+
+
+def _added(job: Job, earlier: Earlier) -> Job:
+    """Return the settings that ask for what is lacking and no more."""
+    missing = earlier.missing
+    return replace(
+        job,
+        report=False,
+        mesh=job.mesh if "mesh" in missing else None,
+        measures="vessels" in missing or "centrelines" in missing,
+        label_tiff="labels" in missing,
+        annotation=job.annotation if earlier.rescored or job.figure is not None else None,
+    )
+
+
+def _on_the_grid(earlier: Earlier, inputs: Inputs) -> bool:
+    """Whether what is read lies where the result lies."""
+    told, volume = earlier.record.get("volume"), inputs.volume
+    spacing = None if volume.spacing_um is None else list(volume.spacing_um)
+    wanted = {"shape_zyx": list(volume.shape), "spacing_um_zyx": spacing, "units": volume.units}
+    return isinstance(told, dict) and all(told.get(key) == value for key, value in wanted.items())
+
+
+def _mask_in(segmentation: Source, inputs: Inputs) -> NDArray[np.bool_]:
+    mask: NDArray[np.bool_] = read_annotation(segmentation).mask.array
+    inputs.volume.with_array(mask)  # of its shape
+    return mask
+
+
+def _record(earlier: Earlier, inputs: Inputs, measured: Measured, written: Written) -> dict[str, Any]:
+    """Return the record of the whole result: what was asked for at once would have it so."""
+    record = {key: value for key, value in earlier.record.items() if key not in RECORD_KEYS}
+    asked = earlier.plan.asked
+    if earlier.rescored:
+        record["masks"] = record["masks"] | {"annotation": asked["masks"]["annotation"]}
+        scored = {name: asked["parameters"][name] for name in ("annotation", "segment")}
+        record["parameters"] = record["parameters"] | scored
+        record["scores"] = measured.scores
+    warnings = [*([inputs.outside] if inputs.outside else []), *measured.warnings, *written.warnings, *written.refused]
+    record["result"] = record["result"] | written.vessels | {"warnings": warnings}
+    record["files"] = record["files"] | {kind: write_name(file.name) for kind, file in written.files.items()}
+    return record

@@ -1,0 +1,278 @@
+"""What is to be taught: where everything goes, what is learned from, whether that is done already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from micronet.core.errors import FileError, InputError, setting
+from micronet.core.names import file_part, valid, write_name
+from micronet.core.outcome import Outcome
+from micronet.core.ownership import ELSEWHERE, REPLACE, Outputs, check_outputs
+from micronet.core.provenance import sha256_of
+from micronet.core.ram import Allowance
+from micronet.data.dataset import Entry
+from micronet.io import claimed_bytes, files_of, files_read_with, open_stack, volume_stem
+from micronet.networks.card import card_path, planned_weights
+from micronet.training.teach.collection import Collection, Known, collection_of
+from micronet.training.teach.material import find_start, held_bytes
+
+__all__ = ["Plan", "TeachJob", "WouldReplaceError", "check_room_for", "earlier_outcome", "plan_saving", "plan_teaching"]
+
+#: What the record of a result says that made it.
+MADE_BY = "teach.py"
+
+
+class WouldReplaceError(InputError):
+    """What is to be written would take the place of what is read: labels saved over an earlier result, or weights.
+
+    `name` is one for the weights where these are in the way, else None.
+    """
+
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class TeachJob:
+    """What was painted, how to learn from it and where to write.
+
+    `labels` is a file as `micronet.io.read_labels` takes it, `lumen` and `background` name its segments. `name` is that
+    of the weights, by default the volume's. `checked` names the segment of an edited mask whose voxels are annotated,
+    as edited; the mask itself is then its only other segment, or `lumen`. `start` are weights that were taught before,
+    to learn on from with all of their labels; corrections find them themselves. `free_labels` lets the mask differ from
+    what was painted. The others are as in `micronet.segment.settings.Job`.
+    """
+
+    labels: Path
+    output: Path = Path("taught")
+    weights_folder: Path = Path("trained_models")
+    name: str | None = None
+    lumen: str | None = None
+    background: str | None = None
+    checked: str | None = None
+    intensity: Literal["as stored", "log"] = "as stored"
+    start: Path | None = None
+    seed: int = 0
+    threshold: float = 0.5
+    free_labels: bool = False
+    axes: str | None = None
+    spacing_um: tuple[float, float, float] | None = None
+    max_ram: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.checked is not None and self.background is not None:
+            raise InputError(
+                f"what was checked and is not lumen is background; leave the segment of it out "
+                f"{setting('background', 'checked')}"
+            )
+
+    def weights_path(self, stem: str) -> Path:
+        """Return where the weights go."""
+        return self.weights_folder / f"taught_{file_part(self.name or stem)}.pt"
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what the numbers of a result depend on, as JSON has it."""
+        settings = asdict(self)
+        for name in ("output", "weights_folder", "max_ram", "labels", "start"):
+            del settings[name]
+        return {key: _plain(value) for key, value in settings.items()}
+
+
+def _plain(value: Any) -> Any:
+    return valid(value) if isinstance(value, str) else list(value) if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Where everything goes, and how the record begins.
+
+    `start` are the weights to learn on from, `known` the labels beside them, and `kept` the same labels beside the new
+    weights, to which those at hand are added. `words` tell how the start was found. `source` is the file of the volume,
+    where that is not `path`.
+    """
+
+    path: Path
+    job: TeachJob
+    results: Outputs
+    weights: Outputs
+    asked: dict[str, Any]
+    start: Path | None
+    words: str
+    known: Collection
+    kept: Collection
+    source: Path | None = None
+
+    @property
+    def image(self) -> Path:
+        """The file of the volume."""
+        return self.source or self.path
+
+    @property
+    def stem(self) -> str:
+        """How the names of the results begin."""
+        return volume_stem(self.path)
+
+    @property
+    def weights_path(self) -> Path:
+        """Where the weights go."""
+        return self.weights.paths[0]
+
+    @property
+    def learns_on(self) -> bool:
+        """Whether the weights take the place of those that they start from: those that corrections are of."""
+        return _learns_on(self.job, self.start, self.weights_path)
+
+    def entry(self, name: str, split: str) -> Entry:
+        """Return the labels at hand as a data set has them; where their copy will be is another's matter."""
+        job = self.job
+        return Entry(
+            name,
+            split,
+            self.image,
+            Path(),
+            labels="sparse",
+            intensity=job.intensity,
+            axes=job.axes,
+            spacing_um=job.spacing_um,
+        )
+
+    def grown(self, collection: Collection) -> Collection:
+        """Return labels with those at hand added."""
+        entry = self.entry(collection.named(self.stem), collection.split_of(self.stem))
+        return collection.with_labels(entry, self.asked["input"]["sha256"])
+
+
+def _learns_on(job: TeachJob, start: Path | None, weights: Path) -> bool:
+    return job.checked is not None and start is not None and weights.is_file() and start.samefile(weights)
+
+
+def plan_teaching(path: Path, job: TeachJob) -> Plan:
+    """Check what would be written, before anything is read."""
+    stem = volume_stem(path)
+    results, weights = _outputs(job, stem, MADE_BY)
+    found = (job.start, "as asked") if job.start is not None else None
+    if found is None and job.checked is not None:
+        found = find_start(path, job.labels, job.weights_path(stem))
+    start, words = found or (None, "")
+    inputs = {"input": path, "labels": job.labels}
+    read = {role: files_of(file) for role, file in inputs.items()}
+    every = [file for several in read.values() for file in several]
+    if start is not None and not _learns_on(job, start, job.weights_path(stem)):
+        inputs["start"], read["start"] = start, (start,)
+        every += [start, card_path(start)]
+    asked: dict[str, Any] = {
+        role: {"path": write_name(file), "sha256": sha256_of(*read[role])} for role, file in inputs.items()
+    }
+    known, kept = _collections(start, job.weights_path(stem))
+    plan = Plan(path, job, results, weights, asked | {"parameters": job.parameters()}, start, words, known, kept)
+    every += [file for one in known.known if one.entry.image.is_file() for file in files_read_with(one.entry.image)]
+    grown = plan.grown(kept)
+    grown.text(stem)  # a name that it cannot hold is told now
+    try:
+        check_outputs([results, weights, grown.outputs(_new(grown, known))], every)
+    except InputError as error:
+        raise _would_replace(error, job, stem) from error
+    return plan
+
+
+def plan_saving(
+    job: TeachJob, stem: str, about: Mapping[str, Any], made_by: str, source: Path | None, keep: bool
+) -> Plan:
+    """Check what would be written of something that was taught elsewhere; arguments as `result.save_found`.
+
+    With `keep` the labels will be kept beside the weights.
+    """
+    results, weights = _outputs(job, stem, made_by, [job.labels.as_posix()])
+    read = () if source is None else files_of(source)
+    asked = {**about, "input": {**about["input"], "sha256": sha256_of(*read) if read else None}}
+    none, kept = _collections(None, job.weights_path(stem))
+    plan = Plan(job.output / f"{stem}.nrrd", job, results, weights, asked, None, "", none, kept, source)
+    every = [results, weights]
+    if keep:
+        grown = plan.grown(kept)
+        grown.text(stem)  # a name that it cannot hold is told now
+        every.append(grown.outputs(grown.known))
+    check_outputs(every, read)
+    if results.read() is None and weights.owns(weights.paths[0].name):
+        raise FileError(f"'{weights.paths[0]}' exists: give another name {setting('name')}")
+    return plan
+
+
+def _outputs(job: TeachJob, stem: str, made_by: str, more: Sequence[str] = ()) -> tuple[Outputs, Outputs]:
+    """Return the files of a result, and those of the weights."""
+    files = [f"{stem}_probability.nrrd", f"{stem}.seg.nrrd", f"{stem}_preview.png"]
+    names = [*files, f"{stem}_look.csv", f"{stem}_look.seg.nrrd", *more]
+    results = Outputs(job.output, f"{stem}.json", made_by, names)
+    advice = f"give the weights another name {setting('name')}"
+    return results, planned_weights(job.weights_path(stem), advice=advice)
+
+
+def _collections(start: Path | None, weights: Path) -> tuple[Collection, Collection]:
+    """Return the labels that the start knows, and the same beside the new weights."""
+    there = collection_of(weights)
+    if start is None:
+        return replace(there, known=()), replace(there, known=())
+    known = collection_of(start)
+    return known, known.copied_to(there.folder)
+
+
+def _new(grown: Collection, known: Collection) -> list[Known]:
+    """Return those whose files are still to be written."""
+    return [one for one in grown.known if one not in known.known]
+
+
+def _would_replace(error: InputError, job: TeachJob, stem: str) -> WouldReplaceError:
+    """Return the error with what helps: another folder, or for weights that it would start from another name."""
+    weights = job.weights_path(stem)
+    if not str(error).startswith((f"'{weights}'", f"'{card_path(weights)}'")):
+        return WouldReplaceError(str(error))
+    found = WouldReplaceError(str(error).replace(ELSEWHERE, f"give the new ones another name {setting('name')}"))
+    number = 2
+    while replace(job, name=f"{job.name or stem}_{number}").weights_path(stem).exists():
+        number += 1
+    found.name = f"{job.name or stem}_{number}"
+    return found
+
+
+def earlier_outcome(plan: Plan) -> Outcome | None:
+    """Return the outcome where all is there already; FileError where something else is."""
+    done = plan.results.read()
+    if done is None:
+        name = plan.weights.paths[0].name
+        if plan.weights.owns(name) and not plan.learns_on:
+            raise FileError(
+                f"'{plan.weights.paths[0]}' exists: replace it {setting('force')}, or give another name "
+                f"{setting('name')}"
+            )
+        return None
+    record = plan.results.record_path
+    try:
+        same = done["parameters"] == plan.asked["parameters"] and all(
+            done[role]["sha256"] == plan.asked[role]["sha256"] if role in plan.asked else role not in done
+            for role in ("input", "labels", "start")
+        )
+    except (KeyError, TypeError):
+        same = False
+    if not same:
+        raise FileError(
+            f"'{record}' holds a result of other labels, settings or input for '{plan.path.name}'; {REPLACE}"
+        )
+    return Outcome(plan.path, "skipped", f"done before ({record}); it can be done again {setting('force')}")
+
+
+def check_room_for(plan: Plan) -> None:
+    """Raise an error where the disk cannot be written, or by the headers alone the volume is too large for memory."""
+    for outputs in (plan.results, plan.weights, plan.kept.outputs(())):
+        outputs.check_room()
+    job = plan.job
+    with open_stack(plan.path, axes=job.axes, spacing_um=job.spacing_um) as stack:
+        stored, voxels = stack.grid.array.nbytes, stack.grid.array.size
+    labels = claimed_bytes(job.labels, axes=job.axes)
+    logarithm = 4 * voxels * (job.intensity == "log")
+    # What is merged, and where the start was taught; other volumes.
+    merged = 2 * voxels + held_bytes(plan.known.known, plan.asked["input"]["sha256"])
+    # Normalised image, mean, squares and one member's probability; µ-Nets resample what they look at.
+    work = max(stored, labels, 16 * voxels + 24 * voxels)
+    Allowance.of(job.max_ram).check(stored + labels + logarithm + merged, work, f"'{plan.path}'")
