@@ -1,6 +1,7 @@
 """The widget Teach: what is kept between strokes, what is shown and saved, and the widget itself where napari is."""
 
 import os
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
@@ -18,8 +19,10 @@ from micronet.app.napari.teacher import Planes, Saving, Seen, Teacher, mask_plan
 from micronet.app.napari.work import Progress, StoppedError, Work
 from micronet.core.errors import FileError, InputError
 from micronet.core.volume import upright
-from micronet.io import read_segmentation
+from micronet.io import Segment, read_segmentation, write_segmentation
+from micronet.networks.kernels.jit import cache_folder
 from micronet.training.teach import live
+from micronet.training.teach.collection import collection_of
 from micronet.training.teach.learners import TreesLearner
 from micronet.training.teach.live import LiveImage
 
@@ -161,6 +164,14 @@ class TestTeacher:
         assert isinstance(told[-1], Planes)
         assert told[-1].probability.shape == SHAPE
 
+    def test_what_is_compiled_first_is_told_once_on_a_machine(self, volume):
+        (cache_folder() / "pixels.compiled").unlink(missing_ok=True)
+        said = []
+        for _ in range(2):
+            _, told = done(Teacher().work(Seen(volume.array, volume), painted(4, 10), whole=False))
+            said.append([one.done for one in told if isinstance(one, Progress) and one.what.startswith("compiling")])
+        assert said == [[0, 40, 60, 70, 100], []]
+
     def test_stopped_work_ends_at_the_next_thing_told_and_has_no_result(self, volume):
         inner = Teacher().work(Seen(volume.array, volume), painted(4, 10), whole=False)
 
@@ -219,6 +230,31 @@ class TestSave:
         write_volume("vol.nrrd", volume)
         code, _, err = call(teach, "vol.nrrd", "--labels", "out/strokes/vol.seg.nrrd", "--threads", 1, capsys=capsys)
         assert code == 0, err
+
+    def test_corrections_learn_on_from_what_was_saved_with_its_strokes(self, volume, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        seen = Seen(volume.array, volume, source=Path(write_volume("vol.nrrd", volume)))
+        answer, _ = done(Teacher().work(seen, painted(4, 10, 16), whole=False))
+        for _ in range(2):  # the same strokes are kept once
+            save(answer, seen, Saving(Path("out"), "vol"))
+        [kept] = collection_of(Path("out/taught_vol.pt")).known
+        np.testing.assert_array_equal(kept.labels_on(volume), painted(4, 10, 16))
+        assert kept.entry.image.resolve() == (tmp_path / "vol.nrrd").resolve()
+        checked = np.zeros(SHAPE, bool)
+        checked[[1, 7, 13]] = True
+        mask = np.where(checked, tubes(), read_annotation("out/vol.seg.nrrd").mask.array)
+        write_segmentation("out/edited.seg.nrrd", [(Segment("lumen"), mask), (Segment("checked"), checked)], volume)
+        command = ("vol.nrrd", "--labels", "out/edited.seg.nrrd", "--checked", "checked", "--name", "more")
+        code, out, err = call(teach, *command, "--threads", 1, capsys=capsys)
+        assert code == 0, err
+        assert "learns on   from 'out/taught_vol.pt', as 'out/vol.json' says, and from its 1 label files too" in out
+
+    def test_labels_of_a_layer_that_is_not_its_file_are_not_kept(self, volume, tmp_path):
+        source = write_volume(tmp_path / "vol.nrrd", replace(volume, array=volume.array[:10]))
+        seen = Seen(volume.array, volume, source=Path(source))
+        answer, _ = done(Teacher().work(seen, painted(4, 10), whole=False))
+        save(answer, seen, Saving(tmp_path / "out", "vol"))
+        assert not (tmp_path / "out" / "taught_vol_labels").exists()
 
     def test_what_was_saved_before_is_replaced_unless_a_person_changed_it(self, answered, tmp_path):
         seen, answer = answered

@@ -30,8 +30,10 @@ __all__ = [
     "forward",
     "is_ready",
     "kept_array",
+    "make_pixels_ready",
     "make_ready",
     "pass_bytes",
+    "pixels_are_ready",
     "refiner",
     "serves",
     "slab_refiner",
@@ -74,6 +76,20 @@ def make_ready(training: bool, progress: Callable[[float], None]) -> None:
     from micronet.networks.kernels.warm import warm_up
 
     warm_up(training, progress)
+
+
+def pixels_are_ready() -> bool:
+    """Return whether nothing has to be compiled before features of voxels and trees are computed on this machine."""
+    from micronet.networks.kernels.warm import pixels_are_compiled
+
+    return pixels_are_compiled()
+
+
+def make_pixels_ready(progress: Callable[[float], None]) -> None:
+    """Compile those, as `make_ready`."""
+    from micronet.networks.kernels.warm import warm_up_pixels
+
+    warm_up_pixels(progress)
 
 
 def unkept() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +24,16 @@ from micronet.networks.weights import load_model
 from micronet.segment.refine import Refinement, checked_depth, refine
 from micronet.segment.time_lapse import FIRST_ITERATIONS
 
-__all__ = ["Segmenting", "Step", "default_weights", "prepare_engine", "segment", "trained_folder", "warning"]
+__all__ = [
+    "Segmenting",
+    "Step",
+    "default_weights",
+    "prepare_engine",
+    "prepare_pixels",
+    "segment",
+    "trained_folder",
+    "warning",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +91,18 @@ def prepare_engine(tell: Tell) -> None:
     """Compile what a first pass needs, where this machine has not done so yet."""
     if engine.is_ready():
         return
-    what = "compiling for this machine, once"
-    tell(Progress(0, 100, what))
-    engine.make_ready(False, lambda fraction: tell(Progress(round(100 * fraction), 100, what)))
+    engine.make_ready(False, _compiling(tell, 30))
+
+
+def prepare_pixels(tell: Tell) -> None:
+    """Compile what learning from strokes needs, where this machine has not done so yet."""
+    if not engine.pixels_are_ready():
+        engine.make_pixels_ready(_compiling(tell, 15))
+
+
+def _compiling(tell: Tell, seconds: int) -> Callable[[float], None]:
+    what = f"compiling for this machine, once; this takes about {seconds} s"
+    return lambda fraction: tell(Progress(round(100 * fraction), 100, what))
 
 
 def segment(array: NDArray[Any], grid: Volume, how: Segmenting, tell: Tell) -> None:
