@@ -24,6 +24,8 @@ FLOORS = [
 LATE = {
     ("core.ownership", "fcntl"): "not on Windows",
     ("networks.engine", "micronet.networks.kernels"): "numba takes a second, and PyTorch can do without it",
+    ("networks.library", "monai"): "an extra that takes seconds",
+    ("training.network_losses", "monai"): "an extra that takes seconds",
     ("networks.taught", "micronet.networks.pixel"): "it imports numba, for weights that were taught only",
     ("networks.taught", "micronet.networks.pixel_trees"): "it imports numba, for weights that were taught only",
     ("io.label_tiff", "tifffile"): "only who asks for a TIFF waits for it",
@@ -35,6 +37,7 @@ LATE = {
     ("core.ram", "ctypes"): "Windows only",
     ("app.option_types", "torch"): "it takes a second, and only who asks for a GPU waits for it to read a command line",
     ("app.launch", "torch.utils.tensorboard"): "an extra",
+    ("app.searching", "micronet.training.search"): "it imports Optuna, an extra",
     ("app.prompt", "readline"): "not on Windows",
 }
 # Rooms that keep functions short; all but the terminal's leave the words of the command line to it.

@@ -45,15 +45,18 @@ TOY = Network(
 )
 
 
-def test_the_published_networks_and_what_is_taught_have_their_entry():
+def test_every_network_has_its_entry():
     assert [(entry.name, entry.title, entry.refines, entry.script) for entry in entries()] == [
         ("u-net", "µ-Net", False, "train_micronet.py"),
         ("ur-net", "µr-Net", True, "train_micrornet.py"),
         ("taught", "taught network", False, "teach.py"),
+        ("unet", "U-Net", False, "train_network.py"),
+        ("vnet", "V-Net", False, "train_network.py"),
+        ("hourglass", "stacked hourglass", False, "train_network.py"),
     ]
     assert network_of(MicroNet()).name == "u-net"
     assert network_of(MicroRNet()).name == "ur-net"
-    assert [entry.passes(10) for entry in entries()] == [1, 10, 1]
+    assert [entry.passes(10) for entry in entries()] == [1, 10, 1, 1, 1, 1]
 
 
 def test_a_class_derived_from_a_network_is_that_network():
@@ -64,9 +67,11 @@ def test_a_class_derived_from_a_network_is_that_network():
 
 
 def test_what_is_no_network_is_refused_with_the_known_names():
-    with pytest.raises(InputError, match="Linear is no network that micronet knows; known are u-net, ur-net, taught"):
+    with pytest.raises(
+        InputError, match="Linear is no network that micronet knows; known are u-net, ur-net, taught, un"
+    ):
         network_of(nn.Linear(1, 1))
-    with pytest.raises(InputError, match="no network 'v-net'; known are u-net, ur-net, taught"):
+    with pytest.raises(InputError, match="no network 'v-net'; known are u-net, ur-net, taught, unet"):
         network_named("v-net")
     with pytest.raises(InputError, match="there is a network 'u-net' of MicroNet already"):
         register(entries()[0])

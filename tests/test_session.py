@@ -616,6 +616,10 @@ def test_the_plot_is_shown_and_scalars_are_written_only_on_demand(desk, tmp_path
         def add_scalar(self, tag, value, step):
             points.append((tag, step))
 
+        def add_image(self, tag, picture, step, dataformats):
+            assert (picture.ndim, picture.shape[-1], dataformats) == (3, 3, "HWC")
+            points.append((tag, step))
+
         def close(self):
             points.append("closed")
 
@@ -626,6 +630,7 @@ def test_the_plot_is_shown_and_scalars_are_written_only_on_demand(desk, tmp_path
     assert points[0] == ("u-net", 0)
     assert ("train/loss", 0) in points
     assert ("validation/f", 4) in points
+    assert ("validation/validation_0", 4) in points
     assert points[-1] == "closed"
 
 

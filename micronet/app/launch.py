@@ -1,31 +1,37 @@
-"""What the two training scripts share: their options, and how a session is put together from them."""
+"""What the training scripts share: their options, and how a session is put together from them."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from micronet.app.computing import set_engine, set_threads
+from micronet.app.larger import asked_of, check_size, described, practice_of
 from micronet.app.prompt import Interrupts, TerminalBar, converse, line_editing, say, show_file
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import same_but_for_case
+from micronet.data.augmentation import AUGMENTATIONS, CROPS, CROPS_2D
 from micronet.data.dataset import DataSet, Sample, open_dataset, read_dataset
-from micronet.networks.registry import Network, network_named
+from micronet.networks.library import Build
+from micronet.networks.padding import Padding
+from micronet.networks.registry import Network, network_named, network_of
 from micronet.training.commands import parse_command
 from micronet.training.lock import FolderLock
 from micronet.training.ports import Ports, Scalars, Settings
-from micronet.training.recipe import NUMPY_SEED, RECIPES, TORCH_SEED, Recipe
+from micronet.training.practice import Practice
+from micronet.training.recipe import NETWORK_RECIPE, NUMPY_SEED, RECIPES, TORCH_SEED, Recipe
 from micronet.training.run_files import Places, Run, latest_session, sweep
 from micronet.training.session import Session
 from micronet.training.trainer import Trainer
 
-__all__ = ["choose_dataset", "train"]
+__all__ = ["choose_dataset", "new_model", "new_trainer", "train"]
 
 
 def choose_dataset(root: Path) -> tuple[Path, str]:
@@ -67,24 +73,21 @@ def train(name: str, arguments: argparse.Namespace, root: Path) -> int:
 
 def _session(network: Network, arguments: argparse.Namespace, places: Places, ports: Ports, root: Path) -> Session:
     """Read the data, build what trains on it, and say what it is."""
-    settings, why = _settings(arguments, network.name, places, root)
+    settings, why = _settings(arguments, network, places, root)
+    model = new_model(network, settings)
+    check_size(model, arguments)
     dataset, samples = open_dataset(settings.dataset, settings.data)
-    computes = set_engine(arguments.engine, network, training=True)
-    torch.manual_seed(settings.seed)
-    recipe, note = _recipe(settings, dataset)
-    trainer = Trainer(
-        network.build(),
-        samples["train"],
-        samples["validation"],
-        recipe,
-        settings.seed + NUMPY_SEED - TORCH_SEED,
-        settings.iterations,
-    )
-    session = Session(trainer, dataset, samples, places, settings, ports, arguments.keep_every)
+    computes = set_engine(getattr(arguments, "engine", "auto"), network, training=True)
+    trainer, note = new_trainer(model.to(getattr(arguments, "device", "cpu")), settings, dataset, samples)
+    keep_every = settings.validate_every if settings.kept == "all" else getattr(arguments, "keep_every", None)
+    session = Session(trainer, dataset, samples, places, settings, ports, keep_every)
     counts = ", ".join(f"{len(found)} {split}" for split, found in samples.items())
     say(f"data set {settings.dataset}{why}: {counts} volumes")
-    _say_notes([sample for found in samples.values() for sample in found])
-    say(f"{network.name}, recipe {settings.recipe}, seed {settings.seed}; {computes}, {settings.threads} threads")
+    _say_notes([sample for found in samples.values() for sample in found], network)
+    say(
+        f"{network.name}, {described(trainer) or f'recipe {settings.recipe}'}, seed {settings.seed}; {computes}, "
+        f"{settings.threads} threads"
+    )
     if note:
         say(note)
     for one, two in same_but_for_case(dict.fromkeys(entry.name for entry in dataset.entries)):
@@ -92,13 +95,30 @@ def _session(network: Network, arguments: argparse.Namespace, places: Places, po
     return session
 
 
-def _say_notes(samples: Sequence[Sample]) -> None:
+def new_model(network: Network, settings: Settings) -> nn.Module:
+    """Return a network with fresh weights, drawn with the seed."""
+    torch.manual_seed(settings.seed)
+    return network.build(Build(**settings.build)) if network.sized else network.build()
+
+
+def new_trainer(
+    model: nn.Module, settings: Settings, dataset: DataSet, samples: Mapping[str, Sequence[Sample]]
+) -> tuple[Trainer, str]:
+    """Return what trains a network with these settings, and what is to be said of its augmentation."""
+    practice = practice_of(settings, samples["train"]) if network_of(model).sized else None
+    recipe, note = _recipe(settings, dataset, practice)
+    seed = settings.seed + NUMPY_SEED - TORCH_SEED
+    trained, scored = samples["train"], samples["validation"]
+    return Trainer(model, trained, scored, recipe, seed, settings.iterations, practice), note
+
+
+def _say_notes(samples: Sequence[Sample], network: Network) -> None:
     """Say what was assumed of volumes, and which of them the network sees padded."""
     for assumed in dict.fromkeys(note for sample in samples for note in sample.notes):
         say(f"note: {assumed}")
     for sample in samples:
-        if sample.padded is not None:
-            say(f"{sample.entry.name}: {sample.padded}")
+        if padded := Padding(sample.image.shape, network.smallest_axis).note:
+            say(f"{sample.entry.name}: {padded}")
 
 
 def _show_once() -> Callable[[Path], None]:
@@ -113,20 +133,27 @@ def _show_once() -> Callable[[Path], None]:
     return show
 
 
-def _settings(arguments: argparse.Namespace, network: str, places: Places, root: Path) -> tuple[Settings, str]:
+def _settings(arguments: argparse.Namespace, network: Network, places: Places, root: Path) -> tuple[Settings, str]:
     """Return what was asked for, else what the session to be resumed had, else the defaults; and a word on the data."""
-    chosen: dict[str, Any] = {"recipe": "default", "seed": TORCH_SEED, "iterations": 10, "validate_every": 50}
+    chosen: dict[str, Any] = {"recipe": network.recipe, "seed": TORCH_SEED, "iterations": 10, "validate_every": 50}
+    chosen["kept"] = "best"
+    chosen["augmentation"] = None
     saved: dict[str, Any] = {}
     why = ""
     data = arguments.data or ()
     if arguments.resume:
-        _, state = Run.reopen(latest_session(network, places), places)
+        _, state = Run.reopen(latest_session(network.name, places), places)
         saved = dict(state.get("settings", {}))
         data = data or saved.get("data", ())
         chosen |= {name: saved[name] for name in chosen if name in saved}
-    chosen |= {name: getattr(arguments, name) for name in chosen if getattr(arguments, name) is not None}
-    if chosen["recipe"] not in RECIPES:
+    given = {name: getattr(arguments, name, None) for name in chosen}
+    chosen |= {name: value for name, value in given.items() if value is not None}
+    if network.sized:
+        chosen |= asked_of(network, arguments, saved)
+    if chosen["recipe"] not in (*RECIPES, NETWORK_RECIPE.name):
         raise FileError(f"the saved session has recipe '{chosen['recipe']}', which this micronet does not know")
+    if chosen["augmentation"] not in (None, *AUGMENTATIONS):
+        raise FileError("the saved session has an augmentation that this micronet does not know")
     for name in ("iterations", "validate_every"):
         if chosen[name] < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, found {chosen[name]}")
@@ -139,16 +166,31 @@ def _settings(arguments: argparse.Namespace, network: str, places: Places, root:
     return Settings(str(dataset), **chosen, threads=set_threads(arguments.threads), data=tuple(map(str, data))), why
 
 
-def _recipe(settings: Settings, dataset: DataSet) -> tuple[Recipe, str]:
+def _recipe(settings: Settings, dataset: DataSet, practice: Practice | None) -> tuple[Recipe, str]:
     """Return the recipe with the data set's augmentation, and a line that says so."""
-    recipe = replace(RECIPES[settings.recipe], validate_every=settings.validate_every)
-    wished = dataset.augmentation
+    if practice is None:
+        recipe = replace(RECIPES[settings.recipe], validate_every=settings.validate_every)
+    else:
+        recipe = replace(
+            NETWORK_RECIPE,
+            optimizer=practice.optimizer,
+            augmentation=CROPS_2D if settings.build.get("dimensions") == 2 else CROPS,
+            validate_every=settings.validate_every,
+            patience=practice.early_stopping_patience,
+        )
+    wished, whose = dataset.augmentation, "of the data set"
+    if settings.augmentation is not None:
+        if recipe.augmentation is None:
+            raise InputError(f"--augmentation: recipe {recipe.name} shows every volume unchanged; it has none")
+        wished, whose = AUGMENTATIONS[settings.augmentation], "as asked for"
+        if wished is None:
+            return replace(recipe, augmentation=None), "no augmentation, as asked for"
     if wished is None:
         return recipe, ""
     if recipe.augmentation is None:
         return recipe, f"the data set's [augmentation] is not used: recipe {recipe.name} shows every volume unchanged"
     shown = ", ".join(f"{name} {value}" for name, value in asdict(wished).items())
-    return replace(recipe, augmentation=wished), f"augmentation of the data set: {shown}"
+    return replace(recipe, augmentation=wished), f"augmentation {whose}: {shown}"
 
 
 def _tensorboard() -> Callable[[Path, int], Scalars]:

@@ -107,7 +107,7 @@ class Sizes:
             sizes = tuple(map(int, parts))
             if min(sizes) > 0 and max(sizes) <= _LONGEST_AXIS and math.prod(sizes) < self.most:
                 return sizes
-        number = " or ".join({3: "three", 4: "four"}[count] for count in self.counts)
+        number = " or ".join({2: "two", 3: "three", 4: "four"}[count] for count in self.counts)
         raise _refused(
             text, f"{number} sizes such as 200,260,218, slowest axis first, fewer than {self.most:.1g} voxels"
         )

@@ -39,8 +39,10 @@ __all__ = [
     "evaluate_parser",
     "infer_parser",
     "make_phantoms_parser",
+    "network_parser",
     "new_dataset_parser",
     "prepare_parser",
+    "search_parser",
     "settings_of",
     "teach_parser",
     "training_parser",
@@ -53,10 +55,17 @@ MOST_PHANTOMS = 10_000
 # What may be chosen, of modules that load PyTorch or SciPy; tests/test_options.py holds that these say the same.
 DOMAINS, AVERAGES = ("intensity", "amplitude", "db", "log"), ("log", "linear")
 PRESETS = ("oct",)
+PHANTOMS = ("oct", "shapes", "optic-lobe")
 ENGINES = ("auto", "numba", "torch")
 RECIPES = ("default", "published")
+AUGMENTATIONS = ("none", "flips", "full")
 SEED = 43283
 TITLES = {"u-net": "µ-Net", "ur-net": "µr-Net"}
+NETWORKS = ("unet", "vnet", "hourglass")
+NORMS = ("batch", "instance", "group")
+LOSSES = ("dice", "bce", "weighted_bce", "boundary_dice", "cross_entropy", "focal", "fbeta")
+OPTIMIZERS = ("adam", "sgd", "rmsprop", "soap")
+SCHEDULES = ("plateau", "step", "cosine", "published")
 
 
 def settings_of(kind: type[_Settings], arguments: argparse.Namespace, **others: Any) -> _Settings:
@@ -70,13 +79,16 @@ class _ProjectParser(argparse.ArgumentParser):
 
     _folders: dict[str, str]
 
-    def add_project(self, folders: dict[str, str], holds: str) -> None:
-        """Add ``--project``, and for each of its folders (by destination) the option that names another."""
+    def add_project(self, folders: dict[str, str], holds: str, fixed: tuple[str, ...] = ()) -> None:
+        """Add ``--project``, and for each of its folders (by destination), but the fixed, the option for another."""
         self._folders = folders
+        self.set_defaults(**dict.fromkeys(fixed))
         self.add_argument(
             "--project", type=path_option, default=Path(), metavar="DIR", help=f"one folder {holds} (default: here)"
         )
         for destination, folder in folders.items():
+            if destination in fixed:
+                continue
             options = ("-o", "--output") if destination == "output" else (f"--{destination}",)
             self.add_argument(*options, type=path_option, metavar="DIR", help=f"default: {folder} in the project")
 
@@ -234,10 +246,11 @@ def prepare_parser() -> argparse.ArgumentParser:
 
 def make_phantoms_parser() -> argparse.ArgumentParser:
     """Return the parser of ``make_phantoms.py``."""
-    p = argparse.ArgumentParser(description="Make simulated OCT volumes with annotations, and a data set of them.")
+    p = argparse.ArgumentParser(description="Make simulated images with annotations, and a data set of them.")
     some = Whole(0, MOST_PHANTOMS)
     many = Whole(1, MOST_PHANTOMS)
     p.add_argument("count", nargs="?", type=many, default=1, metavar="N", help="how many; over a mask, images of each")
+    p.add_argument("--kind", choices=PHANTOMS, default="oct", help="of what (default: %(default)s)")
     _add_output(p, "phantoms")
     p.add_argument(
         "--seed",
@@ -246,19 +259,24 @@ def make_phantoms_parser() -> argparse.ArgumentParser:
         metavar="S",
         help="phantom k has the seed S + k - 1 (%(default)s)",
     )
-    p.add_argument("--shape", type=Sizes((3,)), metavar="Z,Y,X", help="voxels of 4.5 µm (default: 217,260,218)")
-    _add_y_crop(p, "lumens and training end at this depth (Y); full size: 160")
-    p.add_argument("--vary", action="store_true", help="other optics for each seed, for training")
-    p.add_argument("--preset", choices=PRESETS, default="oct", help="the optics (default: %(default)s)")
-    p.add_argument("--time-points", type=many, default=1, metavar="T", help="one heart beat in T volumes each")
     p.add_argument(
-        "--from-annotation", type=path_option, nargs="+", metavar="FILE", help="images over these masks instead"
+        "--shape",
+        type=Sizes((2, 3)),
+        metavar="Z,Y,X",
+        help="voxels: of OCT 217,260,218 (default) of 4.5 µm, of an optic lobe 128,128,128 of 1 µm, of shapes 256,256",
+    )
+    _add_y_crop(p, "lumens and training end at this depth (Y); full size: 160")
+    p.add_argument("--vary", action="store_true", help="OCT: other optics for each seed, for training")
+    p.add_argument("--preset", choices=PRESETS, default="oct", help="of OCT: the optics (default: %(default)s)")
+    p.add_argument("--time-points", type=many, default=1, metavar="T", help="OCT: one heart beat in T volumes each")
+    p.add_argument(
+        "--from-annotation", type=path_option, nargs="+", metavar="FILE", help="OCT over these masks instead"
     )
     _add_segment(p, "mask is the lumen")
     _add_spacing(p, "of the mask, in µm")
     p.add_argument("--validation", type=some, metavar="N", help="anatomies for validation (1, if there are two)")
     p.add_argument("--test", type=some, metavar="N", help="anatomies for test (1, if there are three)")
-    p.add_argument("--hdf5", action="store_true", help="write phantoms.h5 too: groups data and label; needs h5py")
+    p.add_argument("--hdf5", action="store_true", help="write HDF5 too (not of shapes); needs h5py")
     _add_force(p, "make again what is there, and replace it")
     _add_debug(p)
     return p
@@ -338,6 +356,84 @@ def training_parser(network: str) -> argparse.ArgumentParser:
     """
     p = _ProjectParser(description=f"Train {TITLES[network]}; without --run, commands are typed or piped in.")
     number = Whole(1, 1_000_000)
+    _add_data(p)
+    p.add_argument("--recipe", choices=RECIPES, help="default: default")
+    p.add_argument("--augmentation", choices=AUGMENTATIONS, help="default: the data set's, else that of the recipe")
+    _add_running(p)
+    p.add_argument("--iterations", type=number, metavar="N", help="refinements of a µr-Net (default: 10)")
+    p.add_argument("--keep-every", type=number, metavar="N", help="keep the weights of every N steps (default: none)")
+    folders = {"checkpoints": "checkpoints", "logs": "logs", "output": "predictions"}
+    p.add_project(folders, "with checkpoints, logs and predictions")
+    _add_watching(p)
+    _add_computing(p)
+    _add_debug(p)
+    return p
+
+
+def network_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``train_network.py``.
+
+    What a resumed session knows itself, and what a network may lack, has no default here.
+    """
+    p = _ProjectParser(description="Train a larger network; without --run, commands are typed or piped in.")
+    p.add_argument("--network", choices=NETWORKS, required=True, help="MONAI's U-Net or V-Net, or a stacked hourglass")
+    _add_data(p)
+    _add_network(p)
+    _add_practice(p)
+    _add_running(p)
+    p.add_argument(
+        "--checkpoints",
+        dest="kept",
+        choices=("last", "best", "all"),
+        help="weights to keep: the last, these and the best (default), those of every validation",
+    )
+    folders = {"checkpoints": "checkpoints", "logs": "logs", "output": "predictions"}
+    p.add_project(folders, "with checkpoints, logs and predictions", fixed=("checkpoints",))
+    _add_watching(p)
+    p.add_argument("--device", type=device_option, default="cpu", help="cpu (default) or cuda")
+    p.add_argument("--threads", type=THREADS, metavar="N", help="threads to work with (default: physical cores)")
+    _add_debug(p)
+    return p
+
+
+def _add_network(p: argparse.ArgumentParser) -> None:
+    count = Whole(0, 1_000_000_000)
+    p.add_argument("--dimensions", type=Whole(2, 3), metavar="2|3", help="2: every slice by itself (default: 3)")
+    p.add_argument("--depth", type=Whole(1, 8), metavar="N", help="halvings of the resolution (default: 4)")
+    p.add_argument("--start-channels", type=Whole(1, 512), metavar="N", help="of the first layer (default: 4)")
+    p.add_argument("--num-stacks", type=Whole(1, 16), metavar="N", help="U-Nets in a row, of an hourglass (default: 1)")
+    p.add_argument("--kernel-size", type=Whole(3, 7), metavar="N", help="of the convolutions, odd (default: 3)")
+    p.add_argument("--norm", choices=NORMS, help="normalisation (default: batch)")
+    p.add_argument("--max-params", type=count, metavar="N", help="refuse a network with more parameters")
+    p.add_argument("--min-params", type=count, metavar="N", help="refuse a network with fewer parameters")
+
+
+def _add_practice(p: argparse.ArgumentParser) -> None:
+    number, rate = Whole(1, 1_000_000), Real(1e-9, 10)
+    p.add_argument(
+        "--crop-size",
+        type=Sizes((2, 3)),
+        metavar="Z,Y,X",
+        help="of what a step sees (default: 64, where there is room)",
+    )
+    p.add_argument("--samples-per-volume", type=number, metavar="N", help="crops of each an epoch (default: 10)")
+    p.add_argument("--batch-size", type=Whole(1, 4096), metavar="N", help="crops a step (default: 1)")
+    p.add_argument("--loss", choices=LOSSES, help="default: dice")
+    p.add_argument("--optimizer", choices=OPTIMIZERS, help="default: adam")
+    p.add_argument("--lr", type=rate, metavar="X", help="learning rate at first (default: 0.001)")
+    p.add_argument("--weight-decay", type=Real(0, 1), metavar="X", help="default: 0")
+    p.add_argument("--schedule", choices=SCHEDULES, help="of the rate (default: plateau)")
+    p.add_argument("--lr-factor", type=Real(1e-6, 1), metavar="X", help="the rate falls to this part (default: 0.1)")
+    p.add_argument(
+        "--lr-patience", type=number, metavar="N", help="after N validations (plateau) or epochs (step) (default: 10)"
+    )
+    p.add_argument("--min-lr", type=Real(0, 10), metavar="X", help="no rate is below (default: 5e-5)")
+    p.add_argument(
+        "--early-stopping-patience", type=number, metavar="N", help="end after N validations in vain (default: 15)"
+    )
+
+
+def _add_data(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--dataset", type=path_option, metavar="FILE", help="what to train on, a .toml (see datasets/README.md)"
     )
@@ -348,7 +444,9 @@ def training_parser(network: str) -> argparse.ArgumentParser:
         metavar="DIR",
         help="a further folder that the data set may name files in",
     )
-    p.add_argument("--recipe", choices=RECIPES, help="default: default")
+
+
+def _add_running(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--run",
         type=commands_option,
@@ -362,13 +460,43 @@ def training_parser(network: str) -> argparse.ArgumentParser:
         metavar="N",
         help=f"of weights and order (default: {SEED}, as published)",
     )
-    p.add_argument("--validate-every", type=number, metavar="N", help="steps between validations (default: 50)")
-    p.add_argument("--iterations", type=number, metavar="N", help="refinements of a µr-Net (default: 10)")
-    p.add_argument("--keep-every", type=number, metavar="N", help="keep the weights of every N steps (default: none)")
-    folders = {"checkpoints": "checkpoints", "logs": "logs", "output": "predictions"}
-    p.add_project(folders, "with checkpoints, logs and predictions")
+    p.add_argument(
+        "--validate-every", type=Whole(1, 1_000_000), metavar="N", help="steps between validations (default: 50)"
+    )
+
+
+def _add_watching(p: argparse.ArgumentParser) -> None:
     p.add_argument("--show", action="store_true", help="open the plot in a window each time it is drawn")
     p.add_argument("--tensorboard", action="store_true", help="write TensorBoard scalars into the log folder")
+
+
+def search_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``search.py``."""
+    p = _ProjectParser(description="Search for the settings that train a network best on a data set; needs Optuna.")
+    number = Whole(1, 1_000_000)
+    _add_data(p)
+    p.add_argument("--network", choices=(*TITLES, *NETWORKS), required=True, help="what to train")
+    p.add_argument("--dimensions", type=Whole(2, 3), metavar="2|3", help="of a larger network (default: 3)")
+    p.add_argument("--trials", type=Whole(1, 100_000), default=100, metavar="N", help="of all processes (%(default)s)")
+    p.add_argument("--epochs", type=number, default=30, metavar="N", help="of each trial (default: %(default)s)")
+    p.add_argument(
+        "--validate-every", type=number, default=50, metavar="N", help="steps between validations (%(default)s)"
+    )
+    p.add_argument(
+        "--warm-up", type=Whole(0, 1_000_000), default=100, metavar="N", help="steps before pruning (%(default)s)"
+    )
+    p.add_argument(
+        "--iterations", type=number, default=10, metavar="N", help="refinements of a µr-Net (default: %(default)s)"
+    )
+    p.add_argument(
+        "--seed",
+        type=Whole(0, 2**31 - 1),
+        default=SEED,
+        metavar="N",
+        help="of the trials, their weights and order (default: %(default)s)",
+    )
+    p.add_project({"output": "search"}, "with the search: its journal, table and plots")
+    p.add_argument("--device", type=device_option, default="cpu", help="of a larger network: cpu (default) or cuda")
     _add_computing(p)
     _add_debug(p)
     return p

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from micronet.core.errors import InputError, MicronetError
 from micronet.core.provenance import sha256_of
 from micronet.core.volume import Volume, share_grid
-from micronet.data.dataset_file import SPLITS, DataSet, DataSetError, Entry, as_toml, read_all, read_dataset
+from micronet.data.dataset_file import BACKGROUND, SPLITS, DataSet, DataSetError, Entry, as_toml, read_all, read_dataset
 from micronet.io import files_of, files_read_with, read_annotation, read_volume
+from micronet.io.checks import build_volume
+from micronet.io.images import read_colours
 from micronet.io.sidecar import refuse_second_log
 from micronet.networks.normalize import image_statistics, log_intensity, standardize
-from micronet.networks.padding import Padding
 
 __all__ = [
     "SPLITS",
@@ -68,11 +69,6 @@ class Sample:
         image, inside = np.ascontiguousarray(volume.array[:, depth]), np.ascontiguousarray(mask[:, depth])
         counted = None if weight is None else np.ascontiguousarray(weight[:, depth])
         return cls(entry, volume, image, inside, counted, *image_statistics(volume.array))
-
-    @property
-    def padded(self) -> str | None:
-        """A line on what is mirrored of the cropped image for the network, None where nothing is."""
-        return Padding(self.image.shape).note
 
     def normalized(self) -> NDArray[np.float32]:
         """Return the cropped image as the networks take it, float32 (Z, Y, X)."""
@@ -172,7 +168,7 @@ def _try_load(entry: Entry, images: _Images, readable: bool = True) -> tuple[Sam
 def _read_image(entry: Entry, images: _Images) -> tuple[Volume, float, float]:
     key = (entry.image.resolve(), entry.intensity, entry.axes, entry.spacing_um)
     if key not in images:
-        volume = read_volume(entry.image, axes=entry.axes, spacing_um=entry.spacing_um)
+        volume = read_volume(entry.image, axes=entry.axes, spacing_um=entry.spacing_um, flat=True)
         if entry.intensity == "log":
             refuse_second_log(entry.image)
             volume = volume.with_array(log_intensity(volume.array))
@@ -195,23 +191,37 @@ def _combined(entry: Entry, found: tuple[Volume, float, float], labels: Volume) 
     image, mask = volume.array[:, depth], mask[:, depth]
     weight = None if weight is None else np.ascontiguousarray(weight[:, depth])
     counted = mask if weight is None else mask & weight
-    if not counted.any():
+    if not counted.any() and not entry.may_be_empty:
         raise InputError(f"'{entry.annotation}': no lumen voxel is annotated inside the crop")
     return Sample(entry, volume, np.ascontiguousarray(image), np.ascontiguousarray(mask), weight, mean, sd, notes)
 
 
 def _read_labels(entry: Entry) -> Volume:
     """Return the annotation: bool, or of a sparse one 0 (not annotated), 1 (lumen) and 2 (background)."""
+    if entry.colours and entry.annotation.suffix.lower() == ".png":
+        return _read_colours(entry)
     if entry.labels == "mask":
         segment = None if entry.segment is None else str(entry.segment)
-        return read_annotation(entry.annotation, segment=segment, axes=entry.axes, spacing_um=entry.spacing_um).mask
-    labels = read_volume(entry.annotation, axes=entry.axes, spacing_um=entry.spacing_um)
+        how: dict[str, Any] = {"axes": entry.axes, "spacing_um": entry.spacing_um, "flat": True}
+        return read_annotation(entry.annotation, segment=segment, **how).mask
+    labels = read_volume(entry.annotation, axes=entry.axes, spacing_um=entry.spacing_um, flat=True)
     if not np.isin(labels.array, (0, 1, 2)).all():
         raise InputError(
             f"'{entry.annotation}': sparse labels are 0 (not annotated), 1 (lumen), 2 (background); "
             f"found {np.unique(labels.array)[:8].tolist()}"
         )
     return labels
+
+
+def _read_colours(entry: Entry) -> Volume:
+    """Return the mask of a colour-coded PNG, True where the one class beside the background is."""
+    named = dict(entry.colours)
+    numbers = {colour: int(name != BACKGROUND) for name, colour in named.items()}
+    if BACKGROUND not in named and (0, 0, 0) not in numbers:
+        numbers[(0, 0, 0)] = 0
+    mask = read_colours(entry.annotation, numbers) == 1
+    labels = build_volume(entry.annotation, mask)
+    return labels if entry.spacing_um is None else labels.with_spacing(entry.spacing_um)
 
 
 def dataset_files(dataset: DataSet) -> list[Path]:

@@ -16,10 +16,14 @@ from typing import Any, Literal
 from micronet.core.errors import SETTINGS, FileError, InputError, setting
 from micronet.core.names import existing, name_key
 from micronet.data.augmentation import FLIPS, Augmentation
+from micronet.data.folders import folder_tables
+from micronet.io.images import parse_colour
 
-__all__ = ["SPLITS", "DataSet", "DataSetError", "Entry", "Found", "as_toml", "read_all", "read_dataset"]
+__all__ = ["BACKGROUND", "SPLITS", "DataSet", "DataSetError", "Entry", "Found", "as_toml", "read_all", "read_dataset"]
 
 SPLITS = ("train", "validation", "test")
+#: What the colours call it; black where they do not.
+BACKGROUND = "background"
 _LARGEST_FILE = 1_000_000
 _MOST_DOTS = 200
 _MOST_USES = 1000
@@ -66,6 +70,10 @@ class Entry:
         Voxels outside this box (z, y, x) count as not annotated. The image is still seen whole.
     axes, spacing_um : optional
         For files that do not state them.
+    colours : tuple of (str, (red, green, blue))
+        Name and colour of every class, of a mask that is a colour-coded PNG.
+    may_be_empty : bool
+        No lumen need be annotated: of the images of a folder, many may have none.
     """
 
     name: str
@@ -79,6 +87,8 @@ class Entry:
     within: tuple[tuple[int, int], ...] | None = None
     axes: str | None = None
     spacing_um: tuple[float, float, float] | None = None
+    colours: tuple[tuple[str, tuple[int, int, int]], ...] = ()
+    may_be_empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,7 +159,16 @@ def read_all(path: Path, also_in: Sequence[str | os.PathLike[str]]) -> tuple[Dat
     own = path.resolve().parent
     roots = [own.parent if own.name == "datasets" else own, *(Path(folder).resolve() for folder in also_in)]
     defaults, tables = _tables(path, content)
+    listed, wrong = _of_folder(content, path)
+    problems += wrong
+    tables = [*listed, *tables]
     found, wrong = _entries(defaults, tables, path.parent, roots)
+    colours, more = _colours(content.get("colours"))
+    problems += more
+    found = [
+        replace(one, entry=replace(one.entry, colours=colours, may_be_empty=number < len(listed)))
+        for number, one in enumerate(found)
+    ]
     splits = [(defaults | table).get("split") for table in tables]
     problems += [*wrong, *_listed_twice([one.entry for one in found if "split" not in one.wrong])]
     if "train" not in splits and all(split in SPLITS for split in splits):  # a slip of the pen is told already
@@ -180,8 +199,8 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _unknown_keys(content: Mapping[str, Any]) -> list[str]:
-    unknown = set(content) - {"name", "caution", "augmentation", "defaults", "volume"}
-    known = "name, caution, [augmentation], [defaults], [[volume]]"
+    unknown = set(content) - {"name", "caution", "folder", "colours", "augmentation", "defaults", "volume"}
+    known = "name, caution, folder, colours, [augmentation], [defaults], [[volume]]"
     return [f"unknown key '{key}'; known: {known}" for key in sorted(unknown)]
 
 
@@ -209,6 +228,37 @@ def _entries(
         if one is not None:
             found.append(one)
     return found, list(dict.fromkeys(problems))
+
+
+def _of_folder(content: Mapping[str, Any], path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the tables of the volumes that lie in the folder that a file names, and what is wrong with it."""
+    folder = content.get("folder")
+    if folder is None:
+        return [], []
+    if not isinstance(folder, str):
+        return [], [f"folder = {as_toml(folder)} must be a string"]
+    try:
+        return folder_tables(path.parent, folder), []
+    except InputError as error:
+        return [], [str(error)]
+
+
+def _colours(table: Any) -> tuple[tuple[tuple[str, tuple[int, int, int]], ...], list[str]]:
+    """Return name and colour of every class, and what is wrong with them."""
+    if table is None:
+        return (), []
+    example = 'colours = { lumen = "#ffffff" }'
+    if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
+        return (), [f"colours must be a table of names and colours, such as {example}"]
+    try:
+        found = tuple((name, parse_colour(value)) for name, value in table.items())
+    except InputError as error:
+        return (), [f"colours: {error}"]
+    if len({colour for _, colour in found}) < len(found):
+        return (), ["colours: two classes have the same colour"]
+    if len([name for name, _ in found if name != BACKGROUND]) != 1:
+        return (), [f"colours must name one class beside {BACKGROUND}, such as {example}; found {len(found)}"]
+    return found, []
 
 
 def _listed_twice(entries: Sequence[Entry]) -> list[str]:

@@ -51,6 +51,7 @@ def read_annotation(
     spacing_um: ArrayLike | None = None,
     shape: Sequence[int] | None = None,
     dtype: DTypeLike | None = None,
+    flat: bool = False,
 ) -> Annotation:
     """Read a mask: one segment of a .seg.nrrd, or a volume of any format that holds bool, {0, 1} or {0, 255}.
 
@@ -65,6 +66,8 @@ def read_annotation(
         meant for the image; `dtype` of a .raw is uint8 unless given.
     spacing_um : (3,) array-like, optional
         Distance between voxels along (Z, Y, X) in µm; stands above what the file states.
+    flat : bool
+        As `read_volume`.
 
     Returns
     -------
@@ -80,7 +83,7 @@ def read_annotation(
     """
     with opened(path) as source:
         found = source.path
-        suffix = suffix_of(found)
+        suffix = ".png" if flat and source.path.suffix.lower() == ".png" else suffix_of(source.path)
         if suffix in (".nrrd", ".nhdr") and has_segments(nrrd.read_header(source)):
             segmentation = read_segmentation(source, spacing_um=spacing_um)
             if points_only(segmentation.segments):
@@ -89,7 +92,7 @@ def read_annotation(
             return Annotation(segmentation.mask(chosen), chosen, segmentation.describe(chosen))
         if dtype is None and suffix == ".raw":
             dtype = "uint8"
-        volume = read_with(source, ReadOptions(axes, spacing_um, shape, dtype, yield_to_file=True))
+        volume = read_with(source, ReadOptions(axes, spacing_um, shape, dtype, yield_to_file=True, flat=flat))
     mask = volume.with_array(_binary(volume.array, found))
     return Annotation(mask, None, f"mask ({np.count_nonzero(mask.array):,} voxels) of '{found.name}'")
 
@@ -100,18 +103,19 @@ def claimed_bytes(
     axes: str | None = None,
     shape: Sequence[int] | None = None,
     dtype: DTypeLike | None = None,
+    flat: bool = False,
 ) -> int:
     """Return how many bytes the voxels of a mask file take, by its header; arguments and errors as `read_annotation`.
 
     For a segmentation with layers these are all of them.
     """
     with opened(path) as source:
-        suffix = suffix_of(source.path)
+        suffix = ".png" if flat and source.path.suffix.lower() == ".png" else suffix_of(source.path)
         if suffix in (".nrrd", ".nhdr"):
             return nrrd.claimed_bytes(nrrd.read_header(source))
         if dtype is None and suffix == ".raw":
             dtype = "uint8"
-        with open_stack_with(source, ReadOptions(axes, None, shape, dtype, yield_to_file=True)) as stack:
+        with open_stack_with(source, ReadOptions(axes, None, shape, dtype, yield_to_file=True, flat=flat)) as stack:
             return stack.grid.array.nbytes
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from micronet.core.errors import FileError, InputError, setting
 from micronet.core.files import atomic_path
 from micronet.core.volume import Volume
-from micronet.io.checks import ReadOptions, build_volume, check_dtype, from_file, one_line, unstated_axes
+from micronet.io.checks import ReadOptions, build_volume, check_dtype, from_file, native, one_line, unstated_axes
 from micronet.io.recording import Recording, open_flat_recording, recording_axes
 from micronet.io.source import Source
 from micronet.io.stack import FlatData, Stack, open_flat
@@ -43,6 +44,21 @@ def read(source: Source, options: ReadOptions) -> Volume:
         array = from_file(stream, dtype, shape[::-1] if fortran_order else shape, path)
     array, notes = unstated_axes(array.T if fortran_order else array, options, path)
     return build_volume(path, array, notes=(*notes, *_no_spacing(path, options)))
+
+
+def shape_of(source: Source) -> tuple[int, ...]:
+    """Return the shape of a .npy by its header, slowest axis first."""
+    _, shape, _, fortran_order = _layout(source, ReadOptions())
+    return shape[::-1] if fortran_order else shape
+
+
+def read_array(source: Source) -> NDArray[Any]:
+    """Read a .npy of any number of axes."""
+    start, shape, dtype, fortran_order = _layout(source, ReadOptions())
+    with source.open() as stream:
+        stream.seek(start)
+        array = from_file(stream, dtype, shape[::-1] if fortran_order else shape, source.path)
+    return native(array.T if fortran_order else array)
 
 
 def open_stack(source: Source, options: ReadOptions) -> Stack:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from micronet.core.errors import FileError, setting
+from micronet.core.errors import FileError, MicronetError, setting
 from micronet.core.names import name_key
 from micronet.io import tiff
 from micronet.io.checks import ReadOptions, check_dtype, clean_axes, one_line, reading, regular_file, spatial_order
@@ -20,7 +21,7 @@ from micronet.io.source import opened
 from micronet.io.stack import Stack, build_grid
 from micronet.io.units import without_spacing
 
-__all__ = ["natural_order", "open_stack"]
+__all__ = ["natural_order", "open_stack", "read_grey", "read_png"]
 
 _TIFF = (".tif", ".tiff")
 _SUFFIXES = (*_TIFF, ".png")
@@ -66,7 +67,7 @@ def open_stack(path: Path, options: ReadOptions) -> Stack:
     formats = {".tif" if file.suffix.lower() in _TIFF else file.suffix.lower() for file in files}
     if len(formats) > 1:
         raise FileError(f"'{path}' holds images of several formats ({', '.join(sorted(formats))}), expected one")
-    first = _image(files[0])
+    first = read_grey(files[0])
     axes = "ZYX" if options.axes is None else clean_axes(options.axes)
     notes = [f"{len(files)} B-scans, '{files[0].name}' to '{files[-1].name}'", *_gap(files)]
     if options.axes is None:
@@ -78,7 +79,7 @@ def open_stack(path: Path, options: ReadOptions) -> Stack:
     def planes(start: int, stop: int) -> NDArray[Any]:
         block = np.empty((stop - start, *first.shape), first.dtype)
         for file, plane in zip(files[start:stop], block, strict=True):
-            image = _image(file)
+            image = read_grey(file)
             if image.shape != first.shape or image.dtype != first.dtype:
                 raise FileError(
                     f"'{file}' holds {image.shape[0]} x {image.shape[1]} pixels of {image.dtype}, "
@@ -90,25 +91,36 @@ def open_stack(path: Path, options: ReadOptions) -> Stack:
     return Stack(path, files, grid, spatial_order(axes), planes)
 
 
-def _image(path: Path) -> NDArray[Any]:
-    """Return a grey image as a 2-D array in the byte order of this machine."""
+def read_grey(path: Path) -> NDArray[Any]:
+    """Return a grey image, TIFF or PNG, as a 2-D array in the byte order of this machine."""
     found = regular_file(path)
     with reading(found):
         if found.suffix.lower() in _TIFF:
             with opened(found) as source:
                 array = tiff.read_image(source)
             return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+    def grey(image: Image.Image) -> NDArray[Any]:
+        if image.mode not in _GREY:
+            raise FileError(f"'{found}' is a colour image ({image.mode}); convert it to grey values")
+        return np.asarray(image).astype(_GREY[image.mode], copy=False)
+
+    array = read_png(found, grey)
+    check_dtype(array.dtype, found)
+    return array
+
+
+def read_png(path: Path, convert: Callable[[Image.Image], NDArray[Any]]) -> NDArray[Any]:
+    """Return what `convert` makes of a PNG; FileError where it is none, or damaged."""
+    found = regular_file(path)
+    with reading(found):
         try:
             with _Bounded(found) as stream, Image.open(stream, formats=("PNG",)) as image:
-                if image.mode not in _GREY:
-                    raise FileError(f"'{found}' is a colour image ({image.mode}); convert it to grey values")
-                array = np.asarray(image).astype(_GREY[image.mode], copy=False)
-        except FileError:
+                return convert(image)
+        except MicronetError:
             raise
         except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
             raise FileError(f"'{found}' is damaged or no PNG that can be read ({one_line(error)})") from error
-    check_dtype(array.dtype, found)
-    return array
 
 
 class _Bounded(io.FileIO):

@@ -61,6 +61,8 @@ class ReadOptions:
         Of a headerless file: number of voxels in the order of `axes`, voxel type, ``"little"`` or ``"big"``.
     yield_to_file : bool
         `axes` are meant for another file and hold here only if this one states none; else they must agree.
+    flat : bool
+        A 2-D image (PNG, TIFF, .npy) is taken too, as a volume of one plane.
     """
 
     axes: str | None = None
@@ -69,6 +71,7 @@ class ReadOptions:
     dtype: DTypeLike | None = None
     byteorder: str | None = None
     yield_to_file: bool = False
+    flat: bool = False
 
 
 def regular_file(path: str | os.PathLike[str]) -> Path:

@@ -129,6 +129,7 @@ def read_volume(
     shape: Sequence[int] | None = None,
     dtype: DTypeLike | None = None,
     byteorder: str | None = None,
+    flat: bool = False,
 ) -> Volume:
     """Read a 3-D volume: NRRD, NIfTI, TIFF, .npy or headerless .raw, chosen by suffix.
 
@@ -147,6 +148,9 @@ def read_volume(
         type, and ``"little"`` (the default) or ``"big"``. Other formats state theirs, and these are not
         looked at.
 
+    flat : bool
+        Take a 2-D image too (grey PNG, TIFF, .npy), as a volume of one plane.
+
     Returns
     -------
     Volume
@@ -161,13 +165,14 @@ def read_volume(
     InputError
         If an option is malformed, or `axes` contradicts what the file states.
     """
-    return read_with(path, ReadOptions(axes, spacing_um, shape, dtype, byteorder))
+    return read_with(path, ReadOptions(axes, spacing_um, shape, dtype, byteorder, flat=flat))
 
 
 def read_with(path: Input, options: ReadOptions) -> Volume:
     """Read a volume as `read_volume` does, the options in one object."""
     with opened(path) as source, reading(source.path):
-        volume: Volume = _module(source.path).read(source, options)
+        plane = import_module("micronet.io.images").read_plane(source, options) if options.flat else None
+        volume: Volume = _module(source.path).read(source, options) if plane is None else plane
     return volume if options.spacing_um is None else volume.with_spacing(options.spacing_um)
 
 
@@ -179,12 +184,13 @@ def open_stack(
     shape: Sequence[int] | None = None,
     dtype: DTypeLike | None = None,
     byteorder: str | None = None,
+    flat: bool = False,
 ) -> Stack:
     """Open a volume, or a folder of B-scans, of which planes are read when they are asked for.
 
     Parameters
     ----------
-    path, axes, spacing_um, shape, dtype, byteorder
+    path, axes, spacing_um, shape, dtype, byteorder, flat
         As `read_volume`; `path` may also be a folder of 2-D images, see `micronet.io.bscans`.
 
     Returns
@@ -197,7 +203,7 @@ def open_stack(
     FileError, InputError
         As `read_volume`. What is wrong with the voxels shows when they are read.
     """
-    return open_stack_with(path, ReadOptions(axes, spacing_um, shape, dtype, byteorder))
+    return open_stack_with(path, ReadOptions(axes, spacing_um, shape, dtype, byteorder, flat=flat))
 
 
 def open_stack_with(path: Input, options: ReadOptions) -> Stack:
@@ -209,7 +215,8 @@ def open_stack_with(path: Input, options: ReadOptions) -> Stack:
         with ExitStack() as files:
             source = _source(path, files)
             with reading(source.path):
-                stack = _module(source.path).open_stack(source, options)
+                plane = import_module("micronet.io.images").open_plane(source, options) if options.flat else None
+                stack = _module(source.path).open_stack(source, options) if plane is None else plane
             files.callback(stack.close)
             stack = replace(stack, read=source.checked(stack.read), close=files.pop_all().close, source=source)
     return stack if options.spacing_um is None else replace(stack, grid=stack.grid.with_spacing(options.spacing_um))

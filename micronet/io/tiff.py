@@ -135,6 +135,12 @@ def open_recording(source: Source, options: ReadOptions) -> Recording:
     return recording
 
 
+def is_image(source: Source) -> bool:
+    """Whether a TIFF holds a single grey image."""
+    with _decoding(source.path), _opened(source) as tif:
+        return len(tif.pages) == 1 and sorted(tif.series[0].axes) == ["X", "Y"]
+
+
 def read_image(source: Source) -> NDArray[Any]:
     """Read a TIFF of one page as a 2-D array."""
     path = source.path

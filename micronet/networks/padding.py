@@ -20,7 +20,7 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 class Padding:
     """What a volume lacks to be looked at: the one place that decides, pads and cuts back.
 
-    An axis below `networks.models.MINIMUM_AXIS` voxels is mirrored at both ends (``numpy.pad`` mode ``"symmetric"``,
+    An axis below `least` voxels is mirrored at both ends (``numpy.pad`` mode ``"symmetric"``,
     which repeats the last voxel and goes on from there, again and again where the axis is shorter than its margins),
     so that the volume lies in the middle; of an odd number the larger half comes after it. Longer axes are left alone.
 
@@ -28,6 +28,8 @@ class Padding:
     ----------
     inside : (Z, Y, X)
         Voxels of the volume, at least one along each axis.
+    least : int
+        The shortest axis that the network takes, as the registry says.
 
     Examples
     --------
@@ -37,17 +39,18 @@ class Padding:
     """
 
     inside: tuple[int, ...]
+    least: int = MINIMUM_AXIS
 
     @property
     def widths(self) -> tuple[tuple[int, int], ...]:
         """Voxels that are put before and after, along each axis."""
-        lacking = (max(MINIMUM_AXIS - length, 0) for length in self.inside)
+        lacking = (max(self.least - length, 0) for length in self.inside)
         return tuple((lacks // 2, lacks - lacks // 2) for lacks in lacking)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels of what the network looks at."""
-        z, y, x = (max(MINIMUM_AXIS, length) for length in self.inside)
+        z, y, x = (max(self.least, length) for length in self.inside)
         return z, y, x
 
     @property
@@ -58,13 +61,13 @@ class Padding:
     @property
     def note(self) -> str | None:
         """One line for the person, None where nothing is padded."""
-        short = [(axis, str(n)) for axis, n in zip("ZYX", self.inside, strict=True) if n < MINIMUM_AXIS]
+        short = [(axis, str(n)) for axis, n in zip("ZYX", self.inside, strict=True) if n < self.least]
         if not short:
             return None
         axes, lengths = (", ".join(words) for words in zip(*short, strict=True))
         which = f"axis {axes} has" if len(short) == 1 else f"axes {axes} have"
         return (
-            f"{which} {lengths} planes: padded to {MINIMUM_AXIS} by mirroring for the network; the result has {lengths}"
+            f"{which} {lengths} planes: padded to {self.least} by mirroring for the network; the result has {lengths}"
         )
 
     def pad(self, array: NDArray[_Scalar]) -> NDArray[_Scalar]:

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from micronet.core.errors import InputError
+from micronet.networks import library
 from micronet.networks.models import MINIMUM_AXIS, MicroNet, MicroRNet
 from micronet.networks.taught import Taught, is_taught, taught_for_state
 
 __all__ = [
     "Network",
+    "dimensions_of",
     "engine_parameters",
     "entries",
     "model_for_state",
@@ -66,12 +68,14 @@ class Network:
         The script whose prompt trains it.
     made_from : str, optional
         Name of the network whose weights it can be started from (`bootstrap` at the prompt of that one).
+    sized : bool
+        Whether it comes in sizes, which its weights state (`networks.library`); `build` then gives the usual one.
     """
 
     name: str
     title: str
     module: type[nn.Module]
-    build: Callable[[], nn.Module]
+    build: Callable[..., nn.Module]
     refines: bool
     smallest_axis: int
     receptive_field: int | None
@@ -81,15 +85,37 @@ class Network:
     script: str
     classes: tuple[str, ...] = ("lumen",)
     made_from: str | None = field(default=None)
+    sized: bool = False
     in_um: bool = False
 
     def passes(self, iterations: int) -> int:
         """Return how often it looks at a volume when that many refinements are asked for."""
         return iterations if self.refines else 1
 
+    def voxel_bytes(self, model: nn.Module) -> int:
+        """Return the bytes a voxel that PyTorch takes for one pass of a network of this entry, as `torch_bytes`."""
+        return int(getattr(model, "voxel_bytes", self.torch_bytes))
+
 
 def _only_by_teaching() -> nn.Module:
     raise InputError("a taught network has no weights to start from: teach.py makes it of a volume and its labels")
+
+
+def _of_library(kind: type[library.LibraryNetwork]) -> Network:
+    return Network(
+        name=kind.name,
+        title=kind.title,
+        module=kind,
+        build=kind,
+        refines=False,
+        smallest_axis=1,
+        receptive_field=None,
+        tiling="whole",
+        torch_bytes=0,  # a network of its size knows
+        recipe="network",
+        script="train_network.py",
+        sized=True,
+    )
 
 
 # µ-Net and µr-Net see at most 109 voxels to each side: reference of the published method.
@@ -137,6 +163,7 @@ _ENTRIES: dict[str, Network] = {
             script="teach.py",
             in_um=True,
         ),
+        *map(_of_library, library.LIBRARY.values()),
     )
 }
 
@@ -221,18 +248,28 @@ def model_for_state(state: Mapping[str, Tensor]) -> nn.Module:
     # Building draws initial weights; leave the caller's stream alone. (On the meta device, which has no memory, a draw
     # imports PyTorch's compiler, 2 s.)
     with torch.random.fork_rng(devices=[]):
-        candidates = {name: entry.build() for name, entry in _ENTRIES.items() if not entry.in_um}
+        if library.states_settings(state):
+            model = library.built_from(state)
+            candidates: dict[str, nn.Module] = {model.name: model}
+        else:
+            candidates = {name: entry.build() for name, entry in _ENTRIES.items() if not (entry.sized or entry.in_um)}
     misfits = {name: _misfits(state, model) for name, model in candidates.items()}
     nearest = min(candidates, key=lambda name: sum(map(len, misfits[name].values())))
     if any(misfits[nearest].values()):
         problems = [f"{kind}: {_listed(names)}" for kind, names in misfits[nearest].items() if names]
         titles = " nor a ".join(_ENTRIES[name].title for name in candidates)
-        raise InputError(f"neither a {titles}; against {nearest}: {'; '.join(problems)}")
+        neither = f"not a {network_named(nearest).title}" if nearest in library.LIBRARY else f"neither a {titles}"
+        raise InputError(f"{neither}; against {nearest}: {'; '.join(problems)}")
     for key, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"weights hold values that are not finite, first in '{key}'")
     candidates[nearest].load_state_dict(state)
     return candidates[nearest]
+
+
+def dimensions_of(model: nn.Module) -> int:
+    """Return 2 for a network that looks at every (Y, X) slice by itself, else 3."""
+    return model.build.dimensions if isinstance(model, library.LibraryNetwork) else 3
 
 
 def engine_parameters(model: nn.Module) -> dict[str, Tensor]:

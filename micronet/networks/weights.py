@@ -22,13 +22,14 @@ from micronet.networks.registry import model_for_state, network_of
 
 __all__ = ["bootstrap", "find_weights", "load_model", "load_session", "load_state", "save_session", "save_state"]
 
-# A state dict of ours is 40 kB; whatever is a thousand times that is not one.
-_LARGEST_BYTES = 40_000_000
-_LARGEST_ELEMENTS = 10_000_000
+# A state dict of a µ-Net is 40 kB. What unpacks to a thousand times that is read only where the file itself is as
+# large, as those of larger networks are (`networks.library.MOST_PARAMETERS`).
+_LARGEST_BYTES, _LARGEST_FILE = 40_000_000, 500_000_000
+_LARGEST_ELEMENTS = 50_000_000
 # The first tensor of both networks.
 _FIRST = "down0.0.weight"
 # A session adds optimiser, best weights and a log of about 100 bytes a step.
-_LARGEST_SESSION = 400_000_000
+_LARGEST_SESSION, _LARGEST_SESSION_FILE = 400_000_000, 2_500_000_000
 
 
 def find_weights(name: str, folders: Sequence[Path]) -> Path:
@@ -81,7 +82,7 @@ def load_state(path: str | os.PathLike[str], say: Callable[[str], None] | None =
     FileError
         If there is no such file, it is no weight file, or it holds anything but floating-point tensors by name.
     """
-    state = _read(Path(path), "weight", "a µ-Net or µr-Net (about 40,000)", _LARGEST_BYTES)
+    state = _read(Path(path), "weight", "the weights of a network", _LARGEST_BYTES, _LARGEST_FILE)
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(tensor, Tensor) and tensor.is_floating_point()
         for key, tensor in state.items()
@@ -89,7 +90,7 @@ def load_state(path: str | os.PathLike[str], say: Callable[[str], None] | None =
         raise FileError(f"'{path}' is not a plain state dict (names with floating-point tensors)")
     for key, tensor in state.items():
         if tensor.numel() > _LARGEST_ELEMENTS:
-            raise FileError(f"'{path}': '{key}' has {tensor.numel():,} elements: too large for a µ-Net or µr-Net")
+            raise FileError(f"'{path}': '{key}' has {tensor.numel():,} elements: too large for a network")
         if tensor.layout != torch.strided or tensor.device.type != "cpu":
             raise FileError(f"'{path}': '{key}' is {tensor.layout} on {tensor.device}, expected a plain tensor")
     kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()} - {"float32"})
@@ -108,11 +109,12 @@ def _prefix(state: Mapping[str, Tensor]) -> str:
     return prefix if all(key.startswith(prefix) for key in state) else ""
 
 
-def _read(path: Path, kind: str, what: str, largest: int) -> Any:
+def _read(path: Path, kind: str, what: str, unpacked: int, most: int) -> Any:
+    """Return what a file of at most `most` bytes holds; one that is packed unpacks to `unpacked` at most."""
     if not is_file(path):
         raise FileError(f"no {kind} file '{path}'")
     try:
-        archive = checked_archive(path, kind, what, largest)
+        archive = checked_archive(path, kind, what, min(max(unpacked, path.stat().st_size), most))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on its way to refuse a file PyTorch may warn of what it itself does
             return torch.load(archive, map_location="cpu", weights_only=True)
@@ -125,12 +127,12 @@ def _read(path: Path, kind: str, what: str, largest: int) -> Any:
 
 
 def load_model(path: str | os.PathLike[str], say: Callable[[str], None] | None = None) -> nn.Module:
-    """Read a network; its tensors decide whether it is a µ-Net or a µr-Net.
+    """Read a network; its tensors decide which it is, and of what size.
 
     Parameters
     ----------
     path : path
-        A plain state dict of either network, ours or published.
+        A plain state dict of a network, ours or published.
     say : callable, optional
         As `load_state`.
 
@@ -168,7 +170,7 @@ def load_session(path: str | os.PathLike[str]) -> dict[str, Any]:
     FileError
         If there is no such file, it is damaged, or it holds anything but a dictionary of plain values and tensors.
     """
-    content = _read(Path(path), "session", "a session", _LARGEST_SESSION)
+    content = _read(Path(path), "session", "a session", _LARGEST_SESSION, _LARGEST_SESSION_FILE)
     if not isinstance(content, dict):
         raise FileError(f"'{path}' is not a session file of micronet")
     return content

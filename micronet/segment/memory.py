@@ -97,7 +97,7 @@ class Need:
         """Return about how many bytes the process takes at most: whole, or in slabs of some planes."""
         voxels = math.prod(self.shape)
         depth, _, width = self.seen or self.shape
-        padding = Padding((depth, self.depth, width))
+        padding = Padding((depth, self.depth, width), network_of(model).smallest_axis)
         size = padding.shape
         image = voxels * (4 if self.logarithm else self.stored.itemsize)
         # Readers turn axes and byte order, and a mask is chosen from labels, before they are what they will be.
@@ -125,7 +125,7 @@ class Need:
             return 8 * math.prod(padding.inside) + int(taught.pass_bytes(padding.inside, self.spacing_um))
         # The image and, for a µr-Net, the last probability, the same normalised, and what it started from.
         work = looked_at * (4 + 12 * network.refines)
-        work += engine.pass_bytes(padding.shape) if works_in_slabs(model) else looked_at * network.torch_bytes
+        work += engine.pass_bytes(padding.shape) if works_in_slabs(model) else looked_at * network.voxel_bytes(model)
         return 2 * work if padding.needed else work  # beside what is padded, the same without its margins
 
     def scratch_bytes(self, model: nn.Module) -> int:

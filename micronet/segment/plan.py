@@ -147,8 +147,8 @@ def plan_addition(task: Task, segmentation: Path) -> Memory:
 def _need(task: Task, masks: Iterable[Path]) -> Need:
     path, job, time_point = task.path, task.job, task.time_point
     if time_point is None:
-        source = task.sources.of(path)
-        with open_stack(source, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype) as stack:
+        how: dict[str, Any] = {"axes": job.axes, "spacing_um": job.spacing_um, "shape": job.shape, "dtype": job.dtype}
+        with open_stack(task.sources.of(path), **how, flat=task.weights.flat) as stack:
             grid = stack.grid
     else:
         grid = time_point.volume
@@ -181,4 +181,5 @@ def _mask_bytes(mask: Path, task: Task) -> int:
     before = None if task.time_point is None else task.time_point.before
     if mask == task.soft_start and before is not None and before.levels is not None:
         return before.levels.nbytes
-    return claimed_bytes(task.sources.of(mask), axes=task.job.axes, shape=task.job.shape)
+    shown = task.sources.of(mask)
+    return claimed_bytes(shown, axes=task.job.axes, shape=task.job.shape, flat=task.weights.flat)

@@ -47,7 +47,7 @@ class Inputs:
 def read_inputs(task: Task, say: Callable[[str], None]) -> Inputs:
     """Read all that a task needs, and tell the person; MicronetError for bad input."""
     path, job, time_point = task.path, task.job, task.time_point
-    volume = read_job_volume(task.sources.of(path), job) if time_point is None else time_point.volume
+    volume = read_job_volume(task.sources.of(path), job, task.weights.flat) if time_point is None else time_point.volume
     say(f"  volume      {_described(volume)}")
     grid = _network_grid(volume, task)
     notes = [*volume.notes, *_notes_on(volume, grid, task)]
@@ -72,9 +72,9 @@ def read_inputs(task: Task, say: Callable[[str], None]) -> Inputs:
     return Inputs(volume, seen, grid, start, annotation, keep, notes, outside)
 
 
-def read_job_volume(source: Source, job: Job) -> Volume:
+def read_job_volume(source: Source, job: Job, flat: bool = False) -> Volume:
     """Read a volume as the settings say; errors as `micronet.io.read_volume`."""
-    return read_volume(source, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype)
+    return read_volume(source, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype, flat=flat)
 
 
 def _refuse_lengths(path: Path, job: Job) -> None:
@@ -123,7 +123,7 @@ def _notes_on(volume: Volume, grid: NetworkGrid | None, task: Task) -> list[str]
     else:
         depth, height, width = volume.shape if grid is None else grid.size
         crop = task.job.y_crop if grid is None else grid.depth(task.job.y_crop)
-        note = Padding((depth, min(crop or height, height), width)).note
+        note = Padding((depth, min(crop or height, height), width), task.weights.network.smallest_axis).note
     return [] if note is None else [note]
 
 
@@ -146,7 +146,12 @@ def _read_mask(
         return volume, None
     job = task.job
     annotation = read_annotation(
-        task.sources.of(mask_path), segment=job.segment, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape
+        task.sources.of(mask_path),
+        segment=job.segment,
+        axes=job.axes,
+        spacing_um=job.spacing_um,
+        shape=job.shape,
+        flat=task.weights.flat,
     )
     volume, mask, note = share_grid(volume, annotation.mask, str(task.path), str(mask_path))
     say(f"  {role:<12}{annotation.description}")

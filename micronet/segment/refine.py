@@ -276,7 +276,7 @@ def _refined(
     image: NDArray[np.float32], start: NDArray[np.float32], model: nn.Module, how: Refinement
 ) -> NDArray[np.float32]:
     network = network_of(model)
-    padding = Padding(image.shape)
+    padding = Padding(image.shape, network.smallest_axis)
     look = _looker(padding.pad(image), model)
     before, iterations = start, list[Iteration]()
     for number in range(1, network.passes(how.iterations) + 1):

@@ -19,7 +19,7 @@ from micronet.io.mesh import MESH_FORMATS
 from micronet.measure.cleaning import Cleaning
 from micronet.measure.lumen_files import surface_path, vessel_paths
 from micronet.networks.card import card_path
-from micronet.networks.registry import Network, network_of
+from micronet.networks.registry import Network, dimensions_of, network_of
 from micronet.networks.weights import load_model
 from micronet.report.wish import FigureWish
 
@@ -51,6 +51,11 @@ class Weights:
     def network(self) -> Network:
         """What the registry knows of it."""
         return network_of(self.model)
+
+    @property
+    def flat(self) -> bool:
+        """Whether the network looks at slices, and so at images too."""
+        return dimensions_of(self.model) == 2
 
     @property
     def taught_on_log(self) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from micronet.core.errors import InputError
 from micronet.networks.registry import entries, network_named
+from micronet.training.practice import LOSSES
 
 __all__ = ["Command", "Form", "forms", "parse_command"]
 
@@ -55,6 +56,9 @@ _FORMS: Mapping[str, Form] = {
     "lr": Form("lr X", "fix the learning rate, such as lr 0.001; lr 0 goes back to the schedule"),
     "rp": Form("rp X", "set β² of the loss, such as rp 0.5; below 1 favours precision, above 1 recall"),
     "threshold": Form("threshold X", "call probabilities above X lumen, 0 <= X < 1, in val, test and validation"),
+    "find": Form(
+        "find lr", "try rates from small to large, a step each: plot and proposal; the weights stay as they are"
+    ),
     "log": Form("log", "show the last scores of every volume and the last validations"),
     "plot": Form("plot", "draw scores and loss of this run into a PNG"),
     "help": Form("help [COMMAND]", "list the commands, or explain one; ? is the same"),
@@ -65,7 +69,7 @@ _FORMS: Mapping[str, Form] = {
 _ALSO = {"?": "help", "exit": "quit"}
 _BARE = ("status", "val", "test", "bootstrap", "log", "plot", "finish", "quit")
 # Names that `load` gives a meaning of its own, or that sessions give their automatic weights.
-_RESERVED = re.compile(r"best|last|dice(b[0-9.]+)?(-[0-9]+)?_[0-9]+")
+_RESERVED = re.compile(rf"best|last|({'|'.join(LOSSES)})(b[0-9.]+)?(-[0-9]+)?_[0-9]+")
 _BETAS = (0.001, 1000.0)
 
 
@@ -73,8 +77,15 @@ def forms(network: str) -> dict[str, Form]:
     """Return the commands of a network by verb; training is ``"train"``."""
     return {
         "train": _TRAIN[network_named(network).refines],
-        **{verb: form for verb, form in _FORMS.items() if verb != "bootstrap" or _starts_another(network)},
+        **{verb: form for verb, form in _FORMS.items() if _has(network, verb)},
     }
+
+
+def _has(network: str, verb: str) -> bool:
+    """Whether a network has a command that not all have."""
+    if verb == "find":  # µ-Nets have their published schedule
+        return network_named(network).sized
+    return verb != "bootstrap" or _starts_another(network)
 
 
 def _starts_another(network: str) -> bool:
@@ -116,6 +127,8 @@ def parse_command(line: str, network: str) -> Command:
     if verb not in known or verb == "train":
         raise InputError(_unknown(words[0], known, network))
     usage = known[verb].usage
+    if verb == "find" and [word.lower() for word in rest] == ["lr"]:
+        return Command(verb, text)
     if verb in _BARE:
         if rest:
             raise InputError(f"{usage} stands alone, found '{text}'")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["Bar", "Ports", "Scalars", "Settings", "Wishes"]
 
@@ -21,10 +24,13 @@ class Bar(Protocol):
 
 
 class Scalars(Protocol):
-    """Where TensorBoard scalars go."""
+    """Where TensorBoard scalars and pictures go."""
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> Any:
         """Add one point."""
+
+    def add_image(self, tag: str, img_tensor: NDArray[np.uint8], global_step: int, *, dataformats: str) -> Any:
+        """Add a picture, of axes such as ``"HWC"``."""
 
     def close(self) -> Any:
         """Write what is buffered."""
@@ -66,7 +72,11 @@ class Ports:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run depends on beside the trainer's own state; a resumed one must agree in all but `threads`."""
+    """What a run depends on beside the trainer's own state; a resumed one must agree in all but `threads` and `kept`.
+
+    `build` and `practice` are those of a larger network, as they were asked for. `kept` says which weights stay:
+    ``"last"``, ``"best"`` (with the last), or ``"all"`` that were validated.
+    """
 
     dataset: str
     recipe: str
@@ -75,3 +85,7 @@ class Settings:
     validate_every: int
     threads: int
     data: tuple[str, ...] = ()
+    build: Mapping[str, Any] = field(default_factory=dict)
+    practice: Mapping[str, Any] = field(default_factory=dict)
+    kept: str = "best"
+    augmentation: str | None = None

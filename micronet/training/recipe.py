@@ -10,7 +10,7 @@ from typing import Any, Literal
 from micronet.core.errors import FileError
 from micronet.data.augmentation import FLIPS, Augmentation
 
-__all__ = ["NUMPY_SEED", "RECIPES", "TORCH_SEED", "Plan", "Recipe", "learning_rate"]
+__all__ = ["NETWORK_RECIPE", "NUMPY_SEED", "RECIPES", "TORCH_SEED", "Plan", "Recipe", "learning_rate"]
 
 #: The published seeds.
 TORCH_SEED = 43283
@@ -39,7 +39,8 @@ class Recipe:
         Fraction of the steps in which a µr-Net refines not a distorted mask but what it says itself after 1 to
         `own_passes` refinements from a blank or distorted mask: only its own masks show it its own errors.
     own_passes : int
-    optimizer : {"adam", "soap"}
+    optimizer : str
+        ``"adam"`` or ``"soap"``; of a larger network as its practice says.
     rate_factor : float
         Times the published learning rate.
     augmentation : Augmentation, optional
@@ -58,7 +59,7 @@ class Recipe:
     distortion: Literal["published", "default"]
     own_masks: float = 0.0
     own_passes: int = 4
-    optimizer: Literal["adam", "soap"] = "adam"
+    optimizer: str = "adam"
     rate_factor: float = 1.0
     augmentation: Augmentation | None = None
     validate_every: int = 50
@@ -66,6 +67,9 @@ class Recipe:
     patience: int | None = None
     published_draws: bool = False
 
+
+#: Of a larger network, whose `micronet.training.practice.Practice` says the rest.
+NETWORK_RECIPE = Recipe("network", "default", patience=15)
 
 RECIPES: Mapping[str, Recipe] = {
     "default": Recipe(

@@ -17,7 +17,7 @@ from micronet.core.names import write_name
 from micronet.core.provenance import now, versions
 from micronet.data.dataset import DataSet, dataset_files, hashes
 from micronet.training.ports import Scalars, Settings
-from micronet.training.run_files import LogRow, Places, Run
+from micronet.training.run_files import LogRow, Places, Run, loss_label
 from micronet.training.trainer import StepReport, Trainer, ValidationReport
 
 __all__ = ["Recorder"]
@@ -125,6 +125,7 @@ class Recorder:
             "iterations": self._trainer.iterations,
             "threads": self._settings.threads,
             "versions": versions(),
+            **_larger(self._trainer),
         }
         self.run.write_log()
         self._write_manifest()
@@ -211,9 +212,12 @@ class Recorder:
             )
         )  # fmt: skip
         self._add_scalars("validation", report, r.step, ("loss", "precision", "recall", "f"))
-        if r.best and trainer.best_state is not None:
+        if self._scalars is not None and trainer.seen is not None:
+            name, picture = trainer.seen
+            self._scalars.add_image(f"validation/{name}", picture, r.step, dataformats="HWC")
+        if r.best and trainer.best_state is not None and self._settings.kept != "last":
             try:
-                self.run.keep_best(trainer.best_state, r.step, trainer.beta_squared)
+                self.run.keep_best(trainer.best_state, r.step, self._loss)
             except MicronetError as error:
                 self._failure = error
 
@@ -251,8 +255,13 @@ class Recorder:
         weights = trainer.model.state_dict()
         if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
             raise self._diverged()
-        self.run.keep(weights, trainer.step, trainer.beta_squared, state)
+        self.run.keep(weights, trainer.step, self._loss, state)
         self._kept_step = trainer.step
+
+    @property
+    def _loss(self) -> str:
+        trainer = self._trainer
+        return loss_label("dice" if trainer.practice is None else trainer.practice.loss, trainer.beta_squared)
 
     def _diverged(self) -> InputError:
         self.sound = False
@@ -310,11 +319,12 @@ class Recorder:
         saved = state.get("settings")
         if not isinstance(saved, dict):
             raise FileError("the session file holds no settings: it is damaged")
-        for name in ("recipe", "seed", "iterations", "validate_every"):
+        for name in ("recipe", "seed", "iterations", "validate_every", "build", "practice"):
             here = getattr(self._settings, name)
-            if saved.get(name) != here:
+            there = saved.get(name, {} if name in ("build", "practice") else None)  # of before there were any
+            if there != here:
                 raise InputError(
-                    f"the saved session has {name} {saved.get(name)}, this one {here}; "
+                    f"the saved session has {name} {there}, this one {here}; "
                     f"start again with the saved settings {setting('resume')}"
                 )
         if saved.get("threads") == self._settings.threads:
@@ -345,3 +355,10 @@ class Recorder:
         if not changed:
             return []
         return [f"note: these volumes are not what the run was trained on before: {', '.join(changed)}"]
+
+
+def _larger(trainer: Trainer) -> dict[str, Any]:
+    """Return what the manifest says of a larger network beside what it says of all."""
+    if trainer.practice is None:
+        return {}
+    return {"build": getattr(trainer.model, "settings", {}), "practice": asdict(trainer.practice)}

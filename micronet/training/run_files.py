@@ -24,12 +24,14 @@ from micronet.core.ownership import RECORD_KEYS, Mark, Outputs, check_outputs
 from micronet.networks.card import card_path
 from micronet.networks.weights import load_session, save_session, save_state
 from micronet.training.curves import Curve, write_curves
+from micronet.training.practice import LOSSES
 
 __all__ = [
     "LogRow",
     "Places",
     "Run",
     "latest_session",
+    "loss_label",
     "session_path",
     "sessions",
     "set_aside",
@@ -90,7 +92,7 @@ class Run:
 
     The first run of a network in a folder is called ``u-net``, the next ones ``u-net-2``, ``u-net-3``.
 
-    - ``checkpoints/<network>_dice[b<β²>][-<number>]_<step>.pt``: weights; the last, the best and every
+    - ``checkpoints/<network>_<loss>[b<β²>][-<number>]_<step>.pt``: weights; the last, the best and every
       `keep_every`-th step's stay, the others go when newer ones are safe. ``b<β²>`` is there unless β² is 1.
     - ``checkpoints/<run>.session``: all that resuming needs.
     - ``checkpoints/<run>.session.json``: the record that names these with their hashes.
@@ -176,11 +178,9 @@ class Run:
         """The PNG."""
         return self.places.logs / f"{self.name}.png"
 
-    def weights_path(self, step: int, beta_squared: float) -> Path:
-        """Return the automatic name of the weights after a step."""
-        # Without an exponent, whose minus sign could be taken for the run's number.
-        beta = "" if beta_squared == 1 else f"b{np.format_float_positional(beta_squared, trim='-')}"
-        return self.places.checkpoints / f"{self.network}_dice{beta}{self.suffix}_{step}.pt"
+    def weights_path(self, step: int, loss: str) -> Path:
+        """Return the automatic name of the weights after a step, trained with a loss of that name (`loss_label`)."""
+        return self.places.checkpoints / f"{self.network}_{loss}{self.suffix}_{step}.pt"
 
     def check(self, inputs: Iterable[Path] = ()) -> None:
         """Raise MicronetError where this run would replace what is not its own, or one of the files that it reads."""
@@ -219,20 +219,20 @@ class Run:
         self._log_bytes, self._log_digest = len(text), sha256(text)
         self._log_whole = True
 
-    def keep_best(self, weights: Mapping[str, Tensor], step: int, beta_squared: float) -> None:
+    def keep_best(self, weights: Mapping[str, Tensor], step: int, loss: str) -> None:
         """Write the weights of the best validation so far."""
-        path = self.weights_path(step, beta_squared)
+        path = self.weights_path(step, loss)
         with self._weights.staged() as folder:
             save_state(folder / path.name, weights)
         self._kept.best = path.name
 
-    def keep(self, weights: Mapping[str, Tensor], step: int, beta_squared: float, state: Mapping[str, Any]) -> None:
+    def keep(self, weights: Mapping[str, Tensor], step: int, loss: str, state: Mapping[str, Any]) -> None:
         """Write the present weights and the session file, then remove the weights that they replace.
 
         Killed anywhere in between, either the earlier session file or the new one is there, whole, with the
         weights that it names.
         """
-        path = self.weights_path(step, beta_squared)
+        path = self.weights_path(step, loss)
         if step != self._kept.last_step or not (self.places.checkpoints / str(self._kept.last)).is_file():
             with self._weights.staged() as folder:
                 save_state(folder / path.name, weights)
@@ -299,11 +299,18 @@ class Run:
 
 
 # Files of a run, with its number: weights, session, logs.
-_AUTOMATIC = re.compile(r"(ur?-net)_dice(?:b[0-9.]+)?(?:-([0-9]+))?_[0-9]+\.pt")
+_LOSS = rf"(?:{'|'.join(LOSSES)})(?:b[0-9.]+)?"
+_AUTOMATIC = re.compile(rf"([a-z-]+)_{_LOSS}(?:-([0-9]+))?_[0-9]+\.pt")
+
+
+def loss_label(loss: str, beta_squared: float) -> str:
+    """Return how names of automatic weights tell a loss: its name, and β² unless it is 1."""
+    # Without an exponent, whose minus sign could be taken for the run's number.
+    return loss if beta_squared == 1 else f"{loss}b{np.format_float_positional(beta_squared, trim='-')}"
 
 
 def _owner(network: str) -> re.Pattern[str]:
-    return re.compile(rf"{network}(?:_dice(?:b[0-9.]+)?)?(?:-([0-9]+))?(?:_[0-9]+\.pt|\.session|\.csv|\.json|\.png)")
+    return re.compile(rf"{network}(?:_{_LOSS})?(?:-([0-9]+))?(?:_[0-9]+\.pt|\.session|\.csv|\.json|\.png)")
 
 
 def session_path(places: Places, run: str) -> Path:

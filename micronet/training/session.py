@@ -22,6 +22,7 @@ from micronet.training import named_weights
 from micronet.training.commands import Command, forms
 from micronet.training.distortion import ready
 from micronet.training.ports import Bar, Ports, Settings, Wishes
+from micronet.training.rate_search import STEPS, planned_search, try_rates, write_search
 from micronet.training.recorder import Recorder
 from micronet.training.results import planned_result, write_sample
 from micronet.training.run_files import Places, Run, latest_session, session_path, sessions, weights_named
@@ -153,7 +154,7 @@ class Session:
         with contextlib.closing(self._ports.progress(planned)) as bar, self._recorder.recording():
             stalled = self._work(bar)
         done = trainer.step - first
-        scores = last_pass(self.run.rows, len(trainer.train_samples))
+        scores = last_pass(self.run.rows, trainer.steps_a_pass)
         self._say(f"{done:,} steps in {clock(time.monotonic() - began)}, now at step {trainer.step:,}{scores}")
         if stalled:
             self._say(
@@ -227,6 +228,8 @@ class Session:
         outputs = named_weights.planned(path, dataset_files(self._dataset))
         self._recorder.begin()
         source = {"network": self.network, "run": self.run.name, "step": self.trainer.step}
+        if settings := getattr(self.trainer.model, "settings", None):
+            source |= {"build": settings}
         aside = named_weights.write_weights(outputs, path, weights, source)
         if aside is not None:
             self._say(f"{path} was there already, with other weights: they are now {aside}")
@@ -263,7 +266,32 @@ class Session:
         self._recorder.keep()
         self._say(f"learning rate {rate_in_use(self.trainer)}")
 
+    def _do_find(self, _: Command) -> None:
+        self._recorder.weights()
+        self._recorder.begin()
+        outputs = planned_search(self.run)
+        check_outputs([outputs], dataset_files(self._dataset))
+        with contextlib.closing(self._ports.progress(STEPS)) as bar:
+
+            def on_step(report: StepReport) -> bool:
+                bar.update(bar_text(report))
+                return not self.wishes.stop
+
+            tried = try_rates(self.trainer, on_step)
+        if self.wishes.stop:
+            self._say("interrupted: the weights are as they were, nothing was written")
+            return
+        proposal = write_search(outputs, tried, self.run.name)
+        self._say(f"wrote {outputs.paths[0]}")
+        if proposal is None:
+            self._say("no rate is proposed: the loss falls nowhere; look at the plot")
+        else:
+            self._say(f"proposed: lr {proposal:.2g}, a tenth of where the loss is least; the weights are as they were")
+
     def _do_rp(self, command: Command) -> None:
+        practice = self.trainer.practice
+        if practice is not None and practice.loss != "fbeta":
+            raise InputError(f"β² is of the loss fbeta, this session trains with {practice.loss} {setting('loss')}")
         self.trainer.beta_squared = command.number
         self._recorder.keep()
         self._say(f"β² is {command.number:g}")

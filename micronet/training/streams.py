@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["DISTORTION", "ORDER", "OWN_MASK", "VIEW", "stream"]
+__all__ = ["DISTORTION", "DROPOUT", "ORDER", "OWN_MASK", "VIEW", "stream"]
 
-ORDER, DISTORTION, VIEW, OWN_MASK = range(4)
+ORDER, DISTORTION, VIEW, OWN_MASK, DROPOUT = range(5)
 
 
 def stream(seed: int, purpose: int, *counters: int) -> np.random.Generator:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,15 +18,20 @@ from micronet.data.augmentation import View
 from micronet.data.dataset import Sample
 from micronet.measure.overlap import Overlap, overlap
 from micronet.networks import engine
+from micronet.networks.library import LibraryNetwork, probability_of
 from micronet.networks.normalize import normalize_mask, standardize
 from micronet.networks.padding import Padding
 from micronet.networks.registry import network_of
+from micronet.report.outline import outlined
 from micronet.segment.refine import Iteration, refine
+from micronet.training.crops import Batch, Crops
 from micronet.training.losses import fbeta_loss
+from micronet.training.network_losses import logits_of, loss_named
+from micronet.training.practice import Course, Practice, new_optimizer
 from micronet.training.recipe import NUMPY_SEED, RECIPES, Plan, Recipe, learning_rate
 from micronet.training.round_masks import RoundMasks
 from micronet.training.soap import Soap
-from micronet.training.streams import ORDER, OWN_MASK, VIEW, stream
+from micronet.training.streams import DROPOUT, ORDER, OWN_MASK, VIEW, stream
 
 __all__ = ["StepReport", "Trainer", "ValidationReport"]
 
@@ -80,6 +86,8 @@ class Trainer:
         Of order, distortion and augmentation. The published one by default.
     iterations : int
         Refinements in validation.
+    practice : Practice, optional
+        How a larger network is trained, in crops; without one whole volumes are seen, as a µ-Net is trained.
 
     Attributes
     ----------
@@ -93,6 +101,8 @@ class Trainer:
         Of the best validation so far.
     last_f, last_step : float, int or None
         Of the last validation.
+    seen : (str, ndarray of shape (Y, X, 3), uint8) or None
+        Name of the first validation volume, and a slice of it with what was found at the last validation.
     schedule_from : int
         The step at which the schedule of the rate began.
     beta_squared : float
@@ -111,6 +121,7 @@ class Trainer:
         recipe: Recipe = RECIPES["default"],
         seed: int = NUMPY_SEED,
         iterations: int = 10,
+        practice: Practice | None = None,
     ) -> None:
         if not train:
             raise InputError("there is no volume to train on")
@@ -121,6 +132,8 @@ class Trainer:
         self.recipe = recipe
         self.seed = seed
         self.iterations = iterations
+        self.practice = practice
+        self.course = Course()
         self.step = 0
         self.begun = 0
         self.rounds_begun = 0
@@ -134,14 +147,36 @@ class Trainer:
         self.best_state: dict[str, torch.Tensor] | None = None
         self.last_f: float | None = None
         self.last_step: int | None = None
+        self.seen: tuple[str, NDArray[np.uint8]] | None = None
         self.schedule_from = 0
         self.optimizer = self._new_optimizer()
         self._refines = self.network.refines
+        self._begin_practice()
         self._legacy = np.random.RandomState(seed)
         self._legacy_at_round = self._legacy.get_state(legacy=True)
         self._rounds = RoundMasks([sample.mask for sample in self.train_samples], recipe.distortion, seed)
 
+    def _begin_practice(self) -> None:
+        """Prepare the crops and the loss of a larger network."""
+        practice = self.practice
+        self._crops: Crops | None = None
+        if practice is not None:
+            self._crops = Crops(
+                self.train_samples,
+                practice.crop_size,
+                practice.samples_per_volume,
+                practice.batch_size,
+                self.recipe.augmentation,
+                self.seed,
+            )
+            background, lumen = self._crops.voxels
+            self._loss = loss_named(
+                practice.loss, cast(LibraryNetwork, self.model).build.out_channels, lumen / (background + lumen)
+            )
+
     def _new_optimizer(self) -> torch.optim.Optimizer:
+        if self.practice is not None:
+            return new_optimizer(self.practice, self.model.parameters())
         kind = Soap if self.recipe.optimizer == "soap" else torch.optim.Adam
         return kind(self.model.parameters(), lr=learning_rate(0))
 
@@ -150,10 +185,17 @@ class Trainer:
         return None if self.recipe.augmentation is None else asdict(self.recipe.augmentation)
 
     @property
+    def _practised(self) -> dict[str, Any] | None:
+        return None if self.practice is None else asdict(self.practice) | {"crop_size": [*self.practice.crop_size]}
+
+    @property
     def rate(self) -> float:
         """The rate of the next step."""
         if self.fixed_rate is not None:
             return self.fixed_rate
+        if self.practice is not None:
+            since = (self.step - self.schedule_from, self.step - self.begun)
+            return self.course.rate(self.practice, *since, self.steps_a_pass)
         return self.recipe.rate_factor * learning_rate(self.step - self.schedule_from)
 
     @property
@@ -180,9 +222,14 @@ class Trainer:
         return self.last_f if self.last_step == self.step else None
 
     @property
+    def steps_a_pass(self) -> int:
+        """Steps of a pass over the training volumes."""
+        return len(self.train_samples) if self._crops is None else self._crops.steps_a_pass
+
+    @property
     def steps_left(self) -> int:
         """Steps of the plan in hand that are still to be done."""
-        return self.plan.steps_left(len(self.train_samples))
+        return self.plan.steps_left(self.steps_a_pass)
 
     def begin(self, rounds: int, passes: int = 1) -> None:
         """Add work: `rounds` times (distort every mask once, then `passes` over all volumes)."""
@@ -190,6 +237,7 @@ class Trainer:
             raise InputError(f"rounds and passes must be at least 1, found {rounds} and {passes}")
         self.plan = Plan(rounds=rounds, passes=passes)
         self.begun = self.step
+        self.course.planned = self.steps_left
 
     def abandon_plan(self) -> None:
         """Give up what is left of the plan in hand."""
@@ -223,6 +271,21 @@ class Trainer:
         finally:
             engine.forget_memory()
 
+    def rehearse(self, rates: Iterable[float], on_step: Callable[[StepReport], bool]) -> None:
+        """Take a step at each of these rates while whoever is told returns True; then all is as it was before."""
+        before, begun = copy.deepcopy(self.state()), self.begun
+        try:
+            for rate in rates:
+                self.fixed_rate = rate
+                if not self.plan.order:
+                    self.begin(1)
+                    self._begin_pass()
+                if not on_step(self._take_step(self.plan.order.pop(0))):
+                    return
+        finally:
+            self.restore(before, begun)
+            engine.forget_memory()
+
     def _begin_pass(self) -> None:
         if self.plan.passes_left == 0:
             self.plan.rounds -= 1
@@ -235,6 +298,9 @@ class Trainer:
         self.plan.passes_left -= 1
         self.passes_begun += 1
         volumes = len(self.train_samples)
+        if self._crops is not None:
+            self.plan.order = list(range(self.steps_a_pass))
+            return
         if self.recipe.published_draws:
             order = np.arange(volumes)
             self._legacy.shuffle(order)
@@ -244,24 +310,22 @@ class Trainer:
 
     def _take_step(self, index: int) -> StepReport:
         began = time.perf_counter()
-        sample = self.train_samples[index]
-        x, target, weight = self._inputs(index)
+        x, target, weight, name = self._batch(index)
         rate = self.rate
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
-        probability = self.model(x)
-        loss = fbeta_loss(probability, target, self.beta_squared, weight)
+        probability, loss = self._looked(x, target, weight)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         scores = overlap(
-            probability.detach()[0, 0].numpy() > 0.5,
-            target[0, 0].numpy(),
-            None if weight is None else weight[0, 0].numpy() > 0,
+            probability.detach()[:, 0].cpu().numpy() > 0.5,
+            target[:, 0].numpy(),
+            None if weight is None else weight[:, 0].numpy() > 0,
         )
         report = StepReport(
             self.step,
-            sample.entry.name,
+            name,
             rate,
             self.beta_squared,
             loss.item(),
@@ -273,12 +337,31 @@ class Trainer:
         self.step += 1
         return report
 
-    def _inputs(self, index: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return network input, target and weight, each (1, C, D, H, W), of one volume for the present step."""
+    def _batch(self, index: int) -> Batch:
+        """Return what the present step sees, the one of this number in the pass."""
+        return self._inputs(index) if self._crops is None else self._crops.batch(self.passes_begun, index, self.step)
+
+    def _looked(self, x: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return what the network says of a batch, and the loss; of several outputs each has its own, added up."""
+        if self.practice is None:
+            probability = self.model(x)
+            return probability, fbeta_loss(probability, target, self.beta_squared, weight)
+        place = next(self.model.parameters()).device
+        x, target = x.to(place), target.to(place)
+        weight = None if weight is None else weight.to(place)
+        self.model.train()
+        with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):  # dropout draws from it
+            torch.manual_seed(int(stream(self.seed, DROPOUT, self.step).integers(2**63)))
+            scores = cast(LibraryNetwork, self.model).scores(x)
+        losses = [self._loss(one, target, weight, self.beta_squared) for one in scores]
+        return probability_of(scores[-1]), torch.stack(losses).sum()
+
+    def _inputs(self, index: int) -> Batch:
+        """Return network input, target and weight, each (1, C, D, H, W), of one whole volume for the present step."""
         sample = self.train_samples[index]
         view = self._view(sample)
         truth = view.place(sample.mask)
-        padding = Padding(truth.shape)
+        padding = Padding(truth.shape, self.network.smallest_axis)
         x = engine.kept_array((1, 2 if self._refines else 1, *padding.shape))
         image = np.empty(truth.shape, np.float32) if padding.needed else x[0, 0]
         view.tone(standardize(view.place(sample.image), sample.mean, sample.sd, out=image))
@@ -300,8 +383,9 @@ class Trainer:
         if padding.needed:  # a mirrored voxel is one that nobody annotated
             counted = padding.inset(np.ones(truth.shape, bool) if counted is None else counted)
         if counted is None:
-            return torch.from_numpy(x), target, None
-        return torch.from_numpy(x), target, torch.from_numpy(counted.astype(np.float32))[None, None]
+            return Batch(torch.from_numpy(x), target, None, sample.entry.name)
+        weight = torch.from_numpy(counted.astype(np.float32))[None, None]
+        return Batch(torch.from_numpy(x), target, weight, sample.entry.name)
 
     def _view(self, sample: Sample) -> View:
         if self.recipe.augmentation is None:
@@ -337,6 +421,8 @@ class Trainer:
 
         scores, loss = self.score(self.validation_samples, look)
         self.last_f, self.last_step = scores.f_score(), self.step
+        if self.practice is not None:
+            self.course.note_validation(loss, self.practice)
         best = self.best_f is None or scores.f_score() > self.best_f
         if best:
             self.best_f, self.best_step = scores.f_score(), self.step
@@ -355,6 +441,7 @@ class Trainer:
     def predict(self, sample: Sample, on_iteration: Callable[[Iteration], None] | None = None) -> NDArray[np.float32]:
         """Return the probability on the cropped volume; a µr-Net refines from a blank mask."""
         image = sample.normalized()
+        self.model.eval()
         return refine(image, np.zeros_like(image), self.model, self.iterations, on_iteration)
 
     def score(
@@ -364,11 +451,19 @@ class Trainer:
         counts, losses = Overlap(0, 0, 0), []
         for sample in samples:
             probability = self.predict(sample, on_iteration)
+            if self.validation_samples and sample is self.validation_samples[0]:
+                self.seen = sample.entry.name, _slice_of(sample, probability > self.threshold)
             counts += overlap(probability > self.threshold, sample.mask, sample.weight)
-            weight = None if sample.weight is None else torch.from_numpy(sample.weight)
-            loss = fbeta_loss(torch.from_numpy(probability), torch.from_numpy(sample.mask), self.beta_squared, weight)
-            losses.append(loss.item())
+            losses.append(self._validation_loss(sample, probability))
         return counts, float(np.mean(losses))
+
+    def _validation_loss(self, sample: Sample, probability: NDArray[np.float32]) -> float:
+        found, target = torch.from_numpy(probability), torch.from_numpy(sample.mask)
+        weight = None if sample.weight is None else torch.from_numpy(sample.weight)
+        if self.practice is None:
+            return fbeta_loss(found, target, self.beta_squared, weight).item()
+        weight = None if weight is None else weight[None, None].float()
+        return self._loss(logits_of(found[None, None]), target[None, None], weight, self.beta_squared).item()
 
     def state(self) -> dict[str, Any]:
         """Return all that a run needs to go on bit for bit, of types that `torch.load(weights_only=True)` reads."""
@@ -377,6 +472,8 @@ class Trainer:
             "recipe": self.recipe.name,
             "augmentation": self._augmentation,
             "optimizer kind": self.recipe.optimizer,
+            "practice": self._practised,
+            "course": asdict(self.course),
             "seed": self.seed,
             "volumes": [sample.entry.name for sample in self.train_samples],
             "model": dict(self.model.state_dict()),
@@ -396,14 +493,16 @@ class Trainer:
         volumes = [sample.entry.name for sample in self.train_samples]
         here: dict[str, Any] = {"network": self.network.name, "recipe": self.recipe.name, "seed": self.seed}
         here |= {"volumes": volumes, "augmentation": self._augmentation, "optimizer kind": self.recipe.optimizer}
+        here |= {"practice": self._practised}
         for name, value in here.items():
             if state.get(name) != value:
                 raise InputError(f"the saved session has {name} {state.get(name)}, this one {value}")
-        plan = Plan.from_state(state["plan"], len(volumes))
+        plan = Plan.from_state(state["plan"], self.steps_a_pass)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best_state = state["best_state"]
         self.plan = plan
+        self.course = Course(**state.get("course", {}))
         self._legacy.set_state(_unpacked(state["legacy"]))
         self._legacy_at_round = _unpacked(state["legacy_at_round"])
         self._rounds.forget()
@@ -419,7 +518,7 @@ class Trainer:
         The best validation stays where these are its weights.
         """
         self.model.load_state_dict(state)
-        self.optimizer = self._new_optimizer()
+        self.optimizer, self.course = self._new_optimizer(), Course()
         self.step = self.begun = self.schedule_from = step
         self.abandon_plan()
         if state is self.best_state:
@@ -427,6 +526,12 @@ class Trainer:
             return
         self.best_f, self.best_step, self.best_state = None, None, None
         self.last_f, self.last_step = None, None
+
+
+def _slice_of(sample: Sample, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return the slice with most annotated lumen, with the outlines of the mask and of the annotation."""
+    z = int(np.argmax(np.count_nonzero(sample.mask, axis=(1, 2))))
+    return outlined(sample.image[z], mask[z], sample.mask[z])
 
 
 _COUNTERS = (

@@ -1,0 +1,90 @@
+"""What `train_network.py` asks of a larger network: its build, its size, how it is trained."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from torch import nn
+
+from micronet.core.errors import InputError
+from micronet.data.dataset import Sample
+from micronet.networks.library import LIBRARY, Build
+from micronet.networks.registry import Network
+from micronet.training.crops import usual_crop
+from micronet.training.ports import Settings
+from micronet.training.practice import Practice
+from micronet.training.trainer import Trainer
+
+__all__ = ["asked_of", "check_size", "described", "practice_of"]
+
+# What a network may lack; the rest of its build depends on the data.
+_OPTIONAL = ("depth", "start_channels", "num_stacks", "kernel_size", "norm")
+
+
+def asked_of(network: Network, arguments: argparse.Namespace, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return build and practice as they were asked for, else as the session to be resumed had them.
+
+    InputError for what the network lacks, or a value that makes no sense.
+    """
+    kind = LIBRARY[network.name]
+    lacking = [name for name in _OPTIONAL if getattr(arguments, name) is not None and name not in kind.takes]
+    if lacking:
+        shown = ", ".join(f"--{name.replace('_', '-')}" for name in lacking)
+        raise InputError(f"{kind.title} has no {shown}; it is of one size there")
+    build = _given(arguments, [name for name in kind.takes if hasattr(arguments, name)], saved.get("build"))
+    practice = _given(arguments, [field.name for field in fields(Practice)], saved.get("practice"))
+    Build(**build)
+    if (crop := practice.get("crop_size")) is not None:
+        practice["crop_size"] = _crop(crop, build.get("dimensions", 3))
+    Practice(**{"crop_size": (1, 1, 1)} | practice)
+    return {"build": build, "practice": practice}
+
+
+def _given(arguments: argparse.Namespace, names: Sequence[str], saved: Any) -> dict[str, Any]:
+    found = dict(saved) if isinstance(saved, dict) else {}
+    return found | {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+
+
+def _crop(sizes: Sequence[int], dimensions: int) -> list[int]:
+    """Return the crop as Z, Y, X; InputError where it has not the axes of the network."""
+    if dimensions == 2 and len(sizes) == 2:
+        return [1, *sizes]
+    if len(sizes) != 3 or (dimensions == 2 and sizes[0] != 1):
+        wanted = "Y,X" if dimensions == 2 else "Z,Y,X"
+        raise InputError(
+            f"a crop of a {dimensions}-D network is {wanted}, found {','.join(map(str, sizes))} --crop-size"
+        )
+    return list(sizes)
+
+
+def check_size(model: nn.Module, arguments: argparse.Namespace) -> None:
+    """Raise InputError where a network has more or fewer parameters than allowed, before anything is loaded."""
+    count = sum(parameter.numel() for parameter in model.parameters())
+    most, least = getattr(arguments, "max_params", None), getattr(arguments, "min_params", None)
+    if most is not None and count > most:
+        raise InputError(f"the network has {count:,} parameters, more than --max-params {most:,}")
+    if least is not None and count < least:
+        raise InputError(f"the network has {count:,} parameters, fewer than --min-params {least:,}")
+
+
+def practice_of(settings: Settings, samples: Sequence[Sample]) -> Practice:
+    """Return the practice of a larger network, its crop the usual one of these volumes where nobody says."""
+    asked = dict(settings.practice)
+    crop = asked.pop("crop_size", None) or usual_crop(samples, settings.build.get("dimensions", 3))
+    return Practice(crop_size=tuple(crop), **asked)
+
+
+def described(trainer: Trainer) -> str:
+    """Return what is to be said of a larger network at the beginning; empty for another."""
+    practice = trainer.practice
+    if practice is None:
+        return ""
+    count = sum(parameter.numel() for parameter in trainer.model.parameters())
+    crop = " x ".join(map(str, practice.crop_size))
+    return (
+        f"{count:,} parameters; loss {practice.loss}, {practice.optimizer}, schedule {practice.schedule}, "
+        f"{trainer.steps_a_pass:,} steps of {practice.batch_size} crops ({crop}) an epoch"
+    )
