@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -287,6 +288,24 @@ def test_a_course_teaches_what_it_chose_and_repeats_with_its_seed(lesson):
     states = [each.network.state_dict() for each in (one, two, other)]
     assert all((states[0][key] == states[1][key]).all() for key in states[0])
     assert states[0].keys() != states[2].keys() or any((states[0][k] != states[2][k]).any() for k in states[0])
+
+
+def test_where_planes_are_thick_a_micro_net_joins_what_was_chosen_by_whole_slices(lesson, monkeypatch):
+    monkeypatch.setattr(course, "_STEPS", 2)
+    monkeypatch.setattr(course, "_MOST_VOXELS", 20_000)
+    told = []
+    found = course.teach(lesson, 0, lambda *step: told.append(step))
+    names = [learner.name for learner in course.default_learners(lesson)]
+    assert len(names) == 3
+    if list(found.choice.names[:3]) == names:
+        assert found.choice.names[3:] == ("u-net, evened",)
+        assert [member.kind for member in found.network.members] == ["trees"] * 3 + ["unet"]
+        np.testing.assert_allclose(found.network.weight, np.array([2, 2, 2, 1]) / 7, rtol=1e-6)
+        assert "u-net, evened, step 2" in {what for _, _, what in told}
+    assert not any("u-net" in name for name in found.choice.scores)  # too slow to be held out from
+    cubes, strokes = replace(lesson, spacing_um=(1.0, 1.0, 1.0)), lesson.labels.copy()
+    strokes[:, :, 8:] = 0
+    assert [course.default_companions(one) for one in (cubes, replace(lesson, labels=strokes))] == [[], []]
 
 
 def test_the_mean_of_a_course_is_that_of_its_learners_on_the_volume(lesson):

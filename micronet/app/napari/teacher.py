@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from micronet.app.napari.segmenter import prepare_pixels
+from micronet.app.napari.segmenter import prepare_engine, prepare_pixels
 from micronet.app.napari.work import Progress, Tell
 from micronet.core.errors import InputError
 from micronet.core.names import file_part, write_name
@@ -109,6 +109,7 @@ class Teacher:
             live = self._image(seen, tell)
             lesson = live.lesson(copied)
             if whole:
+                prepare_engine(tell)  # a µ-Net is tried in thick planes
                 found = live.by_all(lesson, on_progress=lambda *told: tell(Progress(*told)))
                 tell(Planes(0, found.probability))
                 return found

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from micronet.core.errors import InputError
 from micronet.measure.overlap import overlap
 from micronet.networks.taught import Member
+from micronet.training.teach.beside import Corrections, corrections
 from micronet.training.teach.folds import ONE_SLICE, Folds, hold_out
 
 __all__ = ["Choice", "Learner", "Lesson", "Taught", "choose"]
@@ -63,6 +64,11 @@ class Lesson:
     def lumen_share(self) -> float:
         """Share of lumen in all that is annotated, the other volumes included."""
         return float(np.concatenate([self.lumen, *(other.lumen for other in self.others)]).mean())
+
+    @cached_property
+    def corrections(self) -> Corrections | None:
+        """What is a correction, as `micronet.training.teach.beside.corrections` tells it."""
+        return corrections(self.labels)
 
 
 class Taught(Protocol):
