@@ -58,9 +58,13 @@ class Levels:
         """Run bottom on the whole lowest level."""
         self.stacks["pooled1"] = pooled1
         self._convolve("bottom.1", "pooled1", LINEAR, sixteenth)
+        self._forget("pooled1")
         self._convolve("bottom.2", "bottom.1", SELU, sixteenth)
+        self._forget("bottom.1")
         self._convolve("bottom.4", "bottom.2", LINEAR, sixteenth)
+        self._forget("bottom.2")
         self._convolve("bottom.5", "bottom.4", SELU, sixteenth)
+        self._forget("bottom.4")
         return self.stacks["bottom.5"]
 
     def up(self, bottom: Array, nearest: Nearest) -> Array:

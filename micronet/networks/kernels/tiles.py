@@ -19,6 +19,7 @@ any number of processes.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,7 +28,6 @@ import numpy as np
 
 from micronet.core.errors import InputError
 from micronet.core.threads import Team, physical_cores
-from micronet.networks.kernels.kept import forget
 from micronet.networks.kernels.layout import LEFT, TOP, Array, new_stack
 from micronet.networks.kernels.levels import Levels
 from micronet.networks.kernels.network import (
@@ -39,8 +39,21 @@ from micronet.networks.kernels.network import (
 )
 from micronet.networks.kernels.planes import Line, reflect_border
 from micronet.networks.kernels.sizes import Nearest, Size, coarser, nearest_indices
+from micronet.networks.kernels.slabs import whole_bytes
 
-__all__ = ["HALO", "Box", "Store", "Stores", "Tile", "TileSteps", "tiles"]
+__all__ = [
+    "HALO",
+    "Box",
+    "Store",
+    "Stores",
+    "Tile",
+    "TileSteps",
+    "coarse_tile_bytes",
+    "lowest_bytes",
+    "store_bytes",
+    "tile_bytes",
+    "tiles",
+]
 
 #: Voxels around a tile: 6 are looked at, and windows start at multiples of 4 to pool the same voxels together.
 HALO = 8
@@ -114,6 +127,40 @@ def tiles(size: Size, sides: Size) -> Iterator[Tile]:
         yield Tile((core[0], core[1], core[2]), (window[0], window[1], window[2]))
 
 
+def tile_bytes(size: Size, sides: Size, threads: int) -> int:
+    """Return about how many bytes a step takes with a tile: its window in float32, image and mask, and a pass over it.
+
+    The last term is what the caller holds of the tile: voxels as they are stored, and the probability before.
+    """
+    window = _largest_window(size, sides)
+    return whole_bytes(window, threads) + (4 + 4 + 8) * math.prod(window)
+
+
+def coarse_tile_bytes(size: Size, sides: Size) -> int:
+    """Return about how many bytes a step takes with a tile of the quarter scale of a volume of `size`."""
+    z, y, x = _largest_window(coarser(size), sides)
+    return 8 * _stack_bytes((z, y, x))
+
+
+def lowest_bytes(size: Size) -> int:
+    """Return about how many bytes the lowest level takes, which is always whole in memory: two stores, three stacks."""
+    return 5 * _stack_bytes(coarser(coarser(size)))
+
+
+def store_bytes(size: Size, masks: int) -> int:
+    """Return how many bytes the stores of the quarter scale take, in memory or on a disk."""
+    return 4 * (4 + 4 + masks) * math.prod(coarser(size))
+
+
+def _largest_window(size: Size, sides: Size) -> Size:
+    z, y, x = (min(side + 2 * HALO, length) for side, length in zip(sides, size, strict=True))
+    return z, y, x
+
+
+def _stack_bytes(size: Size) -> int:
+    return 4 * 4 * size[0] * (size[1] + 16) * (size[2] + 48)  # with its margins
+
+
 class TileSteps:
     """The steps of passes over a volume of which nobody holds more than a tile.
 
@@ -150,7 +197,6 @@ class TileSteps:
         shape = coarser(_lengths(tile.window))
         core, inside = _pooled_parts(tile)
         _put(self._stores.pooled, core, _voxels(pooled, shape), inside)
-        forget()
 
     def pool(self, tile: Tile, mask: Reader, line: Line = AS_IT_IS) -> None:
         """Compute the pooled mask of a tile."""
@@ -171,8 +217,6 @@ class TileSteps:
             pooled = levels.down(*self._quarter_window(tile.window))
         core, inside = _pooled_parts(tile)
         _put(self._stores.lowest, core, _voxels(pooled, coarser(shape)), inside)
-        del levels, pooled
-        forget()
 
     def bottom(self) -> None:
         """Compute x2, whole."""
@@ -181,7 +225,6 @@ class TileSteps:
             levels = Levels(self._network.layers, self._lowest, team, keep=False)
             found = levels.bottom(_stack(self._stores.lowest, everything), self._lowest)
         self._stores.bottom[:, :, :, :] = _voxels(found, self._lowest)
-        forget()
 
     def up(self, tile: Tile) -> None:
         """Compute x3 of a tile of the quarter scale."""
@@ -192,8 +235,6 @@ class TileSteps:
             levels.down_unpooled(*self._quarter_window(tile.window))
             found = levels.up(_stack(self._stores.bottom, below), nearest)
         _put(self._stores.x3, tile.core, _voxels(found, shape), tile.inside)
-        del levels, found
-        forget()
 
     def decode(self, tile: Tile, mask: Reader | None, line: Line = AS_IT_IS) -> Array:
         """Return the probability of a tile's core for a mask (µr-Net), read as `line` says, or for none (µ-Net)."""
