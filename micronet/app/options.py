@@ -83,6 +83,7 @@ def infer_parser() -> argparse.ArgumentParser:
     p.add_argument("--time-lapse", action="store_true", help="INPUT is a 4-D file, or the time points in their order")
     p.add_argument("--interval", type=Real(1e-6, 1e9), metavar="SECONDS", help="from one time point to the next")
     p.add_argument("--label-tiff", action="store_true", help="write the mask as a TIFF for Fiji as well")
+    _add_level(p)
     p.add_argument("--device", type=device_option, default="cpu", help="cpu (default) or cuda")
     _add_max_ram(p)
     _add_force(p, "do again what was done, and replace it")
@@ -329,6 +330,12 @@ def _add_report(p: argparse.ArgumentParser) -> None:
 def _add_measures(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--measures", action="store_true", help="write tables too: vessels, and their centrelines with radii"
+    )
+
+
+def _add_level(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--level", type=Whole(0, 100), default=0, metavar="N", help="scale of an OME-Zarr (default: 0, the finest)"
     )
 
 

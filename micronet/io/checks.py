@@ -25,6 +25,7 @@ __all__ = [
     "clean_axes",
     "from_file",
     "is_file",
+    "is_store",
     "native",
     "one_line",
     "reading",
@@ -61,6 +62,8 @@ class ReadOptions:
         Of a headerless file: number of voxels in the order of `axes`, voxel type, ``"little"`` or ``"big"``.
     yield_to_file : bool
         `axes` are meant for another file and hold here only if this one states none; else they must agree.
+    level : int
+        Which scale of an OME-Zarr, 0 being the finest; formats that have one scale do not look at it.
     """
 
     axes: str | None = None
@@ -69,6 +72,7 @@ class ReadOptions:
     dtype: DTypeLike | None = None
     byteorder: str | None = None
     yield_to_file: bool = False
+    level: int = 0
 
 
 def regular_file(path: str | os.PathLike[str]) -> Path:
@@ -87,6 +91,14 @@ def regular_file(path: str | os.PathLike[str]) -> Path:
     if not os.access(found, os.R_OK):
         raise FileError(f"'{found}' cannot be opened: permission denied")
     return found
+
+
+def is_store(path: str | os.PathLike[str]) -> bool:
+    """Whether this is a folder that holds one volume, an OME-Zarr."""
+    try:
+        return Path(path).name.lower().endswith(".zarr") and Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:

@@ -7,7 +7,7 @@ write and record (`results`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from micronet.segment.refine import Iteration, Refinement, predict_whole
 from micronet.segment.results import Prediction, Written, hand_over, measure_prediction, record_of, write_results
 from micronet.segment.settings import Job, Weights, check_results, check_stems
 from micronet.segment.slabs import predict_in_slabs
+from micronet.segment.store import changes, segment_store
 
 if TYPE_CHECKING:
     from micronet.segment.report import SegmentReport
@@ -95,6 +96,8 @@ def _segment(
     if not force and (earlier := plan.earlier(say)) is not None:
         return earlier
     plan.outputs.check_room()
+    if task.in_store:
+        return segment_store(plan, say, on_iteration, watch.note, watch.seconds)
     memory = plan_room(task)
     say(f"  memory      {memory.description}")
     inputs = read_inputs(task, say)
@@ -103,7 +106,7 @@ def _segment(
     with _predicted(task, inputs, memory, page, on_iteration) as prediction:
         watch.note("predict")
         if task.weights.network.refines:
-            say(f"  changes     {_changes(prediction.iterations, task.job)}")
+            say(f"  changes     {changes(prediction.iterations, task.job.until_stable)}")
         measured = measure_prediction(task, inputs, prediction, say)
         written = write_results(plan, inputs, prediction, measured, memory, say)
         watch.note("write")
@@ -187,14 +190,6 @@ def _finish(plan: Plan, record: Mapping[str, Any], written: Written, say: Callab
     say(f"  wrote       {plan.task.job.output}/: {', '.join(names)}")
     if written.refused:
         raise InputError(f"'{plan.task.path}': {written.refused[0]} (all else is written)")
-
-
-def _changes(iterations: Sequence[Iteration], job: Job) -> str:
-    flips = " ".join(f"{iteration.flipped:,}" for iteration in iterations)
-    end = ""
-    if job.until_stable:
-        end = "; stable" if iterations[-1].stable else f"; NOT stable after {len(iterations)} iterations"
-    return f"voxels that crossed 0.5, by iteration: {flips}{end}"
 
 
 class _Watch:

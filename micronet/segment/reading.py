@@ -18,7 +18,7 @@ from micronet.networks.padding import Padding
 from micronet.segment.plan import Task, TimePoint
 from micronet.segment.settings import Job
 
-__all__ = ["Inputs", "read_inputs", "read_job_volume"]
+__all__ = ["Inputs", "described", "padding_notes", "read_inputs", "read_job_volume"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +41,8 @@ def read_inputs(task: Task, say: Callable[[str], None]) -> Inputs:
     """Read all that a task needs, and tell the person; MicronetError for bad input."""
     path, job, time_point = task.path, task.job, task.time_point
     volume = read_job_volume(task.sources.of(path), job) if time_point is None else time_point.volume
-    say(f"  volume      {_described(volume)}")
-    notes = [*volume.notes, *_padding_notes(volume, job)]
+    say(f"  volume      {described(volume)}")
+    notes = [*volume.notes, *padding_notes(volume, job)]
     for note in notes:
         say(f"              note: {note}")
     if job.measures and volume.spacing_um is None:
@@ -73,7 +73,8 @@ def read_job_volume(source: Source, job: Job) -> Volume:
     return read_volume(source, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype)
 
 
-def _padding_notes(volume: Volume, job: Job) -> list[str]:
+def padding_notes(volume: Volume, job: Job) -> list[str]:
+    """Return the note on axes that are too short for the network, where there are any."""
     depth, height, width = volume.shape
     note = Padding((depth, min(job.y_crop or height, height), width)).note
     return [] if note is None else [note]
@@ -111,7 +112,8 @@ def _probability_of(start: Source, time_point: TimePoint, volume: Volume, path: 
     return volume, found.with_array(probability)
 
 
-def _described(volume: Volume) -> str:
+def described(volume: Volume) -> str:
+    """Return shape, type, spacing and space of a volume for a person."""
     spacing = volume.spacing_um
     where = "spacing unknown" if spacing is None else "spacing " + " x ".join(f"{s:.4g}" for s in spacing) + " µm"
     shape = " x ".join(str(n) for n in volume.shape)

@@ -22,7 +22,7 @@ from micronet.io import write_label_tiff
 from micronet.io.scratch import Scratch
 from micronet.measure.footprint import mesh_bytes, vessels_bytes
 from micronet.measure.lumen_files import write_surface, write_vessels
-from micronet.measure.overlap import overlap
+from micronet.measure.overlap import Overlap, overlap
 from micronet.segment.memory import Memory
 from micronet.segment.outputs import above, levels, measure, score_line, scores_record, write_result
 from micronet.segment.plan import Found, Plan, Task
@@ -30,7 +30,16 @@ from micronet.segment.reading import Inputs
 from micronet.segment.refine import Iteration
 from micronet.segment.settings import Job
 
-__all__ = ["Measured", "Prediction", "Written", "hand_over", "measure_prediction", "record_of", "write_results"]
+__all__ = [
+    "Measured",
+    "Prediction",
+    "Written",
+    "hand_over",
+    "measure_prediction",
+    "record_of",
+    "scored_line",
+    "write_results",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +174,12 @@ def _scored(mask: NDArray[np.bool_], annotation: NDArray[np.bool_], y_crop: int 
     """Return the scores as the record has them, and as a line."""
     mask = mask[:, :y_crop]
     counts = overlap(mask, annotation[:, :y_crop])
-    scores = scores_record(counts, outside=int(np.count_nonzero(annotation[:, mask.shape[1] :])))
+    return scored_line(counts, int(np.count_nonzero(annotation[:, mask.shape[1] :])))
+
+
+def scored_line(counts: Overlap, outside: int) -> tuple[dict[str, Any], str]:
+    """Return scores as the record has them, and as a line; `outside` as in `scores_record`."""
+    scores = scores_record(counts, outside)
     outside = scores["annotated_outside_y_crop"]
     more = f"; {outside:,} annotated voxels below the crop not counted {setting('y_crop')}" if outside else ""
     return scores, f"{score_line(counts)}{more}"

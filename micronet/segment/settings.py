@@ -14,6 +14,7 @@ from micronet.core.names import check_apart, valid, write_name
 from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.provenance import sha256_of
 from micronet.io import files_read_with, volume_stem
+from micronet.io.checks import is_store
 from micronet.io.mesh import MESH_FORMATS
 from micronet.measure.lumen_files import surface_path, vessel_paths
 from micronet.networks.card import card_path
@@ -60,7 +61,7 @@ class Job:
     the segment of `initial_mask` and `annotation` where these are .seg.nrrd files with several. `report` asks for
     an HTML page too, `mesh` for the lumen's surface in that format, `measures` for tables of the vessels, `label_tiff`
     for the mask as a TIFF that Fiji opens. `max_ram` is how many bytes of memory may be taken; no number of a result
-    depends on it.
+    depends on it. `level` is which scale of an OME-Zarr is segmented.
     """
 
     output: Path = Path("predictions")
@@ -81,6 +82,7 @@ class Job:
     mesh: str | None = None
     measures: bool = False
     label_tiff: bool = False
+    level: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:
@@ -108,11 +110,16 @@ class Job:
             files["labels"] = self.output / f"{stem}_labels.tif"
         return files | (vessel_paths(self.output, stem) if self.measures else {})
 
-    def outputs(self, stem: str) -> Outputs:
-        """Return the files that the results of a volume consist of, and those that other settings would write too."""
+    def outputs(self, stem: str, *, store: bool = False) -> Outputs:
+        """Return the files that the results of a volume consist of, and those that other settings would write too.
+
+        Those of an OME-Zarr, `store`, are one, with the mask as its labels, and a preview.
+        """
         everything = [replace(self, report=True, measures=True, label_tiff=True, mesh=mesh) for mesh in MESH_FORMATS]
         possible = {file.name for job in everything for file in job.files_on_request(stem).values()}
-        names = [f"{stem}_probability.nrrd", f"{stem}.seg.nrrd", f"{stem}_preview.png"]
+        one, other = [f"{stem}_probability.ome.zarr"], [f"{stem}_probability.nrrd", f"{stem}.seg.nrrd"]
+        names = [*(one if store else other), f"{stem}_preview.png"]
+        possible |= {*one, *other}
         names += [file.name for file in self.files_on_request(stem).values()]
         return Outputs(self.output, f"{stem}.json", MADE_BY, names, outdated=sorted(possible - set(names)))
 
@@ -121,6 +128,8 @@ class Job:
         settings = asdict(self)
         for name in ("output", "report", "max_ram", "mesh", "measures", "label_tiff"):
             del settings[name]
+        if not self.level:  # records that are older than this setting
+            del settings["level"]
         return {key: _plain(value) for key, value in settings.items()} | {"iterations": self.passes}
 
 
@@ -138,7 +147,9 @@ def read_beside(job: Job, weights: Path) -> list[Path]:
 def check_results(inputs: Sequence[Path], weights: Path, job: Job) -> None:
     """Raise MicronetError where results would take the place of anything but earlier ones, before any is computed."""
     read = [file for path in inputs for file in files_read_with(path)]
-    check_outputs([job.outputs(volume_stem(path)) for path in inputs], [*read, *read_beside(job, weights)])
+    check_outputs(
+        [job.outputs(volume_stem(path), store=is_store(path)) for path in inputs], [*read, *read_beside(job, weights)]
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,156 @@
+"""An OME-Zarr is segmented tile by tile: the very numbers of the whole volume, in an OME-Zarr."""
+
+import json
+
+import numpy as np
+import pytest
+
+from micronet import predict
+from micronet.app.inputs import inputs_from
+from micronet.core.errors import FileError, InputError
+from micronet.core.volume import Volume, upright
+from micronet.io import read_annotation, read_volume, write_segmentation, write_volume
+from micronet.io.seg_nrrd import Segment
+from micronet.io.zarr_write import write_from_planes
+from micronet.segment.job import Job, Weights, check_results, segment_file
+from micronet.segment.tile_plan import TilePlan
+
+zarr = pytest.importorskip("zarr", "3.0", reason="the extra 'zarr' is not installed")
+
+
+@pytest.fixture
+def volume(rng):
+    array = rng.integers(1, 255, (40, 150, 36), np.uint8)
+    return Volume(array, upright((4.5, 4.5, 4.5)), np.array([1.0, 2.0, 3.0]), units="um")
+
+
+@pytest.fixture
+def weights(root):
+    return Weights.load(root / "trained_models" / "ur-net_phantom.pt")
+
+
+def segment(path, weights, tmp_path, *, force=False, **settings):
+    lines = []
+    job = Job(tmp_path / "out", iterations=2, **settings)
+    check_results([path], weights.path, job)
+    outcome = segment_file(path, weights, job, say=lines.append, force=force)
+    return outcome, "\n".join(lines)
+
+
+def levels(probability):
+    return np.rint(probability * 255).astype(np.uint8)
+
+
+def test_result_is_that_of_the_whole_volume_on_the_same_grid(volume, weights, tmp_path):
+    path = write_volume(tmp_path / "a.ome.zarr", volume)
+    outcome, said = segment(path, weights, tmp_path)
+    probability = predict(volume.array, weights.model, 2)
+    stored = tmp_path / "out" / "a_probability.ome.zarr"
+    found = read_volume(stored)
+    np.testing.assert_array_equal(found.array, levels(probability))
+    assert (found.spacing_um, found.origin.tolist(), found.notes) == ((4.5,) * 3, [1, 2, 3], ())
+    np.testing.assert_array_equal(read_annotation(stored).mask.array, probability > 0.5)
+    assert read_volume(stored, level=1).shape == (20, 75, 18)
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "a.json",
+        "a_preview.png",
+        "a_probability.ome.zarr",
+    ]
+    assert "1 tiles of 40 x 150 x 36 voxels, the coarse levels whole" in said
+    assert outcome.status == "done"
+    record = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert record["result"]["voxels"] == np.count_nonzero(probability > 0.5)
+    assert segment(path, weights, tmp_path)[0].status == "skipped"
+    assert segment(path, weights, tmp_path, force=True)[0].status == "done"
+    np.testing.assert_array_equal(read_volume(stored).array, levels(probability))
+
+
+def test_many_tiles_with_the_coarse_levels_on_disk_give_the_same(volume, weights, tmp_path, monkeypatch):
+    def plan(shape, **_):
+        return TilePlan(shape, (16, 64, 36), (4, 16, 8), True, 0, 0)
+
+    monkeypatch.setattr("micronet.segment.store.plan_tiles", plan)
+    write_from_planes(tmp_path / "a.zarr", volume, iter(volume.array), "0.4")
+    segment(tmp_path / "a.zarr", weights, tmp_path, y_crop=97, intensity="log")
+    logarithm = np.log(volume.array.astype(np.float32))
+    stored = tmp_path / "out" / "a_probability.ome.zarr"
+    expected = predict(logarithm, weights.model, 2, y_crop=97)
+    np.testing.assert_array_equal(read_volume(stored).array, levels(expected))
+    assert (stored / ".zattrs").is_file()  # of the input's version
+
+
+def test_masks_are_started_from_and_scored_against(volume, weights, rng, tmp_path):
+    path = write_volume(tmp_path / "a.ome.zarr", volume)
+    mask = rng.random(volume.shape) > 0.6
+    write_segmentation(tmp_path / "m.seg.nrrd", [(Segment(name="lumen"), mask)], volume)
+    _, said = segment(
+        path, weights, tmp_path, initial_mask=tmp_path / "m.seg.nrrd", annotation=tmp_path / "m.seg.nrrd", y_crop=101
+    )
+    expected = predict(volume.array, weights.model, 2, initial_mask=mask, y_crop=101)
+    np.testing.assert_array_equal(read_volume(tmp_path / "out" / "a_probability.ome.zarr").array, levels(expected))
+    record = json.loads((tmp_path / "out" / "a.json").read_text())
+    inside = (expected > 0.5)[:, :101]
+    assert record["scores"]["true_positives"] == np.count_nonzero(inside & mask[:, :101])
+    assert record["scores"]["annotated_outside_y_crop"] == np.count_nonzero(mask[:, 101:])
+    assert "scores      F " in said
+
+
+def test_a_coarser_level_is_another_input(volume, weights, tmp_path):
+    volume = volume.with_array(volume.array)
+    path = write_volume(tmp_path / "a.ome.zarr", volume)
+    _, said = segment(path, weights, tmp_path, level=1)
+    found = read_volume(tmp_path / "out" / "a_probability.ome.zarr")
+    assert found.shape == (20, 75, 18)
+    np.testing.assert_array_equal(found.array, levels(predict(read_volume(path, level=1).array, weights.model, 2)))
+    assert "level 1 of 2" in said
+    assert "padded to 32" in said
+    with pytest.raises(FileError, match="holds a result of other settings"):
+        segment(path, weights, tmp_path)
+
+
+def test_what_a_person_changed_in_a_result_is_not_replaced(volume, weights, tmp_path):
+    path = write_volume(tmp_path / "a.ome.zarr", volume)
+    segment(path, weights, tmp_path)
+    (tmp_path / "out" / "a_probability.ome.zarr" / "notes.txt").write_text("mine")
+    with pytest.raises(FileError, match=r"a_probability.ome.zarr' is in the way"):
+        segment(path, weights, tmp_path, force=True)
+    assert (tmp_path / "out" / "a_probability.ome.zarr" / "notes.txt").read_text() == "mine"
+
+
+def test_a_damaged_chunk_leaves_nothing_behind(volume, weights, tmp_path):
+    path = write_volume(tmp_path / "a.ome.zarr", volume)
+    chunk = path / "0" / "c" / "0" / "1" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:100])
+    with pytest.raises(FileError, match=r"a.ome.zarr' is damaged or cut short"):
+        segment(path, weights, tmp_path)
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("wish", "value"), [("measures", True), ("mesh", "stl"), ("report", True), ("label_tiff", True)]
+)
+def test_what_needs_the_volume_whole_is_refused(wish, value, volume, weights, tmp_path):
+    path = write_volume(tmp_path / "a.ome.zarr", volume)
+    with pytest.raises(InputError, match=rf"needs it whole \(setting: {wish}\)"):
+        segment(path, weights, tmp_path, **{wish: value})
+
+
+def test_too_little_memory_is_refused(volume, weights, tmp_path):
+    path = write_volume(tmp_path / "a.ome.zarr", volume)
+    with pytest.raises(InputError, match=r"a.ome.zarr': about .* needed even in tiles"):
+        segment(path, weights, tmp_path, max_ram=1000)
+
+
+def test_a_store_is_one_input_and_its_result_is_none(volume, tmp_path):
+    paths = [write_volume(tmp_path / name, volume) for name in ("a.ome.zarr", "b.zarr", "c_probability.ome.zarr")]
+    write_volume(tmp_path / "d.nrrd", volume)
+    assert inputs_from([tmp_path], raw=False) == [paths[0], paths[1], tmp_path / "d.nrrd"]
+    assert inputs_from([paths[0]], raw=False) == [paths[0]]
+
+
+def test_writing_over_the_input_is_refused(volume, weights, tmp_path):
+    path = write_volume(tmp_path / "out_probability.ome.zarr", volume)
+    job = Job(tmp_path, iterations=2)
+    other = write_volume(tmp_path / "out.zarr", volume)
+    with pytest.raises(InputError, match=r"would replace .*which this call reads"):
+        check_results([path, other], weights.path, job)
