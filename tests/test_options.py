@@ -28,7 +28,7 @@ OTHERWISE = {
     "record_path": ("record", "Python says that it is a path, not the record"),
 }
 # What a message names by a variable.
-VARIABLES = {"wish": ("measures", "mesh", "report")}
+VARIABLES = {"wish": ("label_tiff", "measures", "mesh", "report")}
 
 
 def test_what_may_be_chosen_is_what_there_is():

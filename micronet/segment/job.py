@@ -6,7 +6,6 @@ write and record (`results`).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -27,7 +26,7 @@ from micronet.segment.memory import Memory
 from micronet.segment.plan import Plan, Task, TimePoint, plan_room, plan_task
 from micronet.segment.reading import Inputs, read_inputs
 from micronet.segment.refine import Iteration, Refinement, predict_whole
-from micronet.segment.results import Prediction, Written, hand_over, measure_prediction, record_of, write_results
+from micronet.segment.results import Prediction, Watch, Written, hand_over, measure_prediction, record_of, write_results
 from micronet.segment.settings import Job, Weights, check_results, check_stems
 from micronet.segment.slabs import predict_in_slabs
 from micronet.segment.store import changes, segment_store
@@ -47,6 +46,7 @@ def segment_file(
     on_iteration: Callable[[Iteration], None] | None = None,
     force: bool = False,
     time_point: TimePoint | None = None,
+    on_tile: Callable[[int, int], None] = lambda done, total: None,
 ) -> Outcome:
     """Segment one volume and write what was found.
 
@@ -66,6 +66,9 @@ def segment_file(
         Do it again, and replace what is there, even when the result exists.
     time_point : TimePoint, optional
         What to segment of `path`, where that holds or belongs to a recording.
+    on_tile : callable
+        Receives how many tiles of an OME-Zarr are done, and how many there are at most over all passes; then
+        `on_iteration` is not called.
 
     Returns
     -------
@@ -79,7 +82,14 @@ def segment_file(
     """
     try:
         with Sources() as sources:
-            return _segment(Task(path, weights, job, sources, time_point), say, on_iteration, force)
+            task = Task(path, weights, job, sources, time_point)
+            plan = plan_task(task)
+            if not force and (earlier := plan.earlier(say)) is not None:
+                return earlier
+            plan.outputs.check_room()
+            if task.in_store:
+                return segment_store(plan, say, on_tile)
+            return _segment(plan, say, on_iteration)
     except MemoryError:
         raise InputError(f"'{path}': memory ran out; say how much may be taken {setting('max_ram')}") from None
     except torch.cuda.OutOfMemoryError:
@@ -88,16 +98,8 @@ def segment_file(
         ) from None
 
 
-def _segment(
-    task: Task, say: Callable[[str], None], on_iteration: Callable[[Iteration], None] | None, force: bool
-) -> Outcome:
-    watch = _Watch()
-    plan = plan_task(task)
-    if not force and (earlier := plan.earlier(say)) is not None:
-        return earlier
-    plan.outputs.check_room()
-    if task.in_store:
-        return segment_store(plan, say, on_iteration, watch.note, watch.seconds)
+def _segment(plan: Plan, say: Callable[[str], None], on_iteration: Callable[[Iteration], None] | None) -> Outcome:
+    task, watch = plan.task, Watch()
     memory = plan_room(task)
     say(f"  memory      {memory.description}")
     inputs = read_inputs(task, say)
@@ -190,16 +192,3 @@ def _finish(plan: Plan, record: Mapping[str, Any], written: Written, say: Callab
     say(f"  wrote       {plan.task.job.output}/: {', '.join(names)}")
     if written.refused:
         raise InputError(f"'{plan.task.path}': {written.refused[0]} (all else is written)")
-
-
-class _Watch:
-    """How many seconds each step took, in their order."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def note(self, step: str) -> None:
-        """Note that a step has ended."""
-        now = time.perf_counter()
-        self.seconds[step], self._last = now - self._last, now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -33,6 +34,7 @@ from micronet.segment.settings import Job
 __all__ = [
     "Measured",
     "Prediction",
+    "Watch",
     "Written",
     "hand_over",
     "measure_prediction",
@@ -77,6 +79,19 @@ class Written:
     files: dict[str, Path]
     needed: int
     refused: list[str]
+
+
+class Watch:
+    """How many seconds each step took, in their order."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def note(self, step: str) -> None:
+        """Note that a step has ended."""
+        now = time.perf_counter()
+        self.seconds[step], self._last = now - self._last, now
 
 
 def measure_prediction(task: Task, inputs: Inputs, prediction: Prediction, say: Callable[[str], None]) -> Measured:

@@ -5,6 +5,7 @@ What comes out is an OME-Zarr too, ``<stem>_probability.ome.zarr`` with the mask
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -37,10 +38,10 @@ from micronet.segment.outputs import measure_counts
 from micronet.segment.plan import Plan, Task
 from micronet.segment.reading import Inputs, described, padding_notes
 from micronet.segment.refine import Iteration, Refinement
-from micronet.segment.results import Measured, Prediction, Written, record_of, scored_line
+from micronet.segment.results import Measured, Prediction, Watch, Written, record_of, scored_line
 from micronet.segment.slabs import works_in_slabs
 from micronet.segment.tile_plan import TilePlan, plan_tiles
-from micronet.segment.tiles import predict_in_tiles
+from micronet.segment.tiles import predict_in_tiles, tile_passes
 
 __all__ = ["segment_store"]
 
@@ -75,57 +76,53 @@ class _Counts:
 def segment_store(
     plan: Plan,
     say: Callable[[str], None],
-    on_iteration: Callable[[Iteration], None] | None,
-    note: Callable[[str], None],
-    seconds: dict[str, float],
+    on_tile: Callable[[int, int], None],
 ) -> Outcome:
-    """Segment an OME-Zarr; `note` is told which step has ended, `seconds` fills with what it notes.
+    """Segment an OME-Zarr.
+
+    Parameters
+    ----------
+    plan, say
+        As in `micronet.segment.job`.
+    on_tile : callable
+        Receives how many tiles are done, and how many there are at most over all passes.
 
     Raises
     ------
     MicronetError
         For bad input, too little memory or room; nothing has been written then.
     """
-    task = plan.task
+    task, watch = plan.task, Watch()
     _refuse_wishes(task)
     store = _planned(task, say)
     job, model = task.job, task.weights.model
     make_folder(job.output)
     iterations: list[Iteration] = []
-
-    def note_iteration(iteration: Iteration) -> None:
-        iterations.append(iteration)
-        if on_iteration is not None:
-            on_iteration(iteration)
-
     start = store.masks.get("initial_mask")
-    how = Refinement(job.passes, start, note_iteration, y_crop=job.y_crop, until_stable=job.until_stable)
+    how = Refinement(job.passes, start, iterations.append, y_crop=job.y_crop, until_stable=job.until_stable)
+    total, done = tile_passes(store.tiles, model, how), itertools.count(1)
     with ExitStack() as files:
         image = files.enter_context(_copied(store.level, job.intensity == "log", job.output))
         shown = _sampled(image)
-        outside = card_line(
-            task.weights.path,
-            task.weights.sha256,
-            task.path,
-            replace(store.grid, array=shown),
-            log_taken=job.intensity == "log",
-        )
+        outside = _outside(task, store.grid, shown)
         if outside is not None:
             say(f"  WARNING     {outside}")
-        note("read")
+        watch.note("read")
         with _named(task.path):
-            found = predict_in_tiles(image, store.grid, model, job.output, store.tiles, how)
+            found = predict_in_tiles(
+                image, store.grid, model, job.output, store.tiles, how, lambda: on_tile(next(done), total)
+            )
         probability = files.enter_context(found)
         engine.forget_memory()
-        note("predict")
+        watch.note("predict")
         if task.weights.network.refines:
             say(f"  changes     {changes(iterations, job.until_stable)}")
         counts, written = _write(plan, store, probability, shown)
         measured = _measured(task, store, counts, say)
-        note("write")
+        watch.note("write")
         inputs = Inputs(store.grid, start, store.masks.get("annotation"), list(store.grid.notes), outside)
         told = Prediction(np.empty(0, np.float32), iterations)
-        record = record_of(plan, store.memory, inputs, told, measured, written, seconds)
+        record = record_of(plan, store.memory, inputs, told, measured, written, watch.seconds)
         record["memory"] |= {"tiles_zyx": list(store.tiles.sides), "coarse_on_disk": store.tiles.coarse_on_disk}
     plan.outputs.finish(record)
     names = [*(file.name for file in written.files.values()), plan.outputs.record_path.name]
@@ -142,13 +139,18 @@ def changes(iterations: Sequence[Iteration], until_stable: bool) -> str:
     return f"voxels that crossed 0.5, by iteration: {flips}{end}"
 
 
+def _outside(task: Task, grid: Volume, shown: NDArray[Any]) -> str | None:
+    """Return where the volume lies outside of what the network was trained on, by a sample of its voxels."""
+    weights, sample = task.weights, replace(grid, array=shown)
+    return card_line(weights.path, weights.sha256, task.path, sample, log_taken=task.job.intensity == "log")
+
+
 def _refuse_wishes(task: Task) -> None:
     """Raise InputError where something is asked for that needs the whole volume in memory."""
     job, path = task.job, task.path
-    wishes = sorted(job.wishes | ({"label_tiff"} if job.label_tiff else set()))
-    if wishes:
+    for wish in sorted(job.wishes | ({"label_tiff"} if job.label_tiff else set())):
         raise InputError(
-            f"'{path}' is segmented tile by tile, and what was asked for needs it whole {setting(*wishes)}; leave it "
+            f"'{path}' is segmented tile by tile, and what was asked for needs it whole {setting(wish)}; leave it "
             "out, or copy a part of the volume to NRRD or TIFF"
         )
     if not works_in_slabs(task.weights.model):
@@ -277,7 +279,9 @@ def _write(plan: Plan, store: _Store, probability: ScratchArray, shown: NDArray[
         image.finish()
         labels.finish()
         spacing = grid.spacing_um
-        write_preview(files["preview"], shown, mask_shown, spacing_um=spacing, title=write_name(stem))
+        title = write_name(stem) if step == 1 else f"{write_name(stem)} (1 of {step} voxels along each axis)"
+        spacing = None if spacing is None else (step * spacing[0], step * spacing[1], step * spacing[2])
+        write_preview(files["preview"], shown, mask_shown, spacing_um=spacing, title=title)
     return counts, Written(files, store.memory.needed, [])
 
 
