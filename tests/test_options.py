@@ -7,7 +7,7 @@ import pytest
 
 from micronet.app import options, terminal
 from micronet.app.options import ENGINES, RECIPES, SEED, TITLES, settings_of
-from micronet.data import intensity
+from micronet.data import intensity, preparation
 from micronet.data.phantom import PRESETS
 from micronet.data.scan import RawScan
 from micronet.networks import engine, registry
@@ -34,6 +34,7 @@ VARIABLES = {"wish": ("label_tiff", "measures", "mesh", "report")}
 def test_what_may_be_chosen_is_what_there_is():
     assert (options.DOMAINS, options.AVERAGES) == (intensity.DOMAINS, intensity.AVERAGES)
     assert sorted(options.PRESETS) == sorted(PRESETS)
+    assert preparation.FORMATS == options.FORMATS
     assert get_args(engine.Engine) == ENGINES
     assert sorted(recipe.RECIPES) == sorted(RECIPES)
     assert recipe.TORCH_SEED == SEED

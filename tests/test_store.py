@@ -7,9 +7,12 @@ import pytest
 
 from micronet import predict
 from micronet.app.inputs import inputs_from
+from micronet.app.napari.reader import get_reader
 from micronet.core.errors import FileError, InputError
 from micronet.core.volume import Volume, upright
-from micronet.io import read_annotation, read_volume, write_segmentation, write_volume
+from micronet.data.prepare import Preparation, prepare_file
+from micronet.data.scan import RawScan
+from micronet.io import open_stack, read_annotation, read_volume, write_segmentation, write_volume
 from micronet.io.seg_nrrd import Segment
 from micronet.io.zarr_write import write_from_planes
 from micronet.segment.job import Job, Weights, check_results, segment_file
@@ -154,3 +157,42 @@ def test_writing_over_the_input_is_refused(volume, weights, tmp_path):
     other = write_volume(tmp_path / "out.zarr", volume)
     with pytest.raises(InputError, match=r"would replace .*which this call reads"):
         check_results([path, other], weights.path, job)
+
+
+def test_a_scan_is_prepared_from_and_into_an_ome_zarr(rng, tmp_path):
+    array = rng.integers(1, 60000, (30, 40, 50), np.uint16)
+    scan = Volume(array, upright((2.0, 2.0, 2.0)), units="um")
+    write_volume(tmp_path / "scan.ome.zarr", scan)
+    write_volume(tmp_path / "scan.nrrd", scan)
+    made = []
+    for name, form in (("scan.nrrd", "nrrd"), ("scan.ome.zarr", "ome.zarr")):
+        job = Preparation(RawScan(), "intensity", output=tmp_path / form, output_format=form)
+        assert prepare_file(tmp_path / name, job, say=lambda _: None)[0] == "done"
+        made.append(read_volume(tmp_path / form / f"scan.{form}"))
+        assert prepare_file(tmp_path / name, job, say=lambda _: None)[0] == "skipped"
+    np.testing.assert_array_equal(made[1].array, made[0].array)
+    assert made[1].spacing_um == made[0].spacing_um == (4.5, 4.5, 4.5)
+    np.testing.assert_allclose(made[1].origin, made[0].origin)
+
+
+def test_planes_of_a_store_come_out_of_chunks_that_are_unpacked_once(rng, tmp_path):
+    array = rng.integers(0, 255, (300, 20, 12), np.uint8)
+    path = write_volume(tmp_path / "a.zarr", Volume(array))
+    with open_stack(path) as stack:
+        for first, stop in ((0, 3), (120, 140), (5, 6), (290, 300), (100, 300)):
+            np.testing.assert_array_equal(stack.read(first, stop), array[first:stop])
+
+
+def test_napari_gets_the_scales_of_a_store_and_its_labels(volume, weights, tmp_path):
+    path = write_volume(tmp_path / "a.ome.zarr", volume)
+    segment(path, weights, tmp_path)
+    stored = tmp_path / "out" / "a_probability.ome.zarr"
+    read = get_reader(str(stored))
+    (scales, attributes, kind), (labels, _, label_kind) = read(str(stored))
+    assert (kind, label_kind) == ("image", "labels")
+    assert attributes["scale"] == (4.5, 4.5, 4.5)
+    assert [scale.shape for scale in scales] == [(40, 150, 36), (20, 75, 18)]
+    whole = read_volume(stored).array
+    np.testing.assert_array_equal(np.asarray(scales[0]), whole)
+    np.testing.assert_array_equal(scales[0][3, 10:20:2], whole[3, 10:20:2])
+    np.testing.assert_array_equal(np.asarray(labels[0]), read_annotation(stored).mask.array)

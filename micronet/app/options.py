@@ -45,6 +45,7 @@ MOST_PHANTOMS = 10_000
 # What may be chosen, of modules that load PyTorch or SciPy; tests/test_options.py holds that these say the same.
 DOMAINS, AVERAGES = ("intensity", "amplitude", "db", "log"), ("log", "linear")
 PRESETS = ("oct",)
+FORMATS = ("nrrd", "ome.zarr")
 ENGINES = ("auto", "numba", "torch")
 RECIPES = ("default", "published")
 SEED = 43283
@@ -168,6 +169,13 @@ def prepare_parser() -> argparse.ArgumentParser:
     _add_axes(p, "order of the axes, slowest first, where the file does not say")
     _add_spacing(p, "raw voxel size in µm")
     _add_headerless(p, Sizes((3,)), "such as uint16; >u2 is big-endian")
+    _add_level(p)
+    p.add_argument(
+        "--output-format",
+        choices=FORMATS,
+        default="nrrd",
+        help="ome.zarr: may be larger than memory, infer.py reads it box by box (default: %(default)s)",
+    )
     p.add_argument(
         "--back-to", type=path_option, metavar="RAW", help="INPUT are masks: write them on the grid of this scan"
     )

@@ -36,6 +36,10 @@ __all__ = [
 ]
 
 
+# Planes of one chunk's depth are kept as far as they take this.
+_KEPT_BYTES = 512 << 20
+
+
 def library() -> Any:
     """Return the module zarr; InputError, which says what to install, where it is missing or too old."""
     try:
@@ -60,6 +64,7 @@ class Level:
         self.image = image
         self.grid = build_grid(image.path, image.array.shape, image.axes, image.array.dtype, **_told(image))
         self._array = _opened(image.array, image.path)
+        self._kept: tuple[int, NDArray[Any]] | None = None
         self._order = [spatial_order(image.axes).index(letter) for letter in "ZYX"]
 
     @property
@@ -88,10 +93,33 @@ class Level:
         return found.reshape(sizes).transpose(self._order)
 
     def planes(self, first: int, stop: int) -> NDArray[Any]:
-        """Return planes along the slowest axis of the array, axes as it has them."""
+        """Return planes along the slowest axis of the array, axes as it has them.
+
+        The chunks that they lie in are unpacked once as long as planes are asked for in their order, and kept until
+        then where they are not too large.
+        """
+        deep = self.image.array.pieces[self.image.axes.index(spatial_order(self.image.axes)[0])]
+        plane = math.prod(self.shape) // self._depth * self.dtype.itemsize
+        if deep * plane > _KEPT_BYTES or stop - first > deep:
+            return self._slab(first, stop)
+        pieces = []
+        while first < stop:
+            begin = first // deep * deep
+            if self._kept is None or self._kept[0] != begin:
+                self._kept = begin, self._slab(begin, min(begin + deep, self._depth))
+            end = min(stop, begin + deep)
+            pieces.append(self._kept[1][first - begin : end - begin])
+            first = end
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def _slab(self, first: int, stop: int) -> NDArray[Any]:
         axes = spatial_order(self.image.axes)
         box = tuple(slice(first, stop) if letter == axes[0] else slice(None) for letter in "ZYX")
-        return self[box].transpose([("ZYX").index(letter) for letter in axes])
+        return self[box].transpose(["ZYX".index(letter) for letter in axes])
+
+    @property
+    def _depth(self) -> int:
+        return self.shape["ZYX".index(spatial_order(self.image.axes)[0])]
 
 
 def open_level(path: Path, level: int = 0, group: Path | None = None) -> Level:

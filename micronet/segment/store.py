@@ -45,7 +45,7 @@ from micronet.segment.tiles import predict_in_tiles, tile_passes
 
 __all__ = ["segment_store"]
 
-_COPIED_BYTES = 64 << 20
+_COPIED_BYTES = 32 << 20
 # The preview shows every so many voxels, so that no axis has more.
 _SHOWN = 300
 # A plane in float64, its squares, and what is made of it.
@@ -232,7 +232,7 @@ def _copied(level: Level, logarithm: bool, folder: Path) -> Iterator[ScratchArra
 def _copied_sides(level: Level) -> tuple[int, int, int]:
     """Return the sides of what is copied at once: whole chunks, along X and then Y as many as the bytes allow."""
     z, y, x = (min(piece, length) for piece, length in zip(level.pieces, level.shape, strict=True))
-    fits = max(1, _COPIED_BYTES // (z * y * x * level.dtype.itemsize))
+    fits = max(1, _COPIED_BYTES // (z * y * x * max(level.dtype.itemsize, 4)))
     wide = min(level.shape[2], x * fits)
     high = min(level.shape[1], y * max(1, fits // -(-wide // x)))
     return z, high, wide
