@@ -12,9 +12,11 @@ from micronet.core.errors import FileError, InputError
 from micronet.core.volume import Volume, upright
 from micronet.data.prepare import Preparation, prepare_file
 from micronet.data.scan import RawScan
-from micronet.io import open_stack, read_annotation, read_volume, write_segmentation, write_volume
+from micronet.io import Sources, open_stack, read_annotation, read_volume, write_segmentation, write_volume
+from micronet.io.scratch_array import ScratchArray
 from micronet.io.seg_nrrd import Segment
 from micronet.io.zarr_write import write_from_planes
+from micronet.measure.pairs import Reading, find_pairs, read_pair
 from micronet.segment.job import Job, Weights, check_results, segment_file
 from micronet.segment.tile_plan import TilePlan
 
@@ -196,3 +198,32 @@ def test_napari_gets_the_scales_of_a_store_and_its_labels(volume, weights, tmp_p
     np.testing.assert_array_equal(np.asarray(scales[0]), whole)
     np.testing.assert_array_equal(scales[0][3, 10:20:2], whole[3, 10:20:2])
     np.testing.assert_array_equal(np.asarray(labels[0]), read_annotation(stored).mask.array)
+
+
+def test_a_result_is_scored_as_masks_of_other_formats_are(volume, weights, rng, tmp_path):
+    path = write_volume(tmp_path / "a.ome.zarr", volume)
+    segment(path, weights, tmp_path)
+    truth = rng.random(volume.shape) > 0.5
+    write_segmentation(tmp_path / "a.seg.nrrd", [(Segment(name="lumen"), truth)], volume)
+    pairs, _ = find_pairs([tmp_path / "out"], [tmp_path / "a.seg.nrrd"], probability=True)
+    with Sources() as sources:
+        mask = read_pair(pairs[0], Reading(), sources)
+        above = read_pair(pairs[0], Reading(probability=True, threshold=0.7), sources)
+    probability = levels(predict(volume.array, weights.model, 2))
+    np.testing.assert_array_equal(mask.predicted.array, probability > 127)
+    np.testing.assert_array_equal(above.predicted.array, probability / 255 > 0.7)
+    np.testing.assert_array_equal(mask.annotated.array, truth)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(volume, tmp_path):
+    resource = pytest.importorskip("resource", reason="not on Windows")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(FileError, match=r"cannot write '.*a.ome.zarr'.*: File too large"):
+            write_volume(tmp_path / "a.ome.zarr", volume)
+        with pytest.raises(FileError, match="cannot write an intermediate volume into"):
+            ScratchArray(tmp_path, (100, 100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())

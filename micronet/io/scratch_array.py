@@ -42,8 +42,12 @@ class ScratchArray:
         self._folder, self.shape, self.dtype = folder, shape, np.dtype(dtype)
         try:
             self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
+        except OSError as error:
+            raise self._error(error) from error
+        try:
             self._file.truncate(math.prod(shape) * self.dtype.itemsize)
         except OSError as error:
+            self.close()
             raise self._error(error) from error
 
     def __enter__(self) -> ScratchArray:
