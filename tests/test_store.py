@@ -16,6 +16,7 @@ from micronet.data.scan import RawScan
 from micronet.io import Sources, open_stack, read_annotation, read_volume, write_segmentation, write_volume
 from micronet.io.scratch_array import ScratchArray
 from micronet.io.seg_nrrd import Segment
+from micronet.io.volume_names import result_record
 from micronet.io.zarr_write import write_from_planes
 from micronet.measure.cleaning import Cleaning
 from micronet.measure.pairs import Reading, find_pairs, read_pair
@@ -123,6 +124,15 @@ def test_what_a_person_changed_in_a_result_is_not_replaced(volume, weights, tmp_
     with pytest.raises(FileError, match=r"a_probability.ome.zarr' is in the way"):
         segment(path, weights, tmp_path, force=True)
     assert (tmp_path / "out" / "a_probability.ome.zarr" / "notes.txt").read_text() == "mine"
+
+
+def test_a_result_belongs_to_its_record_until_it_is_changed(volume, weights, tmp_path):
+    path = write_volume(tmp_path / "a.ome.zarr", volume)
+    segment(path, weights, tmp_path)
+    stored = tmp_path / "out" / "a_probability.ome.zarr"
+    assert result_record(stored)["made_by"] == "infer.py"
+    (stored / "notes.txt").write_text("mine")
+    assert result_record(stored) is None
 
 
 def test_a_damaged_chunk_leaves_nothing_behind(volume, weights, tmp_path):
