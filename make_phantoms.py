@@ -1,9 +1,11 @@
-"""Make simulated OCT volumes with their annotations, and a data set that training takes as it is.
+"""Make simulated images with their annotations, OCT if no other kind is asked for, and a data set of them for training.
 
 python make_phantoms.py 12 --vary                                       # into phantoms/, of published size
 python make_phantoms.py 4 --shape 96,96,96 --seed 100 -o small
 python make_phantoms.py 1 --time-points 20 -o beating                   # one beat of a heart
 python make_phantoms.py --from-annotation embryo.seg.nrrd -o simulated  # an image over a mask of your own, on its grid
+python make_phantoms.py 40 --kind shapes -o shapes                      # 2-D, three classes
+python make_phantoms.py 6 --kind optic-lobe -o lobes                    # columns of neurites, as two photons show them
 """
 
 import argparse

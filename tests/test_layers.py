@@ -37,6 +37,7 @@ LATE = {
     ("core.ram", "ctypes"): "Windows only",
     ("app.option_types", "torch"): "it takes a second, and only who asks for a GPU waits for it to read a command line",
     ("app.launch", "torch.utils.tensorboard"): "an extra",
+    ("app.searching", "micronet.training.search"): "it imports Optuna, an extra",
     ("app.prompt", "readline"): "not on Windows",
 }
 # Rooms that keep functions short; all but the terminal's leave the words of the command line to it.

@@ -8,7 +8,9 @@ import pytest
 from micronet.app import options, terminal
 from micronet.app.options import ENGINES, RECIPES, SEED, TITLES, settings_of
 from micronet.data import intensity, preparation
+from micronet.data.augmentation import AUGMENTATIONS
 from micronet.data.phantom import PRESETS
+from micronet.data.phantom_kinds import KINDS
 from micronet.data.scan import RawScan
 from micronet.networks import engine, library, registry
 from micronet.training import practice, recipe
@@ -20,6 +22,7 @@ PARSERS = {
     "make_phantoms.py": options.make_phantoms_parser(),
     "new_dataset.py": options.new_dataset_parser(),
     "bootstrap_micrornet.py": options.bootstrap_parser(),
+    "search.py": options.search_parser(),
     "train_network.py": options.network_parser(),
     "teach.py": options.teach_parser(),
     **{registry.network_named(name).script: options.training_parser(name) for name in TITLES},
@@ -42,6 +45,8 @@ def test_what_may_be_chosen_is_what_there_is():
     assert (options.DOMAINS, options.AVERAGES) == (intensity.DOMAINS, intensity.AVERAGES)
     assert sorted(options.PRESETS) == sorted(PRESETS)
     assert preparation.FORMATS == options.FORMATS
+    assert options.PHANTOMS == tuple(KINDS)
+    assert options.AUGMENTATIONS == tuple(AUGMENTATIONS)
     assert get_args(engine.Engine) == ENGINES
     assert sorted(recipe.RECIPES) == sorted(RECIPES)
     assert recipe.TORCH_SEED == SEED

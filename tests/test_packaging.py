@@ -42,6 +42,7 @@ def test_an_extra_asks_for_what_the_tests_are_run_with(project):
     tests = _bounds(extras["dev"])
     assert tests["h5py"] == _bounds(extras["hdf5"])["h5py"]
     assert tests["zarr"] == _bounds(extras["zarr"])["zarr"]
+    assert tests["optuna"] == _bounds(extras["search"])["optuna"]
 
 
 def test_what_a_page_is_made_of_is_installed_with_it(root, project):

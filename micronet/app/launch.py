@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from micronet.app.computing import set_engine, set_threads
 from micronet.app.larger import asked_of, check_size, described, practice_of
 from micronet.app.prompt import Interrupts, TerminalBar, converse, line_editing, say, show_file
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import same_but_for_case
-from micronet.data.augmentation import CROPS, CROPS_2D
+from micronet.data.augmentation import AUGMENTATIONS, CROPS, CROPS_2D
 from micronet.data.dataset import DataSet, Sample, open_dataset, read_dataset
 from micronet.networks.library import Build
 from micronet.networks.padding import Padding
-from micronet.networks.registry import Network, network_named
+from micronet.networks.registry import Network, network_named, network_of
 from micronet.training.commands import parse_command
 from micronet.training.lock import FolderLock
 from micronet.training.ports import Ports, Scalars, Settings
@@ -30,7 +31,7 @@ from micronet.training.run_files import Places, Run, latest_session, sweep
 from micronet.training.session import Session
 from micronet.training.trainer import Trainer
 
-__all__ = ["choose_dataset", "train"]
+__all__ = ["choose_dataset", "new_model", "new_trainer", "train"]
 
 
 def choose_dataset(root: Path) -> tuple[Path, str]:
@@ -73,22 +74,11 @@ def train(name: str, arguments: argparse.Namespace, root: Path) -> int:
 def _session(network: Network, arguments: argparse.Namespace, places: Places, ports: Ports, root: Path) -> Session:
     """Read the data, build what trains on it, and say what it is."""
     settings, why = _settings(arguments, network, places, root)
-    torch.manual_seed(settings.seed)
-    model = network.build(Build(**settings.build)) if network.sized else network.build()
+    model = new_model(network, settings)
     check_size(model, arguments)
     dataset, samples = open_dataset(settings.dataset, settings.data)
     computes = set_engine(getattr(arguments, "engine", "auto"), network, training=True)
-    practice = practice_of(settings, samples["train"]) if network.sized else None
-    recipe, note = _recipe(settings, dataset, practice)
-    trainer = Trainer(
-        model.to(getattr(arguments, "device", "cpu")),
-        samples["train"],
-        samples["validation"],
-        recipe,
-        settings.seed + NUMPY_SEED - TORCH_SEED,
-        settings.iterations,
-        practice,
-    )
+    trainer, note = new_trainer(model.to(getattr(arguments, "device", "cpu")), settings, dataset, samples)
     keep_every = settings.validate_every if settings.kept == "all" else getattr(arguments, "keep_every", None)
     session = Session(trainer, dataset, samples, places, settings, ports, keep_every)
     counts = ", ".join(f"{len(found)} {split}" for split, found in samples.items())
@@ -103,6 +93,23 @@ def _session(network: Network, arguments: argparse.Namespace, places: Places, po
     for one, two in same_but_for_case(dict.fromkeys(entry.name for entry in dataset.entries)):
         say(f"note: volumes '{one}' and '{two}' differ only in case: on some disks their results are the same files")
     return session
+
+
+def new_model(network: Network, settings: Settings) -> nn.Module:
+    """Return a network with fresh weights, drawn with the seed."""
+    torch.manual_seed(settings.seed)
+    return network.build(Build(**settings.build)) if network.sized else network.build()
+
+
+def new_trainer(
+    model: nn.Module, settings: Settings, dataset: DataSet, samples: Mapping[str, Sequence[Sample]]
+) -> tuple[Trainer, str]:
+    """Return what trains a network with these settings, and what is to be said of its augmentation."""
+    practice = practice_of(settings, samples["train"]) if network_of(model).sized else None
+    recipe, note = _recipe(settings, dataset, practice)
+    seed = settings.seed + NUMPY_SEED - TORCH_SEED
+    trained, scored = samples["train"], samples["validation"]
+    return Trainer(model, trained, scored, recipe, seed, settings.iterations, practice), note
 
 
 def _say_notes(samples: Sequence[Sample], network: Network) -> None:
@@ -130,6 +137,7 @@ def _settings(arguments: argparse.Namespace, network: Network, places: Places, r
     """Return what was asked for, else what the session to be resumed had, else the defaults; and a word on the data."""
     chosen: dict[str, Any] = {"recipe": network.recipe, "seed": TORCH_SEED, "iterations": 10, "validate_every": 50}
     chosen["kept"] = "best"
+    chosen["augmentation"] = None
     saved: dict[str, Any] = {}
     why = ""
     data = arguments.data or ()
@@ -144,6 +152,8 @@ def _settings(arguments: argparse.Namespace, network: Network, places: Places, r
         chosen |= asked_of(network, arguments, saved)
     if chosen["recipe"] not in (*RECIPES, NETWORK_RECIPE.name):
         raise FileError(f"the saved session has recipe '{chosen['recipe']}', which this micronet does not know")
+    if chosen["augmentation"] not in (None, *AUGMENTATIONS):
+        raise FileError("the saved session has an augmentation that this micronet does not know")
     for name in ("iterations", "validate_every"):
         if chosen[name] < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, found {chosen[name]}")
@@ -168,13 +178,19 @@ def _recipe(settings: Settings, dataset: DataSet, practice: Practice | None) -> 
             validate_every=settings.validate_every,
             patience=practice.early_stopping_patience,
         )
-    wished = dataset.augmentation
+    wished, whose = dataset.augmentation, "of the data set"
+    if settings.augmentation is not None:
+        if recipe.augmentation is None:
+            raise InputError(f"--augmentation: recipe {recipe.name} shows every volume unchanged; it has none")
+        wished, whose = AUGMENTATIONS[settings.augmentation], "as asked for"
+        if wished is None:
+            return replace(recipe, augmentation=None), "no augmentation, as asked for"
     if wished is None:
         return recipe, ""
     if recipe.augmentation is None:
         return recipe, f"the data set's [augmentation] is not used: recipe {recipe.name} shows every volume unchanged"
     shown = ", ".join(f"{name} {value}" for name, value in asdict(wished).items())
-    return replace(recipe, augmentation=wished), f"augmentation of the data set: {shown}"
+    return replace(recipe, augmentation=wished), f"augmentation {whose}: {shown}"
 
 
 def _tensorboard() -> Callable[[Path, int], Scalars]:

@@ -42,6 +42,7 @@ __all__ = [
     "network_parser",
     "new_dataset_parser",
     "prepare_parser",
+    "search_parser",
     "settings_of",
     "teach_parser",
     "training_parser",
@@ -55,8 +56,10 @@ MOST_PHANTOMS = 10_000
 DOMAINS, AVERAGES = ("intensity", "amplitude", "db", "log"), ("log", "linear")
 PRESETS = ("oct",)
 FORMATS = ("nrrd", "ome.zarr")
+PHANTOMS = ("oct", "shapes", "optic-lobe")
 ENGINES = ("auto", "numba", "torch")
 RECIPES = ("default", "published")
+AUGMENTATIONS = ("none", "flips", "full")
 SEED = 43283
 TITLES = {"u-net": "µ-Net", "ur-net": "µr-Net"}
 NETWORKS = ("unet", "vnet", "hourglass")
@@ -252,10 +255,11 @@ def prepare_parser() -> argparse.ArgumentParser:
 
 def make_phantoms_parser() -> argparse.ArgumentParser:
     """Return the parser of ``make_phantoms.py``."""
-    p = argparse.ArgumentParser(description="Make simulated OCT volumes with annotations, and a data set of them.")
+    p = argparse.ArgumentParser(description="Make simulated images with annotations, and a data set of them.")
     some = Whole(0, MOST_PHANTOMS)
     many = Whole(1, MOST_PHANTOMS)
     p.add_argument("count", nargs="?", type=many, default=1, metavar="N", help="how many; over a mask, images of each")
+    p.add_argument("--kind", choices=PHANTOMS, default="oct", help="of what (default: %(default)s)")
     _add_output(p, "phantoms")
     p.add_argument(
         "--seed",
@@ -264,19 +268,24 @@ def make_phantoms_parser() -> argparse.ArgumentParser:
         metavar="S",
         help="phantom k has the seed S + k - 1 (%(default)s)",
     )
-    p.add_argument("--shape", type=Sizes((3,)), metavar="Z,Y,X", help="voxels of 4.5 µm (default: 217,260,218)")
-    _add_y_crop(p, "lumens and training end at this depth (Y); full size: 160")
-    p.add_argument("--vary", action="store_true", help="other optics for each seed, for training")
-    p.add_argument("--preset", choices=PRESETS, default="oct", help="the optics (default: %(default)s)")
-    p.add_argument("--time-points", type=many, default=1, metavar="T", help="one heart beat in T volumes each")
     p.add_argument(
-        "--from-annotation", type=path_option, nargs="+", metavar="FILE", help="images over these masks instead"
+        "--shape",
+        type=Sizes((2, 3)),
+        metavar="Z,Y,X",
+        help="voxels: of OCT 217,260,218 (default) of 4.5 µm, of an optic lobe 128,128,128 of 1 µm, of shapes 256,256",
+    )
+    _add_y_crop(p, "lumens and training end at this depth (Y); full size: 160")
+    p.add_argument("--vary", action="store_true", help="OCT: other optics for each seed, for training")
+    p.add_argument("--preset", choices=PRESETS, default="oct", help="of OCT: the optics (default: %(default)s)")
+    p.add_argument("--time-points", type=many, default=1, metavar="T", help="OCT: one heart beat in T volumes each")
+    p.add_argument(
+        "--from-annotation", type=path_option, nargs="+", metavar="FILE", help="OCT over these masks instead"
     )
     _add_segment(p, "mask is the lumen")
     _add_spacing(p, "of the mask, in µm")
     p.add_argument("--validation", type=some, metavar="N", help="anatomies for validation (1, if there are two)")
     p.add_argument("--test", type=some, metavar="N", help="anatomies for test (1, if there are three)")
-    p.add_argument("--hdf5", action="store_true", help="write phantoms.h5 too: groups data and label; needs h5py")
+    p.add_argument("--hdf5", action="store_true", help="write HDF5 too (not of shapes); needs h5py")
     _add_force(p, "make again what is there, and replace it")
     _add_debug(p)
     return p
@@ -358,6 +367,7 @@ def training_parser(network: str) -> argparse.ArgumentParser:
     number = Whole(1, 1_000_000)
     _add_data(p)
     p.add_argument("--recipe", choices=RECIPES, help="default: default")
+    p.add_argument("--augmentation", choices=AUGMENTATIONS, help="default: the data set's, else that of the recipe")
     _add_running(p)
     p.add_argument("--iterations", type=number, metavar="N", help="refinements of a µr-Net (default: 10)")
     p.add_argument("--keep-every", type=number, metavar="N", help="keep the weights of every N steps (default: none)")
@@ -467,6 +477,38 @@ def _add_running(p: argparse.ArgumentParser) -> None:
 def _add_watching(p: argparse.ArgumentParser) -> None:
     p.add_argument("--show", action="store_true", help="open the plot in a window each time it is drawn")
     p.add_argument("--tensorboard", action="store_true", help="write TensorBoard scalars into the log folder")
+
+
+def search_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``search.py``."""
+    p = _ProjectParser(description="Search for the settings that train a network best on a data set; needs Optuna.")
+    number = Whole(1, 1_000_000)
+    _add_data(p)
+    p.add_argument("--network", choices=(*TITLES, *NETWORKS), required=True, help="what to train")
+    p.add_argument("--dimensions", type=Whole(2, 3), metavar="2|3", help="of a larger network (default: 3)")
+    p.add_argument("--trials", type=Whole(1, 100_000), default=100, metavar="N", help="of all processes (%(default)s)")
+    p.add_argument("--epochs", type=number, default=30, metavar="N", help="of each trial (default: %(default)s)")
+    p.add_argument(
+        "--validate-every", type=number, default=50, metavar="N", help="steps between validations (%(default)s)"
+    )
+    p.add_argument(
+        "--warm-up", type=Whole(0, 1_000_000), default=100, metavar="N", help="steps before pruning (%(default)s)"
+    )
+    p.add_argument(
+        "--iterations", type=number, default=10, metavar="N", help="refinements of a µr-Net (default: %(default)s)"
+    )
+    p.add_argument(
+        "--seed",
+        type=Whole(0, 2**31 - 1),
+        default=SEED,
+        metavar="N",
+        help="of the trials, their weights and order (default: %(default)s)",
+    )
+    p.add_project({"output": "search"}, "with the search: its journal, table and plots")
+    p.add_argument("--device", type=device_option, default="cpu", help="of a larger network: cpu (default) or cuda")
+    _add_computing(p)
+    _add_debug(p)
+    return p
 
 
 def _add_refinement(p: argparse.ArgumentParser) -> None:

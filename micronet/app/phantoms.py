@@ -16,25 +16,32 @@ from micronet.data.phantom_set import PhantomSet, Subject, make_set, over_annota
 
 __all__ = ["make_phantoms"]
 
-_FULL_SHAPE, _FULL_CROP = (217, 260, 218), 160  # as published
-_BYTES = 40  # of memory a voxel takes: 32 were measured
+_SHAPES = {"oct": (217, 260, 218), "shapes": (256, 256), "optic-lobe": (128, 128, 128)}  # OCT as published
+_FULL_CROP = 160  # as published
+_BYTES = {"oct": 40, "shapes": 400, "optic-lobe": 80}  # of memory a voxel takes: 32, 331 and 31 to 68 were measured
+_TRAINS = {
+    "oct": "train_micronet.py",
+    "shapes": "train_network.py --network unet --dimensions 2",
+    "optic-lobe": "train_micronet.py",
+}
 
 
 def make_phantoms(arguments: argparse.Namespace) -> int:
     """Make what is not there yet. Returns the exit code."""
     _check(arguments)
     masks = arguments.from_annotation
-    if arguments.shape is None and not masks:
+    if arguments.shape is None and arguments.kind == "oct" and not masks:
         arguments.y_crop = arguments.y_crop or _FULL_CROP
-    arguments.shape = arguments.shape or _FULL_SHAPE
-    needed, free = _BYTES * math.prod(arguments.shape), available_memory()
+    arguments.shape = arguments.shape or _SHAPES[arguments.kind]
+    needed, free = _BYTES[arguments.kind] * math.prod(arguments.shape), available_memory()
     if not masks and free is not None and needed > free:
         raise InputError(f"--shape: about {needed / 1e9:.3g} GB of memory needed, {free / 1e9:.3g} GB are available")
     splits = {"validation": arguments.validation, "test": arguments.test}
     if masks:
         subjects = over_annotations(masks, arguments.count, arguments.seed, **splits)
     else:
-        subjects = procedural(arguments.count, arguments.seed, time_points=arguments.time_points, **splits)
+        kind, time_points = arguments.kind, arguments.time_points
+        subjects = procedural(arguments.count, arguments.seed, kind=kind, time_points=time_points, **splits)
     job = settings_of(PhantomSet, arguments)
 
     def each(subjects: Sequence[Subject], make: Callable[[Subject], Outcome]) -> int:
@@ -45,12 +52,13 @@ def make_phantoms(arguments: argparse.Namespace) -> int:
         tell(f"{job.dataset} is not written before all of them are made: the same command makes what is missing")
         return code
     there = f", {found} there already (--force repeats them)" if found else ""
-    tell(f"{made} made{there}. Train on them: python train_micronet.py --dataset {job.dataset}")
+    tell(f"{made} made{there}. Train on them: python {_TRAINS[job.kind]} --dataset {job.dataset}")
     return 0
 
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuse more than a set may have, and options that do not go together."""
+    _check_kind(arguments)
     masks = arguments.from_annotation
     total = arguments.count * arguments.time_points * len(masks or [None])
     if total > MOST_PHANTOMS:
@@ -61,3 +69,24 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError("--shape and --time-points are for procedural phantoms: an annotation has its own grid")
     if not masks and (arguments.segment is not None or arguments.spacing_um is not None):
         raise InputError("--segment and --spacing are for --from-annotation")
+
+
+def _check_kind(arguments: argparse.Namespace) -> None:
+    """Refuse options that the kind of phantom does not have."""
+    kind, shape = arguments.kind, arguments.shape
+    if shape is not None and len(shape) != len(_SHAPES[kind]):
+        usual = ",".join(map(str, _SHAPES[kind]))
+        raise InputError(f"--shape: {len(shape)} sizes; {kind} takes {len(_SHAPES[kind])}, such as {usual}")
+    unused = {
+        "--y-crop": arguments.y_crop is None,
+        "--vary": not arguments.vary,
+        "--time-points": arguments.time_points == 1,
+        "--from-annotation": arguments.from_annotation is None,
+        "--segment": arguments.segment is None,
+        "--spacing": arguments.spacing_um is None,
+    }
+    given = [option for option, absent in unused.items() if not absent]
+    if kind != "oct" and given:
+        raise InputError(f"{' and '.join(given)}: for --kind oct, not for {kind}")
+    if kind == "shapes" and arguments.hdf5:
+        raise InputError("--hdf5 is for volumes; shapes are PNG")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
@@ -14,7 +15,7 @@ from scipy import ndimage
 from micronet.core.errors import InputError
 from micronet.networks.models import MINIMUM_AXIS
 
-__all__ = ["CROPS", "CROPS_2D", "FLIPS", "Augmentation", "Box", "View"]
+__all__ = ["AUGMENTATIONS", "CROPS", "CROPS_2D", "FLIPS", "Augmentation", "Box", "View"]
 
 #: (first, end) of the voxels along each axis.
 Box = tuple[tuple[int, int], ...]
@@ -106,6 +107,9 @@ CROPS_2D = replace(CROPS, flips="yx", turns="yx")
 
 # Displacements are drawn on a grid of this distance in voxels.
 _BEND = 16
+
+#: Those that may be asked for by name.
+AUGMENTATIONS: Mapping[str, Augmentation | None] = {"none": None, "flips": FLIPS, "full": Augmentation()}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from micronet.core.version import __version__
 from micronet.core.volume import Volume, upright
 from micronet.data.phantom import Anatomy, Optics, mask_of_seed, optics_of_seed, render_oct, speckle_of_seed
 from micronet.data.phantom.sizes import SPACING_UM
+from micronet.data.phantom_kinds import KINDS, Kind
 from micronet.io import (
     Segment,
     files_of,
@@ -46,7 +47,7 @@ class Subject:
     Parameters
     ----------
     name : str
-        As in ``E5D_<name>.nrrd``.
+        As in ``E5D_<name>.nrrd``, or in what `micronet.data.phantom_kinds` has in its place.
     split : {"train", "validation", "test"}
     seed : int
         Of anatomy, optics and speckle; over an annotation of the latter two.
@@ -70,9 +71,12 @@ class PhantomSet:
     Parameters
     ----------
     output : Path
-        Gets ``struct_iso/``, ``annotations/`` and ``phantoms.toml``.
+        Gets ``phantoms.toml`` and the folders of the kind: ``struct_iso/`` and ``annotations/`` of OCT.
+    kind : str
+        A key of `micronet.data.phantom_kinds.KINDS`. What is said below of optics, crop, time points and annotations
+        is for OCT.
     shape : tuple of int
-        Voxels along (Z, Y, X) of procedural phantoms.
+        Voxels along (Z, Y, X) of procedural phantoms; pixels along (Y, X) of shapes.
     y_crop : int, optional
         Depth above which procedural lumens lie, and below which nothing is trained on.
     vary : bool
@@ -84,11 +88,12 @@ class PhantomSet:
     segment, spacing_um : optional
         Of annotations that do not say, as `micronet.io.read_annotation` takes them.
     hdf5 : bool
-        Write ``phantoms.h5`` too.
+        Write ``phantoms.h5`` too; of other kinds a file for each.
     """
 
     output: Path = Path("phantoms")
-    shape: tuple[int, int, int] = (217, 260, 218)
+    kind: str = "oct"
+    shape: tuple[int, ...] = (217, 260, 218)
     y_crop: int | None = 160
     vary: bool = False
     preset: str = "oct"
@@ -98,22 +103,27 @@ class PhantomSet:
     hdf5: bool = False
 
     @property
+    def files(self) -> Kind:
+        """What there is to know of this kind."""
+        return KINDS[self.kind]
+
+    @property
     def dataset(self) -> Path:
         """The data-set file."""
         return self.output / "phantoms.toml"
 
     @property
-    def hdf5_file(self) -> Path:
+    def hdf5_file(self) -> Path | None:
         """The file that holds all pairs, where one is asked for."""
-        return self.dataset.with_suffix(".h5")
+        return self.dataset.with_suffix(".h5") if self.hdf5 and self.files.hdf5 is None else None
 
     def image(self, name: str) -> Path:
         """Return where the image of this name lies, or will."""
-        return self.output / "struct_iso" / f"E5D_{name}.nrrd"
+        return self.output / self.files.image.format(name=name)
 
     def annotation(self, name: str) -> Path:
         """Return where its annotation lies, or will."""
-        return self.output / "annotations" / f"annotation_{name}_iso_full.seg.nrrd"
+        return self.output / self.files.annotation.format(name=name)
 
     def record(self, name: str) -> Path:
         """Return where the record of how it was made lies, or will."""
@@ -121,7 +131,13 @@ class PhantomSet:
 
 
 def procedural(
-    count: int, first_seed: int, *, time_points: int = 1, validation: int | None = None, test: int | None = None
+    count: int,
+    first_seed: int,
+    *,
+    kind: str = "oct",
+    time_points: int = 1,
+    validation: int | None = None,
+    test: int | None = None,
 ) -> list[Subject]:
     """Return procedural phantoms, a seed each, every time point of one in the same split.
 
@@ -130,7 +146,7 @@ def procedural(
     """
     found = []
     for seed, split in enumerate(_splits(count, validation, test), first_seed):
-        name = f"phantom_{seed:04d}"
+        name = f"{KINDS[kind].stem}_{seed:04d}"
         names = [name] if time_points == 1 else [f"{name}_T{time + 1:02d}" for time in range(time_points)]
         found += [Subject(name, split, seed, time) for time, name in enumerate(names)]
     return found
@@ -201,8 +217,8 @@ def make_set(
     -------
     code, made, found : int
         What `each` returned; how many phantoms were made, and how many were there already. Each has a record
-        ``E5D_<name>.json`` beside its image, written last: one that has it is whole. The data-set file comes after all
-        of them: where one failed there is none, and the same call goes on when the fault is mended.
+        ``.json`` beside its image, of the same name, written last: one that has it is whole. The data-set file comes
+        after all of them: where one failed there is none, and the same call goes on when the fault is mended.
 
     Raises
     ------
@@ -229,7 +245,7 @@ def make_set(
         return code, counts["done"], counts["skipped"]
     with whole.staged() as folder:
         (folder / dataset.name).write_text(text, encoding="utf-8")
-        if job.hdf5:
+        if job.hdf5_file is not None:
             write_pairs(folder / job.hdf5_file.name, _pairs(subjects, job))
     whole.finish({"micronet": __version__, "phantoms": [subject.name for subject in subjects]})
     for name in whole.names or ():
@@ -240,7 +256,7 @@ def make_set(
 def _planned(subjects: Sequence[Subject], job: PhantomSet) -> tuple[dict[Subject, Outputs], Outputs]:
     """Return the files of each phantom and of the whole set, once nothing that is not ours is in their way."""
     outputs = {subject: _outputs(subject, job) for subject in subjects}
-    hdf5 = [job.hdf5_file.name] if job.hdf5 else []
+    hdf5 = [] if job.hdf5_file is None else [job.hdf5_file.name]
     whole = Outputs(job.output, "phantoms.json", MADE_BY, [job.dataset.name, *hdf5])
     masks = [subject.annotation for subject in subjects if subject.annotation is not None]
     check_outputs([*outputs.values(), whole], [file for mask in masks for file in files_read_with(mask)])
@@ -249,13 +265,18 @@ def _planned(subjects: Sequence[Subject], job: PhantomSet) -> tuple[dict[Subject
 
 
 def _outputs(subject: Subject, job: PhantomSet) -> Outputs:
-    files = (job.record(subject.name), job.image(subject.name), job.annotation(subject.name))
+    files = [job.record(subject.name), job.image(subject.name), job.annotation(subject.name)]
+    if job.hdf5 and job.files.hdf5 is not None:
+        files.append(job.output / job.files.hdf5.format(name=subject.name))
     record, *names = (file.relative_to(job.output).as_posix() for file in files)
     return Outputs(job.output, record, MADE_BY, names)
 
 
 def _asked(subject: Subject, job: PhantomSet) -> dict[str, Any]:
     """Return what a phantom depends on, as JSON has it."""
+    if job.files.write is not None:
+        told: dict[str, Any] = json.loads(json.dumps(job.files.asked(subject.seed, job.shape)))
+        return told
     asked: dict[str, Any] = {"seed": subject.seed, "vary": job.vary, "optics": asdict(_optics(subject, job))}
     if subject.annotation is not None:
         asked["annotation"] = {
@@ -281,6 +302,12 @@ def _is_there(subject: Subject, job: PhantomSet, outputs: Outputs) -> bool:
 
 
 def _make(subject: Subject, job: PhantomSet, outputs: Outputs, say: Callable[[str], None]) -> None:
+    if job.files.write is not None:
+        with outputs.staged() as folder:
+            told = job.files.write(folder, subject.name, subject.seed, job.shape, job.hdf5)
+        outputs.finish({"micronet": __version__, "domain": "intensity", "parameters": _asked(subject, job)})
+        say(f"{job.image(subject.name).name}: {subject.split}, {told}")
+        return
     lumens = _lumens(subject, job, say)
     optics = _optics(subject, job)
     if lumens.spacing_um is not None:
@@ -303,7 +330,8 @@ def _lumens(subject: Subject, job: PhantomSet, say: Callable[[str], None]) -> Vo
     """Return the mask of a phantom on its grid."""
     if subject.annotation is None:
         phase = subject.time_point / job.time_points
-        mask = mask_of_seed(job.shape, subject.seed, y_crop=job.y_crop, phase=phase)
+        z, y, x = job.shape
+        mask = mask_of_seed((z, y, x), subject.seed, y_crop=job.y_crop, phase=phase)
         return Volume(mask, upright((SPACING_UM,) * 3), space="left-posterior-superior", units="um")
     annotation = read_annotation(subject.annotation, segment=job.segment, spacing_um=job.spacing_um)
     say(f"{subject.annotation.name}: {annotation.description}")
@@ -323,12 +351,14 @@ def _toml(subjects: Sequence[Subject], job: PhantomSet) -> str:
     """Return the data-set file; paths in it are relative to its own folder."""
     crop = [] if job.y_crop is None else [f"y_crop = {job.y_crop}"]
     lines = [
-        f"# Simulated OCT, made by {MADE_BY}. datasets/README.md says what the keys mean.",
+        f"# {job.files.title}, made by {MADE_BY}. datasets/README.md says what the keys mean.",
         'name = "phantoms"',
+        *job.files.keys,
         "",
         "[defaults]",
-        'image = "struct_iso/E5D_{name}.nrrd"',
-        'annotation = "annotations/annotation_{name}_iso_full.seg.nrrd"',
+        f'image = "{job.files.image}"',
+        f'annotation = "{job.files.annotation}"',
+        *job.files.defaults,
         *crop,
     ]
     for subject in subjects:

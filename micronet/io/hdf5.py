@@ -8,12 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from micronet.core.errors import InputError, setting
 from micronet.core.files import atomic_path
 from micronet.core.volume import Volume
 
-__all__ = ["require_h5py", "write_pairs"]
+__all__ = ["require_h5py", "write_one", "write_pairs"]
 
 
 def require_h5py() -> None:
@@ -50,3 +51,32 @@ def write_pairs(path: Path, pairs: Iterable[tuple[str, str, Volume, Volume]]) ->
                 data.attrs["split"] = split
                 if image.spacing_um is not None:
                     data.attrs["spacing_um"] = image.spacing_um
+
+
+def write_one(path: Path, image: Volume, mask: NDArray[np.bool_]) -> None:
+    """Write an image as ``vol_data`` and its mask as ``vol_labels``, 0 and 1, both float16.
+
+    Parameters
+    ----------
+    path : Path
+        The file; it appears whole or not at all.
+    image : Volume
+        float16 holds whole numbers up to 2048 exactly, and none above 65504. Both arrays have the attributes ``axes``
+        ("ZYX") and, where it is known, ``spacing_um`` along (Z, Y, X).
+    mask : ndarray of shape (Z, Y, X), bool
+
+    Raises
+    ------
+    InputError
+        If h5py is missing.
+    FileError
+        If the file cannot be written.
+    """
+    require_h5py()
+    h5py = import_module("h5py")
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        for name, array in (("vol_data", image.array), ("vol_labels", mask)):
+            data = file.create_dataset(name, data=array.astype(np.float16), compression="gzip", compression_opts=4)
+            data.attrs["axes"] = "ZYX"
+            if image.spacing_um is not None:
+                data.attrs["spacing_um"] = image.spacing_um

@@ -88,3 +88,4 @@ class Settings:
     build: Mapping[str, Any] = field(default_factory=dict)
     practice: Mapping[str, Any] = field(default_factory=dict)
     kept: str = "best"
+    augmentation: str | None = None
