@@ -5,8 +5,9 @@ python benchmarks/accuracy.py WORK --tiny                             # minutes:
 
 Test sets: (a) eight phantoms of published size; (b) images over the published annotations in --annotations, which take
 no part in training. Methods: our two networks and MONAI's 3-D U-Net, trained on the same phantoms, the last for the CPU
-time that ours took together; the published two in --weights (u-net_1600.pt, ur-net_b0.5_1200.pt); Otsu, Frangi and
-Sato, fitted on training phantoms. WORK keeps every trained network and every score: what is there is not done again.
+time that ours took together; a random forest, pixel trees and a pixel network, taught on six of these phantoms
+(voxels.py); the published two in --weights (u-net_1600.pt, ur-net_b0.5_1200.pt); Otsu, Frangi and Sato, fitted on
+training phantoms. WORK keeps every trained network and every score: what is there is not done again.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]  # runs from a checkout that is 
 
 import competitors  # noqa: E402
 import make_bundled  # noqa: E402
+import voxels  # noqa: E402
 
 from micronet.core.provenance import versions, write_json  # noqa: E402
 from micronet.core.threads import physical_cores  # noqa: E402
@@ -54,6 +56,8 @@ from micronet.training.trainer import Trainer  # noqa: E402
 PUBLISHED = {"published µ-Net": "u-net_1600.pt", "published µr-Net": "ur-net_b0.5_1200.pt"}
 LEARNED = ("µr-Net", "µ-Net", "MONAI U-Net")
 CLASSICAL = ("Otsu", "Frangi", "Sato")
+#: Learn from voxels of this many training phantoms; their thresholds are fitted on these too.
+VOXELWISE, _TAUGHT_ON = tuple(voxels.LEARNERS), 6
 SETS = {"a": "phantoms of published size, not seen", "b": "images over published annotations"}
 #: Volumes that thresholds are fitted on.
 _FITTED_ON = 3
@@ -138,11 +142,20 @@ class Bench:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
 
+    def voxelwise(self, name: str, seed: int) -> voxels.VoxelMethod:
+        """Return a method that judges each voxel by filters around it, taught with this seed: minutes, so not kept."""
+        print(f"teaching {name}, seed {seed}", flush=True)
+        learner, volumes = voxels.LEARNERS[name], self.training()[0][:_TAUGHT_ON]
+        rows = [voxels.drawn(learner, sample, voxels.VOXELS, seed) for sample in volumes]
+        return voxels.teach(learner, rows, seed)
+
     @cache  # noqa: B019 - there is one bench
     def predictor(self, method: str, seed: int) -> Callable[[Sample], NDArray[np.bool_]]:
         """Return what makes a mask of a volume."""
         if method == "MONAI U-Net":
             return self.unet(seed).predict
+        if method in VOXELWISE:
+            return self.voxelwise(method, seed).predict
         if method == "Otsu":
             bright = self.fitted("Otsu")["bright"]
             return lambda sample: competitors.otsu(sample, bright=bright)
@@ -232,7 +245,7 @@ def table(summaries: dict[str, dict[str, Any]], which: str) -> str:
     for method, found in sorted(summaries.items(), key=lambda item: -item[1]["f"]["mean"]):
         cells = []
         for column, value in found.items():
-            seeds = f" (± {value['sd_seeds']:.3f})" if method in LEARNED and column != "seconds" else ""
+            seeds = f" (± {value['sd_seeds']:.3f})" if method in (*LEARNED, *VOXELWISE) and column != "seconds" else ""
             text = f"{value['mean']:.3f} ± {value['sd_volumes']:.3f}{seeds}"
             cells.append(f"{value['mean']:.2f}" if column == "seconds" else text)
         lines.append(f"| {method} | {' | '.join(cells)} |")
@@ -246,7 +259,7 @@ def main() -> None:
     parser.add_argument("--annotations", type=Path, metavar="DIR", help="published annotations: test set (b)")
     parser.add_argument("--weights", type=Path, metavar="DIR", help="published weights")
     parser.add_argument("--seeds", type=int, default=3, help="training seeds (default: %(default)s)")
-    parser.add_argument("--only", nargs="+", choices=(*LEARNED, *PUBLISHED, *CLASSICAL), metavar="METHOD")
+    parser.add_argument("--only", nargs="+", choices=(*LEARNED, *VOXELWISE, *PUBLISHED, *CLASSICAL), metavar="METHOD")
     parser.add_argument("--epochs", type=int, help="of µ-Net (default: as the bundled weights)")
     parser.add_argument("--rounds", type=int, help="of µr-Net (default: as the bundled weights)")
     parser.add_argument("--tiny", action="store_true", help="small phantoms, hardly any training")
@@ -257,10 +270,12 @@ def main() -> None:
     plan = TINY if arguments.tiny else Plan()
     lengths = {name: getattr(arguments, name) for name in ("epochs", "rounds") if getattr(arguments, name) is not None}
     bench = Bench(arguments.work, replace(plan, **lengths), arguments.annotations, arguments.weights)
-    if not engine.is_ready(training=True):
-        engine.make_ready(training=True, progress=lambda _: None)
-    asked = arguments.only or [*LEARNED, *(PUBLISHED if arguments.weights else ()), *CLASSICAL]
-    methods = [(name, seed) for name in asked for seed in range(arguments.seeds if name in LEARNED else 1)]
+    if not engine.is_ready("training"):
+        engine.make_ready("training")
+    asked = arguments.only or [*LEARNED, *VOXELWISE, *(PUBLISHED if arguments.weights else ()), *CLASSICAL]
+    methods = [
+        (name, seed) for name in asked for seed in range(arguments.seeds if name in (*LEARNED, *VOXELWISE) else 1)
+    ]
     record: dict[str, Any] = {"plan": vars(bench.plan), "seeds": arguments.seeds, "threads": arguments.threads}
     texts = []
     for which in SETS:

@@ -59,6 +59,8 @@ TWO_PHOTON = (
 )
 TASKS = ("one slice", "three slices", "strokes", "corrections")
 _CROP = 384
+#: Training steps of the networks.
+_STEPS = {"pixel": 400, "u-net": 120}
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def pixel(case: Case, labels: Labels, seed: int) -> Mask:
     image, annotated = normalize_image(case.image), labels > 0
     scales = default_scales(case.spacing_um)
     found = features_at(image, annotated, scales, case.spacing_um)
-    network = train_pixel_network(found, labels[annotated] == 1, scales, seed=seed)
+    network = train_pixel_network(found, labels[annotated] == 1, scales, steps=_STEPS["pixel"], seed=seed)
     return network.predict(image, case.spacing_um) > 0.5
 
 
@@ -178,7 +180,7 @@ def even_trees(case: Case, labels: Labels, seed: int) -> Mask:
 
 def micro_net(case: Case, labels: Labels, seed: int) -> Mask:
     """µ-Net on the isotropic grid."""
-    return _taught(case, labels, seed, [MicroNetLearner(steps=120, most_voxels=1_000_000)])
+    return _taught(case, labels, seed, [MicroNetLearner(steps=_STEPS["u-net"], most_voxels=1_000_000)])
 
 
 def chosen(case: Case, labels: Labels, seed: int) -> Mask:

@@ -73,8 +73,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     samples = [phantom(seed) for seed in range(VOLUMES + 1)]
-    if not engine.is_ready(training=True):
-        engine.make_ready(training=True, progress=lambda _: None)
+    if not engine.is_ready("training"):
+        engine.make_ready("training")
     torch.manual_seed(TORCH_SEED)
     trainer = Trainer(MicroNet(), samples[:VOLUMES], samples[VOLUMES:], RECIPES[arguments.recipe])
     trainer.begin(-(-arguments.steps // VOLUMES))

@@ -50,5 +50,5 @@ def engine_ready() -> None:
     """Compile the engine, so that no script says on standard error that it does."""
     from micronet.networks import engine
 
-    engine.make_ready(training=True, progress=lambda _: None)
-    engine.make_ready(training=False, progress=lambda _: None)
+    engine.make_ready("training")
+    engine.make_ready("forward")

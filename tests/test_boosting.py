@@ -30,6 +30,25 @@ def test_one_tree_by_hand():
     np.testing.assert_allclose(pure, [-0.4 / 0.24, 0.6 / 0.24], rtol=0.05)
 
 
+def test_weights_and_likely_lumen_by_hand():
+    found = np.arange(100, dtype=np.float32)[:, None]
+    likely = np.where(np.arange(100) >= 50, 0.9, 0.1).astype(np.float32)
+    trees = boost(found, likely, trees=1, depth=1, rate=1.0, penalty=0.0)
+    # Start at 0; p = 0.5: g = 0.4 below, -0.4 above, h = 0.25 a voxel.
+    assert trees.start == pytest.approx(0, abs=1e-6)
+    np.testing.assert_allclose(logits(found, trees)[[0, 99]], [-1.6, 1.6], rtol=0.1)
+    weight = np.where(np.arange(100) >= 50, 3, 1).astype(np.float32)
+    assert boost(found, likely, weight=weight, trees=1).start == pytest.approx(np.log(0.7 / 0.3), rel=1e-5)
+
+
+def test_to_count_twice_is_to_halve_the_penalty(rng):
+    found, lumen = rng.normal(size=(500, 4)).astype(np.float32), rng.random(500) < 0.3
+    twice = boost(found, lumen, weight=np.full(500, 2, np.float32), trees=4, penalty=6.0)
+    once = boost(found, lumen, trees=4, penalty=3.0)
+    np.testing.assert_array_equal(twice.feature, once.feature)
+    np.testing.assert_allclose(twice.value, once.value, rtol=1e-4, atol=1e-6)
+
+
 def test_what_no_single_threshold_tells_apart_is_learned(rng):
     found = rng.uniform(-1, 1, (3000, 5)).astype(np.float32)
     lumen = (found[:, 1] > 0) != (found[:, 3] > 0.2)

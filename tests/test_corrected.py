@@ -285,7 +285,7 @@ def changed_list():
     ("change", "options", "said"),
     [
         (None, ("--background", "lumen"), "leave the segment of it out (--background, --checked)"),
-        (None, ("--intensity", "log"), "was taught on intensities as they are stored; so must it be now (--intensity)"),
+        (None, ("--intensity", "log"), "was taught on intensities as stored: drop (--intensity log)"),
         (None, ("--from", "u-net_phantom", "--name", "x"), "was not taught"),
         (changed_list, (), "give the weights another name (--name)"),
         (lambda: write_edited("edited.seg.nrrd", tube(), ~slices()[:, :, :]), ("--spacing", "40,2,2"), "another grid"),

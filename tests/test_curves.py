@@ -63,6 +63,14 @@ def test_many_volumes_are_told_apart_by_their_dashes(tmp_path):
     assert 0.4 * blue[0] < blue[1] < 0.9 * blue[0]
 
 
+def test_the_highest_loss_is_drawn_whole(tmp_path):
+    training = {"a": Curve([0], [0.3], [0.777]), "b": Curve([1], [0.3], [0.75])}
+    lower = picture(tmp_path / "plot.png", training=training)[550:, :1100]
+    colours = ((0, 0x72, 0xB2), (0xD5, 0x5E, 0))
+    marks = [(np.abs(lower - np.array(colour) / 255).max(-1) < 0.1).sum() for colour in colours]
+    assert marks[0] == pytest.approx(marks[1], rel=0.1)
+
+
 def test_one_point_and_none_are_drawn_without_complaint(tmp_path):
     write_curves(tmp_path / "one.png", {"a": Curve([0], [0.0], [float("nan")])}, Curve())
     write_curves(tmp_path / "none.png", {}, Curve(), changes=[(3, "β² 2")])

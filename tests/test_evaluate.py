@@ -62,7 +62,11 @@ def test_one_pair_of_files_whatever_they_are_called(folder, capsys):
     assert float(row["predicted_um3"]) == pytest.approx(ball(6).sum() * 4.5**3, rel=1e-5)
     dice = 2 * (ball(6) & moved(ball(6), 1, 0, 0)).sum() / (2 * ball(6).sum())
     assert float(row["dice"]) == pytest.approx(dice, abs=1e-6)
-    assert f"{row['dice']}\n" in out
+    told = dict(
+        re.split(r" {2,}|(?<=\)) ", line, maxsplit=1) for line in out.splitlines() if re.match(r"Dice|volume,", line)
+    )
+    assert told["Dice (F1)"] == f"{dice:.4f}"
+    assert told["volume, predicted (µm³)"] == "84,291"
     header = "\n".join(comments)
     for told in ("micronet 0.1.0", "scikit-image", "# cl_dice: harmonic mean", "innermost voxel", "both empty: 1"):
         assert told in header
@@ -79,6 +83,7 @@ def test_folders_are_paired_by_volume_and_summarised(folder, capsys):
     assert code == 0
     assert "note: 1 predictions without annotation: other" in out
     assert "median of 3 volumes" in out
+    assert "surface Dice (NSD)  " in out
     _, rows = read_table("scores/scores.csv")
     assert [row["volume"] for row in rows] == ["00_T1", "01_T1", "02_T1"]
     assert [float(row["hd95_um"]) for row in rows] == [0, 4.5, 9]
@@ -276,7 +281,7 @@ def test_a_report_of_many_volumes_shows_slices_of_the_worst_the_best_and_some_be
     assert "slices of 12 volumes, from the lowest to the highest Dice" in page
     names = re.findall(r'"name": "(v\d\d): Dice ([\d.]+)"', page)
     assert len(names) == 12
-    assert {"0.0000", "1.0000"} <= {dice for _, dice in names}
+    assert {"0", "1"} <= {dice for _, dice in names}
     assert [name for name, _ in names] == sorted(name for name, _ in names)
     assert page.count("data:image/jpeg") == 12 * 4
     assert "∞" in page  # HD95 of an empty prediction

@@ -65,8 +65,7 @@ def test_kernels_are_compiled_where_nothing_can_be_kept_and_the_reason_is_told(t
 
 SET_ENGINE = """
 from micronet.app.computing import set_engine
-from micronet.networks.registry import network_named
-print(set_engine("auto", network_named("u-net"), training=True))
+print(set_engine("auto", ["training"]))
 """
 
 
@@ -95,3 +94,45 @@ def test_a_full_disk_costs_the_cache_and_not_the_work(tmp_path, small_disk, engi
     assert "Traceback" not in said
     (disk / "ballast").unlink()
     assert start() == "compiling the engine for this machine, once; this takes about half a minute\n"
+
+
+COMPILED = """
+import gc, sys
+from numba.core.dispatcher import Dispatcher
+from micronet.networks import engine
+{before}
+def compiled():
+    ours = (each for each in gc.get_objects() if isinstance(each, Dispatcher) and "micronet" in each.__module__)
+    return {{(each.__qualname__, signature) for each in ours for signature in each.signatures}}
+ready = compiled()
+{then}
+print(sorted(compiled() - ready))
+"""
+LESSON = """
+import numpy as np
+from micronet.training.teach.course import teach
+from micronet.training.teach.lesson import Lesson
+rng = np.random.default_rng(0)
+labels = np.zeros((8, 16, 16), np.uint8)
+labels[4] = 2
+labels[4, 4:12, 4:12] = 1
+image = (labels == 1) + rng.normal(size=labels.shape).astype(np.float32)
+course = teach(Lesson(image.astype(np.float32), labels, (1.0, 1.0, 1.0)))
+course.network.predict(image.astype(np.float32), (1.0, 1.0, 1.0))
+"""
+VALIDATION = """
+import torch
+from micronet.networks.models import MicroNet
+model = MicroNet()
+model(torch.zeros(1, 1, 32, 32, 32)).sum().backward()
+with torch.no_grad():
+    model(torch.zeros(1, 1, 32, 32, 32))
+"""
+
+
+@pytest.mark.parametrize(("work", "then"), [("trees", LESSON), ("training", VALIDATION)])
+def test_once_ready_nothing_is_compiled_behind_the_back_of_a_person(work, then):
+    script = COMPILED.format(before=f"engine.make_ready({work!r})", then=then)
+    done = subprocess.run([sys.executable, "-B", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"

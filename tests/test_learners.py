@@ -1,11 +1,15 @@
 """Learners on real lessons, small ones."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from micronet.core.regrid import resampled
 from micronet.networks.evening import evened
 from micronet.networks.kernels.scale_space import default_scales, features
+from micronet.networks.normalize import normalize_image
+from micronet.networks.taught import Taught
 from micronet.training.teach.learners import MicroNetLearner, PixelLearner, TreesLearner
 from micronet.training.teach.lesson import Lesson, choose
 
@@ -61,6 +65,27 @@ def test_a_micro_net_learns_on_an_isotropic_grid_and_answers_on_the_volumes_own(
     assert len(told) == 15
     assert told[-1].loss < told[0].loss
     np.testing.assert_array_equal(taught.at(lesson.lumen), taught.everywhere()[lesson.labels == 1])
+
+
+def test_a_micro_net_sees_the_image_evened_and_normalised(lesson):
+    taught = MicroNetLearner(steps=1, around=10.0).learn(lesson, np.ones(len(lesson.lumen), bool), seed=0)
+    member = taught.members()[0]
+    assert member.around_um == 10.0
+    seen = normalize_image(evened(lesson.image, lesson.spacing_um, 10.0))
+    plain = Taught([replace(member, around_um=0.0)], lesson.spacing_um)
+    np.testing.assert_array_equal(taught.everywhere(), plain.predict(seen, lesson.spacing_um))
+    brighter = Taught([member], lesson.spacing_um).predict(3 * lesson.image + 7, lesson.spacing_um)
+    np.testing.assert_allclose(brighter, taught.everywhere(), atol=1e-4)
+
+
+def test_a_micro_net_learns_from_whole_slices_not_from_corrections(lesson):
+    corrected = Lesson(lesson.image, lesson.labels.copy(), lesson.spacing_um)
+    corrected.labels[6][corrected.labels[6] == 2] = 0
+    slices = Lesson(lesson.image, lesson.labels.copy(), lesson.spacing_um)
+    slices.labels[6] = 0
+    one, two = (MicroNetLearner(steps=1).learn(each, np.ones(len(each.lumen), bool), 0) for each in (corrected, slices))
+    np.testing.assert_array_equal(one.everywhere(), two.everywhere())
+    assert len(corrected.lumen) > len(slices.lumen)
 
 
 def test_learners_are_chosen_in_a_real_lesson(lesson):

@@ -1,5 +1,7 @@
 """Report pages in a real browser: no console errors, sliders and keys work, the movie plays, nothing is cut off."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -7,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from matplotlib.image import imread, imsave
 
 from micronet import MicroRNet, Volume, write_volume
 from micronet.core.ownership import RECORD_KEYS
@@ -323,6 +326,23 @@ def test_the_crop_is_marked_and_the_mask_has_no_outline_there(open_page):
     assert "y 30" in _text(browser, "crop-name")
     assert browser.execute_script(lowest) < 50  # the sides go to the line, and there is none along it
     assert browser.execute_script(COUNT, 0, [255, 255, 255]) > white + 100
+
+
+def test_a_plot_lies_on_the_dark_page_without_a_box(open_page, browser, volume):
+    white = io.BytesIO()
+    imsave(white, np.ones((200, 300, 3)))
+    source = "data:image/png;base64," + base64.b64encode(white.getvalue()).decode()
+    dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
+    try:
+        open_page([volume], sections=[Section("Plot", [figure(source, "a plot")])])
+        shown = browser.find_element("css selector", ".plot img").screenshot_as_png
+        page = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    pixels = imread(io.BytesIO(shown))[..., :3] * 255
+    wanted = [int(part) for part in re.findall(r"\d+", page)]
+    assert np.abs(pixels[50:150, 50:200] - wanted).max() <= 1
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.image import imread
 
 from micronet.core.errors import FileError, InputError
-from micronet.report.panels import ANNOTATION_COLOUR, MASK_COLOUR, Sheet, draw_sheet
+from micronet.report.panels import ANNOTATION_COLOUR, MASK_COLOUR, Sheet, draw_sheet, grey_range
 from micronet.report.preview import Scene, write_paper_figure, write_preview
 from micronet.report.wish import FigureWish
 
@@ -187,6 +187,9 @@ def test_a_sparse_annotation_is_shown_where_it_is_and_not_where_it_ends(image):
     assert np.array_equal(blue.inside, truth[12])
     side = panels["x 28 of 56"].contours[0]  # depth down, z to the right: annotated in three columns
     assert np.flatnonzero(side.known.any(0)).tolist() == [10, 11, 12]
+    # Of three planes the outline along z is not known, for there may be lumen in the others.
+    along = panels["maximum along z"].contours[0]
+    assert np.array_equal(along.known, truth[10:13].any(0))
 
 
 def test_the_edge_of_what_was_annotated_is_no_contour(tmp_path):
@@ -266,3 +269,13 @@ def test_a_plane_or_box_outside_of_the_volume_is_refused(tmp_path, image, wish, 
     with pytest.raises(InputError, match=message):
         write_paper_figure(tmp_path / "f.svg", Scene(image, image > 100), wish)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("share", [0.15, 0.4, 0.9])
+def test_a_projection_is_not_burnt_out_however_much_of_it_is_bright(share):
+    # In a detector's saturation all bright pixels are equal: the median alone looks at the dark half.
+    projection = np.where(np.linspace(0, 1, 1000) < share, 255, 20)
+    projection[-10:] = 0
+    low, high = grey_range(projection, projection=True)
+    assert low == 0
+    assert (255 - low) / (high - low) <= 0.8

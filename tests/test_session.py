@@ -292,6 +292,14 @@ def test_a_training_ends_with_its_best_validation_and_the_way_to_it(desk):
     assert last == f"best validation 0.990 at step 1, now {d.trainer.present_f:.3f}: load best"
 
 
+def test_weights_that_were_not_validated_are_said_to_be_so(desk):
+    d = desk(wishes=StopAfter(1))
+    d.trainer.best_f, d.trainer.best_step = 0.99, 4
+    last = d.type("1").splitlines()[-1]
+    assert last == "best validation 0.990 at step 4, these weights not validated: load best"
+    assert "the weights of step 1 (not validated), not the best, of step 4" in d.type("save mine")
+
+
 @pytest.mark.parametrize("command", ["save mine", "bootstrap", "finish"])
 def test_the_last_weights_are_used_only_after_it_is_said_that_they_are_not_the_best(desk, command):
     d = desk()

@@ -50,7 +50,8 @@ def test_the_best_dice_has_three_digits_and_lines_of_equal_dice_are_named():
     [legend] = figure.legends
     best = found.counts[found.best].f_score()
     told = [text.get_text() for text in legend.get_texts()]
-    assert told[0] == f"best Dice: above {found.thresholds[found.best]:.2f}, Dice {best:.3f}"
+    assert told[0] == f"best Dice: above {found.thresholds[found.best]:.3f}, Dice {best:.3f}"
+    assert told[1].startswith("in use: above 0.5, Dice ")  # as asked, not the level of 8 bits next to it
     assert sum(word.startswith("Dice 0.") for word in words(figure)) >= 3
 
 

@@ -46,7 +46,7 @@ def everything(micro):
             Member("trees", stump(-2, 2), 0.5),
             Member("pixel", PixelNetwork((1.0, 2.0), 2, 4, torch.Generator().manual_seed(3)), 0.0),
             Member("unet", micro, 1.0, step_um=1.5),
-            Member("urnet", MicroRNet().eval(), 0.25, step_um=2.0, passes=2),
+            Member("urnet", MicroRNet().eval(), 0.25, step_um=2.0, passes=2, around_um=40.0),
         ],
         THICK,
         logarithm=True,
@@ -87,8 +87,8 @@ def test_a_file_brings_back_the_same_network(image, micro, tmp_path):
     again = load_model(tmp_path / "taught.pt")
     assert network_of(again).name == "taught"
     assert (again.spacing_um, again.logarithm) == (THICK, True)
-    assert [(one.kind, one.weight, one.step_um, one.passes) for one in again.members] == [
-        (one.kind, one.weight, one.step_um, one.passes) for one in taught.members
+    assert [(one.kind, one.weight, one.step_um, one.passes, one.around_um) for one in again.members] == [
+        (one.kind, one.weight, one.step_um, one.passes, one.around_um) for one in taught.members
     ]
     np.testing.assert_array_equal(again.predict(image, THICK), taught.predict(image, THICK))
 
@@ -104,6 +104,8 @@ CROOKED = [
     ({"unet.2.step_um": torch.tensor([1e-30])}, "a length of 1e-30 µm"),
     ({"unet.2.step_um": None}, "member unet.2: 'step_um'"),
     ({"unet.2.down0.0.weight": torch.zeros(4, 1, 3, 3)}, r"member unet.2: 'down0.0.weight' is \(4, 1, 3, 3\)"),
+    ({"unet.2.around_um": torch.tensor([-1.0])}, "surroundings of 0 to 1e\\+06 µm"),
+    ({"unet.2.around_um": torch.ones(2)}, "member unet.2: 'step_um'"),
     ({"urnet.3.passes": torch.tensor([1e9])}, "refines 1 to 100 times"),
     ({"urnet.3.passes": torch.tensor([1.5])}, "whole number 'passes'"),
     ({"trees.0.trees.feature": torch.full((1, 1), 99.0)}, "member trees.0: .* features that are not among the 6"),

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import teach
 from micronet import Volume, read_annotation, read_volume, write_volume
 from micronet.core.volume import upright
 from micronet.io import Segment, read_segmentation, write_segmentation
+from micronet.networks.kernels import jit
 from micronet.networks.taught import Taught
 from micronet.training.teach import course
 from micronet.training.teach.job import TeachJob, teach_file
@@ -80,7 +82,7 @@ def test_a_painted_slice_becomes_mask_weights_and_places_to_look_at(here, capsys
         "taught_vol.json", "taught_vol.pt", "taught_vol_labels",
     ]  # fmt: skip
     assert "learned     pixel trees" in out
-    assert "Dice on held-out parts of the slice: " in out
+    assert "Dice on held-out parts of the slice, which do not decide: " in out
     mask = read_annotation("taught/vol.seg.nrrd").mask
     assert mask.spacing_um == pytest.approx((2, 2, 2))
     elsewhere = np.arange(SHAPE[0]) != 12
@@ -91,6 +93,20 @@ def test_a_painted_slice_becomes_mask_weights_and_places_to_look_at(here, capsys
     assert record["weights"]["sha256"] == card["sha256"]
     assert record["labelled"] == {"lumen": int(truth[12].sum()), "background": int((~truth[12]).sum())}
     assert (card["network"], card["log"], card["expects"]["spacing_um"]) == ("taught", False, [2, 2, 2])
+
+
+def test_a_first_lesson_and_a_first_use_say_that_they_compile_and_no_other(taught, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cold"))
+    jit.cache_folder.cache_clear()
+    try:
+        for command in ((teach, *TEACH, "-o", "again", "--name", "b"), (infer, "vol.nrrd", "--model", "taught_vol")):
+            for said in (True, False):
+                assert exit_code(*command, "--force") == 0
+                assert ("compiling the engine for this machine, once" in capsys.readouterr().err) is said
+            for stamp in jit.cache_folder().glob("*.compiled"):
+                stamp.unlink()
+    finally:
+        jit.cache_folder.cache_clear()
 
 
 def test_what_was_taught_takes_no_cubes_of_another_network(taught, capsys):
@@ -246,7 +262,7 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(here, image, labels, wh
     assert sorted(path.name for path in Path().iterdir()) == ["labels.nrrd", "vol.nrrd"]
 
 
-@pytest.mark.parametrize("when", [0, 5, 9])
+@pytest.mark.parametrize("when", [0, 3, 6])
 def test_a_lesson_that_is_stopped_leaves_nothing_behind(here, when):
     def stop(done, whole, what):
         if done == when:
@@ -287,6 +303,24 @@ def test_a_course_teaches_what_it_chose_and_repeats_with_its_seed(lesson):
     states = [each.network.state_dict() for each in (one, two, other)]
     assert all((states[0][key] == states[1][key]).all() for key in states[0])
     assert states[0].keys() != states[2].keys() or any((states[0][k] != states[2][k]).any() for k in states[0])
+
+
+def test_where_planes_are_thick_a_micro_net_joins_what_was_chosen_by_whole_slices(lesson, monkeypatch):
+    monkeypatch.setattr(course, "_STEPS", 2)
+    monkeypatch.setattr(course, "_MOST_VOXELS", 20_000)
+    told = []
+    found = course.teach(lesson, 0, lambda *step: told.append(step))
+    names = [learner.name for learner in course.default_learners(lesson)]
+    assert len(names) == 3
+    if list(found.choice.names[:3]) == names:
+        assert found.choice.names[3:] == ("u-net, evened",)
+        assert [member.kind for member in found.network.members] == ["trees"] * 3 + ["unet"]
+        np.testing.assert_allclose(found.network.weight, np.array([2, 2, 2, 1]) / 7, rtol=1e-6)
+        assert "u-net, evened, step 2" in {what for _, _, what in told}
+    assert not any("u-net" in name for name in found.choice.scores)  # too slow to be held out from
+    cubes, strokes = replace(lesson, spacing_um=(1.0, 1.0, 1.0)), lesson.labels.copy()
+    strokes[:, :, 8:] = 0
+    assert [course.default_companions(one) for one in (cubes, replace(lesson, labels=strokes))] == [[], []]
 
 
 def test_the_mean_of_a_course_is_that_of_its_learners_on_the_volume(lesson):

@@ -273,8 +273,8 @@ def main(arguments: argparse.Namespace) -> int:
         return 0
 
     torch.set_num_threads(arguments.threads)
-    if not engine.is_ready(training=True):
-        engine.make_ready(training=True, progress=lambda _: None)
+    if not engine.is_ready("training"):
+        engine.make_ready("training")
     arguments.work.mkdir(parents=True, exist_ok=True)
     training = phantoms(FULL_TRAINING, SMALL_TRAINING, vary=True)
     validation = phantoms(FULL_VALIDATION, SMALL_VALIDATION, vary=True)

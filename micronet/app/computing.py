@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -10,7 +14,6 @@ from tqdm import tqdm
 from micronet.core.errors import printable
 from micronet.core.threads import physical_cores
 from micronet.networks import engine
-from micronet.networks.registry import Network
 
 __all__ = ["set_engine", "set_threads"]
 
@@ -22,26 +25,44 @@ def set_threads(threads: int | None) -> int:
     return number
 
 
-def set_engine(choice: engine.Engine, network: Network, *, training: bool = False, device: str = "cpu") -> str:
-    """Choose who computes a network, compile it if this is its first use here, and return its name for the person.
+def set_engine(choice: engine.Engine, work: Iterable[engine.Work], device: str = "cpu") -> str:
+    """Choose who computes, compile it if this is the first such work here, and return its name for the person.
 
     What is compiled is kept for the next time; a line and a bar say so while it happens, and a line where it is not.
     """
     engine.choose(choice)
-    kernels = network.tiling == "slabs" or network.in_um
-    if choice == "torch" or device != "cpu" or not kernels or not engine.available():
-        return "PyTorch"
-    if not engine.is_ready(training):
+    work = sorted(work) if device == "cpu" else []
+    if missing := [kind for kind in work if not engine.is_ready(kind)]:
         sys.stderr.write("compiling the engine for this machine, once; this takes about half a minute\n")
-        with tqdm(total=100, leave=False, disable=None, unit="%", bar_format="{l_bar}{bar}| {elapsed}") as bar:
+        form = "{l_bar}{bar}| {elapsed}"
+        with tqdm(total=100, leave=False, disable=None, unit="%", bar_format=form) as bar, _ticking(bar):
+            for done, kind in enumerate(missing):
 
-            def progress(fraction: float) -> None:
-                bar.update(round(100 * fraction) - bar.n)
+                def progress(fraction: float, done: int = done) -> None:
+                    bar.update(round(100 * (done + fraction) / len(missing)) - bar.n)
 
-            engine.make_ready(training, progress)
+                engine.make_ready(kind, progress)
         if reason := engine.unkept():
             sys.stderr.write(
                 printable(f"the compiled engine is not kept ({reason}): the next start compiles it again; ")
                 + "NUMBA_CACHE_DIR names another folder\n"
             )
-    return "numba engine"
+    return "PyTorch" if choice == "torch" or not work or not engine.available() else "numba engine"
+
+
+@contextmanager
+def _ticking(bar: Any) -> Iterator[None]:
+    """Redraw a bar every second while a block lasts: its clock shows that it is not stuck."""
+    over = threading.Event()
+
+    def tick() -> None:
+        while not over.wait(1.0):
+            bar.refresh()
+
+    clock = threading.Thread(target=tick, daemon=True)
+    clock.start()
+    try:
+        yield
+    finally:
+        over.set()
+        clock.join()

@@ -19,6 +19,7 @@ from micronet.core.errors import FileError, InputError
 from micronet.core.names import same_but_for_case
 from micronet.data.augmentation import AUGMENTATIONS, CROPS, CROPS_2D
 from micronet.data.dataset import DataSet, Sample, open_dataset, read_dataset
+from micronet.networks.engine import Work
 from micronet.networks.library import Build
 from micronet.networks.padding import Padding
 from micronet.networks.registry import Network, network_named, network_of
@@ -77,7 +78,8 @@ def _session(network: Network, arguments: argparse.Namespace, places: Places, po
     model = new_model(network, settings)
     check_size(model, arguments)
     dataset, samples = open_dataset(settings.dataset, settings.data)
-    computes = set_engine(getattr(arguments, "engine", "auto"), network, training=True)
+    work: list[Work] = ["training"] if network.tiling == "slabs" else []
+    computes = set_engine(getattr(arguments, "engine", "auto"), work)
     trainer, note = new_trainer(model.to(getattr(arguments, "device", "cpu")), settings, dataset, samples)
     keep_every = settings.validate_every if settings.kept == "all" else getattr(arguments, "keep_every", None)
     session = Session(trainer, dataset, samples, places, settings, ports, keep_every)

@@ -54,7 +54,10 @@ _Settings = TypeVar("_Settings")
 MOST_PHANTOMS = 10_000
 # What may be chosen, of modules that load PyTorch or SciPy; tests/test_options.py holds that these say the same.
 DOMAINS, AVERAGES = ("intensity", "amplitude", "db", "log"), ("log", "linear")
-PRESETS = ("oct",)
+PRESETS = (
+    *("oct", "decoys", "somites", "head-folds", "amnion", "cracks", "empty-vessels", "still-blood", "shadows"),
+    *("faded-walls", "saturated-lines", "motion", "bubbles"),
+)
 FORMATS = ("nrrd", "ome.zarr")
 PHANTOMS = ("oct", "shapes", "optic-lobe")
 ENGINES = ("auto", "numba", "torch")
@@ -276,7 +279,13 @@ def make_phantoms_parser() -> argparse.ArgumentParser:
     )
     _add_y_crop(p, "lumens and training end at this depth (Y); full size: 160")
     p.add_argument("--vary", action="store_true", help="OCT: other optics for each seed, for training")
-    p.add_argument("--preset", choices=PRESETS, default="oct", help="of OCT: the optics (default: %(default)s)")
+    p.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default="oct",
+        metavar="NAME",
+        help="of OCT: the optics: oct, decoys, or one decoy by name (default: %(default)s)",
+    )
     p.add_argument("--time-points", type=many, default=1, metavar="T", help="OCT: one heart beat in T volumes each")
     p.add_argument(
         "--from-annotation", type=path_option, nargs="+", metavar="FILE", help="OCT over these masks instead"

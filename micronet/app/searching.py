@@ -51,7 +51,7 @@ def search(arguments: argparse.Namespace) -> int:
     stem = f"{network.name}_{write_name(dataset.path.stem)}"
     outputs = _planned(arguments, stem, dataset)
     threads = set_threads(arguments.threads)
-    computes = set_engine(arguments.engine, network, training=True)
+    computes = set_engine(arguments.engine, ["training"] if network.tiling == "slabs" else [])
     bar = _Bar()
     candidate = _candidate(network, arguments, dataset, samples, bar)
     journal = arguments.output / f"{stem}.journal"

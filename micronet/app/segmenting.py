@@ -65,7 +65,7 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
         paths = these
     weights = Weights.load(weights_path, arguments.device, say=tell)
     job = replace(job, resample_um=_network_spacing(arguments.resample_um, weights))
-    computes = set_engine(arguments.engine, weights.network, device=arguments.device)
+    computes = set_engine(arguments.engine, weights.work, arguments.device)
     tell(f"weights {weights.path} ({weights.network.name}); {computes}, {arguments.device}, {threads} threads")
     if arguments.time_lapse:
         return _time_lapse(paths, weights, job, start, arguments)
@@ -133,7 +133,8 @@ def _each(paths: list[Path], weights: Weights, job: Job, summary: Outputs | None
     table = BatchSummary(summary, with_options)
 
     def told(outcomes: Sequence[Outcome]) -> list[str]:
-        return [*summary_lines(outcomes), f"this table: {summary.paths[0]}"]
+        lines = [*summary_lines(outcomes), f"this table: {summary.paths[0]}"]
+        return lines if job.measures else [*lines, "length and radius: with --measures"]
 
     code = run_batch(paths, segment, lambda path: path, debug=debug, note=table.add, table=told)
     table.finish()

@@ -13,10 +13,12 @@ from tqdm import tqdm
 from micronet.app.computing import set_engine, set_threads
 from micronet.app.options import settings_of, teach_parser
 from micronet.app.terminal import tell
-from micronet.core.errors import InputError
-from micronet.networks.registry import network_named
-from micronet.networks.weights import find_weights
-from micronet.training.teach.course import Progress
+from micronet.core.errors import InputError, MicronetError
+from micronet.io import open_stack
+from micronet.networks.engine import Work
+from micronet.networks.taught import Taught
+from micronet.networks.weights import find_weights, load_model
+from micronet.training.teach.course import Progress, planes_are_thick
 from micronet.training.teach.job import TeachJob, WouldReplaceError, teach_file
 
 __all__ = ["teach"]
@@ -28,7 +30,8 @@ def teach(arguments: argparse.Namespace, root: Path) -> int:
     start = None if arguments.start is None else find_weights(arguments.start, [trained, root / trained])
     job = settings_of(TeachJob, arguments, start=start, weights_folder=trained)
     set_threads(arguments.threads)
-    set_engine("auto", network_named("taught"), training=True)
+    earlier = None if start is None else load_model(start)
+    set_engine("auto", _work(arguments) | (earlier.work if isinstance(earlier, Taught) else set()))
     try:
         with _bar() as advance:
             outcome = teach_file(arguments.input, job, say=tell, on_progress=advance, force=arguments.force)
@@ -36,6 +39,16 @@ def teach(arguments: argparse.Namespace, root: Path) -> int:
         raise InputError(f"{error}, such as: {_elsewhere(arguments, error.name)}") from error
     tell(f"{outcome.status}  {outcome.path.name}  {outcome.message}")
     return 0
+
+
+def _work(arguments: argparse.Namespace) -> set[Work]:
+    """Return what the engine has to be ready for, by the volume's header; `teach_file` says what is wrong there."""
+    try:
+        with open_stack(arguments.input, axes=arguments.axes, spacing_um=arguments.spacing_um) as stack:
+            spacing_um = stack.grid.spacing_um
+    except MicronetError:
+        return set()
+    return {"trees", "training"} if spacing_um is not None and planes_are_thick(spacing_um) else {"trees"}
 
 
 def _elsewhere(arguments: argparse.Namespace, name: str | None) -> str:

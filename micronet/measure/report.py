@@ -15,7 +15,7 @@ from micronet.core.names import write_name
 from micronet.core.provenance import versions
 from micronet.io import Sources, files_of
 from micronet.measure.pairs import Evaluation, MaskPair, Pair, Reading
-from micronet.measure.scores import RESAMPLES, WORDS, Scoring, Summary, interval_name
+from micronet.measure.scores import RESAMPLES, WORDS, Scoring, Summary, interval_name, score_text
 from micronet.measure.tables import settings_of
 from micronet.measure.thresholds_plot import sweep_figure
 from micronet.report.page.grid import VOXELS, Grid
@@ -69,7 +69,7 @@ class EvaluationReport:
         movie = Movie(Grid(masks.annotated.shape, masks.spacing_um, voxels))
         movie.add(masks.predicted.array, "prediction")
         name = write_name(masks.name)
-        name = name if self._pairs == 1 else f"{name}: Dice {_number(evaluation.scores.dice)}"
+        name = name if self._pairs == 1 else f"{name}: Dice {score_text(evaluation.scores.dice)}"
         shown = Shown(
             name,
             movie,
@@ -132,7 +132,7 @@ class EvaluationReport:
             evaluation = entries[0].evaluation
             pair = evaluation.pair
             facts.insert(0, f"{write_name(pair.prediction.name)} against {write_name(pair.annotation.name)}")
-            facts.insert(1, f"Dice {_number(evaluation.scores.dice)}")
+            facts.insert(1, f"Dice {score_text(evaluation.scores.dice)}")
             if evaluation.spacing_um is None:
                 facts.insert(2, "voxel size not known, so nothing in µm")
         elif len(entries) < len(self._entries):
@@ -183,13 +183,13 @@ def _scores(
 ) -> list[Markup]:
     if len(evaluations) == 1:
         values = evaluations[0].scores.values()
-        rows = [(WORDS[name], _number(value)) for name, value in values.items()]
+        rows = [(WORDS[name], score_text(value)) for name, value in values.items()]
         return [table(("score", "value"), rows, [definitions[name] for name in values])]
     body = [
         (
             WORDS[one.name],
-            _number(one.median),
-            f"{_number(one.low)} to {_number(one.high)}" if one.count > 1 else "–",
+            score_text(one.median),
+            f"{score_text(one.low)} to {score_text(one.high)}" if one.count > 1 else "–",
             str(one.count),
         )
         for one in summaries
@@ -211,7 +211,7 @@ def _scores(
 
 def _each_volume(evaluations: Sequence[Evaluation]) -> list[Markup]:
     rows = [
-        (write_name(one.pair.name), *(_number(one.scores.values()[name]) for name in _MAIN_SCORES))
+        (write_name(one.pair.name), *(score_text(one.scores.values()[name]) for name in _MAIN_SCORES))
         for one in evaluations[:_MOST_ROWS]
     ]
     which = f"The first {_MOST_ROWS} of {len(evaluations)} volumes" if len(evaluations) > _MOST_ROWS else "Main scores"
@@ -250,19 +250,6 @@ def _histograms(masks: MaskPair) -> list[Markup]:
         caption = "Probabilities of the voxels that are annotated, and of those that are not."
         parts.append(figure(plot(lines, "probability", "voxels", y_log=True), caption))
     return parts
-
-
-def _number(value: float) -> str:
-    """Return a number for a person.
-
-    >>> [_number(value) for value in (3, 0.9, 12.3456, 5503585.2, math.inf, math.nan)]
-    ['3', '0.9000', '12.35', '5,503,585', '∞', '–']
-    """
-    if isinstance(value, float) and not math.isfinite(value):
-        return "–" if math.isnan(value) else "∞"
-    if isinstance(value, int) or abs(value) >= 10_000:
-        return f"{value:,.0f}"
-    return f"{value:.4f}" if abs(value) <= 1 else f"{value:.4g}"
 
 
 def _plain(value: Any) -> Any:

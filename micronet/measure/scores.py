@@ -23,6 +23,7 @@ __all__ = [
     "Summary",
     "interval_name",
     "score_masks",
+    "score_text",
     "summarise",
 ]
 
@@ -84,6 +85,19 @@ WORDS: Mapping[str, str] = {
 }
 # Of up to so many values, resamples whose median is the lowest are more than one in forty: the interval is the range.
 _MOST_RANGE = 5
+
+
+def score_text(value: float) -> str:
+    """Return a score, or any number beside it, as a person reads it.
+
+    >>> [score_text(value) for value in (3, 0.9, 0.0, 12.3456, 5503585.2, math.inf, math.nan)]
+    ['3', '0.9000', '0', '12.35', '5,503,585', '∞', '–']
+    """
+    if not math.isfinite(value):
+        return "–" if math.isnan(value) else "∞"
+    if float(value).is_integer() or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4f}" if abs(value) <= 1 else f"{value:.4g}"
 
 
 @dataclass(frozen=True)

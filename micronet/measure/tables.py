@@ -14,7 +14,7 @@ from micronet.core.provenance import versions
 from micronet.core.table import number_cell, write_table
 from micronet.measure.lumen_files import vessel_paths
 from micronet.measure.pairs import Evaluation, Pair, Reading
-from micronet.measure.scores import RESAMPLES, Scores, Scoring, Summary, interval_name
+from micronet.measure.scores import RESAMPLES, WORDS, Scores, Scoring, Summary, interval_name, score_text
 from micronet.measure.thresholds import Sweep
 from micronet.measure.thresholds_plot import write_sweep_plot
 
@@ -136,13 +136,13 @@ def _told(evaluation: Evaluation) -> dict[str, str]:
 def summary_lines(evaluations: Sequence[Evaluation], summaries: Sequence[Summary]) -> list[str]:
     """Return the scores for a person: those of one pair, or the medians over several with their intervals."""
     if len(evaluations) == 1:
-        return [f"{name:<18}{number_cell(value)}" for name, value in evaluations[0].scores.values().items()]
+        return [f"{WORDS[name]:<24}{score_text(value)}" for name, value in evaluations[0].scores.values().items()]
     count = len(evaluations)
     told = "their range: of so few, the bootstrap interval is no narrower"
     lines = [f"median of {count} volumes [{told if interval_name(count) == 'range' else '95 % bootstrap interval'}]"]
     for one in summaries:
-        interval = f"  [{number_cell(one.low)}, {number_cell(one.high)}]" if one.count > 1 else ""
-        lines.append(f"{one.name:<18}{number_cell(one.median)}{interval}")
+        interval = f"  [{score_text(one.low)}, {score_text(one.high)}]" if one.count > 1 else ""
+        lines.append(f"{WORDS[one.name]:<24}{score_text(one.median)}{interval}")
     return lines
 
 

@@ -56,8 +56,8 @@ def sweep_figure(sweep: Sweep, threshold: float, *, title: str = "") -> Figure:
     axes.plot(recall, precision, color=_CURVE_COLOUR, linewidth=2.0, solid_joinstyle="round")
     in_use = int(np.argmin(np.abs(np.array(sweep.thresholds) - threshold)))
     for index, colour, marker, size, name in (
-        (sweep.best, ANNOTATION_COLOUR, "D", 9, "best Dice"),
-        (in_use, MASK_COLOUR, "o", 7, "in use"),
+        (sweep.best, ANNOTATION_COLOUR, "D", 9, f"best Dice: above {sweep.thresholds[sweep.best]:.3f}"),
+        (in_use, MASK_COLOUR, "o", 7, f"in use: above {threshold:g}"),
     ):
         if index in shown:
             counts = sweep.counts[index]
@@ -70,7 +70,7 @@ def sweep_figure(sweep: Sweep, threshold: float, *, title: str = "") -> Figure:
                 markeredgecolor="black",
                 markeredgewidth=0.8,
                 linestyle="none",
-                label=f"{name}: above {sweep.thresholds[index]:.2f}, Dice {counts.f_score():.3f}",
+                label=f"{name}, Dice {counts.f_score():.3f}",
                 zorder=3,
             )
     _name_thresholds(axes, sweep, shown)

@@ -27,6 +27,7 @@ __all__ = [
     "TILE_HALO",
     "Engine",
     "TileSizes",
+    "Work",
     "available",
     "choose",
     "forget_memory",
@@ -46,6 +47,8 @@ __all__ = [
 ]
 
 Engine = Literal["auto", "numba", "torch"]
+#: What is compiled at a time: `micronet.networks.kernels.warm`.
+Work = Literal["forward", "training", "trees", "perceptrons"]
 #: ``read(z0, z1)`` returns planes z0 .. z1 - 1, float32 (z1 - z0, Y, X).
 Planes = Callable[[int, int], NDArray[np.float32]]
 
@@ -70,20 +73,20 @@ def choose(engine: Engine) -> None:
     _choice["engine"] = engine
 
 
-def is_ready(training: bool = False) -> bool:
-    """Return whether nothing has to be compiled before the first pass (and step, with `training`) on this machine."""
-    if _choice["engine"] == "torch" or not available():
+def is_ready(work: Work) -> bool:
+    """Return whether nothing has to be compiled before work of a kind on this machine."""
+    if work in ("forward", "training") and (_choice["engine"] == "torch" or not available()):
         return True
     from micronet.networks.kernels.warm import is_compiled
 
-    return is_compiled(training)
+    return is_compiled(work)
 
 
-def make_ready(training: bool, progress: Callable[[float], None]) -> None:
-    """Compile what is needed, once for this machine and version; `progress` gets the fraction done, 0 to 1."""
+def make_ready(work: Work, progress: Callable[[float], None] | None = None) -> None:
+    """Compile what work of a kind needs, once for this machine and version; `progress` gets the fraction done."""
     from micronet.networks.kernels.warm import warm_up
 
-    warm_up(training, progress)
+    warm_up(work, progress)
 
 
 def unkept() -> str:

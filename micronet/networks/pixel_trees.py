@@ -71,9 +71,10 @@ class PixelTrees:
 
 def train_pixel_trees(
     features: NDArray[np.float32],
-    lumen: NDArray[np.bool_],
+    lumen: NDArray[np.bool_ | np.float32],
     scales_um: Sequence[float],
     *,
+    weight: NDArray[np.float32] | None = None,
     trees: int = 150,
     around_um: float = 0.0,
     seed: int = 0,
@@ -81,10 +82,10 @@ def train_pixel_trees(
 ) -> PixelTrees:
     """Fit boosted trees to features of annotated voxels; arguments as `training.teach.pixel.train_pixel_network`.
 
-    `around_um` is kept with them, for features that are those of the evened image.
-    The same seed gives the same trees, whatever the threads.
+    `lumen` and `weight` are as `micronet.networks.kernels.boosting.boost` takes them. `around_um` is kept with the
+    trees, for features that are those of the evened image. The same seed gives the same trees, whatever the threads.
     """
-    found = boost(features, lumen, trees=trees, seed=seed, threads=threads)
+    found = boost(features, lumen, weight=weight, trees=trees, seed=seed, threads=threads)
     rounded = found._replace(start=float(np.float32(found.start)))  # as the state dict holds it
     return PixelTrees(tuple(float(np.float32(scale)) for scale in scales_um), rounded, float(np.float32(around_um)))
 

@@ -7,7 +7,8 @@ the volume is resampled to the isotropic step of its weights, and what it finds 
 The state dict is all there is, plain float32 tensors: ``weight`` (members,), not negative; ``spacing_um`` (3,) of the
 volume taught on; ``logarithm`` (1,), 1 where the members were taught on the logarithm of linear intensities; and of
 member N ``trees.N.*`` (see pixel_trees.py), ``pixel.N.*`` (pixel.py), ``unet.N.*`` or ``urnet.N.*`` (models.py), the
-last two with ``step_um`` (1,), a µr-Net with ``passes`` (1,), its refinements.
+last two with ``step_um`` (1,) and, where they look at the evened image, ``around_um`` (1,), a µr-Net with ``passes``
+(1,), its refinements.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from torch import Tensor, nn
 from micronet.core.errors import InputError, setting
 from micronet.core.regrid import isotropic_shape, resampled
 from micronet.networks import engine
+from micronet.networks.evening import evened
 from micronet.networks.models import MicroNet, MicroRNet
-from micronet.networks.normalize import normalize_mask
+from micronet.networks.normalize import normalize_image, normalize_mask
 from micronet.networks.padding import Padding
 
 __all__ = ["Member", "Taught", "is_taught", "taught_for_state"]
@@ -37,6 +39,7 @@ Array = NDArray[np.float32]
 Kind = Literal["trees", "pixel", "unet", "urnet"]
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
+_WORK: dict[Kind, engine.Work] = {"trees": "trees", "pixel": "perceptrons", "unet": "forward", "urnet": "forward"}
 _KEY = re.compile(rf"({'|'.join(_KINDS)})\.([0-9]{{1,2}})\.(.+)")
 #: More than any of these is nothing we taught; a file may hold anything.
 _MOST_MEMBERS, _MOST_PASSES = 16, 100
@@ -62,6 +65,9 @@ class Member:
         Of the isotropic grid that a µ-Net or µr-Net looks at.
     passes : int
         Refinements of a µr-Net.
+    around_um : float
+        Surroundings that the image is evened by, and normalised again, before a µ-Net or µr-Net sees it; 0: it is not.
+        Pixel members hold their own.
     """
 
     kind: Kind
@@ -69,6 +75,7 @@ class Member:
     weight: float = 1.0
     step_um: float = 1.0
     passes: int = 1
+    around_um: float = 0.0
 
     @property
     def by_voxel(self) -> bool:
@@ -80,6 +87,8 @@ class Member:
         yield from self.network.state_dict().items()
         if not self.by_voxel:
             yield "step_um", torch.tensor([self.step_um])
+            if self.around_um:
+                yield "around_um", torch.tensor([self.around_um])
         if self.kind == "urnet":
             yield "passes", torch.tensor([float(self.passes)])
 
@@ -112,6 +121,8 @@ class Taught(nn.Module):
         for length in (*spacing_um, *(member.step_um for member in members)):
             if not _LENGTHS_UM[0] <= length <= _LENGTHS_UM[1]:
                 raise InputError(f"a length of {length:g} µm; {_LENGTHS_UM[0]:g} to {_LENGTHS_UM[1]:g} expected")
+        if any(not 0 <= member.around_um <= _LENGTHS_UM[1] for member in members):
+            raise InputError(f"surroundings of 0 to {_LENGTHS_UM[1]:g} µm expected")
         if any(not 1 <= member.passes <= _MOST_PASSES for member in members):
             raise InputError(f"a µr-Net refines 1 to {_MOST_PASSES} times")
         if {"urnet"} & {member.kind for member in members} and not any(member.by_voxel for member in members):
@@ -120,6 +131,11 @@ class Taught(nn.Module):
         self.weight = nn.Parameter(torch.tensor(weights, dtype=torch.float32), requires_grad=False)
         self.spacing_um = cast(tuple[float, float, float], tuple(map(float, spacing_um)))
         self.logarithm = logarithm
+
+    @property
+    def work(self) -> frozenset[engine.Work]:
+        """What the numba engine has to be ready for."""
+        return frozenset(_WORK[member.kind] for member in self.members)
 
     def state_dict(self, *_: Any, **__: Any) -> OrderedDict[str, Tensor]:  # type: ignore[override]
         """Return plain float32 tensors, from which `taught_for_state` builds the same."""
@@ -212,7 +228,7 @@ class Taught(nn.Module):
                 continue
             small = isotropic_shape(shape, spacing_um or self.spacing_um, member.step_um)
             # Resampling holds its input, two samples and their sum, axis by axis.
-            regrid = 20 * max(voxels, math.prod(small))
+            regrid = 20 * max(voxels, math.prod(small)) + 4 * voxels * bool(member.around_um)
             most = max(most, regrid + engine.pass_bytes(Padding(small).shape) + 16 * math.prod(small))
         return most + 4 * voxels * any(member.kind == "urnet" for member in self.members)
 
@@ -222,7 +238,8 @@ def _on_isotropic_grid(member: Member, image: Array, spacing_um: Sequence[float]
     shape = isotropic_shape(image.shape, spacing_um, member.step_um)
     padding = Padding(shape)
     x = torch.empty((1, 2 if member.kind == "urnet" else 1, *padding.shape))
-    x[0, 0] = torch.from_numpy(padding.pad(resampled(image, shape)))
+    seen = normalize_image(evened(image, spacing_um, member.around_um)) if member.around_um else image
+    x[0, 0] = torch.from_numpy(padding.pad(resampled(seen, shape)))
     now = np.zeros(shape, np.float32) if start is None else resampled(start, shape)
     with torch.inference_mode():
         for _ in range(member.passes):
@@ -289,10 +306,11 @@ def _member(kind: Kind, number: int, tensors: dict[str, Tensor], weight: float) 
         if kind == "pixel":
             return Member(kind, pixel_network_for_state(tensors), weight)
         step, passes = tensors.pop("step_um", None), tensors.pop("passes", torch.ones(1))
-        if step is None or step.shape != (1,) or passes.shape != (1,) or float(passes) != round(float(passes)):
+        around = tensors.pop("around_um", torch.zeros(1))
+        if step is None or {step.shape, passes.shape, around.shape} != {(1,)} or float(passes) != round(float(passes)):
             raise InputError("'step_um' (1,), and of a µr-Net a whole number 'passes' (1,), expected")
         network = _micro(MicroRNet if kind == "urnet" else MicroNet, tensors)
-        return Member(kind, network, weight, float(step), int(passes))
+        return Member(kind, network, weight, float(step), int(passes), float(around))
     except InputError as error:
         raise InputError(f"member {kind}.{number}: {error}") from error
 

@@ -57,7 +57,7 @@ def find_weights(name: str, folders: Sequence[Path]) -> Path:
             return candidate
     known = sorted({file.stem for folder in folders for file in folder.glob("*.pt")})
     raise FileError(
-        f"no weights '{name}': no such file, nor in {', '.join(f'{folder.name}/' for folder in folders)}; "
+        f"no weights '{name}': no such file, nor in {', '.join(f'{folder}/' for folder in folders)}; "
         f"give a path {setting('model')} or one of: {', '.join(known) or '(none there)'}"
     )
 

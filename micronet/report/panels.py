@@ -136,14 +136,15 @@ def sampled(shape: tuple[int, ...], most: int = 64) -> tuple[slice, ...]:
 def grey_range(values: NDArray[Any], *, projection: bool = False) -> tuple[float, float]:
     """Return what to show black and white, never equal, always finite: the 0.5th and the 99.5th percentile.
 
-    Of a maximum projection most pixels are nearly as bright as the brightest: white is what leaves its median at
-    most at two thirds of the way, so that contours stand out and nothing is burnt out.
+    Of a maximum projection many pixels are nearly as bright as the brightest: white is what leaves its median at most
+    at two thirds of the way and its 90th percentile at four fifths: contours stand out, and nothing is burnt out.
     """
-    low, middle, high = (float(value) for value in np.nanpercentile(values.astype(np.float64), (0.5, 50, 99.5)))
+    shares = np.nanpercentile(values.astype(np.float64), (0.5, 50, 90, 99.5))
+    low, middle, bright, high = (float(value) for value in shares)
     if not (math.isfinite(low) and math.isfinite(high)):
         return 0.0, 1.0
     if projection:
-        high = max(high, low + 1.5 * (middle - low))
+        high = max(high, low + 1.5 * (middle - low), low + 1.25 * (bright - low))
     return (low, high) if high > low else (low - 0.5, low + 0.5)
 
 

@@ -186,6 +186,8 @@ class Scene:
             annotated, known = _inside(self.annotation), None
             if self.known is not None:
                 annotated, known = annotated & self.known, flat(self.known)
+                if plane is None:  # lumen along the way is known from one voxel, that there is none from all of them
+                    known = flat(annotated) | ~flat(~self.known)
             contours.insert(0, Contour(flat(annotated), self.annotation_name, ANNOTATION_COLOUR, 1.6, known))
         return Panel(
             picture,

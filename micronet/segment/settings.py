@@ -20,6 +20,7 @@ from micronet.io.mesh import MESH_FORMATS
 from micronet.measure.cleaning import Cleaning
 from micronet.measure.lumen_files import surface_path, vessel_paths
 from micronet.networks.card import card_path
+from micronet.networks.engine import Work
 from micronet.networks.registry import Network, dimensions_of, network_of
 from micronet.networks.weights import load_model
 from micronet.report.wish import FigureWish
@@ -62,6 +63,13 @@ class Weights:
     def taught_on_log(self) -> bool:
         """Whether the network wants the logarithm of linear intensities, by its own word."""
         return self.network.in_um and bool(cast(Any, self.model).logarithm)
+
+    @property
+    def work(self) -> frozenset[Work]:
+        """What the numba engine has to be ready for."""
+        if self.network.in_um:
+            return cast(Any, self.model).work  # type: ignore[no-any-return]
+        return frozenset({"forward"} if self.network.tiling == "slabs" else ())
 
     def passes(self, job: Job) -> int:
         """Return how often this network looks at a volume, at most."""

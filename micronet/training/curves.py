@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from micronet.core.names import shortened, write_name
 from micronet.report.figure import new_figure, tidy_axes, write_figure
@@ -78,7 +79,9 @@ def write_curves(
     score.set_ylim(0, 1.02)
     loss.set_ylabel("loss")
     loss.set_xlabel("step")
+    loss.margins(y=0.08)
     loss.set_ylim(bottom=0)
+    loss.xaxis.set_major_locator(MaxNLocator(integer=True))  # there are no half steps
     for one in axes:
         tidy_axes(one)
     _mark(axes, changes)

@@ -49,7 +49,7 @@ def best_line(trainer: Trainer) -> str:
         return f"{best}: these weights"
     if trainer.present_f == trainer.best_f:
         return f"{best}, now as good"
-    return f"{best}, {_present(trainer)}: load best"
+    return f"{best}, {'these weights ' if trainer.present_f is None else ''}{_present(trainer)}: load best"
 
 
 def not_the_best(trainer: Trainer) -> str:
@@ -63,7 +63,7 @@ def not_the_best(trainer: Trainer) -> str:
 
 
 def _present(trainer: Trainer) -> str:
-    return "now not validated" if trainer.present_f is None else f"now {trainer.present_f:.3f}"
+    return "not validated" if trainer.present_f is None else f"now {trainer.present_f:.3f}"
 
 
 def rate_in_use(trainer: Trainer) -> str:

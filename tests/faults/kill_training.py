@@ -53,7 +53,7 @@ def main():
     p.add_argument("--seed", type=int, default=1, metavar="S")
     arguments = p.parse_args()
     torch.set_num_threads(1)
-    engine.make_ready(training=True, progress=lambda _: None)
+    engine.make_ready("training")
     rng = np.random.default_rng(arguments.seed)
     with tempfile.TemporaryDirectory() as place:
         return campaign(Path(place), arguments.kills, rng)

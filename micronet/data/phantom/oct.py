@@ -80,19 +80,23 @@ class _Scene:
     def __init__(self, mask: NDArray[np.bool_], physics: Optics, rng: np.random.Generator, threads: int) -> None:
         self._mask, self._physics = mask, physics
         self._tissues = Tissues(mask, physics, rng, threads)
-        self._speckle = rng.standard_exponential(mask.shape, dtype=np.float32)
+        self._speckle = _speckle(mask.shape, physics.speckle_grain_vox, rng)
         self._spread, self._average = _gaussian(physics.blur_vox), _gaussian(physics.speckle_average_vox)
 
     def grey(self, begin: int, end: int) -> NDArray[np.float64]:
         """Return the planes from `begin` to before `end` in grey values from 0 to 255, whole numbers."""
         physics = self._physics
         first, last, inner = self._with_reach(begin, end, self._spread)
-        intensity = _averaged(self._tissues.intensity(first, last), self._spread)[inner]
+        scenery = self._tissues.scenery
+        intensity = scenery.moved(self._tissues.intensity(first, last), first)
+        intensity = _averaged(intensity, self._spread)[inner]
         intensity += np.float32(math.exp(physics.noise_floor))
         first, last, inner = self._with_reach(begin, end, self._average)
         contrast = _averaged(self._speckle[first:last], self._average)[inner]
         contrast -= 1
-        np.multiply(contrast, np.float32(physics.blood_speckle), out=contrast, where=self._mask[begin:end])
+        still = scenery.still(begin, end)
+        flowing = np.float32(physics.blood_speckle) if still is None else still + (1 - still) * physics.blood_speckle
+        np.multiply(contrast, flowing, out=contrast, where=self._mask[begin:end], dtype=np.float32)
         contrast += 1
         intensity *= contrast
         # In float64, whose logarithm every processor rounds alike but for one voxel in millions.
@@ -106,6 +110,19 @@ class _Scene:
         """Return the planes that a kernel looks at for some planes, and where these lie among them."""
         first, last = max(begin - len(kernel) // 2, 0), min(end + len(kernel) // 2, len(self._mask))
         return first, last, slice(begin - first, end - first)
+
+
+def _speckle(shape: tuple[int, ...], grain_vox: float, rng: np.random.Generator) -> _Field:
+    """Return fully developed speckle of mean 1: the intensity of a circular-Gaussian field with grains along depth."""
+    kernel = _gaussian(grain_vox)
+    if len(kernel) == 1:
+        return rng.standard_exponential(shape, dtype=np.float32)
+    kernel /= np.sqrt(2 * (kernel**2).sum(dtype=np.float32))
+    speckle = np.zeros(shape, np.float32)
+    for _ in range(2):  # real and imaginary part
+        part = rng.standard_normal(shape, dtype=np.float32)
+        speckle += ndimage.correlate1d(part, kernel, 1, mode="wrap") ** 2
+    return speckle
 
 
 def _gaussian(sigma_vox: float) -> _Field:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from micronet.core.errors import InputError
 from micronet.data.phantom.anatomy import lumen_mask
 from micronet.data.phantom.oct import render_oct
-from micronet.data.phantom.optics import PRESETS, Optics, varied
+from micronet.data.phantom.optics import PRESETS, VARIATION, Optics, varied
 from micronet.data.phantom.sizes import Anatomy
 
 __all__ = ["mask_of_seed", "optics_of_seed", "phantom_of_seed", "speckle_of_seed"]
@@ -66,7 +66,9 @@ def speckle_of_seed(seed: int, time_point: int = 0) -> np.random.Generator:
 def optics_of_seed(seed: int, *, vary: bool, preset: str = "oct") -> Optics:
     """Return a preset of `micronet.data.phantom.PRESETS`, or with `vary` what the seed draws around it."""
     optics = PRESETS[preset]
-    return varied(optics, np.random.default_rng([seed, _OPTICS])) if vary else optics
+    if not vary:
+        return optics
+    return varied(optics, np.random.default_rng([seed, _OPTICS]), VARIATION.get(preset, 1.0))
 
 
 def phantom_of_seed(

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from micronet.data.phantom.distance import squared_distance
+from micronet.data.phantom.fields import coarse_noise, doubled, step
 from micronet.data.phantom.optics import Optics
+from micronet.data.phantom.scenery import Scenery
 
 __all__ = ["Tissues"]
 
@@ -51,7 +53,7 @@ class Tissues:
         self.inside = squared_distance(~mask, self.reach, threads)
         self.texture = None
         if optics.body_texture > 0 or optics.wall_texture > 0:
-            self.texture = _coarse_noise(mask.shape, rng, optics.texture_um / spacing)
+            self.texture = coarse_noise(mask.shape, rng, optics.texture_um / spacing)
         coarse = np.ascontiguousarray(mask[::2, ::2, ::2])
         self.heart = self._roomy(coarse, optics.heart_radius_um / spacing, threads)
         self.to_heart = None
@@ -64,6 +66,8 @@ class Tissues:
         # How fast one gets away from the lumen by going down: 1 under it, -1 above it.
         self.facing = (np.gradient(away, axis=1) / 2).astype(np.float32) if away.shape[1] > 1 else np.zeros_like(away)
         self.sheet = _sheet_depth(mask & (doubled(self.heart, mask.shape, 0, len(mask)) < 0.5))
+        # Of a stream of its own: without decoys an image is what it was before there were any.
+        self.scenery = Scenery(optics.decoys, mask, self.sheet, spacing, rng.spawn(1)[0])
         self._make_tables()
 
     def _roomy(self, coarse: NDArray[np.bool_], radius_vox: float, threads: int) -> _Field:
@@ -107,15 +111,12 @@ class Tissues:
         self.heart_wall = layers.astype(np.float32)
         self.core = (1 - np.exp(-distance * spacing / o.core_um)).astype(np.float32)
 
-    def intensity(self, begin: int, end: int) -> _Field:
-        """Return the mean intensity of planes begin .. end - 1, before noise and speckle."""
+    def _surroundings(self, begin: int, end: int) -> tuple[_Field, _Field, _Field, _Field]:
+        """Return reflectivity and loss without walls and lumens, the depth below the yolk sac, and how far in it."""
         o = self.optics
         voxels = np.float32(1 / o.spacing_um)
-        mask, planes = self.mask[begin:end], slice(begin, end)
-        heart, facing = (doubled(field, self.mask.shape, begin, end) for field in (self.heart, self.facing))
-        depth = np.arange(mask.shape[1], dtype=np.float32)[None, :, None] - self.sheet[planes, None]
+        depth = np.arange(self.mask.shape[1], dtype=np.float32)[None, :, None] - self.sheet[begin:end, None]
         below = depth > 0
-
         level: _Field = (depth - np.float32(o.coelom_um) * voxels) * np.float32(0.5) + np.float32(0.5)
         _cut(level)
         level *= o.body - o.coelom
@@ -126,16 +127,27 @@ class Tissues:
             _cut(near)
             near *= depth > np.float32(o.coelom_um) * voxels
             _mix(level, near, o.pericardium)
+        self.scenery.into_body(level, depth, o.coelom, o.coelom_um / o.spacing_um, o.vessel_blood, begin)
         level[~below] = o.medium
+        self.scenery.into_medium(level, depth, o.vessel_wall, begin)
         loss = below * np.float32(o.body_loss_per_mm)
-        in_sheet = _step((np.float32(o.sheet_um / 2) * voxels - np.abs(depth)) / np.float32(_SHEET_EDGE))
+        in_sheet = step((np.float32(o.sheet_um / 2) * voxels - np.abs(depth)) / np.float32(_SHEET_EDGE))
         _mix(level, in_sheet, o.sheet)
         np.maximum(loss, in_sheet * np.float32(o.sheet_loss_per_mm), out=loss)
+        return level, loss, depth, in_sheet
+
+    def intensity(self, begin: int, end: int) -> _Field:
+        """Return the mean intensity of planes begin .. end - 1, before noise and speckle."""
+        o = self.optics
+        mask, planes = self.mask[begin:end], slice(begin, end)
+        heart, facing = (doubled(field, self.mask.shape, begin, end) for field in (self.heart, self.facing))
+        level, loss, depth, in_sheet = self._surroundings(begin, end)
 
         outside: NDArray[np.intp] = self.outside[planes].astype(np.intp)
-        down = _step(np.float32(1.2) * facing)
+        down = step(np.float32(1.2) * facing)
         in_wall = _between(self.vessel_roof, self.vessel_floor, outside, down)
         _mix(in_wall, heart, _between(self.heart_roof, self.heart_floor, outside, down))
+        self.scenery.fade(in_wall, begin)
         wall = self.heart_wall[outside]
         wall -= o.vessel_wall
         wall *= heart
@@ -145,7 +157,7 @@ class Tissues:
         _mix(level, in_wall, wall)
         _mix(loss, in_wall, o.wall_loss_per_mm)
         if self.texture is not None:
-            strength = np.where(below, np.float32(o.body_texture), np.float32(0))
+            strength = np.where(depth > 0, np.float32(o.body_texture), np.float32(0))
             _mix(strength, np.maximum(in_wall, in_sheet), o.wall_texture)
             level += strength * doubled(self.texture, self.mask.shape, begin, end)
 
@@ -155,12 +167,14 @@ class Tissues:
         blood += o.heart_blood - o.vessel_blood
         blood *= heart
         blood += o.vessel_blood
+        self.scenery.dim(blood, begin)
         np.copyto(level, blood, where=mask)
         np.copyto(loss, np.float32(o.blood_loss_per_mm), where=mask)
 
         path = np.cumsum(loss, axis=1, out=loss)
         path *= np.float32(2 * o.spacing_um / 1000)  # down and back
         level -= path
+        self.scenery.on_the_way(level, depth, begin)
         # In float64, whose exponential every processor rounds alike but for one voxel in millions.
         return np.exp(level, dtype=np.float64).astype(np.float32)
 
@@ -168,11 +182,6 @@ class Tissues:
 def _cut(ramp: _Field) -> _Field:
     """Cut to 0 .. 1, in place."""
     return np.clip(ramp, 0, 1, out=ramp)
-
-
-def _step(ramp: _Field) -> _Field:
-    """Return a smooth step from 0 to 1."""
-    return np.asarray(1 / (1 + np.exp(np.clip(np.float32(-2.5) * ramp, -30, 30))), np.float32)
 
 
 def _mix(field: _Field, weight: _Field, value: _Field | float) -> None:
@@ -185,18 +194,6 @@ def _between(first: _Field, second: _Field, index: NDArray[np.intp], weight: _Fi
     low = first[index]
     _mix(low, weight, second[index])
     return low
-
-
-def doubled(field: _Field, shape: tuple[int, ...], begin: int, end: int) -> _Field:
-    """Return planes begin .. end - 1 of a field at twice its sampling, linear between its samples, cut to `shape`."""
-    z = np.arange(begin, end)
-    result = 0.5 * (field[z // 2] + field[np.minimum((z + 1) // 2, len(field) - 1)])
-    for axis in (1, 2):
-        shifted = np.concatenate([np.delete(result, 0, axis), np.take(result, [-1], axis)], axis)
-        both = np.stack([result, 0.5 * (result + shifted)], axis=axis + 1)
-        merged = (*result.shape[:axis], 2 * result.shape[axis], *result.shape[axis + 1 :])
-        result = np.take(both.reshape(merged), np.arange(shape[axis]), axis)
-    return result
 
 
 def _sheet_depth(vessels: NDArray[np.bool_]) -> _Field:
@@ -232,10 +229,3 @@ def _sheet_depth(vessels: NDArray[np.bool_]) -> _Field:
     drawn = ndimage.gaussian_filter(np.where(near, residual, 0.0), 6.0)
     sheet = fitted + drawn / (weight + 0.02)
     return np.asarray(np.clip(sheet, 0.0, y - 1.0), np.float32)
-
-
-def _coarse_noise(shape: tuple[int, ...], rng: np.random.Generator, length_vox: float) -> _Field:
-    """Return low-pass noise of mean 0 and standard deviation 1, at half the resolution."""
-    noise = rng.standard_normal(tuple((n + 1) // 2 for n in shape))
-    noise = ndimage.gaussian_filter(noise, length_vox / 2, mode="wrap", truncate=3.0)
-    return np.asarray((noise - noise.mean()) / noise.std(), np.float32)

@@ -35,8 +35,9 @@ class Trees(NamedTuple):
 
 def boost(
     features: NDArray[np.float32],
-    lumen: NDArray[np.bool_],
+    lumen: NDArray[np.bool_ | np.float32],
     *,
+    weight: NDArray[np.float32] | None = None,
     trees: int = 150,
     depth: int = 5,
     rate: float = 0.1,
@@ -50,7 +51,10 @@ def boost(
     Parameters
     ----------
     features : ndarray of shape (voxels, features), float32
-    lumen : ndarray of bool, shape (voxels,)
+    lumen : ndarray of bool, or of float32 from 0 to 1, shape (voxels,)
+        What they are, or how likely they are lumen.
+    weight : ndarray of float32, shape (voxels,), optional
+        What each counts; default: 1.
     trees, depth : int
     rate : float
         What is taken of a leaf's best value.
@@ -72,16 +76,18 @@ def boost(
         If a class is missing.
     """
     count, width = features.shape
-    if not lumen.any() or lumen.all():
-        missing = "background" if lumen.any() else "lumen"
+    truth = lumen.astype(np.float32)
+    if not (truth > 0.5).any() or (truth > 0.5).all():
+        missing = "background" if (truth > 0.5).any() else "lumen"
         raise InputError(f"no voxel is annotated as {missing}; lumen and background are needed")
     rng = np.random.default_rng([seed, 7])
     cuts = np.quantile(features, np.arange(1, _BINS) / _BINS, axis=0).astype(np.float32).T.copy()  # (features, 63)
     binned = np.empty((width, count), np.uint8)
     for column in range(width):  # bin b lies above cut b - 1 and not above cut b
         binned[column] = np.searchsorted(cuts[column], features[:, column], side="left")
-    truth = lumen.astype(np.float32)
-    start = float(np.log(truth.mean() / (1 - truth.mean())))
+    each = np.ones(count, np.float32) if weight is None else weight.astype(np.float32)
+    share = truth.mean() if weight is None else np.average(truth, weights=weight)
+    start = float(np.log(share / (1 - share)))
     total = np.full(count, start, np.float32)
     found = Trees(
         np.empty((trees, depth), np.int32), np.empty((trees, depth), np.float32),
@@ -91,7 +97,7 @@ def boost(
     with Team(threads or physical_cores()) as team:
         parts = split(width, 2 * team.threads)
         for tree in range(trees):
-            _slopes(total, truth, slope, bend)
+            _slopes(total, truth, each, slope, bend)
             drawn = np.sort(rng.choice(count, batch, replace=False)) if batch < count else np.arange(count)
             leaf, everywhere = np.zeros(len(drawn), np.uint8), np.zeros(count, np.uint8)
             for level in range(depth):
@@ -113,11 +119,11 @@ def logits(features: NDArray[np.float32], trees: Trees) -> NDArray[np.float32]:
 
 
 @jit
-def _slopes(total, truth, slope, bend):  # type: ignore[no-untyped-def]
+def _slopes(total, truth, weight, slope, bend):  # type: ignore[no-untyped-def]
     for i in range(len(total)):
         p = np.float32(1) / (np.float32(1) + np.exp(-total[i]))
-        slope[i] = p - truth[i]
-        bend[i] = p * (np.float32(1) - p)
+        slope[i] = weight[i] * (p - truth[i])
+        bend[i] = weight[i] * p * (np.float32(1) - p)
 
 
 @jit

@@ -12,11 +12,22 @@ from numpy.typing import NDArray
 from micronet.measure.overlap import overlap
 from micronet.networks.taught import Member
 from micronet.networks.taught import Taught as TaughtNetwork
-from micronet.training.teach.folds import Folds, hold_out
-from micronet.training.teach.learners import TreesLearner
+from micronet.training.teach.folds import ONE_SLICE, Folds, hold_out
+from micronet.training.teach.learners import MicroNetLearner, TreesLearner
 from micronet.training.teach.lesson import Choice, Learner, Lesson, Mask, choose
+from micronet.training.teach.prevalence import annotates_slices
+from micronet.training.trainer import StepReport
 
-__all__ = ["Comparison", "Course", "Earlier", "Progress", "default_learners", "teach"]
+__all__ = [
+    "Comparison",
+    "Course",
+    "Earlier",
+    "Progress",
+    "default_companions",
+    "default_learners",
+    "planes_are_thick",
+    "teach",
+]
 
 #: Receives what is done, of how much, and a word on what comes next; may raise to stop.
 Progress = Callable[[int, int, str], None]
@@ -25,6 +36,8 @@ Progress = Callable[[int, int, str], None]
 _AROUND = 40.0
 #: Planes this many times as thick as a voxel is wide are evened one by one.
 _THICK = 2.0
+#: Of a µ-Net: steps, and voxels of its grid, half a minute of one core; and what it counts in the mean.
+_STEPS, _MOST_VOXELS, _SHARE = 100, 700_000, 0.5
 
 
 @dataclass(frozen=True)
@@ -87,9 +100,25 @@ class Course(NamedTuple):
 def default_learners(lesson: Lesson) -> list[Learner]:
     """Return the learners whose mean is expected to be best; docs/teach.md has what was measured."""
     learners: list[Learner] = [TreesLearner(), TreesLearner(around=_AROUND)]
-    if max(lesson.spacing_um) >= _THICK * min(lesson.spacing_um):
+    if planes_are_thick(lesson.spacing_um):
         learners.append(TreesLearner(scales=4, around=_AROUND))
     return learners
+
+
+def planes_are_thick(spacing_um: Sequence[float]) -> bool:
+    """Return whether voxels are at least twice as long along one axis as along another: then a µ-Net may be taught."""
+    return max(spacing_um) >= _THICK * min(spacing_um)
+
+
+def default_companions(lesson: Lesson, on_step: Callable[[StepReport], None] | None = None) -> list[Learner]:
+    """Return learners that are too slow to be held out from, and are worth their time all the same.
+
+    Where planes are thick and slices were annotated, a µ-Net on the evened image is one: it counts half in the mean.
+    docs/teach.md has what was measured.
+    """
+    if not planes_are_thick(lesson.spacing_um) or not annotates_slices(lesson.labels):
+        return []
+    return [MicroNetLearner(steps=_STEPS, most_voxels=_MOST_VOXELS, around=_AROUND, on_step=on_step)]
 
 
 def teach(
@@ -112,7 +141,7 @@ def teach(
     earlier : Earlier, optional
         What was taught before: it stays if the new network is not better on what neither was taught.
     learners : sequence of Learner, optional
-        Default: `default_learners`.
+        Default: `default_learners`, and `default_companions` where the mean of all of them is chosen.
 
     Returns
     -------
@@ -123,33 +152,60 @@ def teach(
     InputError
         If a class is missing.
     """
-    tell = on_progress or (lambda done, whole, what: None)
     candidates = list(learners or default_learners(lesson))
     expected = [learner.name for learner in candidates]
     folds = _folds(lesson)
-    steps = len(candidates) * len(folds.folds)
-    done = 0
-    tell(0, steps + len(candidates), "learning")
+    if folds.what == ONE_SLICE:  # they are told and do not decide: half of them take half the time
+        folds = replace(folds, folds=folds.folds[::2])
+    steps = _Steps(on_progress or (lambda done, whole, what: None))
+    companions = default_companions(lesson, steps.within) if learners is None else []
+    steps.whole = len(candidates) * (len(folds.folds) + 1) + len(companions)
+    steps.begin("learning")
 
     def count(name: str, number: int, of: int) -> None:
-        nonlocal done
-        done += 1
-        tell(done, steps + len(candidates), f"{name}, held-out {folds.what} {number} of {of}")
+        steps.end(f"{name}, held-out {folds.what} {number} of {of}")
 
     choice = choose(lesson, candidates, expected=expected, seed=seed, folds=folds, on_fold=count)
     comparison = None if earlier is None else _compared(lesson, choice, candidates, earlier, seed)
     if earlier is not None and comparison is not None and not comparison.better:
         return Course(earlier.network, choice, comparison)
+    if list(choice.names) == expected:
+        candidates += companions
+        choice = replace(choice, names=(*choice.names, *(learner.name for learner in companions)))
     everything = np.ones(len(lesson.lumen), bool)
     members: list[Member] = []
     for learner in candidates:
         if learner.name in choice.names:
+            steps.begin(learner.name)
             found = learner.learn(lesson, everything, seed).members()
-            whole = sum(member.weight for member in found)
-            members += [replace(member, weight=member.weight / whole / len(choice.names)) for member in found]
-        done += 1
-        tell(done, steps + len(candidates), learner.name)
-    return Course(TaughtNetwork(members, lesson.spacing_um).eval(), choice, comparison)
+            members += _scaled(found, _SHARE if learner in companions else 1.0)
+        steps.end(learner.name)
+    return Course(TaughtNetwork(_scaled(members, 1.0), lesson.spacing_um).eval(), choice, comparison)
+
+
+def _scaled(members: Sequence[Member], whole: float) -> list[Member]:
+    """Return members whose weights sum to that."""
+    total = sum(member.weight for member in members)
+    return [replace(member, weight=whole * member.weight / total) for member in members]
+
+
+class _Steps:
+    """Tells what is done, of how much."""
+
+    def __init__(self, tell: Progress) -> None:
+        self._tell, self.whole, self._done, self._what = tell, 0, 0, ""
+
+    def begin(self, what: str) -> None:
+        self._what = what
+        if not self._done:
+            self._tell(0, self.whole, what)
+
+    def within(self, report: StepReport) -> None:
+        self._tell(self._done, self.whole, f"{self._what}, step {report.step + 1}")
+
+    def end(self, what: str) -> None:
+        self._done += 1
+        self._tell(self._done, self.whole, what)
 
 
 def _folds(lesson: Lesson) -> Folds:

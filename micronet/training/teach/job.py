@@ -132,8 +132,10 @@ def _gathered(plan: Plan, volume: Volume, labels: Labels, start: Start | None, s
     """Put the labels at hand to the earlier ones, and tell what is learned from."""
     job = plan.job
     if start is not None and start.network.logarithm != (job.intensity == "log"):
-        what = "the logarithm of intensities" if start.network.logarithm else "intensities as they are stored"
-        raise InputError(f"'{plan.start}' was taught on {what}; so must it be now {setting('intensity')}")
+        taken = (
+            "the logarithm of intensities: take it too" if start.network.logarithm else "intensities as stored: drop"
+        )
+        raise InputError(f"'{plan.start}' was taught on {taken} {setting('intensity')}")
     material = gather(volume, labels.volume.array, plan.known.known, start, plan.asked["input"]["sha256"])
     if job.checked is not None:
         material.check(job.labels)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from micronet.networks.evening import evened
 from micronet.networks.kernels.boosting import logits
 from micronet.networks.kernels.scale_space import default_scales, features, features_at
 from micronet.networks.models import MINIMUM_AXIS, MicroNet
+from micronet.networks.normalize import normalize_image
 from micronet.networks.pixel import PixelNetwork
 from micronet.networks.pixel_trees import PixelTrees, train_pixel_trees
 from micronet.networks.taught import Member, Taught
@@ -43,6 +45,7 @@ class _Features(NamedTuple):
     around_um: float
     found: Array  # (voxels, features)
     others: tuple[Array, ...]  # of the other volumes
+    agreed: Array  # of unannotated voxels of corrected slices
 
     def learned(self, lesson: Lesson, learned: Mask) -> tuple[Array, Mask]:
         """Return features and truth of some voxels of a lesson and of all of its others."""
@@ -68,14 +71,30 @@ class _FeaturesOf:
             scales = tuple(float(np.float32(scale)) for scale in default_scales(lesson.spacing_um)[: self._count])
             around_um = float(np.float32(self._around * finest))
             found, *others = (_features_in(one, scales, around_um) for one in (lesson, *lesson.others))
-            self._seen = lesson, _Features(scales, around_um, found, tuple(others))
+            agreed = np.empty((0, found.shape[1]), np.float32)
+            if lesson.corrections is not None:
+                agreed = _by_plane(_looked_at(lesson, around_um), lesson.corrections.agreed, scales, lesson.spacing_um)
+            self._seen = lesson, _Features(scales, around_um, found, tuple(others), agreed)
         return self._seen[1]
+
+
+def _looked_at(lesson: Lesson, around_um: float) -> Array:
+    """Return the image of a lesson, evened where that is asked for."""
+    return evened(lesson.image, lesson.spacing_um, around_um) if around_um else lesson.image
 
 
 def _features_in(lesson: Lesson, scales: tuple[float, ...], around_um: float) -> Array:
     """Return the features of a volume's annotated voxels; scales and surroundings are lengths, whatever its voxels."""
-    image = evened(lesson.image, lesson.spacing_um, around_um) if around_um else lesson.image
+    image = _looked_at(lesson, around_um)
     return features_at(image, lesson.annotated, scales, lesson.spacing_um, torch.get_num_threads())
+
+
+def _by_plane(image: Array, where: Mask, scales: Sequence[float], spacing_um: Sequence[float]) -> Array:
+    """Return the features of some voxels, (voxels, features), holding one plane at a time."""
+    threads = torch.get_num_threads()
+    planes = np.flatnonzero(where.any(axis=(1, 2)))
+    seen = [features(image, scales, spacing_um, slice(z, z + 1), threads)[:, 0, where[z]] for z in planes]
+    return np.concatenate(seen, axis=1).T
 
 
 @dataclass(frozen=True)
@@ -134,16 +153,49 @@ class TreesLearner:
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtTrees:
         """Fit trees to some voxels of the lesson."""
-        seen = self._features(lesson)
-        found, lumen = seen.learned(lesson, learned)
-        if len(found) > _MOST_VOXELS:
-            drawn = np.sort(np.random.default_rng([seed, 5]).choice(len(found), _MOST_VOXELS, replace=False))
-            found, lumen = found[drawn], lumen[drawn]
-        threads = torch.get_num_threads()
-        trees = train_pixel_trees(
-            found, lumen, seen.scales, trees=self.trees, around_um=seen.around_um, seed=seed, threads=threads
+        seen, beside = self._features(lesson), lesson.corrections
+        if beside is None or not (learned & ~beside.whole).any() or not _both(lesson.lumen[learned & beside.whole]):
+            found, lumen = seen.learned(lesson, learned)
+            drawn = _drawn(np.arange(len(found)), seed)
+            return TaughtTrees(self._fit(seen, found[drawn], lumen[drawn], seed), lesson, seen.found)
+        whole, corrected = (np.flatnonzero(learned & which) for which in (beside.whole, ~beside.whole))
+        slices, strokes = _drawn(whole, seed), _drawn(corrected, seed)
+        first = self._fit(seen, seen.found[slices], lesson.lumen[slices], seed)
+        agreed = 1 / (1 + np.exp(-logits(seen.agreed, first.trees)))
+        rows = np.concatenate([seen.found[slices], seen.found[strokes], seen.agreed])
+        truth = np.concatenate([lesson.lumen[slices], lesson.lumen[strokes], agreed]).astype(np.float32)
+        each = np.array([len(whole) / len(slices), len(corrected) / len(strokes), beside.agreed_weight])
+        weight = np.repeat(each, (len(slices), len(strokes), len(agreed)))
+        weight *= len(slices) / weight.sum()
+        for found, other in zip(seen.others, lesson.others, strict=True):
+            drawn = _drawn(np.arange(len(found)), seed)
+            rows = np.concatenate([rows, found[drawn]])
+            truth = np.concatenate([truth, other.lumen[drawn].astype(np.float32)])
+            weight = np.concatenate([weight, np.ones(len(drawn))])
+        return TaughtTrees(self._fit(seen, rows, truth, seed, weight.astype(np.float32)), lesson, seen.found)
+
+    def _fit(self, seen: _Features, rows: Array, lumen: Any, seed: int, weight: Array | None = None) -> PixelTrees:
+        return train_pixel_trees(
+            rows,
+            lumen,
+            seen.scales,
+            weight=weight,
+            trees=self.trees,
+            around_um=seen.around_um,
+            seed=seed,
+            threads=torch.get_num_threads(),
         )
-        return TaughtTrees(trees, lesson, seen.found)
+
+
+def _drawn(places: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
+    """Return places, or so many of them as trees are fitted to at most."""
+    if len(places) <= _MOST_VOXELS:
+        return places
+    return np.sort(np.random.default_rng([seed, 5]).choice(places, _MOST_VOXELS, replace=False))
+
+
+def _both(lumen: Mask) -> bool:
+    return bool(lumen.any() and not lumen.all())
 
 
 @dataclass(frozen=True)
@@ -188,11 +240,15 @@ class PixelLearner:
 
 @dataclass(frozen=True)
 class TaughtMicroNet:
-    """A µ-Net after a lesson, with what it says of the volume."""
+    """A µ-Net after a lesson."""
 
     member: Member
     lesson: Lesson
-    probability: Array
+
+    @cached_property
+    def probability(self) -> Array:
+        """What it says of every voxel."""
+        return Taught([self.member], self.lesson.spacing_um).predict(self.lesson.image, self.lesson.spacing_um)
 
     def at(self, asked: Mask) -> Array:
         """Return the probability of some voxels of the lesson."""
@@ -210,43 +266,54 @@ class TaughtMicroNet:
 class MicroNetLearner:
     """Trains a µ-Net on the volume, resampled to an isotropic grid and padded where it is thin.
 
+    Beside whole slices corrections are not learned: they are errors of others, and no sample of the volume.
+
     Parameters
     ----------
     steps : int
     most_voxels : int
         The isotropic grid is as fine as the finest spacing, but has no more voxels than these.
+    around : float
+        Surroundings that the image is evened by first, in units of the finest spacing; 0: it is not.
     on_step : callable, optional
-        Receives the report of every step.
+        Receives the report of every step; may raise to stop.
     """
 
-    name = "u-net"
-
     def __init__(
-        self, steps: int = 120, most_voxels: int = 2_000_000, on_step: Callable[[StepReport], None] | None = None
+        self,
+        steps: int = 120,
+        most_voxels: int = 2_000_000,
+        around: float = 0.0,
+        on_step: Callable[[StepReport], None] | None = None,
     ) -> None:
-        self.steps, self.most_voxels, self.on_step = steps, most_voxels, on_step
+        self.steps, self.most_voxels, self.around, self.on_step = steps, most_voxels, around, on_step
+        self.name = "u-net" + (", evened" if around else "")
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtMicroNet:
         """Train on some voxels of the lesson, and all of the others'."""
+        beside = lesson.corrections
+        if beside is not None and _both(lesson.lumen[learned & beside.whole]):
+            learned = learned & beside.whole
         step_um = float(np.float32(isotropic_step(lesson.labels.shape, lesson.spacing_um, self.most_voxels)))
+        around_um = float(np.float32(self.around * min(lesson.spacing_um)))
         labels = np.zeros_like(lesson.labels)
         labels[lesson.annotated] = np.where(learned, lesson.labels[lesson.annotated], 0)
-        samples = [_sample(replace(lesson, labels=labels), step_um), *(_sample(one, step_um) for one in lesson.others)]
+        lessons = [replace(lesson, labels=labels), *lesson.others]
+        samples = [_sample(one, step_um, around_um) for one in lessons]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = MicroNet()
         trainer = Trainer(network, samples, (), RECIPES["default"], seed)
         trainer.begin(-(-self.steps // len(samples)))  # so many times all volumes
         trainer.run(self.on_step or (lambda report: None), lambda report: None)
-        member = Member("unet", network.eval(), step_um=step_um)
-        probability = Taught([member], lesson.spacing_um).predict(lesson.image, lesson.spacing_um)
-        return TaughtMicroNet(member, lesson, probability)
+        return TaughtMicroNet(Member("unet", network.eval(), step_um=step_um, around_um=around_um), lesson)
 
 
-def _sample(lesson: Lesson, step_um: float) -> Sample:
+def _sample(lesson: Lesson, step_um: float, around_um: float) -> Sample:
     """Return a volume on the isotropic grid, with its labels."""
     shape = isotropic_shape(lesson.labels.shape, lesson.spacing_um, step_um)
-    image = _padded(resampled(lesson.image, shape))
+    seen = _looked_at(lesson, around_um)
+    image = _padded(resampled(normalize_image(seen) if around_um else seen, shape))
     labels = _nearest(lesson.labels, shape)
     labels = np.pad(labels, [(0, n - m) for n, m in zip(image.shape, labels.shape, strict=True)])
     sample = Sample.of("volume", Volume(image, upright()), labels == 1, labels > 0)

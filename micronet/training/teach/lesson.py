@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from micronet.core.errors import InputError
 from micronet.measure.overlap import overlap
 from micronet.networks.taught import Member
+from micronet.training.teach.beside import Corrections, corrections
 from micronet.training.teach.folds import ONE_SLICE, Folds, hold_out
 
 __all__ = ["Choice", "Learner", "Lesson", "Taught", "choose"]
@@ -64,6 +65,11 @@ class Lesson:
         """Share of lumen in all that is annotated, the other volumes included."""
         return float(np.concatenate([self.lumen, *(other.lumen for other in self.others)]).mean())
 
+    @cached_property
+    def corrections(self) -> Corrections | None:
+        """What is a correction, as `micronet.training.teach.beside.corrections` tells it."""
+        return corrections(self.labels)
+
 
 class Taught(Protocol):
     """What a learner knows after a lesson."""
@@ -104,7 +110,8 @@ class Choice:
         if not self.scores:
             return f"{' + '.join(self.names)}: the annotation is too small, or too unequal, to hold anything out"
         listed = ", ".join(f"{name} {score:.3f}" for name, score in self.scores.items())
-        return f"{' + '.join(self.names)}: Dice on held-out {self.held_out}: {listed}"
+        idle = ", which do not decide" if self.held_out == ONE_SLICE else ""
+        return f"{' + '.join(self.names)}: Dice on held-out {self.held_out}{idle}: {listed}"
 
 
 def choose(

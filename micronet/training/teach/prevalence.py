@@ -11,17 +11,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["annotates_slices", "logit_shift", "prevalence"]
+__all__ = ["annotated_slices", "annotates_slices", "logit_shift", "prevalence"]
 
 #: From this share of its voxels on a slice counts as annotated; below, there are strokes in it.
 _DENSE = 0.5
 _LEAST = 1e-4
 
 
-def annotates_slices(labels: NDArray[np.uint8]) -> bool:
-    """Return whether most of the annotated voxels lie in slices, along one of the axes, that are annotated mostly.
+def annotated_slices(labels: NDArray[np.uint8]) -> tuple[int, NDArray[np.bool_]] | None:
+    """Return an axis, and of every slice along it whether it is annotated mostly, if most annotated voxels lie in such.
 
-    A few strokes beside an annotated slice do not make it strokes.
+    A few strokes beside an annotated slice do not make it strokes; of strokes alone None is returned.
 
     Parameters
     ----------
@@ -35,8 +35,13 @@ def annotates_slices(labels: NDArray[np.uint8]) -> bool:
         counts = np.count_nonzero(annotated, axis=others)
         dense = counts >= _DENSE * labels.size / labels.shape[axis]
         if counts[dense].sum() > 0.5 * total:
-            return True
-    return False
+            return axis, np.asarray(dense)
+    return None
+
+
+def annotates_slices(labels: NDArray[np.uint8]) -> bool:
+    """Return whether slices were annotated, not strokes alone; arguments as `annotated_slices`."""
+    return annotated_slices(labels) is not None
 
 
 def prevalence(probability: NDArray[np.float32], taught: float) -> float:
