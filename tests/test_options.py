@@ -7,7 +7,7 @@ import pytest
 
 from micronet.app import options, terminal
 from micronet.app.options import ENGINES, RECIPES, SEED, TITLES, settings_of
-from micronet.data import intensity
+from micronet.data import intensity, preparation
 from micronet.data.augmentation import AUGMENTATIONS
 from micronet.data.phantom import PRESETS
 from micronet.data.phantom_kinds import KINDS
@@ -37,13 +37,14 @@ OTHERWISE = {
 VARIABLES = {
     "role": ("lumen", "background"),
     "chooser": ("lumen", "segment"),
-    "wish": ("clean", "measures", "mesh", "report"),
+    "wish": ("clean", "figure", "keep", "label_tiff", "measures", "mesh", "report", "resample_um"),
 }
 
 
 def test_what_may_be_chosen_is_what_there_is():
     assert (options.DOMAINS, options.AVERAGES) == (intensity.DOMAINS, intensity.AVERAGES)
     assert sorted(options.PRESETS) == sorted(PRESETS)
+    assert preparation.FORMATS == options.FORMATS
     assert options.PHANTOMS == tuple(KINDS)
     assert options.AUGMENTATIONS == tuple(AUGMENTATIONS)
     assert get_args(engine.Engine) == ENGINES

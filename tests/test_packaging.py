@@ -41,6 +41,7 @@ def test_an_extra_asks_for_what_the_tests_are_run_with(project):
     extras = project["project"]["optional-dependencies"]
     tests = _bounds(extras["dev"])
     assert tests["h5py"] == _bounds(extras["hdf5"])["h5py"]
+    assert tests["zarr"] == _bounds(extras["zarr"])["zarr"]
     assert tests["optuna"] == _bounds(extras["search"])["optuna"]
 
 

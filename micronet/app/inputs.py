@@ -11,6 +11,7 @@ from micronet.core.errors import FileError, InputError
 from micronet.core.names import listed
 from micronet.io import VOLUME_SUFFIXES, is_volume_path
 from micronet.io.bscans import natural_order
+from micronet.io.checks import is_store
 from micronet.io.volume_names import is_result
 from micronet.report.wish import FigureWish
 
@@ -20,12 +21,12 @@ __all__ = ["figure_wish", "inputs_from"]
 def inputs_from(paths: Sequence[Path], *, raw: bool) -> list[Path]:
     """Return the files named, and for each folder the volumes in it, in the order of the numbers in their names.
 
-    Segmentations (.seg.nrrd) and what our scripts found before are no inputs, which a line says; headerless files are
-    only with `raw`. FileError when a folder holds no volume.
+    The folder of an OME-Zarr (.zarr) is a volume itself. Segmentations (.seg.nrrd) and what our scripts found before
+    are no inputs, which a line says; headerless files are only with `raw`. FileError when a folder holds no volume.
     """
     files: list[Path] = []
     for path in paths:
-        if not path.is_dir():
+        if not path.is_dir() or is_store(path):
             files.append(path)
             continue
         found = [

@@ -58,6 +58,7 @@ PRESETS = (
     *("oct", "decoys", "somites", "head-folds", "amnion", "cracks", "empty-vessels", "still-blood", "shadows"),
     *("faded-walls", "saturated-lines", "motion", "bubbles"),
 )
+FORMATS = ("nrrd", "ome.zarr")
 PHANTOMS = ("oct", "shapes", "optic-lobe")
 ENGINES = ("auto", "numba", "torch")
 RECIPES = ("default", "published")
@@ -142,6 +143,7 @@ def infer_parser() -> argparse.ArgumentParser:
     p.add_argument("--time-lapse", action="store_true", help="INPUT is a 4-D file, or the time points in their order")
     p.add_argument("--interval", type=Real(1e-6, 1e9), metavar="SECONDS", help="from one time point to the next")
     p.add_argument("--label-tiff", action="store_true", help="write the mask as a TIFF for Fiji as well")
+    _add_level(p)
     p.add_argument("--device", type=device_option, default="cpu", help="cpu (default) or cuda")
     _add_max_ram(p)
     p.add_argument(
@@ -234,6 +236,13 @@ def prepare_parser() -> argparse.ArgumentParser:
     _add_axes(p, "order of the axes, slowest first, where the file does not say")
     _add_spacing(p, "raw voxel size in µm")
     _add_headerless(p, Sizes((3,)), "such as uint16; >u2 is big-endian")
+    _add_level(p)
+    p.add_argument(
+        "--output-format",
+        choices=FORMATS,
+        default="nrrd",
+        help="ome.zarr: may be larger than memory, infer.py reads it box by box (default: %(default)s)",
+    )
     p.add_argument(
         "--back-to", type=path_option, metavar="RAW", help="INPUT are masks: write them on the grid of this scan"
     )
@@ -578,6 +587,12 @@ def _add_figure(p: argparse.ArgumentParser) -> None:
 def _add_measures(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--measures", action="store_true", help="write tables too: vessels, and their centrelines with radii"
+    )
+
+
+def _add_level(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--level", type=Whole(0, 100), default=0, metavar="N", help="scale of an OME-Zarr (default: 0, the finest)"
     )
 
 

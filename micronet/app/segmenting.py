@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -124,8 +125,8 @@ def _each(paths: list[Path], weights: Weights, job: Job, summary: Outputs | None
     """Segment each volume by itself; with a table over all of them where there are several."""
 
     def segment(path: Path) -> Outcome:
-        with _bar(weights.passes(job)) as advance:
-            return segment_file(path, weights, job, say=tell, on_iteration=advance, force=force)
+        with _bar(weights.passes(job)) as bar:
+            return segment_file(path, weights, job, say=tell, on_iteration=bar.advance, force=force, on_tile=bar.tiles)
 
     if summary is None:
         return run_batch(paths, segment, lambda path: path, debug=debug)
@@ -144,20 +145,34 @@ def _time_lapse(paths: list[Path], weights: Weights, job: Job, start: Start, arg
     """Segment the time points of a recording in turn."""
     with open_time_lapse(paths, job, interval_s=arguments.interval) as lapse:
         tell(f"{len(lapse.paths)} time points, '{lapse.paths[0].name}' to '{lapse.paths[-1].name}'")
-        with _bar(weights.passes(job) * len(lapse.paths)) as advance:
-            run = TimeLapseRun(lapse, weights, job, start=start, say=tell, on_iteration=advance, force=arguments.force)
+        with _bar(weights.passes(job) * len(lapse.paths)) as bar:
+            run = TimeLapseRun(
+                lapse, weights, job, start=start, say=tell, on_iteration=bar.advance, force=arguments.force
+            )
             points = range(len(lapse.paths))
             code = run_batch(points, run.segment, lambda number: Path(lapse.stems[number]), debug=arguments.debug)
             run.finish()
     return code
 
 
+class _Bar:
+    """A bar of passes; of what is segmented in tiles, of the tiles of all passes."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+
+    def advance(self, _: object) -> None:
+        """Note that a pass is done."""
+        self._bar.update()
+
+    def tiles(self, done: int, total: int) -> None:
+        """Note that a tile is done."""
+        self._bar.unit, self._bar.total = "tile", total
+        self._bar.update(done - self._bar.n)
+
+
 @contextmanager
-def _bar(passes: int) -> Iterator[Callable[[object], None]]:
-    """Show a bar while a block lasts; yield what to call after each pass."""
+def _bar(passes: int) -> Iterator[_Bar]:
+    """Show a bar while a block lasts."""
     with tqdm(total=passes, leave=False, disable=None, unit="pass") as bar:
-
-        def advance(_: object) -> None:
-            bar.update()
-
-        yield advance
+        yield _Bar(bar)

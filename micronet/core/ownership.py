@@ -20,6 +20,7 @@ exactly the bytes that its maker knew, counts as ours. Whoever can write that re
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import shutil
@@ -53,7 +54,10 @@ _LONGEST_NAME = 255
 
 @dataclass(frozen=True)
 class Mark:
-    """What a record says of a file: its name (relative to the folder of the outputs), size in bytes and SHA-256."""
+    """What a record says of a file: its name (relative to the folder of the outputs), size in bytes and SHA-256.
+
+    An output may be a folder, such as an OME-Zarr: it is ours as a whole, with the files and bytes that it had.
+    """
 
     name: str
     bytes: int
@@ -61,7 +65,9 @@ class Mark:
 
     @classmethod
     def of(cls, path: Path, name: str) -> Mark:
-        """Return the mark of a file as it is; FileError when it cannot be read."""
+        """Return the mark of a file, or of a folder with all that is in it; FileError when it cannot be read."""
+        if path.is_dir():
+            return cls(name, *_folder_mark(path))
         return cls(name, path.stat().st_size, sha256_of(path))
 
 
@@ -206,7 +212,7 @@ class Outputs:
             path = self.folder / name
             if _is_one_of(path, marks.get(name, ())):
                 with contextlib.suppress(OSError):  # it goes the next time
-                    path.unlink()
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def finish(self, content: Mapping[str, Any]) -> None:
         """Write the record, with the name, size and hash of every output; what is out of date and ours goes.
@@ -227,9 +233,14 @@ class Outputs:
             self._journal.unlink(missing_ok=True)
 
     def _commit(self, staging: Path) -> None:
-        found = [path.relative_to(staging).as_posix() for path in sorted(staging.rglob("*")) if path.is_file()]
+        folders = {staging / name for name in self.names or () if (staging / name).is_dir()}
+        found = [
+            path.relative_to(staging).as_posix()
+            for path in sorted(staging.rglob("*"))
+            if path in folders or (path.is_file() and not folders.intersection(path.parents))
+        ]
         # The names as planned: some disks give them back in another normal form.
-        names = found if self.names is None else [name for name in self.names if (staging / name).is_file()]
+        names = found if self.names is None else [name for name in self.names if (staging / name).exists()]
         if len(names) != len(found):
             raise AssertionError(f"written {found}, planned {self.names}")
         new = {name: Mark.of(staging / name, name) for name in names}
@@ -244,6 +255,8 @@ class Outputs:
             self.record_path.unlink(missing_ok=True)  # from here on the old result is no longer whole
         for name in new:
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            if (self.folder / name).is_dir():  # ours: it makes way, and goes with what else was temporary
+                os.rename(self.folder / name, staging / f"{name}.before")
             os.replace(staging / name, self.folder / name)
         self._written |= new
 
@@ -340,13 +353,32 @@ def _is_one_of(path: Path, marks: Iterable[Mark]) -> bool:
         status = path.lstat()
     except OSError:
         return False
+    if stat.S_ISDIR(status.st_mode):
+        return any((mark.bytes, mark.sha256) == _folder_mark(path) for mark in marks)
     digests = {mark.sha256 for mark in marks if mark.bytes == status.st_size}
     return stat.S_ISREG(status.st_mode) and bool(digests) and sha256_of(path) in digests
 
 
+def _folder_mark(folder: Path) -> tuple[int, str]:
+    """Return the bytes of all files in a folder, and a hash of their names and contents; no link is followed."""
+    digest, files = hashlib.sha256(), _files_in(folder)
+    for file in files:
+        whole = "" if file.is_symlink() or not file.is_file() else sha256_of(file)
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{whole}\0".encode(errors="surrogateescape"))
+    return sum(file.lstat().st_size for file in files), digest.hexdigest()
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(file.lstat().st_size for file in _files_in(folder))
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
+
+
 def _of_that_size(path: Path, marks: Sequence[Mark]) -> Sequence[Mark]:
     """Return the marks that a file can have, of those before and after a change that a kill may have prevented."""
-    size = path.lstat().st_size
+    size = _folder_bytes(path) if path.is_dir() else path.lstat().st_size
     return [mark for mark in marks if mark.bytes == size] or marks
 
 

@@ -45,6 +45,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "dtype": (str,),
     "depth_axis": (str,),
     "refractive_index": (int, float),
+    "level": (int,),
 }
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,7 +21,21 @@ from micronet.io import Stack
 from micronet.io.scratch import check_room
 from micronet.io.sidecar import MADE_BY, scan_name, stated_domain
 
-__all__ = ["Plan", "Preparation", "already_done", "asked_of", "domain_of", "planned", "say_domain", "say_what"]
+__all__ = [
+    "FORMATS",
+    "Plan",
+    "Preparation",
+    "already_done",
+    "asked_of",
+    "domain_of",
+    "planned",
+    "say_domain",
+    "say_what",
+]
+
+Format = Literal["nrrd", "ome.zarr"]
+#: What a structural volume may be written as, the usual first.
+FORMATS: tuple[Format, ...] = ("nrrd", "ome.zarr")
 
 _MEANING: dict[Domain, str] = {
     "intensity": "the natural logarithm is taken",
@@ -48,6 +62,8 @@ class Preparation:
         In the scan's own numbers; measured by default.
     output : Path
         Folder for the result.
+    output_format : {"nrrd", "ome.zarr"}
+        An OME-Zarr is read box by box, so it may be larger than memory.
     """
 
     scan: RawScan
@@ -56,15 +72,22 @@ class Preparation:
     iso_um: float = 4.5
     noise_floor: float | None = None
     output: Path = Path("struct_iso")
+    output_format: Format = "nrrd"
 
     def outputs(self, name: str) -> Outputs:
         """Return the files that the structural volume of a scan of this name consists of."""
-        return Outputs(self.output, f"{name}.json", MADE_BY, [f"{name}.nrrd", f"{name}_before_after.png"])
+        other = [f"{name}.{one}" for one in FORMATS if one != self.output_format]
+        names = [f"{name}.{self.output_format}", f"{name}_before_after.png"]
+        return Outputs(self.output, f"{name}.json", MADE_BY, names, outdated=other)
 
     def parameters(self, domain: Domain) -> dict[str, Any]:
         """Return what the numbers of a result depend on, as JSON has it."""
         settings = asdict(replace(self, domain=domain))
         del settings["output"]
+        if self.output_format == FORMATS[0]:  # records that are older than this setting
+            del settings["output_format"]
+        if not self.scan.level:
+            del settings["scan"]["level"]
         plain: dict[str, Any] = json.loads(json.dumps(settings))
         return plain
 

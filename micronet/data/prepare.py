@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from micronet.core.errors import InputError, setting
 from micronet.core.files import make_folder
 from micronet.core.names import write_name
-from micronet.core.provenance import sha256_of, versions
+from micronet.core.ownership import Mark
+from micronet.core.provenance import versions
 from micronet.core.resample import antialias_sigma, decimate_planes
 from micronet.data.intensity import Domain, above_floor, finish, noise_floor, range_of, to_bytes
 from micronet.data.preparation import (
@@ -31,6 +32,8 @@ from micronet.data.preparation import (
 from micronet.data.scan import AXES, geometry_record
 from micronet.io import Stack, nrrd
 from micronet.io.scratch import Scratch
+from micronet.io.zarr import library
+from micronet.io.zarr_write import write_from_planes
 from micronet.report.before_after import Cuts, write_before_after
 
 __all__ = ["Preparation", "prepare_file"]
@@ -96,6 +99,8 @@ def prepare_file(
         For bad input.
     """
     began = time.perf_counter()
+    if job.output_format == "ome.zarr":
+        library()  # before hours of work
     domain, said_by = domain_of(path, job)
     with job.scan.open(path) as stack:
         plan = planned(path, job, domain, said_by, stack)
@@ -162,7 +167,8 @@ def _write_structural(
         with plan.outputs.staged() as folder:
             greys = (to_bytes(plane, low, high) for plane in scratch.slices())
             after = Cuts(plan.grid.shape, (job.iso_um,) * 3)
-            nrrd.write(folder / plan.target.name, plan.grid, after.through(greys))
+            write = write_from_planes if job.output_format == "ome.zarr" else nrrd.write
+            write(folder / plan.target.name, plan.grid, after.through(greys))
             title = write_name(plan.target.stem)
             write_before_after(folder / plan.picture.name, levels.cuts, after, title)
     return _Made(floor, share, low, high)
@@ -177,7 +183,7 @@ def _record(plan: Plan, made: _Made) -> dict[str, Any]:
         "raw": geometry_record(stack.grid)
         | {"dtype": str(stack.grid.array.dtype), "axes_of_the_file": stack.axes, "notes": list(stack.grid.notes)},
         "steps": _steps(plan, made),
-        "output": {"file": write_name(target.name), "sha256": sha256_of(target), "dtype": "uint8"}
+        "output": {"file": write_name(target.name), "sha256": Mark.of(target, target.name).sha256, "dtype": "uint8"}
         | geometry_record(plan.grid),
     }
 

@@ -31,7 +31,8 @@ __all__ = [
 class RawScan:
     """What a person says about a raw scan; None stands for "as the file says".
 
-    `depth_axis` is where light travels; `refractive_index` turns the optical path along it into depth.
+    `depth_axis` is where light travels; `refractive_index` turns the optical path along it into depth. `level` is which
+    scale of an OME-Zarr is read.
     """
 
     axes: str | None = None
@@ -40,10 +41,13 @@ class RawScan:
     dtype: str | None = None
     depth_axis: str = "Y"
     refractive_index: float = 1.0
+    level: int = 0
 
     def open(self, path: Path) -> Stack:
         """Open the scan to read it plane by plane."""
-        return open_stack(path, axes=self.axes, spacing_um=self.spacing_um, shape=self.shape, dtype=self.dtype)
+        return open_stack(
+            path, axes=self.axes, spacing_um=self.spacing_um, shape=self.shape, dtype=self.dtype, level=self.level
+        )
 
     def true_grid(self, stack: Stack) -> Volume:
         """Return where its voxels really lie, in µm."""

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from micronet.core.errors import InputError
+from micronet.core.errors import InputError, setting
 from micronet.core.volume import Volume
 from micronet.io import nrrd
 from micronet.io.checks import ReadOptions
 from micronet.io.formats import open_stack_with, read_with, suffix_of
 from micronet.io.seg_nrrd import Segment, has_segments, points_only, read_segmentation
-from micronet.io.source import Input, opened
+from micronet.io.source import Input, Source, opened
 
 __all__ = ["POINTS_ONLY", "Annotation", "claimed_bytes", "read_annotation"]
 
@@ -53,7 +54,7 @@ def read_annotation(
     dtype: DTypeLike | None = None,
     flat: bool = False,
 ) -> Annotation:
-    """Read a mask: one segment of a .seg.nrrd, or a volume of any format that holds bool, {0, 1} or {0, 255}.
+    """Read a mask: a segment of a .seg.nrrd, labels of an OME-Zarr, or a volume that holds bool, {0, 1} or {0, 255}.
 
     Parameters
     ----------
@@ -90,11 +91,27 @@ def read_annotation(
                 raise InputError(f"'{found}' {POINTS_ONLY}")
             chosen = segmentation.choose(segment)
             return Annotation(segmentation.mask(chosen), chosen, segmentation.describe(chosen))
+        if suffix == ".zarr" and (names := import_module("micronet.io.zarr").labels_of(found)):
+            return _label(source, names, segment, spacing_um)
         if dtype is None and suffix == ".raw":
             dtype = "uint8"
         volume = read_with(source, ReadOptions(axes, spacing_um, shape, dtype, yield_to_file=True, flat=flat))
     mask = volume.with_array(_binary(volume.array, found))
     return Annotation(mask, None, f"mask ({np.count_nonzero(mask.array):,} voxels) of '{found.name}'")
+
+
+def _label(source: Source, names: list[str], wanted: str | int | None, spacing_um: ArrayLike | None) -> Annotation:
+    """Return the labels of an OME-Zarr that is an image: of one name, all that is not 0."""
+    path = source.path
+    if wanted is None and len(names) > 1:
+        raise InputError(f"'{path}' has the labels {', '.join(names)}; name one {setting('segment')}")
+    name = names[0] if wanted is None else str(wanted)
+    if name not in names:
+        raise InputError(f"'{path}' has no labels '{name}', only {', '.join(names)} {setting('segment')}")
+    volume: Volume = import_module("micronet.io.zarr").read_label(source, name)
+    volume = volume if spacing_um is None else volume.with_spacing(spacing_um)
+    mask = volume.with_array(volume.array != 0)
+    return Annotation(mask, None, f"labels '{name}' ({np.count_nonzero(mask.array):,} voxels) of '{path.name}'")
 
 
 def claimed_bytes(

@@ -25,6 +25,7 @@ __all__ = [
     "clean_axes",
     "from_file",
     "is_file",
+    "is_store",
     "native",
     "one_line",
     "reading",
@@ -63,6 +64,8 @@ class ReadOptions:
         `axes` are meant for another file and hold here only if this one states none; else they must agree.
     flat : bool
         A 2-D image (PNG, TIFF, .npy) is taken too, as a volume of one plane.
+    level : int
+        Which scale of an OME-Zarr, 0 being the finest; formats that have one scale do not look at it.
     """
 
     axes: str | None = None
@@ -72,6 +75,7 @@ class ReadOptions:
     byteorder: str | None = None
     yield_to_file: bool = False
     flat: bool = False
+    level: int = 0
 
 
 def regular_file(path: str | os.PathLike[str]) -> Path:
@@ -90,6 +94,14 @@ def regular_file(path: str | os.PathLike[str]) -> Path:
     if not os.access(found, os.R_OK):
         raise FileError(f"'{found}' cannot be opened: permission denied")
     return found
+
+
+def is_store(path: str | os.PathLike[str]) -> bool:
+    """Whether this is a folder that holds one volume, an OME-Zarr."""
+    try:
+        return Path(path).name.lower().endswith(".zarr") and Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:

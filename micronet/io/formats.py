@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from micronet.core.errors import FileError, MicronetError
 from micronet.core.volume import Volume
-from micronet.io.checks import ReadOptions, reading, regular_file
+from micronet.io.checks import ReadOptions, is_store, reading, regular_file
 from micronet.io.recording import Recording
 from micronet.io.source import Input, Source, opened
 from micronet.io.stack import Stack
@@ -45,13 +45,14 @@ _MODULES = {
     ".tiff": "tiff",
     ".npy": "bare",
     ".raw": "bare",
+    ".zarr": "zarr",
 }
 
 #: The suffixes of files that can be read and written.
 VOLUME_SUFFIXES = tuple(_MODULES)
 
 _SEGMENTATION_SUFFIXES = (".seg.nrrd", ".seg.nhdr")
-_LONG_SUFFIXES = (*_SEGMENTATION_SUFFIXES, ".ome.tiff", ".ome.tif", ".nii.gz")
+_LONG_SUFFIXES = (*_SEGMENTATION_SUFFIXES, ".ome.tiff", ".ome.tif", ".nii.gz", ".ome.zarr")
 
 
 def suffix_of(path: str | os.PathLike[str]) -> str:
@@ -93,14 +94,19 @@ def volume_stem(path: str | os.PathLike[str]) -> str:
     return Path(name).stem
 
 
-def files_of(path: Input) -> tuple[Path, ...]:
+def files_of(path: Input, level: int = 0) -> tuple[Path, ...]:
     """Return the files that a volume consists of: itself, and the voxels of a detached NRRD header.
+
+    Of an OME-Zarr these are its metadata, and the chunks of the level.
 
     Raises
     ------
     FileError
         If a NRRD header cannot be read, or names a data file that is missing or outside its folder.
     """
+    if is_store(path.path if isinstance(path, Source) else path):
+        with opened(path) as source:
+            return tuple(import_module("micronet.io.zarr").files_of(source, level))
     file = path.path if isinstance(path, Source) else regular_file(path)
     if not file.name.lower().endswith((".nrrd", ".nhdr")):
         return (file,)
@@ -110,12 +116,14 @@ def files_of(path: Input) -> tuple[Path, ...]:
 
 
 def files_read_with(path: str | os.PathLike[str]) -> tuple[Path, ...]:
-    """Return the files that reading an input may read: those of a volume, or all of a folder of B-scans.
+    """Return the files that reading an input may read: those of a volume, or all of a folder of B-scans or a store.
 
     Nothing is refused here: of what cannot be read it is the path itself.
     """
     path = Path(path)
     try:
+        if is_store(path):
+            return (path, *(file for file in path.rglob("*") if file.is_file()))
         return tuple(path.iterdir()) if path.is_dir() else files_of(path)
     except (MicronetError, OSError):
         return (path,)
@@ -130,8 +138,9 @@ def read_volume(
     dtype: DTypeLike | None = None,
     byteorder: str | None = None,
     flat: bool = False,
+    level: int = 0,
 ) -> Volume:
-    """Read a 3-D volume: NRRD, NIfTI, TIFF, .npy or headerless .raw, chosen by suffix.
+    """Read a 3-D volume: NRRD, NIfTI, TIFF, .npy, headerless .raw or OME-Zarr, chosen by suffix.
 
     Parameters
     ----------
@@ -147,7 +156,8 @@ def read_volume(
         Of a .raw file, which must have exactly that size: number of voxels in the order of `axes`, voxel
         type, and ``"little"`` (the default) or ``"big"``. Other formats state theirs, and these are not
         looked at.
-
+    level : int
+        Which scale of an OME-Zarr, 0 being the finest.
     flat : bool
         Take a 2-D image too (grey PNG, TIFF, .npy), as a volume of one plane.
 
@@ -165,7 +175,7 @@ def read_volume(
     InputError
         If an option is malformed, or `axes` contradicts what the file states.
     """
-    return read_with(path, ReadOptions(axes, spacing_um, shape, dtype, byteorder, flat=flat))
+    return read_with(path, ReadOptions(axes, spacing_um, shape, dtype, byteorder, flat=flat, level=level))
 
 
 def read_with(path: Input, options: ReadOptions) -> Volume:
@@ -185,12 +195,13 @@ def open_stack(
     dtype: DTypeLike | None = None,
     byteorder: str | None = None,
     flat: bool = False,
+    level: int = 0,
 ) -> Stack:
     """Open a volume, or a folder of B-scans, of which planes are read when they are asked for.
 
     Parameters
     ----------
-    path, axes, spacing_um, shape, dtype, byteorder, flat
+    path, axes, spacing_um, shape, dtype, byteorder, flat, level
         As `read_volume`; `path` may also be a folder of 2-D images, see `micronet.io.bscans`.
 
     Returns
@@ -203,13 +214,13 @@ def open_stack(
     FileError, InputError
         As `read_volume`. What is wrong with the voxels shows when they are read.
     """
-    return open_stack_with(path, ReadOptions(axes, spacing_um, shape, dtype, byteorder, flat=flat))
+    return open_stack_with(path, ReadOptions(axes, spacing_um, shape, dtype, byteorder, flat=flat, level=level))
 
 
 def open_stack_with(path: Input, options: ReadOptions) -> Stack:
     """Open a volume as `open_stack` does, the options in one object."""
     stack: Stack
-    if not isinstance(path, Source) and Path(path).is_dir():
+    if not isinstance(path, Source) and Path(path).is_dir() and not is_store(path):
         stack = import_module("micronet.io.bscans").open_stack(Path(path), options)
     else:
         with ExitStack() as files:
@@ -229,15 +240,16 @@ def open_recording(
     spacing_um: ArrayLike | None = None,
     shape: Sequence[int] | None = None,
     dtype: DTypeLike | None = None,
+    level: int = 0,
 ) -> Recording:
     """Open a file that holds a volume at several time points, of which one at a time is read.
 
     TIFF (ImageJ, OME, or plain with `axes`), NIfTI with four axes, NRRD with a fourth axis of any place whose kind is
-    no colour or vector, .npy and .raw with `axes`.
+    no colour or vector, .npy and .raw with `axes`, OME-Zarr with an axis of time.
 
     Parameters
     ----------
-    path, axes, spacing_um, shape, dtype
+    path, axes, spacing_um, shape, dtype, level
         As `read_volume`; `axes` has the letter T as well, such as ``"TZYX"``.
 
     Returns
@@ -250,7 +262,7 @@ def open_recording(
     FileError, InputError
         As `read_volume`, and if there is only one time point. What is wrong with the voxels shows when they are read.
     """
-    options = ReadOptions(axes, spacing_um, shape, dtype)
+    options = ReadOptions(axes, spacing_um, shape, dtype, level=level)
     with ExitStack() as files:
         source = _source(path, files)
         with reading(source.path):
@@ -270,6 +282,7 @@ def write_volume(path: str | os.PathLike[str], volume: Volume) -> Path:
     .nii, .nii.gz   (u)int8-64, float32, float64; bool as 0/1  all, as float32; an unstated space as LPS
     .tif, .tiff     uint8, uint16, float32; bool as 0/255      spacing; an origin or turned axes are refused
     .ome.tif        (u)int8-32, float32, float64; bool: 0/255  spacing; an origin or turned axes are refused
+    .ome.zarr       bool as 0/1, (u)int8-64, float32, float64  spacing and origin; turned axes are refused
     .npy, .raw      bool, (u)int8-64, float16-64               none: the bare array, (Z, Y, X), little-endian
     ==============  =========================================  ============================================
 

@@ -9,6 +9,7 @@ from typing import Any
 from micronet.core.errors import InputError, setting
 from micronet.core.names import existing, read_name, same_name
 from micronet.io import volume_stem
+from micronet.io.checks import is_store
 
 __all__ = ["LOGARITHMS", "MADE_BY", "read_record", "refuse_second_log", "scan_name", "stated_domain"]
 
@@ -24,7 +25,7 @@ _MOST_JSON = 1 << 20
 
 def scan_name(path: Path) -> str:
     """Return the name of a raw scan's results: its own, without folder and suffix."""
-    return path.resolve().name if path.is_dir() else volume_stem(path)
+    return path.resolve().name if path.is_dir() and not is_store(path) else volume_stem(path)
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

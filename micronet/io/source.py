@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, ParamSpec, TypeVar, cast
 
 from micronet.core.errors import FileError
 from micronet.core.provenance import sha256_of
-from micronet.io.checks import reading, regular_file
+from micronet.io.checks import is_store, reading, regular_file
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -29,7 +29,8 @@ class Source:
     Parameters
     ----------
     path : path-like
-        The file. Others that belong to it, such as the voxels of a detached NRRD, are opened when they are asked for.
+        The file, or the folder of an OME-Zarr, whose files are never kept open. Others that belong to a file, such as
+        the voxels of a detached NRRD, are opened when they are asked for.
 
     Raises
     ------
@@ -38,7 +39,8 @@ class Source:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = regular_file(path)
+        self.is_store = is_store(path)
+        self.path = Path(path) if self.is_store else regular_file(path)
         self._files: dict[Path, _Open] = {}
 
     def open(self, file: Path | None = None) -> BinaryIO:
@@ -53,7 +55,7 @@ class Source:
 
     def sha256(self, files: Sequence[Path]) -> str:
         """Return the SHA-256 of files that belong to it, one after the other, as `core.provenance.sha256_of` does."""
-        found = sha256_of(*files, opened=self.open)
+        found = sha256_of(*files) if self.is_store else sha256_of(*files, opened=self.open)
         self.check_unchanged()
         return found
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from micronet.core.provenance import read_sealed
+from micronet.io.checks import is_store
 from micronet.io.formats import volume_stem
 
 __all__ = ["is_result", "result_name", "result_record", "volume_name", "volume_of"]
@@ -17,7 +18,7 @@ _DRESS = re.compile(r"(?:annotation_|E5D_)?(?P<name>.+?)(?:_iso_full)?(?:_probab
 _OF_SESSION = re.compile(r"u-net(?:-[0-9]+)?_[0-9]+_(?P<u>.+)|ur-net(?:-[0-9]+)?_[0-9]+_(?P<ur>.+)_[0-9]+")
 # What stands at the end of the names of what belongs to a result; each result has the record <stem>.json.
 _PARTS = ("_probability", "_labels", "_look")
-_RESULT_NAMES = ("_probability.nrrd", "_labels.tif", "_look.seg.nrrd")
+_RESULT_NAMES = ("_probability.nrrd", "_probability.ome.zarr", "_labels.tif", "_look.seg.nrrd")
 _MAKERS = ("infer.py", "teach.py", "training")
 
 
@@ -61,7 +62,8 @@ def result_record(path: Path) -> dict[str, Any] | None:
     marks = [one for one in outputs if isinstance(one, dict)] if isinstance(outputs, list) else []
     sizes = [mark.get("bytes") for mark in marks if mark.get("name") == path.name]
     try:
-        return record if path.stat().st_size in sizes else None
+        files = [file for file in path.rglob("*") if file.is_file()] if is_store(path) else [path]
+        return record if sum(file.stat().st_size for file in files) in sizes else None
     except OSError:
         return None
 

@@ -22,6 +22,7 @@ from micronet.io import (
     read_volume,
     volume_stem,
 )
+from micronet.io.checks import is_store
 from micronet.io.seg_nrrd import is_pointer_file
 from micronet.io.volume_names import result_name, result_record, volume_of
 from micronet.measure.footprint import least_bytes, scores_bytes, vessels_bytes
@@ -254,10 +255,11 @@ def files_of_pairs(pairs: Sequence[Pair]) -> list[Path]:
 def _files(paths: Sequence[Path], *, probability: bool) -> list[Path]:
     files: list[Path] = []
     for path in paths:
-        if not path.is_dir():
+        if not path.is_dir() or is_store(path):
             files.append(path)
             continue
-        here = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
+        visible = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")]
+        here = [file for file in visible if file.is_file() or is_store(file)]
         volumes = [file for file in here if is_volume_path(file)]
         ours = [file for file in volumes if volume_stem(file).endswith("_probability")]
         masks = [file for file in here if file.name.lower().endswith(_SEGMENTATIONS)]

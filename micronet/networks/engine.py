@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +24,9 @@ from torch.autograd.function import once_differentiable
 from micronet.core.errors import InputError, setting
 
 __all__ = [
+    "TILE_HALO",
     "Engine",
+    "TileSizes",
     "Work",
     "available",
     "choose",
@@ -36,6 +39,10 @@ __all__ = [
     "refiner",
     "serves",
     "slab_refiner",
+    "tile_sizes",
+    "tile_steps",
+    "tile_stores",
+    "tiles_of",
     "unkept",
 ]
 
@@ -44,6 +51,9 @@ Engine = Literal["auto", "numba", "torch"]
 Work = Literal["forward", "training", "trees", "perceptrons"]
 #: ``read(z0, z1)`` returns planes z0 .. z1 - 1, float32 (z1 - z0, Y, X).
 Planes = Callable[[int, int], NDArray[np.float32]]
+
+#: Voxels that are read around a tile.
+TILE_HALO = 8
 
 _choice: dict[str, Engine] = {"engine": "auto"}
 
@@ -193,6 +203,67 @@ def slab_refiner(
 
     arrays = {name: value.detach().numpy() for name, value in parameters.items()}
     return SlabRefiner(arrays, size, image, planes, torch.get_num_threads())
+
+
+def tile_steps(parameters: Mapping[str, Tensor], size: tuple[int, int, int], image: Any, stores: Any) -> Any:
+    """Return the `networks.kernels.tiles.TileSteps` of a network; the thread count is PyTorch's."""
+    from micronet.networks.kernels.tiles import TileSteps
+
+    arrays = {name: value.detach().numpy() for name, value in parameters.items()}
+    return TileSteps(arrays, size, image, stores, torch.get_num_threads())
+
+
+def tiles_of(
+    size: tuple[int, int, int], sides: tuple[int, int, int], coarse_sides: tuple[int, int, int]
+) -> tuple[list[Any], list[Any]]:
+    """Return the tiles (`networks.kernels.tiles.Tile`) of a volume, and those of its quarter scale."""
+    from micronet.networks.kernels.sizes import coarser
+    from micronet.networks.kernels.tiles import tiles
+
+    return list(tiles(size, sides)), list(tiles(coarser(size), coarse_sides))
+
+
+def tile_stores(
+    size: tuple[int, int, int], refines: bool, on_disk: bool, make: Callable[[tuple[int, ...], bool], Any]
+) -> Any:
+    """Return the `networks.kernels.tiles.Stores` of a volume; ``make(shape, on_disk)`` makes one.
+
+    The lowest level is never on the disk.
+    """
+    from micronet.networks.kernels.tiles import Stores
+
+    made: dict[str, Any] = {
+        name: make(shape, on_disk and name not in ("lowest", "bottom")) if refines or name != "mask" else None
+        for name, shape in Stores.shapes(size).items()
+    }
+    return Stores(**made)
+
+
+@dataclass(frozen=True)
+class TileSizes:
+    """About how many bytes passes in tiles take.
+
+    `fine` and `coarse` tell it of a tile with given sides, at full and at a quarter of the scale; `stores` is what the
+    quarter scale takes wherever it lies, `lowest` what the lowest level takes in memory.
+    """
+
+    fine: Callable[[tuple[int, int, int]], int]
+    coarse: Callable[[tuple[int, int, int]], int]
+    stores: int
+    lowest: int
+
+
+def tile_sizes(size: tuple[int, int, int], refines: bool) -> TileSizes:
+    """Return what passes over a volume of this size take in tiles."""
+    from micronet.networks.kernels import tiles
+
+    threads = torch.get_num_threads()
+    return TileSizes(
+        lambda sides: tiles.tile_bytes(size, sides, threads),
+        lambda sides: tiles.coarse_tile_bytes(size, sides),
+        tiles.store_bytes(size, int(refines)),
+        tiles.lowest_bytes(size),
+    )
 
 
 def pass_bytes(size: tuple[int, int, int], planes: int | None = None) -> int:

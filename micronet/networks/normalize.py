@@ -1,6 +1,8 @@
 """From raw intensities and masks to what the networks were trained on."""
 
-from typing import Any
+import math
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from micronet.core.errors import InputError
 __all__ = [
     "MASK_OFFSET",
     "MASK_SCALE",
+    "Planes",
     "image_statistics",
     "log_intensity",
     "normalize_image",
@@ -23,12 +26,28 @@ MASK_SCALE = 1 / (0.05 * 0.95) ** 0.5
 MASK_OFFSET = 0.05
 
 
-def image_statistics(image: NDArray[Any]) -> tuple[float, float]:
+class Planes(Protocol):
+    """A volume that gives its planes along Z one after the other, as often as it is asked: an array, or one on disk."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of voxels along (Z, Y, X)."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of its voxels."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the planes, (Y, X)."""
+
+
+def image_statistics(image: Planes) -> tuple[float, float]:
     """Return mean and unbiased standard deviation of a volume, computed in float64.
 
     Parameters
     ----------
     image : ndarray of shape (Z, Y, X), bool, integer or real
+        Or what gives its planes in turn; it may be larger than memory.
 
     Returns
     -------
@@ -39,21 +58,22 @@ def image_statistics(image: NDArray[Any]) -> tuple[float, float]:
     InputError
         If the image is not three-dimensional and real, is constant or holds NaN or infinity.
     """
-    if image.ndim != 3 or image.dtype.kind not in "buif":
+    if len(image.shape) != 3 or image.dtype.kind not in "buif":
         raise InputError(f"an image is a (Z, Y, X) array of real numbers, found shape {image.shape} of {image.dtype}")
-    if image.size == 0:
+    size = math.prod(image.shape)
+    if size == 0:
         raise InputError(f"an image of shape {image.shape} holds no voxel")
     # Plane by plane in float64: exact for every integer type, and no second copy of the volume.
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = sum(float(plane.sum(dtype=np.float64)) for plane in image) / image.size
+        mean = sum(float(plane.sum(dtype=np.float64)) for plane in image) / size
         squares = sum(float(np.square(plane - np.float64(mean)).sum()) for plane in image)
     if not np.isfinite(squares):
-        bad = int(image.size - np.count_nonzero(np.isfinite(image)))
+        bad = size - sum(int(np.count_nonzero(np.isfinite(plane))) for plane in image)
         found = f"{bad:,} voxels that are not finite (NaN or infinity)" if bad else "values too large to normalise"
         raise InputError(f"the image holds {found}")
-    sd = (squares / max(image.size - 1, 1)) ** 0.5
+    sd = (squares / max(size - 1, 1)) ** 0.5
     if not sd > 1e-12 * abs(mean):
-        raise InputError(f"the image is constant: every voxel is {image.flat[0]}")
+        raise InputError(f"the image is constant: every voxel is {next(iter(image)).flat[0]}")
     return mean, float(sd)
 
 

@@ -105,3 +105,25 @@ class Padding:
         here = slice(max(begin - first, 0), max(begin + self.inside[0] - first, 0))
         (above, _), (left, _) = self.widths[1:]
         return max(first - begin, 0), planes[here, above : above + self.inside[1], left : left + self.inside[2]]
+
+    def pad_box(
+        self, read: Callable[[tuple[slice, ...]], NDArray[_Scalar]], box: tuple[slice, ...]
+    ) -> NDArray[_Scalar]:
+        """Return a box of the padded volume; `read` gives a box of the volume, whole along the axes that are padded."""
+        if not self.needed:
+            return read(box)
+        short = [any(width) for width in self.widths]
+        wanted = zip(short, box, self.inside, strict=True)
+        found = read(tuple(slice(0, length) if padded else part for padded, part, length in wanted))
+        found = np.pad(found, self.widths, "symmetric")  # of axes that are long enough nothing
+        return found[tuple(part if padded else slice(None) for padded, part in zip(short, box, strict=True))]
+
+    def unpad_box(self, box: tuple[slice, ...], found: NDArray[Any]) -> tuple[tuple[slice, ...], NDArray[Any]]:
+        """Return which box of the volume lies in this one of the padded volume, and its voxels; it may be empty."""
+        place, inside = [], []
+        for part, (before, _), length in zip(box, self.widths, self.inside, strict=True):
+            first = min(max(part.start - before, 0), length)
+            stop = max(min(part.stop - before, length), first)
+            place.append(slice(first, stop))
+            inside.append(slice(first + before - part.start, stop + before - part.start))
+        return tuple(place), found[tuple(inside)]

@@ -6,8 +6,7 @@ write and record (`results`).
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from numpy.typing import NDArray
 
-from micronet.core.errors import InputError, setting
+from micronet.core.errors import FileError, InputError, setting
 from micronet.core.files import make_folder
 from micronet.core.outcome import Outcome
 from micronet.core.planes import Planes
@@ -28,10 +27,20 @@ from micronet.segment.earlier import earlier_result
 from micronet.segment.memory import Memory
 from micronet.segment.plan import Plan, Task, TimePoint, plan_room, plan_task
 from micronet.segment.reading import Inputs, read_inputs
-from micronet.segment.refine import Iteration, Refinement, has_settled, predict_whole
-from micronet.segment.results import Prediction, Written, hand_over, measure_prediction, record_of, write_results
+from micronet.segment.refine import Iteration, Refinement, predict_whole
+from micronet.segment.results import (
+    Prediction,
+    Watch,
+    Written,
+    changes,
+    hand_over,
+    measure_prediction,
+    record_of,
+    write_results,
+)
 from micronet.segment.settings import Job, Weights, check_results, check_stems
 from micronet.segment.slabs import predict_in_slabs
+from micronet.segment.store import refuse_wishes, segment_store
 
 if TYPE_CHECKING:
     from micronet.segment.report import SegmentReport
@@ -48,6 +57,7 @@ def segment_file(
     on_iteration: Callable[[Iteration], None] | None = None,
     force: bool = False,
     time_point: TimePoint | None = None,
+    on_tile: Callable[[int, int], None] = lambda done, total: None,
 ) -> Outcome:
     """Segment one volume and write what was found.
 
@@ -67,6 +77,9 @@ def segment_file(
         Do it again, and replace what is there, even when the result exists.
     time_point : TimePoint, optional
         What to segment of `path`, where that holds or belongs to a recording.
+    on_tile : callable
+        Receives how many tiles of an OME-Zarr are done, and how many there are at most over all passes; then
+        `on_iteration` is not called.
 
     Returns
     -------
@@ -80,7 +93,15 @@ def segment_file(
     """
     try:
         with Sources() as sources:
-            return _segment(Task(path, weights, job, sources, time_point), say, on_iteration, force)
+            task = Task(path, weights, job, sources, time_point)
+            if task.in_store:
+                refuse_wishes(task)
+            plan = plan_task(task)
+            done, plan = (None, plan) if force else _joined(plan, say)
+            if done is not None:
+                return done
+            plan.outputs.check_room()
+            return segment_store(plan, say, on_tile) if task.in_store else _segment(plan, say, on_iteration)
     except MemoryError:
         raise InputError(f"'{path}': memory ran out; say how much may be taken {setting('max_ram')}") from None
     except torch.cuda.OutOfMemoryError:
@@ -89,21 +110,26 @@ def segment_file(
         ) from None
 
 
-def _segment(
-    task: Task, say: Callable[[str], None], on_iteration: Callable[[Iteration], None] | None, force: bool
-) -> Outcome:
-    watch = _Watch()
-    plan = plan_task(task)
-    earlier = None if force else earlier_result(plan)
-    if earlier is not None:
-        if not earlier.lacks:
-            return earlier.outcome
-        if earlier.anew is None and (added := add_files(earlier, say)) is not None:
-            return added
-        say(f"  anew        for {', '.join(earlier.lacks)}: {earlier.anew or 'its grid would be another'}")
-        task = replace(task, job=earlier.whole())
-        plan = plan_task(task)
-    plan.outputs.check_room()
+def _joined(plan: Plan, say: Callable[[str], None]) -> tuple[Outcome | None, Plan]:
+    """Return what comes of a result that is there, to which what it lacks is added; else None and what to do."""
+    earlier = earlier_result(plan)
+    if earlier is None:
+        return None, plan
+    if not earlier.lacks:
+        return earlier.outcome, plan
+    if plan.task.in_store:
+        raise FileError(
+            f"'{plan.outputs.record_path}' is of a result in an OME-Zarr, which {', '.join(earlier.lacks)} cannot be "
+            f"added to; replace it {setting('force')} or write elsewhere {setting('output')}"
+        )
+    if earlier.anew is None and (added := add_files(earlier, say)) is not None:
+        return added, plan
+    say(f"  anew        for {', '.join(earlier.lacks)}: {earlier.anew or 'its grid would be another'}")
+    return None, plan_task(replace(plan.task, job=earlier.whole()))
+
+
+def _segment(plan: Plan, say: Callable[[str], None], on_iteration: Callable[[Iteration], None] | None) -> Outcome:
+    task, watch = plan.task, Watch()
     memory = plan_room(task)
     say(f"  memory      {memory.description}")
     inputs = read_inputs(task, say)
@@ -112,7 +138,7 @@ def _segment(
     with _predicted(task, inputs, memory, page, on_iteration) as prediction:
         watch.note("predict")
         if task.weights.network.refines:
-            say(f"  changes     {_changes(prediction.iterations, task)}")
+            say(f"  changes     {changes(prediction.iterations, task)}")
         measured = measure_prediction(task, inputs, prediction, say)
         written = write_results(plan, inputs, prediction, measured, memory, say)
         watch.note("write")
@@ -207,26 +233,3 @@ def _finish(plan: Plan, record: Mapping[str, Any], written: Written, say: Callab
     say(f"  wrote       {plan.task.job.output}/: {', '.join(names)}")
     if written.refused:
         raise InputError(f"'{plan.task.path}': {written.refused[0]} (all else is written)")
-
-
-def _changes(iterations: Sequence[Iteration], task: Task) -> str:
-    if not task.settles:
-        flips = " ".join(f"{iteration.flipped:,}" for iteration in iterations)
-        return f"voxels that crossed 0.5, by iteration: {flips}"
-    last = iterations[-1]
-    part = f"{100 * last.flipped / max(last.foreground, 1):.2f} % of the lumen's voxels still flip in a pass"
-    word = "settled" if has_settled(iterations) else "NOT settled"
-    return f"{word} after {len(iterations)} iterations: {part}"
-
-
-class _Watch:
-    """How many seconds each step took, in their order."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def note(self, step: str) -> None:
-        """Note that a step has ended."""
-        now = time.perf_counter()
-        self.seconds[step], self._last = now - self._last, now

@@ -18,7 +18,7 @@ from micronet.io import Segment, nrrd, write_mask_planes
 from micronet.measure.overlap import Overlap
 from micronet.report.preview import Scene, write_preview
 
-__all__ = ["above", "levels", "measure", "score_line", "scores_record", "write_result"]
+__all__ = ["above", "levels", "measure", "measure_counts", "score_line", "scores_record", "write_result"]
 
 # A lumen that fills nearly the whole volume is a wrong normalisation or a wrong domain, not an embryo.
 _NEARLY_FULL = 0.9
@@ -84,8 +84,11 @@ def measure(
     mask: NDArray[np.bool_], volume: Volume, threshold: float, y_crop: int | None
 ) -> tuple[dict[str, Any], list[str]]:
     """Return what a mask amounts to, as the record has it, and what is suspicious about it."""
-    voxels = int(np.count_nonzero(mask))
-    looked_at = mask[:, :y_crop].size
+    return measure_counts(int(np.count_nonzero(mask)), mask[:, :y_crop].size, volume, threshold)
+
+
+def measure_counts(voxels: int, looked_at: int, volume: Volume, threshold: float) -> tuple[dict[str, Any], list[str]]:
+    """Return what so many voxels of lumen amount to, as `measure` does of a mask."""
     warnings = []
     if voxels == 0:
         warnings.append(

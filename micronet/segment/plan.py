@@ -16,6 +16,7 @@ from micronet.core.names import write_name
 from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.volume import Volume
 from micronet.io import Source, Sources, claimed_bytes, files_of, open_stack, volume_stem
+from micronet.io.checks import is_store
 from micronet.measure.footprint import least_bytes
 from micronet.networks.card import card_path
 from micronet.segment.memory import Memory, Need, memory_without_network, plan_memory
@@ -85,6 +86,11 @@ class Task:
         return self.job.until_stable and self.weights.network.refines
 
     @property
+    def in_store(self) -> bool:
+        """Whether it is an OME-Zarr, which is segmented tile by tile."""
+        return self.time_point is None and is_store(self.path)
+
+    @property
     def soft_start(self) -> Path | None:
         """The file with the probability that the refinement starts from."""
         return None if self.time_point is None else self.time_point.start
@@ -113,14 +119,14 @@ class Plan:
 def plan_task(task: Task) -> Plan:
     """Check what a task would write, and note what its result depends on; MicronetError where that cannot be."""
     weights, job, time_point = task.weights, task.job, task.time_point
-    files = files_of(task.sources.of(task.path)) if time_point is None else time_point.files
+    files = files_of(task.sources.of(task.path), job.level) if time_point is None else time_point.files
     masks = {role: task.sources.of(mask) for role, mask in task.masks.items()}
     beside = [file for mask in masks.values() for file in files_of(mask)]
-    outputs = job.outputs(task.stem)
+    outputs = job.outputs(task.stem, store=task.in_store)
     check_outputs([outputs], [*files, *beside, weights.path, card_path(weights.path)])
     done = outputs.read()
     asked = {
-        "input": input_record(task.sources.of(task.path)) if time_point is None else time_point.source,
+        "input": input_record(task.sources.of(task.path), job.level) if time_point is None else time_point.source,
         "weights": {"path": write_name(weights.path), "sha256": weights.sha256, "network": weights.network.name},
         "masks": {role: input_record(mask) for role, mask in masks.items()},
         "parameters": job.parameters(),
@@ -172,9 +178,9 @@ def _need(task: Task, masks: Iterable[Path]) -> Need:
     )
 
 
-def input_record(source: Source) -> dict[str, Any]:
-    """Return what a record says of an input: its path and its hash."""
-    return {"path": write_name(source.path), "sha256": source.sha256(files_of(source))}
+def input_record(source: Source, level: int = 0) -> dict[str, Any]:
+    """Return what a record says of an input: its path and its hash; of an OME-Zarr that of a level."""
+    return {"path": write_name(source.path), "sha256": source.sha256(files_of(source, level))}
 
 
 def _mask_bytes(mask: Path, task: Task) -> int:

@@ -21,7 +21,7 @@ from micronet.segment.plan import Task, TimePoint
 from micronet.segment.resampling import NetworkGrid
 from micronet.segment.settings import Job
 
-__all__ = ["Inputs", "read_inputs", "read_job_volume"]
+__all__ = ["Inputs", "described", "notes_on", "read_inputs", "read_job_volume"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +48,9 @@ def read_inputs(task: Task, say: Callable[[str], None]) -> Inputs:
     """Read all that a task needs, and tell the person; MicronetError for bad input."""
     path, job, time_point = task.path, task.job, task.time_point
     volume = read_job_volume(task.sources.of(path), job, task.weights.flat) if time_point is None else time_point.volume
-    say(f"  volume      {_described(volume)}")
+    say(f"  volume      {described(volume)}")
     grid = _network_grid(volume, task)
-    notes = [*volume.notes, *_notes_on(volume, grid, task)]
+    notes = [*volume.notes, *notes_on(volume, grid, task)]
     for note in notes:
         say(f"              note: {note}")
     if volume.spacing_um is None:
@@ -74,7 +74,8 @@ def read_inputs(task: Task, say: Callable[[str], None]) -> Inputs:
 
 def read_job_volume(source: Source, job: Job, flat: bool = False) -> Volume:
     """Read a volume as the settings say; errors as `micronet.io.read_volume`."""
-    return read_volume(source, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype, flat=flat)
+    how: dict[str, Any] = {"axes": job.axes, "spacing_um": job.spacing_um, "shape": job.shape, "dtype": job.dtype}
+    return read_volume(source, **how, flat=flat, level=job.level)
 
 
 def _refuse_lengths(path: Path, job: Job) -> None:
@@ -111,7 +112,7 @@ def _seen(volume: Volume, grid: NetworkGrid | None, task: Task, say: Callable[[s
         raise InputError(f"'{task.path}': {error}") from error
 
 
-def _notes_on(volume: Volume, grid: NetworkGrid | None, task: Task) -> list[str]:
+def notes_on(volume: Volume, grid: NetworkGrid | None, task: Task) -> list[str]:
     """Return what the network does to the volume; InputError where one that works in µm refuses its voxels."""
     if task.weights.network.in_um:
         taught: Any = task.weights.model
@@ -195,7 +196,8 @@ def _probability_of(start: Source, time_point: TimePoint, volume: Volume, path: 
     return volume, found.with_array(probability)
 
 
-def _described(volume: Volume) -> str:
+def described(volume: Volume) -> str:
+    """Return shape, type, spacing and space of a volume for a person."""
     spacing = volume.spacing_um
     where = "spacing unknown" if spacing is None else "spacing " + " x ".join(f"{s:.4g}" for s in spacing) + " µm"
     shape = " x ".join(str(n) for n in volume.shape)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ from micronet.io import write_label_tiff
 from micronet.io.labels import BACKGROUND, LUMEN
 from micronet.measure.footprint import mesh_bytes, vessels_bytes
 from micronet.measure.lumen_files import write_surface, write_vessels
-from micronet.measure.overlap import overlap
+from micronet.measure.overlap import Overlap, overlap
 from micronet.measure.pieces import Cleaned, clean_mask
 from micronet.report.preview import Scene, write_paper_figure
 from micronet.segment.memory import Memory
@@ -36,12 +37,15 @@ from micronet.segment.settings import Job
 __all__ = [
     "Measured",
     "Prediction",
+    "Watch",
     "Written",
+    "changes",
     "hand_over",
     "measure_mask",
     "measure_prediction",
     "record_of",
     "scene_of",
+    "scored_line",
     "write_on_request",
     "write_results",
 ]
@@ -92,6 +96,19 @@ class Written:
     vessels: dict[str, Any]
 
 
+class Watch:
+    """How many seconds each step took, in their order."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def note(self, step: str) -> None:
+        """Note that a step has ended."""
+        now = time.perf_counter()
+        self.seconds[step], self._last = now - self._last, now
+
+
 def measure_prediction(task: Task, inputs: Inputs, prediction: Prediction, say: Callable[[str], None]) -> Measured:
     """Take the mask out of a probability, measure and score it, and tell the person."""
     mask, cleaned = above(prediction.probability, task.job.threshold), None
@@ -119,6 +136,17 @@ def measure_mask(task: Task, inputs: Inputs, mask: NDArray[np.bool_], say: Calla
     if line:
         say(f"  scores      {line}")
     return found
+
+
+def changes(iterations: Sequence[Iteration], task: Task) -> str:
+    """Return the line that says what each refinement changed."""
+    if not task.settles:
+        flips = " ".join(f"{iteration.flipped:,}" for iteration in iterations)
+        return f"voxels that crossed 0.5, by iteration: {flips}"
+    last = iterations[-1]
+    part = f"{100 * last.flipped / max(last.foreground, 1):.2f} % of the lumen's voxels still flip in a pass"
+    word = "settled" if has_settled(iterations) else "NOT settled"
+    return f"{word} after {len(iterations)} iterations: {part}"
 
 
 def write_results(
@@ -196,7 +224,12 @@ def _scored(mask: NDArray[np.bool_], annotation: NDArray[np.bool_], y_crop: int 
     """Return the scores as the record has them, and as a line."""
     mask = mask[:, :y_crop]
     counts = overlap(mask, annotation[:, :y_crop])
-    scores = scores_record(counts, outside=int(np.count_nonzero(annotation[:, mask.shape[1] :])))
+    return scored_line(counts, int(np.count_nonzero(annotation[:, mask.shape[1] :])))
+
+
+def scored_line(counts: Overlap, outside: int) -> tuple[dict[str, Any], str]:
+    """Return scores as the record has them, and as a line; `outside` as in `scores_record`."""
+    scores = scores_record(counts, outside)
     outside = scores["annotated_outside_y_crop"]
     more = f"; {outside:,} annotated voxels below the crop not counted {setting('y_crop')}" if outside else ""
     return scores, f"{score_line(counts)}{more}"

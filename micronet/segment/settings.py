@@ -15,6 +15,7 @@ from micronet.core.names import check_apart, valid, write_name
 from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.provenance import sha256_of
 from micronet.io import files_read_with, volume_stem
+from micronet.io.checks import is_store
 from micronet.io.mesh import MESH_FORMATS
 from micronet.measure.cleaning import Cleaning
 from micronet.measure.lumen_files import surface_path, vessel_paths
@@ -87,7 +88,7 @@ class Job:
     that Fiji opens, `figure` for pictures to be put into a paper. `clean` says which pieces of the mask are removed
     and what is filled; the probability stays as it is. `resample_um` brings the volume to voxels of that length for
     the network, and what it finds back to the volume's grid. `max_ram` is how many bytes of memory may be taken; no
-    number of a result depends on it.
+    number of a result depends on it. `level` is which scale of an OME-Zarr is segmented.
     """
 
     output: Path = Path("predictions")
@@ -113,6 +114,7 @@ class Job:
     figure: FigureWish | None = None
     clean: Cleaning | None = None
     resample_um: float | None = None
+    level: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:
@@ -146,11 +148,16 @@ class Job:
             files["figure"] = self.output / self.figure.name
         return files | (vessel_paths(self.output, stem) if self.measures else {})
 
-    def outputs(self, stem: str) -> Outputs:
-        """Return the files that the results of a volume consist of, and those that other settings would write too."""
+    def outputs(self, stem: str, *, store: bool = False) -> Outputs:
+        """Return the files that the results of a volume consist of, and those that other settings would write too.
+
+        Those of an OME-Zarr, `store`, are one, with the mask as its labels, and a preview.
+        """
         everything = [replace(self, report=True, measures=True, label_tiff=True, mesh=mesh) for mesh in MESH_FORMATS]
         possible = {file.name for job in everything for file in job.files_on_request(stem).values()}
-        names = [f"{stem}_probability.nrrd", f"{stem}.seg.nrrd", f"{stem}_preview.png"]
+        one, other = [f"{stem}_probability.ome.zarr"], [f"{stem}_probability.nrrd", f"{stem}.seg.nrrd"]
+        names = [*(one if store else other), f"{stem}_preview.png"]
+        possible |= {*one, *other}
         names += [file.name for file in self.files_on_request(stem).values()]
         return Outputs(self.output, f"{stem}.json", MADE_BY, names, outdated=sorted(possible - set(names)))
 
@@ -166,6 +173,8 @@ class Job:
             del settings["resample_um"]
         if self.keep is None:  # results of before there was such a setting are those of now
             del settings["keep"], settings["checked"]
+        if not self.level:
+            del settings["level"]
         return {key: _plain(value) for key, value in settings.items()} | {"iterations": self.passes}
 
 
@@ -203,7 +212,8 @@ def check_results(
     """
     read = [file for path in inputs for file in files_read_with(path)]
     done = inputs if these is None else these
-    check_outputs([*(job.outputs(volume_stem(path)) for path in done), *beside], [*read, *read_beside(job, weights)])
+    ours = (job.outputs(volume_stem(path), store=is_store(path)) for path in done)
+    check_outputs([*ours, *beside], [*read, *read_beside(job, weights)])
 
 
 def _plain(value: Any) -> Any:

@@ -103,7 +103,9 @@ def open_time_lapse(inputs: Sequence[Path], job: Job, *, interval_s: float | Non
 
         def read(number: int) -> Loaded:
             with opened(inputs[number]) as source:
-                return Loaded(read_job_volume(source, job), input_record(source), files_of(source))
+                return Loaded(
+                    read_job_volume(source, job), input_record(source, job.level), files_of(source, job.level)
+                )
 
         yield TimeLapse(common, list(inputs), stems, interval_s, read)
         return
@@ -112,7 +114,8 @@ def open_time_lapse(inputs: Sequence[Path], job: Job, *, interval_s: float | Non
     with Sources() as sources, _recording(sources.of(path), job) as recording:
         digits = max(3, len(str(recording.count - 1)))
         stems = [f"{stem}_t{number:0{digits}d}" for number in range(recording.count)]
-        whole, files = input_record(sources.of(path)), files_of(sources.of(path))
+        source = sources.of(path)
+        whole, files = input_record(source, job.level), files_of(source, job.level)
         yield TimeLapse(
             stem,
             [path] * recording.count,
@@ -123,7 +126,8 @@ def open_time_lapse(inputs: Sequence[Path], job: Job, *, interval_s: float | Non
 
 
 def _recording(source: Source, job: Job) -> Recording:
-    return open_recording(source, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape, dtype=job.dtype)
+    how: dict[str, Any] = {"axes": job.axes, "spacing_um": job.spacing_um, "shape": job.shape, "dtype": job.dtype}
+    return open_recording(source, **how, level=job.level)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from micronet.io import (
     read_volume,
     volume_stem,
 )
+from micronet.io.zarr import Level, labels_of, open_level
 
 __all__ = ["get_reader"]
 
@@ -70,6 +72,8 @@ def read(path: str | Sequence[str]) -> list[LayerData]:
         try:
             recording = open_recording(source)
         except MicronetError:  # one time point, or something that read_volume tells better
+            if source.is_store:
+                return _store(file, stem)
             volume = read_volume(source)
             array = volume.array
             attributes = layer_attributes(volume, stem)
@@ -95,6 +99,47 @@ def _strokes(found: Segmentation, stem: str) -> LayerData:
     attributes = layer_attributes(found.grid, f"{stem} strokes")
     attributes["metadata"][STROKES] = True
     return labels, attributes | {"colormap": STROKE_COLOURS}, "labels"
+
+
+def _store(file: Path, stem: str) -> list[LayerData]:
+    """Return an OME-Zarr as an image at all its scales, read where it is looked at, and its labels."""
+    shown = [(open_level(file), stem, "image")]
+    shown += [(open_level(file, 0, file / "labels" / name), name, "labels") for name in labels_of(file)]
+    layers: list[LayerData] = []
+    for level, name, kind in shown:
+        image = level.image
+        scales = [level, *(open_level(file, number, image.group) for number in range(1, image.levels))]
+        attributes = layer_attributes(level.grid, name)
+        if len(scales) > 1:
+            layers.append(([_Lazy(one) for one in scales], attributes | {"multiscale": True}, kind))
+        else:
+            layers.append((level[(slice(None),) * 3], attributes, kind))
+    return layers
+
+
+class _Lazy:
+    """A level as napari takes it for an array: it asks for what is on the screen."""
+
+    ndim = 3
+
+    def __init__(self, level: Level) -> None:
+        self._level, self.shape, self.dtype = level, level.shape, level.dtype
+        self.size = math.prod(level.shape)
+
+    def __getitem__(self, part: Any) -> Any:
+        """Return a part, of which an axis that a number is given for is left out."""
+        parts = part if isinstance(part, tuple) else (part,)
+        parts = (*parts, *(slice(None),) * (3 - len(parts)))
+        box = tuple(
+            slice(*one.indices(length)[:2]) if isinstance(one, slice) else slice(int(one), int(one) + 1)
+            for one, length in zip(parts, self.shape, strict=True)
+        )
+        steps = tuple(slice(None, None, one.step) if isinstance(one, slice) else 0 for one in parts)
+        return self._level[box][steps]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """Return all of it."""
+        return np.asarray(self[:], dtype)
 
 
 def _is_segmentation(path: str | Path) -> bool:

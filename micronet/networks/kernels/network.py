@@ -6,7 +6,7 @@
                                  |                       |
                                  +-> bottom -> x2 -> upsampled
 
-The sweeps over full-size planes are encoder.py and decoder.py; the coarse levels are steps of coarse.py.
+The sweeps over full-size planes are encoder.py and decoder.py; the coarse levels are levels.py.
 """
 
 from __future__ import annotations
@@ -15,23 +15,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from micronet.core.errors import InputError
 from micronet.core.threads import Team, physical_cores, split
-from micronet.networks.kernels.coarse import convolve_stack, pool_stack, upsample_stack
 from micronet.networks.kernels.decoder import AROUND, decode
 from micronet.networks.kernels.encoder import encode, pool_mask
 from micronet.networks.kernels.kept import kept_array
 from micronet.networks.kernels.layout import Array, kept_stack, new_stack, strips
-from micronet.networks.kernels.microkernels import LINEAR, SELU, kernel_addresses
+from micronet.networks.kernels.levels import Levels
+from micronet.networks.kernels.microkernels import kernel_addresses
 from micronet.networks.kernels.planes import Line
+from micronet.networks.kernels.sizes import Nearest, Size, coarser, nearest_indices
 from micronet.networks.kernels.weights import Packed, pack
 
-__all__ = ["Activations", "Encoded", "Nearest", "Network", "Part", "Refiner", "Size", "forward"]
+__all__ = ["Activations", "Encoded", "Nearest", "Network", "Part", "Refiner", "Size", "forward", "nearest_indices"]
 
-Size = tuple[int, int, int]
-Nearest = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 #: Planes z0 .. z1 - 1 that one thread did, and its results of up0.0, up0.1 and up0.3 (plane z in slot z % slots).
 Part = tuple[int, int, tuple[Array, Array, Array]]
 
@@ -91,22 +89,6 @@ class Activations:
     stacks: dict[str, Array]
 
 
-def coarser(size: Size) -> Size:
-    """Return the size after pooling by 4."""
-    return size[0] // 4, size[1] // 4, size[2] // 4
-
-
-def nearest_indices(size: Size, given: Size) -> Nearest:
-    """Return which plane, row and column of `given` nearest upsampling shows, with PyTorch's float32 rounding."""
-
-    def along(length: int, source: int) -> NDArray[np.int64]:
-        scale = np.float32(source) / np.float32(length)
-        shown: NDArray[np.int64] = np.floor(np.arange(length, dtype=np.float32) * scale).astype(np.int64)
-        return np.where(shown < source, shown, source - 1)
-
-    return along(size[0], given[0]), along(size[1], given[1]), along(size[2], given[2])
-
-
 def checked(array: Array, name: str, size: Size | None = None) -> Array:
     """Return `array` as contiguous float32 (Z, Y, X) of the given size, or of any that the networks take."""
     if array.ndim != 3 or min(array.shape) < _MINIMUM_AXIS:
@@ -163,56 +145,9 @@ def run_coarse_levels(
     quarter = coarser(full)
     sixteenth = coarser(quarter)
     nearest = nearest_indices(full, quarter), nearest_indices(quarter, sixteenth)
-    to_4 = kernel_addresses()[0]
-    stacks = {"pooled": pooled}
-    nothing = pooled[:0]
-
-    def forget(*names: str) -> None:
-        for name in () if keep else names:
-            del stacks[name]
-
-    def convolve(name: str, source: str, activation: int, size: Size, second: str | None = None) -> None:
-        layer = network.layers[name]
-        stacks[name] = target = kept_stack(size[0], 4, size[1], size[2])
-        team.run(
-            lambda z0, z1: convolve_stack(
-                to_4,
-                z0,
-                z1,
-                (stacks[source], stacks[second] if second else nothing),
-                layer.taps,
-                layer.bias,
-                activation,
-                target,
-                size,
-            ),
-            split(size[0], team.threads),
-        )
-
-    if pooled_mask is None:
-        convolve("down1.1", "pooled", LINEAR, quarter)
-    else:
-        stacks["pooled mask"] = pooled_mask
-        convolve("down1.1", "pooled mask", LINEAR, quarter, "pooled")
-    convolve("down1.2", "down1.1", SELU, quarter)
-    forget("down1.1")
-    stacks["pooled1"] = pooled1 = new_stack(sixteenth[0], 4, sixteenth[1], sixteenth[2])
-    pool_stack(0, sixteenth[0], stacks["down1.2"], pooled1, quarter)
-    convolve("bottom.1", "pooled1", LINEAR, sixteenth)
-    convolve("bottom.2", "bottom.1", SELU, sixteenth)
-    convolve("bottom.4", "bottom.2", LINEAR, sixteenth)
-    convolve("bottom.5", "bottom.4", SELU, sixteenth)
-    stacks["shown2"] = shown2 = new_stack(quarter[0], 4, quarter[1], quarter[2])
-    upsample_stack(0, quarter[0], stacks["bottom.5"], shown2, nearest[1])
-    convolve("up1.0", "down1.2", LINEAR, quarter, "shown2")
-    forget("down1.2", "shown2")
-    convolve("up1.1", "up1.0", SELU, quarter)
-    forget("up1.0")
-    convolve("up1.3", "up1.1", LINEAR, quarter)
-    forget("up1.1")
-    convolve("up1.4", "up1.3", SELU, quarter)
-    forget("up1.3")
-    return Activations((full, quarter, sixteenth), nearest, stacks)
+    levels = Levels(network.layers, quarter, team, keep)
+    levels.up(levels.bottom(levels.down(pooled, pooled_mask), sixteenth), nearest[1])
+    return Activations((full, quarter, sixteenth), nearest, levels.stacks)
 
 
 def decode_probability(
