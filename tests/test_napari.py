@@ -1,6 +1,5 @@
-"""The napari plugin: its manifest, reader, writer, the computing part of its widget, and the widget where napari is."""
+"""The napari plugin: manifest, reader, writer, the computing part of the widget Segment, and it where napari is."""
 
-import os
 import subprocess
 import sys
 import tomllib
@@ -11,14 +10,19 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from napari_process import run_in_napari
 
 from micronet import MicroNet, MicroRNet, Volume, load_model, predict, read_annotation, read_volume, write_volume
-from micronet.app.napari.layers import grid_of
+from micronet.app.napari import segmenter
+from micronet.app.napari.layers import STROKES, grid_of, layer_attributes
 from micronet.app.napari.reader import get_reader, read
-from micronet.app.napari.segmenter import default_weights, steps, warning
+from micronet.app.napari.segmenter import Segmenting, Step, default_weights, segment, warning
+from micronet.app.napari.work import Work
 from micronet.app.napari.writer import write_labels_tiff, write_seg_nrrd
 from micronet.core.errors import FileError, InputError, MicronetError
 from micronet.io import Segment, open_recording, read_segmentation, write_label_tiff, write_segmentation
+from micronet.io.labels import read_labels
+from micronet.networks.normalize import log_intensity, normalize_image
 from micronet.networks.weights import save_state
 
 SHAPE = (33, 34, 36)
@@ -53,11 +57,11 @@ def test_npe2_finds_the_manifest_valid(root):
 def test_manifest_names_what_is_there_and_setup_ships_it(root):
     manifest = (root / "micronet" / "napari.yaml").read_text(encoding="utf-8")
     names = [line.split("python_name:")[1].strip() for line in manifest.splitlines() if "python_name:" in line]
-    assert len(names) == 4
+    assert len(names) == 5
     for name in names:
         module, function = name.split(":")
-        if module.endswith(".widget"):  # needs napari
-            assert f"{function} = " in (root / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+        if ".widget" in module:  # needs napari
+            assert f"class {function}(" in (root / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
         else:
             assert callable(getattr(import_module(module), function))
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
@@ -143,6 +147,24 @@ def test_saved_segmentation_lies_on_the_grid_of_the_image(tmp_path, volume, mask
     np.testing.assert_array_equal(found.mask.origin, volume.origin)
 
 
+def test_strokes_are_saved_as_what_teach_reads_and_opened_as_one_layer(tmp_path, volume, mask):
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[5] = np.where(mask[5], 1, 2)
+    path = str(tmp_path / "embryo.seg.nrrd")
+    attributes = layer_attributes(volume, "embryo strokes")
+    attributes["metadata"][STROKES] = True
+    write_seg_nrrd(path, labels, attributes)
+    assert [segment.name for segment in read_segmentation(path).segments] == ["lumen", "background"]
+    _, read_back = read_labels(path, volume, "embryo")
+    np.testing.assert_array_equal(read_back.volume.array, labels)
+    [(array, attributes, kind)] = read(path)
+    assert (kind, attributes["name"], attributes["metadata"][STROKES]) == ("labels", "embryo strokes", True)
+    np.testing.assert_array_equal(array, labels)
+    both = [(Segment(name="lumen"), mask), (Segment(name="background"), mask)]  # as nobody paints for teaching
+    write_segmentation(path, both, volume)
+    assert len(read(path)) == 2
+
+
 def test_every_label_becomes_a_segment(tmp_path, mask):
     labels = np.where(mask, 2, 0).astype(np.int32)
     labels[0] = 7
@@ -205,8 +227,16 @@ def test_labels_that_a_format_cannot_hold_are_refused(tmp_path, write, data, mes
     assert not list(tmp_path.iterdir())
 
 
+def steps(array, weights, grid=None, **settings):
+    """Return what is told of a layer on its way."""
+    found = []
+    segment(array, Volume(array[0] if array.ndim == 4 else array) if grid is None else grid,
+            Segmenting(weights, **settings), found.append)  # fmt: skip
+    return [step for step in found if isinstance(step, Step)]
+
+
 @pytest.mark.usefixtures("engine_ready")
-class TestSteps:
+class TestSegment:
     @pytest.fixture
     def weights(self, tmp_path):
         torch.manual_seed(11)
@@ -216,7 +246,7 @@ class TestSteps:
 
     def test_masks_are_those_of_predict_after_every_refinement(self, weights, volume):
         model = load_model(weights)
-        found = list(steps(volume.array, weights, iterations=3, threshold=0.4))
+        found = steps(volume.array, weights, iterations=3, threshold=0.4)
         assert [(step.iteration, step.of) for step in found] == [(1, 3), (2, 3), (3, 3)]
         for number, step in enumerate(found, 1):
             expected = predict(volume.array, model, number) > 0.4
@@ -226,7 +256,7 @@ class TestSteps:
     def test_time_points_start_from_the_last(self, weights, volume):
         model = load_model(weights)
         movie = np.stack([volume.array, volume.array[::-1]])
-        found = list(steps(movie, weights, iterations=1))
+        found = steps(movie, weights, iterations=1)
         first = predict(movie[0], model, 10)
         np.testing.assert_array_equal(found[-1].mask, predict(movie[1], model, 1, first) > 0.5)
         assert [(step.time_point, step.of) for step in found] == [(0, 10)] * 10 + [(1, 1)]
@@ -236,20 +266,43 @@ class TestSteps:
         [step] = steps(volume.array, weights, iterations=1, start=mask.astype(np.int32) * 5)
         np.testing.assert_array_equal(step.mask, predict(volume.array, model, 1, mask) > 0.5)
 
+    def test_logarithm_and_depth_crop_are_those_of_infer(self, weights, volume):
+        [step] = steps(volume.array, weights, iterations=1, log=True, y_crop=33)
+        expected = predict(log_intensity(volume.array), load_model(weights), 1, y_crop=33) > 0.5
+        np.testing.assert_array_equal(step.mask, expected)
+        assert not step.mask[:, 33:].any()
+
+    def test_an_image_is_normalised_once_however_often_it_is_refined(self, weights, volume, monkeypatch):
+        seen = []
+        monkeypatch.setattr(segmenter, "normalize_image", lambda array: seen.append(1) or normalize_image(array))
+        steps(volume.array, weights, iterations=4)
+        assert len(seen) == 1
+
+    def test_who_raises_on_a_step_stops_the_refinement(self, weights, volume):
+        work = Work(lambda tell: segment(volume.array, volume, Segmenting(weights), tell))
+        work.stop()
+        work.run()
+        assert work.ended
+        assert (work.told(), work.result, work.error) == ([], None, None)
+
     def test_micronet_looks_once_and_takes_no_start(self, tmp_path, volume, mask):
         path = tmp_path / "u-net_test.pt"
         save_state(path, MicroNet().state_dict())
-        assert len(list(steps(volume.array, path, iterations=7))) == 1
+        assert len(steps(volume.array, path, iterations=7)) == 1
         with pytest.raises(InputError, match="µ-Net looks once and starts from nothing"):
-            next(steps(volume.array, path, start=mask))
+            steps(volume.array, path, start=mask)
 
     def test_what_cannot_be_segmented_is_refused(self, weights, tmp_path):
         with pytest.raises(InputError, match="must have the axes Z, Y, X, and T before them, this one has 2"):
-            next(steps(np.zeros((40, 40)), weights))
+            steps(np.zeros((40, 40)), weights, grid=Volume(np.zeros(SHAPE)))
         with pytest.raises(InputError, match=r"threshold must lie in \[0, 1\), found 1.5"):
-            next(steps(np.zeros(SHAPE), weights, threshold=1.5))
+            steps(np.zeros(SHAPE), weights, threshold=1.5)
+        with pytest.raises(InputError, match=r"the labels to start from have shape \(2, 3, 4\), the image"):
+            steps(np.zeros(SHAPE), weights, start=np.zeros((2, 3, 4)))
+        with pytest.raises(InputError, match=r"y-crop must lie in 1\.\.34"):
+            steps(np.ones(SHAPE), weights, y_crop=35)
         with pytest.raises(FileError, match=r"missing\.pt"):
-            next(steps(np.zeros(SHAPE), tmp_path / "missing.pt"))
+            steps(np.zeros(SHAPE), tmp_path / "missing.pt")
 
 
 def test_bundled_weights_are_found_and_an_odd_image_is_told(volume):
@@ -267,63 +320,65 @@ import sys, time
 from pathlib import Path
 from napari._qt.qt_event_loop import get_qapp
 from napari.components import ViewerModel
-from napari.utils.notifications import notification_manager
 from micronet.app.napari.reader import read
-from micronet.app.napari.widget import segment_widget
+from micronet.app.napari.widget import SegmentWidget
 from micronet.app.napari.writer import write_seg_nrrd
 
 image, weights = map(Path, sys.argv[1:])
 app = get_qapp()
 viewer = ViewerModel()
+widget = SegmentWidget(viewer)
 [(array, attributes, _)] = read(str(image))
 layer = viewer.add_image(array, **attributes)
-widget = segment_widget()
 assert widget.weights.value.name == "ur-net_phantom.pt" and widget.live.value and widget.iterations.value == 10
-errors, shown = [], []
-sys.excepthook = lambda kind, error, trace: errors.append(str(error))  # where napari hangs its notifications
-viewer.events.status.connect(lambda event: shown.append((viewer.status, int(viewer.layers[-1].data.sum()))))
+assert widget.image.value is layer and not widget.stop.enabled
+said = []
+say = widget.say
+widget.say = lambda line: (said.append(line), say(line))
 
 def wait(over):
-    until = time.monotonic() + 60
+    until = time.monotonic() + 40
     while not over() and time.monotonic() < until:
         app.processEvents()
         time.sleep(0.01)
-    assert over(), (errors, shown)
+    assert over(), said
 
-widget(viewer=viewer, image=layer, weights=Path("missing.pt"))
-wait(lambda: errors)
-assert errors == ["no weight file 'missing.pt'"] and len(viewer.layers) == 1
-told = len(notification_manager.records)
-widget(viewer=viewer, image=layer, weights=weights, iterations=2)
-wait(lambda: len(notification_manager.records) > told)
-assert shown == [(f"µr-Net: refinement {k} of 2, {voxels:,} voxels", voxels) for k, (_, voxels) in enumerate(shown, 1)]
-assert len(shown) == 2
+widget.weights.value = "missing.pt"
+widget.begin.native.click()
+wait(lambda: not widget.busy)
+assert said[-1].startswith("no weight file '") and "missing.pt" in said[-1] and len(viewer.layers) == 1, said
+widget.weights.value, widget.iterations.value = weights, 100
+widget.begin.native.click()
+wait(lambda: len(viewer.layers) == 2)
+assert widget.stop.enabled and widget.bar.max == 100 and widget.bar.value >= 1
+widget.stop.native.click()
+wait(lambda: not widget.busy)
+assert said[-1] == "stopped" and not widget.stop.enabled, said
+viewer.layers.pop()
+widget.iterations.value = 2
+widget.begin.native.click()
+wait(lambda: not widget.busy)
 labels = viewer.layers[-1]
+assert said[-1] == f"{layer.name} lumen: {int(labels.data.sum()):,} voxels", said
+assert any(line.startswith("refinement 1 of 2: ") for line in said), said
 assert labels.name == f"{layer.name} lumen" and (labels.scale == layer.scale).all() and labels.units == layer.units
 write_seg_nrrd("found.seg.nrrd", *labels.as_layer_data_tuple()[:2])
-widget(viewer=viewer, image=layer, weights=weights, iterations=1, start=labels, live=False)
-wait(lambda: len(viewer.layers) == 3)
-assert len(shown) == 2
+widget.from_labels.value, widget.live.value, widget.iterations.value = labels, False, 1
+widget.begin.native.click()
+wait(lambda: not widget.busy)
+assert len(viewer.layers) == 3
 print("whole")
 """
 
 
 @pytest.mark.skipif(find_spec("napari") is None, reason="napari is not installed (pip install '.[napari]')")
 @pytest.mark.usefixtures("engine_ready")
-def test_widget_shows_every_refinement_and_its_labels_can_be_saved(tmp_path, root, volume):
+def test_widget_shows_every_refinement_stops_and_its_labels_can_be_saved(tmp_path, root, volume):
     image = write_volume(tmp_path / "embryo.nrrd", volume)
     torch.manual_seed(11)
     weights = tmp_path / "ur-net_test.pt"
     save_state(weights, MicroRNet().state_dict())
-    homes = dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"), str(tmp_path / "home"))
-    found = subprocess.run(
-        [sys.executable, "-c", WIDGET, str(image), str(weights)],
-        cwd=tmp_path,
-        env=os.environ | homes | {"QT_QPA_PLATFORM": "offscreen", "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    found = run_in_napari(WIDGET, image, weights, folder=tmp_path, root=root)
     assert "whole" in found.stdout, found.stdout + found.stderr
     saved = read_annotation(tmp_path / "found.seg.nrrd").mask
     np.testing.assert_array_equal(saved.array, predict(volume.array, load_model(weights), 2) > 0.5)

@@ -271,11 +271,12 @@ class TestScripts:
 
 
 def test_the_plugin_takes_a_thin_layer(tmp_path, rng):
-    from micronet.app.napari.segmenter import steps
+    from micronet.app.napari.segmenter import Segmenting, Step, segment
 
     save_state(tmp_path / "ur-net.pt", MicroRNet().state_dict())
-    found = list(steps(rng.integers(0, 255, (2, 5, 40, 36), np.uint8), tmp_path / "ur-net.pt", iterations=2))
-    assert {step.mask.shape for step in found} == {(5, 40, 36)}
+    movie, found = rng.integers(0, 255, (2, 5, 40, 36), np.uint8), []
+    segment(movie, Volume(movie[0]), Segmenting(tmp_path / "ur-net.pt", iterations=2), found.append)
+    assert {step.mask.shape for step in found if isinstance(step, Step)} == {(5, 40, 36)}
 
 
 def test_an_axis_without_voxels_is_refused():

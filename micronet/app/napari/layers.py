@@ -12,10 +12,14 @@ from numpy.typing import NDArray
 from micronet.core.errors import InputError
 from micronet.core.volume import MICROMETRES_PER, Volume, share_grid
 
-__all__ = ["GRID", "grid_of", "layer_attributes", "settled_grids"]
+__all__ = ["GRID", "STROKES", "STROKE_COLOURS", "grid_of", "layer_attributes", "settled_grids"]
 
 #: Key in the metadata of a layer under which the grid lies that its file had.
 GRID = "micronet_grid"
+#: Key in the metadata of a layer that holds strokes: 1 lumen, 2 background.
+STROKES = "micronet_strokes"
+#: What strokes look like.
+STROKE_COLOURS = {None: "transparent", 0: "transparent", 1: "#ff8c1a", 2: "#3f8efc"}
 
 # What pint calls lengths.
 _PINT = {"nanometer": "nm", "micrometer": "um", "millimeter": "mm", "centimeter": "cm", "meter": "m"}

@@ -9,9 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from micronet.app.napari.layers import layer_attributes
+from micronet.app.napari.layers import STROKE_COLOURS, STROKES, layer_attributes
 from micronet.core.errors import MicronetError
-from micronet.io import is_volume_path, open_recording, opened, read_segmentation, read_volume, volume_stem
+from micronet.io import (
+    Segmentation,
+    is_volume_path,
+    open_recording,
+    opened,
+    read_segmentation,
+    read_volume,
+    volume_stem,
+)
 from micronet.io.zarr import Level, labels_of, open_level
 
 __all__ = ["get_reader"]
@@ -19,6 +27,8 @@ __all__ = ["get_reader"]
 LayerData = tuple[Any, dict[str, Any], str]
 
 _SEGMENTATIONS = (".seg.nrrd", ".seg.nhdr")
+# Segments that are painted for teaching, labels 1 and 2.
+_CLASSES = ("lumen", "background")
 # How the name of our own labels ends.
 _LABELS = "_labels"
 
@@ -36,7 +46,7 @@ def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], lis
 
 
 def read(path: str | Sequence[str]) -> list[LayerData]:
-    """Read a file into layers: an image, or a labels layer for each segment.
+    """Read a file into layers: an image, or a labels layer for each segment; one for what was painted for teaching.
 
     A file with an axis of time becomes one layer (T, Z, Y, X), all of it in memory.
 
@@ -49,6 +59,8 @@ def read(path: str | Sequence[str]) -> list[LayerData]:
     stem = volume_stem(file)
     if _is_segmentation(file):
         found = read_segmentation(file)
+        if {segment.name for segment in found.segments} == set(_CLASSES) and not _overlap(found):
+            return [_strokes(found, stem)]
         layers: list[LayerData] = []
         for segment in found.segments:
             attributes = layer_attributes(found.grid, segment.name or stem)
@@ -72,6 +84,21 @@ def read(path: str | Sequence[str]) -> list[LayerData]:
     if kind == "labels" and array.dtype.kind not in "bui":
         kind = "image"
     return [(array.astype(np.uint8) if array.dtype == bool else array, attributes, kind)]
+
+
+def _overlap(found: Segmentation) -> bool:
+    one, two = (found.mask(segment).array for segment in found.segments)
+    return bool((one & two).any())
+
+
+def _strokes(found: Segmentation, stem: str) -> LayerData:
+    """Return segments lumen and background as one layer, to be painted on as before."""
+    labels = np.zeros(found.grid.shape, np.uint8)
+    for segment in found.segments:
+        labels[found.mask(segment).array] = 1 + _CLASSES.index(segment.name)
+    attributes = layer_attributes(found.grid, f"{stem} strokes")
+    attributes["metadata"][STROKES] = True
+    return labels, attributes | {"colormap": STROKE_COLOURS}, "labels"
 
 
 def _store(file: Path, stem: str) -> list[LayerData]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.app.napari.layers import grid_of
+from micronet.app.napari.layers import STROKES, grid_of
 from micronet.core.errors import InputError
 from micronet.io import Segment, write_label_tiff, write_segmentation
 
@@ -20,7 +20,8 @@ _MOST_SEGMENTS = 255
 def write_seg_nrrd(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     """Write a labels layer (Z, Y, X) as a segmentation, a segment for each label; return the path written.
 
-    It lies on the grid of the file that the layer came from, or was made on, position and direction included.
+    It lies on the grid of the file that the layer came from, or was made on, position and direction included. Strokes
+    are the segments "lumen" and "background".
 
     Raises
     ------
@@ -36,6 +37,8 @@ def write_seg_nrrd(path: str, data: Any, attributes: dict[str, Any]) -> list[str
         raise InputError(f"a segmentation holds 1 to {_MOST_SEGMENTS} labels, this layer has {values.size}")
     name = str(attributes.get("name") or "lumen")
     names = [name] if values.size == 1 else [f"{name} {value}" for value in values]
+    if attributes.get("metadata", {}).get(STROKES) and set(values) <= {1, 2}:
+        names = [("lumen", "background")[value - 1] for value in values]  # as teach.py finds them
     segments = [(Segment(name=one), array == value) for one, value in zip(names, values, strict=True)]
     return [str(write_segmentation(path, segments, grid_of(array.shape, attributes)))]
 

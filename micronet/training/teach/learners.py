@@ -28,12 +28,21 @@ from micronet.training.teach.pixel import train_pixel_network
 from micronet.training.teach.prevalence import annotates_slices, logit_shift, prevalence
 from micronet.training.trainer import StepReport, Trainer
 
-__all__ = ["MicroNetLearner", "PixelLearner", "TaughtMicroNet", "TaughtPixelNetwork", "TaughtTrees", "TreesLearner"]
+__all__ = [
+    "SEEN_PLANES",
+    "MicroNetLearner",
+    "PixelLearner",
+    "TaughtMicroNet",
+    "TaughtPixelNetwork",
+    "TaughtTrees",
+    "TreesLearner",
+    "drawn_of",
+]
 
 Array = NDArray[np.float32]
 
 #: Planes from which it is told how common lumen is.
-_SEEN_PLANES = 12
+SEEN_PLANES = 12
 #: Voxels that trees are fitted to, at most: neighbours tell the same, and a large slice would take minutes.
 _MOST_VOXELS = 60_000
 
@@ -121,7 +130,7 @@ class TaughtTrees:
         """Return these trees corrected for how common lumen is in the volume, where strokes were annotated."""
         if annotates_slices(self.lesson.labels):
             return self
-        step = max(1, len(self.lesson.image) // _SEEN_PLANES)
+        step = max(1, len(self.lesson.image) // SEEN_PLANES)
         planes = range(step // 2, len(self.lesson.image), step)
         around_um = self.trees.around_um
         image = evened(self.lesson.image, self.lesson.spacing_um, around_um) if around_um else self.lesson.image
@@ -156,10 +165,10 @@ class TreesLearner:
         seen, beside = self._features(lesson), lesson.corrections
         if beside is None or not (learned & ~beside.whole).any() or not _both(lesson.lumen[learned & beside.whole]):
             found, lumen = seen.learned(lesson, learned)
-            drawn = _drawn(np.arange(len(found)), seed)
+            drawn = drawn_of(np.arange(len(found)), seed)
             return TaughtTrees(self._fit(seen, found[drawn], lumen[drawn], seed), lesson, seen.found)
         whole, corrected = (np.flatnonzero(learned & which) for which in (beside.whole, ~beside.whole))
-        slices, strokes = _drawn(whole, seed), _drawn(corrected, seed)
+        slices, strokes = drawn_of(whole, seed), drawn_of(corrected, seed)
         first = self._fit(seen, seen.found[slices], lesson.lumen[slices], seed)
         agreed = 1 / (1 + np.exp(-logits(seen.agreed, first.trees)))
         rows = np.concatenate([seen.found[slices], seen.found[strokes], seen.agreed])
@@ -168,7 +177,7 @@ class TreesLearner:
         weight = np.repeat(each, (len(slices), len(strokes), len(agreed)))
         weight *= len(slices) / weight.sum()
         for found, other in zip(seen.others, lesson.others, strict=True):
-            drawn = _drawn(np.arange(len(found)), seed)
+            drawn = drawn_of(np.arange(len(found)), seed)
             rows = np.concatenate([rows, found[drawn]])
             truth = np.concatenate([truth, other.lumen[drawn].astype(np.float32)])
             weight = np.concatenate([weight, np.ones(len(drawn))])
@@ -187,7 +196,7 @@ class TreesLearner:
         )
 
 
-def _drawn(places: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
+def drawn_of(places: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
     """Return places, or so many of them as trees are fitted to at most."""
     if len(places) <= _MOST_VOXELS:
         return places

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from micronet.networks.card import card_path, planned_weights
 from micronet.training.teach.collection import Collection, Known, collection_of
 from micronet.training.teach.material import find_start, held_bytes
 
-__all__ = ["Plan", "TeachJob", "WouldReplaceError", "check_room_for", "earlier_outcome", "plan_teaching"]
+__all__ = ["Plan", "TeachJob", "WouldReplaceError", "check_room_for", "earlier_outcome", "plan_saving", "plan_teaching"]
 
 #: What the record of a result says that made it.
 MADE_BY = "teach.py"
@@ -88,7 +89,8 @@ class Plan:
     """Where everything goes, and how the record begins.
 
     `start` are the weights to learn on from, `known` the labels beside them, and `kept` the same labels beside the new
-    weights, to which those at hand are added. `words` tell how the start was found.
+    weights, to which those at hand are added. `words` tell how the start was found. `source` is the file of the volume,
+    where that is not `path`.
     """
 
     path: Path
@@ -100,6 +102,12 @@ class Plan:
     words: str
     known: Collection
     kept: Collection
+    source: Path | None = None
+
+    @property
+    def image(self) -> Path:
+        """The file of the volume."""
+        return self.source or self.path
 
     @property
     def stem(self) -> str:
@@ -122,7 +130,7 @@ class Plan:
         return Entry(
             name,
             split,
-            self.path,
+            self.image,
             Path(),
             labels="sparse",
             intensity=job.intensity,
@@ -143,10 +151,7 @@ def _learns_on(job: TeachJob, start: Path | None, weights: Path) -> bool:
 def plan_teaching(path: Path, job: TeachJob) -> Plan:
     """Check what would be written, before anything is read."""
     stem = volume_stem(path)
-    files = [f"{stem}_probability.nrrd", f"{stem}.seg.nrrd", f"{stem}_preview.png"]
-    names = [*files, f"{stem}_look.csv", f"{stem}_look.seg.nrrd"]
-    results = Outputs(job.output, f"{stem}.json", MADE_BY, names)
-    weights = planned_weights(job.weights_path(stem), advice=f"give the weights another name {setting('name')}")
+    results, weights = _outputs(job, stem, MADE_BY)
     found = (job.start, "as asked") if job.start is not None else None
     if found is None and job.checked is not None:
         found = find_start(path, job.labels, job.weights_path(stem))
@@ -170,6 +175,38 @@ def plan_teaching(path: Path, job: TeachJob) -> Plan:
     except InputError as error:
         raise _would_replace(error, job, stem) from error
     return plan
+
+
+def plan_saving(
+    job: TeachJob, stem: str, about: Mapping[str, Any], made_by: str, source: Path | None, keep: bool
+) -> Plan:
+    """Check what would be written of something that was taught elsewhere; arguments as `result.save_found`.
+
+    With `keep` the labels will be kept beside the weights.
+    """
+    results, weights = _outputs(job, stem, made_by, [job.labels.as_posix()])
+    read = () if source is None else files_of(source)
+    asked = {**about, "input": {**about["input"], "sha256": sha256_of(*read) if read else None}}
+    none, kept = _collections(None, job.weights_path(stem))
+    plan = Plan(job.output / f"{stem}.nrrd", job, results, weights, asked, None, "", none, kept, source)
+    every = [results, weights]
+    if keep:
+        grown = plan.grown(kept)
+        grown.text(stem)  # a name that it cannot hold is told now
+        every.append(grown.outputs(grown.known))
+    check_outputs(every, read)
+    if results.read() is None and weights.owns(weights.paths[0].name):
+        raise FileError(f"'{weights.paths[0]}' exists: give another name {setting('name')}")
+    return plan
+
+
+def _outputs(job: TeachJob, stem: str, made_by: str, more: Sequence[str] = ()) -> tuple[Outputs, Outputs]:
+    """Return the files of a result, and those of the weights."""
+    files = [f"{stem}_probability.nrrd", f"{stem}.seg.nrrd", f"{stem}_preview.png"]
+    names = [*files, f"{stem}_look.csv", f"{stem}_look.seg.nrrd", *more]
+    results = Outputs(job.output, f"{stem}.json", made_by, names)
+    advice = f"give the weights another name {setting('name')}"
+    return results, planned_weights(job.weights_path(stem), advice=advice)
 
 
 def _collections(start: Path | None, weights: Path) -> tuple[Collection, Collection]:
