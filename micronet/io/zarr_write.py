@@ -83,7 +83,10 @@ class Writer:
     def __setitem__(self, box: Box, values: NDArray[Any]) -> None:
         """Write a box of the highest resolution, of whole chunks; FileError when the disk is full."""
         with writing_store(self._folder):
-            self._arrays[0][box] = values
+            # One chunk at a time: when one of several fails, zarr goes on with the others, into a folder that is gone.
+            for part in boxes_of(values.shape, self.chunk):
+                place = (slice(own.start + at.start, own.start + at.stop) for own, at in zip(box, part, strict=True))
+                self._arrays[0][tuple(place)] = values[part]
 
     def finish(self) -> None:
         """Write the coarser levels, each from the one above."""
