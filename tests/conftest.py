@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +53,11 @@ def engine_ready() -> None:
 
     engine.make_ready("training")
     engine.make_ready("forward")
+
+
+@pytest.fixture(autouse=True)
+def no_engine_is_left_chosen():
+    """A script that runs inside a test chooses the engine for the whole process: the next test begins with its own."""
+    yield
+    if (loaded := sys.modules.get("micronet.networks.engine")) is not None:
+        loaded.choose("auto")

@@ -8,7 +8,8 @@ from micronet import Volume, read_annotation, write_volume
 from micronet.core.errors import InputError
 from micronet.core.volume import upright
 from micronet.io import Segment, read_labels, write_segmentation
-from micronet.io.seg_nrrd import POINTER, is_pointer_file, write_label_planes
+from micronet.io.seg_nrrd import POINTER, is_pointer_file
+from micronet.io.seg_nrrd_write import write_label_planes
 
 SHAPE = (6, 20, 24)
 

@@ -16,6 +16,7 @@ from micronet.training.run_files import (
     Places,
     Run,
     latest_session,
+    loss_label,
     session_path,
     sessions,
     set_aside,
@@ -51,8 +52,8 @@ def test_only_last_best_and_regular_weights_stay(places, weights):
     run = Run.fresh("u-net", places, keep_every=4)
     for step in range(1, 10):
         if step == 3:
-            run.keep_best(weights, step, 1.0)
-        run.keep(weights, step, 1.0, STATE)
+            run.keep_best(weights, step, "dice")
+        run.keep(weights, step, "dice", STATE)
 
     assert files(places.checkpoints) == [
         "u-net.session",
@@ -67,12 +68,12 @@ def test_only_last_best_and_regular_weights_stay(places, weights):
 
 def test_thinning_leaves_saved_weights_and_those_of_other_runs_alone(places, weights):
     other = Run.fresh("u-net", places)
-    other.keep(weights, 7, 1.0, STATE)
+    other.keep(weights, 7, "dice", STATE)
     (places.checkpoints / "u-net_mine.pt").write_bytes(b"")
     (places.checkpoints / "ur-net_dice-2_7.pt").write_bytes(b"")
     run = Run.fresh("u-net", places)
     for step in (1, 2):
-        run.keep(weights, step, 1.0, STATE)
+        run.keep(weights, step, "dice", STATE)
 
     assert set(files(places.checkpoints)) == {
         "u-net.session",
@@ -91,8 +92,9 @@ def test_thinning_leaves_saved_weights_and_those_of_other_runs_alone(places, wei
     [(1.0, "dice"), (0.5, "diceb0.5"), (2.0, "diceb2"), (0.00125, "diceb0.00125"), (1000.0, "diceb1000")],
 )
 def test_the_label_of_weights_states_beta_squared_unless_it_is_one(places, beta_squared, expected):
-    assert Run("ur-net", 1, places).weights_path(12, beta_squared).name == f"ur-net_{expected}_12.pt"
-    assert Run("ur-net", 3, places).weights_path(12, beta_squared).name == f"ur-net_{expected}-3_12.pt"
+    label = loss_label("dice", beta_squared)
+    assert Run("ur-net", 1, places).weights_path(12, label).name == f"ur-net_{expected}_12.pt"
+    assert Run("ur-net", 3, places).weights_path(12, label).name == f"ur-net_{expected}-3_12.pt"
 
 
 @pytest.mark.parametrize(
@@ -119,7 +121,7 @@ def test_a_run_is_reopened_with_its_log_and_state(places, weights):
     run = Run.fresh("u-net", places)
     run.log(row(0))
     run.log(row(1, "validation"))
-    run.keep(weights, 2, 1.0, STATE)
+    run.keep(weights, 2, "dice", STATE)
     run.log(row(2))  # lost when the process is killed here
     reopened, state = Run.reopen(latest_session("u-net", places), places)
 
@@ -137,12 +139,12 @@ def test_a_run_is_reopened_with_its_log_and_state(places, weights):
 
 def test_thinning_goes_on_after_reopening(places, weights):
     run = Run.fresh("u-net", places)
-    run.keep_best(weights, 1, 1.0)
-    run.keep(weights, 2, 1.0, STATE)
-    run.keep_best(weights, 9, 1.0)  # killed here: of a lost future
-    run.weights_path(10, 1.0).write_bytes(b"of a person")
+    run.keep_best(weights, 1, "dice")
+    run.keep(weights, 2, "dice", STATE)
+    run.keep_best(weights, 9, "dice")  # killed here: of a lost future
+    run.weights_path(10, "dice").write_bytes(b"of a person")
     again, _ = Run.reopen(latest_session("u-net", places), places)
-    again.keep(weights, 3, 1.0, STATE)
+    again.keep(weights, 3, "dice", STATE)
 
     assert files(places.checkpoints) == [
         "u-net.session",
@@ -185,9 +187,9 @@ def test_the_session_written_last_is_the_latest(places, weights):
     with pytest.raises(FileError, match="there is no earlier session of u-net"):
         latest_session("u-net", places)
     for number in (1, 2):
-        Run("u-net", number, places).keep(weights, 1, 1.0, STATE)
+        Run("u-net", number, places).keep(weights, 1, "dice", STATE)
     os.utime(session_path(places, "u-net-2"), (1, 1))
-    Run("ur-net", 1, places).keep(weights, 1, 1.0, STATE)
+    Run("ur-net", 1, places).keep(weights, 1, "dice", STATE)
 
     assert latest_session("u-net", places).stem == "u-net"
     assert [path.stem for path in sessions("u-net", places)] == ["u-net-2", "u-net"]

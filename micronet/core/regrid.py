@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 __all__ = ["isotropic_shape", "isotropic_step", "resampled"]
 
@@ -40,6 +39,8 @@ def resampled(array: Array, shape: Sequence[int]) -> Array:
     smooth = array
     for axis, ratio in enumerate(ratios):
         if ratio > 1.01:
+            from scipy import ndimage  # only whose voxels change waits for it
+
             smooth = ndimage.gaussian_filter1d(smooth, ratio / 2, axis=axis, mode="nearest")
     for axis, (ratio, length) in enumerate(zip(ratios, shape, strict=True)):
         if length != array.shape[axis]:

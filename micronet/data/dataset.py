@@ -144,7 +144,7 @@ def _try_load(entry: Entry, images: _Images, readable: bool = True) -> tuple[Sam
     missing = [
         f"{key} = {as_toml(str(path))} is not there"
         for key, path in (("image", entry.image), ("annotation", entry.annotation))
-        if not path.exists()
+        if not os.path.exists(path)  # a name that no disk can have is there nowhere
     ]
     if missing or not readable:
         return None, missing

@@ -160,6 +160,8 @@ def write_from_planes(path: Path, grid: Volume, planes: Iterable[NDArray[Any]], 
         If there is something of that name, the axes of the volume are turned, or the writing fails.
     """
     _check_upright(path, grid)
+    if not path.parent.is_dir():
+        raise FileError(f"cannot write '{path}': the folder '{path.parent}' does not exist")
     if os.path.lexists(path):
         raise FileError(f"cannot write '{path}': it is there already")
     staging = path.with_name(f".{secrets.token_hex(4)}.tmp.{path.name}")

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 __all__ = ["evened"]
 
@@ -61,6 +60,8 @@ def evened(image: NDArray[np.float32], spacing_um: Sequence[float], around_um: f
 
 def _running_means(plane: NDArray[np.float32], widths: Sequence[int]) -> NDArray[np.float64]:
     """Return a plane averaged three times along its first axes; beyond its edges lies the last voxel."""
+    from scipy import ndimage  # only who evens waits for it
+
     found = plane.astype(np.float64)
     for axis, width in enumerate(widths):
         for _ in range(3):

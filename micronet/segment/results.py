@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ from micronet.io.labels import BACKGROUND, LUMEN
 from micronet.measure.footprint import mesh_bytes, vessels_bytes
 from micronet.measure.lumen_files import write_surface, write_vessels
 from micronet.measure.overlap import Overlap, overlap
-from micronet.measure.pieces import Cleaned, clean_mask
 from micronet.report.preview import Scene, write_paper_figure
 from micronet.segment.memory import Memory
 from micronet.segment.outputs import above, levels, measure, score_line, scores_record, write_result
@@ -33,6 +32,9 @@ from micronet.segment.plan import Found, Plan, Task
 from micronet.segment.reading import Inputs
 from micronet.segment.refine import Iteration, has_settled
 from micronet.segment.settings import Job
+
+if TYPE_CHECKING:
+    from micronet.measure.pieces import Cleaned
 
 __all__ = [
     "Measured",
@@ -113,6 +115,8 @@ def measure_prediction(task: Task, inputs: Inputs, prediction: Prediction, say: 
     """Take the mask out of a probability, measure and score it, and tell the person."""
     mask, cleaned = above(prediction.probability, task.job.threshold), None
     if task.job.clean is not None:
+        from micronet.measure.pieces import clean_mask  # it imports scikit-image, for cleaning only
+
         cleaned = clean_mask(mask, task.job.clean, inputs.volume.voxel_um3)
         say(f"  clean       {cleaned}")
         if inputs.keep is not None:
