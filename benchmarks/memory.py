@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 from micronet import MicroNet, MicroRNet, Volume, write_volume  # noqa: E402
 from micronet.core import ram  # noqa: E402
 from micronet.core.volume import upright  # noqa: E402
-from micronet.io import Segment, write_segmentation  # noqa: E402
+from micronet.io import Segment, Sources, write_segmentation  # noqa: E402
 from micronet.measure.pairs import Pair, Reading, check_reading, check_scoring, read_pair  # noqa: E402
 from micronet.networks.weights import save_state  # noqa: E402
 
@@ -152,9 +152,11 @@ def evaluate(arguments: argparse.Namespace, folder: Path) -> Iterator[Row]:
                 continue
             pair = Pair("a", folder / f"a_{mask}.seg.nrrd", folder / f"a_{mask}.seg.nrrd")
             free = ram.Allowance.of(10**15)
-            masks = read_pair(pair)
             asked = {"measures": option == "--measures", "report": option == "--report"}
-            needed = max(check_reading(pair, Reading(), free), check_scoring(pair, masks, free, **asked))
+            with Sources() as sources:
+                needed = check_reading(pair, Reading(), sources, free)
+                masks = read_pair(pair, Reading(), sources)
+            needed = max(needed, check_scoring(pair, masks, free, **asked))
             del masks
             peak, _ = run("evaluate.py", pair.prediction, "--annotation", pair.annotation, *words)
             row.add(peak, base, needed - ram.PROGRAM, needed)
