@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,16 +43,10 @@ def write_pairs(path: Path, pairs: Iterable[tuple[str, str, Volume, Volume]]) ->
     FileError
         If the file cannot be written.
     """
-    require_h5py()
-    h5py = import_module("h5py")
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with _writing(path) as file:
         for name, split, image, mask in pairs:
             for group, array in (("data", image.array), ("label", mask.array.astype(np.uint8))):
-                data = file.create_dataset(f"{group}/{name}", data=array, compression="gzip", compression_opts=4)
-                data.attrs["axes"] = "ZYX"
-                data.attrs["split"] = split
-                if image.spacing_um is not None:
-                    data.attrs["spacing_um"] = image.spacing_um
+                _write_array(file, f"{group}/{name}", array, image).attrs["split"] = split
 
 
 def write_one(path: Path, image: Volume, mask: NDArray[np.bool_]) -> None:
@@ -72,11 +68,24 @@ def write_one(path: Path, image: Volume, mask: NDArray[np.bool_]) -> None:
     FileError
         If the file cannot be written.
     """
+    with _writing(path) as file:
+        for name, array in (("vol_data", image.array), ("vol_labels", mask)):
+            _write_array(file, name, array.astype(np.float16), image)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Any]:
+    """Open a file that appears whole or not at all."""
     require_h5py()
     h5py = import_module("h5py")
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        for name, array in (("vol_data", image.array), ("vol_labels", mask)):
-            data = file.create_dataset(name, data=array.astype(np.float16), compression="gzip", compression_opts=4)
-            data.attrs["axes"] = "ZYX"
-            if image.spacing_um is not None:
-                data.attrs["spacing_um"] = image.spacing_um
+        yield file
+
+
+def _write_array(file: Any, name: str, array: NDArray[Any], grid: Volume) -> Any:
+    """Write an array with its axes and spacing; return it as h5py has it."""
+    data = file.create_dataset(name, data=array, compression="gzip", compression_opts=4)
+    data.attrs["axes"] = "ZYX"
+    if grid.spacing_um is not None:
+        data.attrs["spacing_um"] = grid.spacing_um
+    return data

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from micronet.core.errors import InputError, setting
 from micronet.core.outcome import Outcome
 from micronet.core.volume import Volume
-from micronet.io import read_labels, read_volume
+from micronet.io import Sources, read_labels, read_volume
 from micronet.io.corrections import read_corrections
 from micronet.io.labels import LUMEN, Labels
 from micronet.io.sidecar import refuse_second_log
@@ -65,12 +65,13 @@ def teach_file(
         For bad input, or too little memory; nothing has been written then.
     """
     began = time.perf_counter()
-    plan = plan_teaching(path, job)
-    if not force and (done := earlier_outcome(plan)) is not None:
-        return done
-    check_room_for(plan)
-    start = None if plan.start is None else Start.read(plan.start)
-    volume, labels, spacing_um = _read(plan, say)
+    with Sources() as sources:
+        plan = plan_teaching(path, job, sources)
+        if not force and (done := earlier_outcome(plan)) is not None:
+            return done
+        check_room_for(plan, sources)
+        start = None if plan.start is None else Start.read(plan.start)
+        volume, labels, spacing_um = _read(plan, sources, say)
     material = _gathered(plan, volume, labels, start, say)
     if start is not None and not (material.changed or material.pending or force):
         return Outcome(path, "skipped", f"'{plan.start}' has learned all of this; nothing was written")
@@ -162,13 +163,13 @@ def _tell_course(plan: Plan, course: Course, say: Say) -> None:
         say(f"              '{plan.start}' stays; the labels are kept in {plan.known.folder}/ for the next time")
 
 
-def _read(plan: Plan, say: Say) -> tuple[Volume, Labels, tuple[float, float, float]]:
+def _read(plan: Plan, sources: Sources, say: Say) -> tuple[Volume, Labels, tuple[float, float, float]]:
     """Return the volume as the network is to see it, the labels, and the voxel size to work with."""
     job, path = plan.job, plan.path
-    volume = read_volume(path, axes=job.axes, spacing_um=job.spacing_um)
+    volume = read_volume(sources.of(path), axes=job.axes, spacing_um=job.spacing_um)
     if job.checked is None:
         volume, labels = read_labels(
-            job.labels,
+            sources.of(job.labels),
             volume,
             str(path),
             lumen=job.lumen,
@@ -178,7 +179,12 @@ def _read(plan: Plan, say: Say) -> tuple[Volume, Labels, tuple[float, float, flo
         )
     else:
         volume, labels = read_corrections(
-            job.labels, volume, str(path), checked=job.checked, lumen=job.lumen, spacing_um=job.spacing_um
+            sources.of(job.labels),
+            volume,
+            str(path),
+            checked=job.checked,
+            lumen=job.lumen,
+            spacing_um=job.spacing_um,
         )
     spacing_um = volume.spacing_um or (1.0, 1.0, 1.0)
     size = " x ".join(f"{length:.4g}" for length in spacing_um)

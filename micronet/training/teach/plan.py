@@ -14,7 +14,7 @@ from micronet.core.ownership import ELSEWHERE, REPLACE, Outputs, check_outputs
 from micronet.core.provenance import sha256_of
 from micronet.core.ram import Allowance
 from micronet.data.dataset import Entry
-from micronet.io import claimed_bytes, files_of, files_read_with, open_stack, volume_stem
+from micronet.io import Sources, claimed_bytes, files_of, files_read_with, open_stack, volume_stem
 from micronet.networks.card import card_path, planned_weights
 from micronet.training.teach.collection import Collection, Known, collection_of
 from micronet.training.teach.material import find_start, held_bytes
@@ -148,7 +148,7 @@ def _learns_on(job: TeachJob, start: Path | None, weights: Path) -> bool:
     return job.checked is not None and start is not None and weights.is_file() and start.samefile(weights)
 
 
-def plan_teaching(path: Path, job: TeachJob) -> Plan:
+def plan_teaching(path: Path, job: TeachJob, sources: Sources) -> Plan:
     """Check what would be written, before anything is read."""
     stem = volume_stem(path)
     results, weights = _outputs(job, stem, MADE_BY)
@@ -156,15 +156,15 @@ def plan_teaching(path: Path, job: TeachJob) -> Plan:
     if found is None and job.checked is not None:
         found = find_start(path, job.labels, job.weights_path(stem))
     start, words = found or (None, "")
-    inputs = {"input": path, "labels": job.labels}
-    read = {role: files_of(file) for role, file in inputs.items()}
+    inputs = {"input": sources.of(path), "labels": sources.of(job.labels)}
+    read = {role: files_of(source) for role, source in inputs.items()}
     every = [file for several in read.values() for file in several]
-    if start is not None and not _learns_on(job, start, job.weights_path(stem)):
-        inputs["start"], read["start"] = start, (start,)
-        every += [start, card_path(start)]
     asked: dict[str, Any] = {
-        role: {"path": write_name(file), "sha256": sha256_of(*read[role])} for role, file in inputs.items()
+        role: {"path": write_name(source.path), "sha256": source.sha256(read[role])} for role, source in inputs.items()
     }
+    if start is not None and not _learns_on(job, start, job.weights_path(stem)):
+        asked["start"] = {"path": write_name(start), "sha256": sha256_of(start)}
+        every += [start, card_path(start)]
     known, kept = _collections(start, job.weights_path(stem))
     plan = Plan(path, job, results, weights, asked | {"parameters": job.parameters()}, start, words, known, kept)
     every += [file for one in known.known if one.entry.image.is_file() for file in files_read_with(one.entry.image)]
@@ -262,14 +262,14 @@ def earlier_outcome(plan: Plan) -> Outcome | None:
     return Outcome(plan.path, "skipped", f"done before ({record}); it can be done again {setting('force')}")
 
 
-def check_room_for(plan: Plan) -> None:
+def check_room_for(plan: Plan, sources: Sources) -> None:
     """Raise an error where the disk cannot be written, or by the headers alone the volume is too large for memory."""
     for outputs in (plan.results, plan.weights, plan.kept.outputs(())):
         outputs.check_room()
     job = plan.job
-    with open_stack(plan.path, axes=job.axes, spacing_um=job.spacing_um) as stack:
+    with open_stack(sources.of(plan.path), axes=job.axes, spacing_um=job.spacing_um) as stack:
         stored, voxels = stack.grid.array.nbytes, stack.grid.array.size
-    labels = claimed_bytes(job.labels, axes=job.axes)
+    labels = claimed_bytes(sources.of(job.labels), axes=job.axes)
     logarithm = 4 * voxels * (job.intensity == "log")
     # What is merged, and where the start was taught; other volumes.
     merged = 2 * voxels + held_bytes(plan.known.known, plan.asked["input"]["sha256"])
