@@ -16,9 +16,10 @@ from micronet.app.terminal import tell
 from micronet.core.errors import InputError, MicronetError
 from micronet.io import open_stack
 from micronet.networks.engine import Work
+from micronet.networks.evening import planes_are_thick
 from micronet.networks.taught import Taught
 from micronet.networks.weights import find_weights, load_model
-from micronet.training.teach.course import Progress, planes_are_thick
+from micronet.training.teach.course import Progress
 from micronet.training.teach.job import TeachJob, WouldReplaceError, teach_file
 
 __all__ = ["teach"]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["evened"]
+__all__ = ["evened", "planes_are_thick"]
 
 #: Part of the voxels that counts as dark as the image gets, and what is added before the logarithm, in units of how
 #: much brighter the mean is than those: noise of dark voxels is not to be blown up.
@@ -21,6 +21,11 @@ _DARKEST, _FLOOR = 0.005, 0.2
 _SEEN = 16_384
 #: Axes along which voxels are so many times as long as their shortest side are left out.
 _THICK = 2.0
+
+
+def planes_are_thick(spacing_um: Sequence[float]) -> bool:
+    """Return whether voxels are at least twice as long along one axis as along another."""
+    return max(spacing_um) >= _THICK * min(spacing_um)
 
 
 def evened(image: NDArray[np.float32], spacing_um: Sequence[float], around_um: float) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from micronet.measure.overlap import overlap
+from micronet.networks.evening import planes_are_thick
 from micronet.networks.taught import Member
 from micronet.networks.taught import Taught as TaughtNetwork
 from micronet.training.teach.folds import ONE_SLICE, Folds, hold_out
@@ -25,7 +26,6 @@ __all__ = [
     "Progress",
     "default_companions",
     "default_learners",
-    "planes_are_thick",
     "teach",
 ]
 
@@ -34,8 +34,6 @@ Progress = Callable[[int, int, str], None]
 
 #: Surroundings that brightness is evened by, in units of the finest spacing.
 _AROUND = 40.0
-#: Planes this many times as thick as a voxel is wide are evened one by one.
-_THICK = 2.0
 #: Of a µ-Net: steps, and voxels of its grid, half a minute of one core; and what it counts in the mean.
 _STEPS, _MOST_VOXELS, _SHARE = 100, 700_000, 0.5
 
@@ -103,11 +101,6 @@ def default_learners(lesson: Lesson) -> list[Learner]:
     if planes_are_thick(lesson.spacing_um):
         learners.append(TreesLearner(scales=4, around=_AROUND))
     return learners
-
-
-def planes_are_thick(spacing_um: Sequence[float]) -> bool:
-    """Return whether voxels are at least twice as long along one axis as along another: then a µ-Net may be taught."""
-    return max(spacing_um) >= _THICK * min(spacing_um)
 
 
 def default_companions(lesson: Lesson, on_step: Callable[[StepReport], None] | None = None) -> list[Learner]:

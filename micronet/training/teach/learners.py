@@ -29,20 +29,21 @@ from micronet.training.teach.prevalence import annotates_slices, logit_shift, pr
 from micronet.training.trainer import StepReport, Trainer
 
 __all__ = [
-    "SEEN_PLANES",
     "MicroNetLearner",
     "PixelLearner",
     "TaughtMicroNet",
     "TaughtPixelNetwork",
     "TaughtTrees",
     "TreesLearner",
+    "corrected_for",
     "drawn_of",
+    "seen_planes",
 ]
 
 Array = NDArray[np.float32]
 
 #: Planes from which it is told how common lumen is.
-SEEN_PLANES = 12
+_SEEN_PLANES = 12
 #: Voxels that trees are fitted to, at most: neighbours tell the same, and a large slice would take minutes.
 _MOST_VOXELS = 60_000
 
@@ -130,17 +131,27 @@ class TaughtTrees:
         """Return these trees corrected for how common lumen is in the volume, where strokes were annotated."""
         if annotates_slices(self.lesson.labels):
             return self
-        step = max(1, len(self.lesson.image) // SEEN_PLANES)
-        planes = range(step // 2, len(self.lesson.image), step)
         around_um = self.trees.around_um
         image = evened(self.lesson.image, self.lesson.spacing_um, around_um) if around_um else self.lesson.image
-        seen = [features(image, self.trees.scales, self.lesson.spacing_um, slice(z, z + 1)) for z in planes]
+        seen = [
+            features(image, self.trees.scales, self.lesson.spacing_um, slice(z, z + 1))
+            for z in seen_planes(len(self.lesson.image))
+        ]
         rows = np.concatenate([plane.reshape(len(plane), -1) for plane in seen], axis=1).T
         probability = np.asarray(1 / (1 + np.exp(-logits(rows, self.trees.trees))), np.float32)
-        taught = self.lesson.lumen_share
-        shift = logit_shift(prevalence(probability, taught), taught)
-        trees = self.trees.trees._replace(start=float(np.float32(self.trees.trees.start + shift)))
-        return replace(self, trees=replace(self.trees, trees=trees))
+        return replace(self, trees=corrected_for(self.trees, probability, self.lesson.lumen_share))
+
+
+def seen_planes(count: int) -> range:
+    """Return the planes, of so many, from which it is told how common lumen is."""
+    step = max(1, count // _SEEN_PLANES)
+    return range(step // 2, count, step)
+
+
+def corrected_for(trees: PixelTrees, seen: Array, taught: float) -> PixelTrees:
+    """Return trees for which lumen is as common as what they say of `seen` tells, not as the share that was taught."""
+    shift = logit_shift(prevalence(seen, taught), taught)
+    return replace(trees, trees=trees.trees._replace(start=float(np.float32(trees.trees.start + shift))))
 
 
 class TreesLearner:

@@ -7,7 +7,6 @@ cross-validation, take their time when asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -24,9 +23,9 @@ from micronet.networks.normalize import log_intensity, normalize_image
 from micronet.networks.pixel_trees import PixelTrees, train_pixel_trees
 from micronet.networks.taught import Member, Taught
 from micronet.training.teach.course import Course, Progress, teach
-from micronet.training.teach.learners import SEEN_PLANES, drawn_of
+from micronet.training.teach.learners import corrected_for, drawn_of, seen_planes
 from micronet.training.teach.lesson import Choice, Lesson
-from micronet.training.teach.prevalence import annotates_slices, logit_shift, prevalence
+from micronet.training.teach.prevalence import annotates_slices
 from micronet.training.teach.result import looked
 
 __all__ = ["Answer", "LiveImage"]
@@ -168,14 +167,11 @@ class LiveImage:
         """Return trees as `learners.TaughtTrees.for_the_volume` corrects them, from features that are kept."""
         if annotates_slices(lesson.labels):
             return trees
-        step = max(1, len(self.image) // SEEN_PLANES)
-        planes = range(step // 2, len(self.image), step)
+        planes = seen_planes(len(self.image))
         seen = np.empty((len(planes), self.image[0].size), np.float32)
         for out, z in zip(seen, planes, strict=True):
             _ask(self._plane(z), trees.trees, out)
-        taught = float(lesson.lumen.mean())
-        shift = logit_shift(prevalence(seen, taught), taught)
-        return replace(trees, trees=trees.trees._replace(start=float(np.float32(trees.trees.start + shift))))
+        return corrected_for(trees, seen, float(lesson.lumen.mean()))
 
     def _apply(self, trees: Trees, first: int, stop: int, probability: Array, team: Team) -> None:
         """Write what trees say of some planes."""
