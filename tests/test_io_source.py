@@ -4,6 +4,7 @@ import os
 import sys
 from collections import Counter
 from contextlib import contextmanager
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -20,6 +21,7 @@ from micronet.core.volume import Volume, upright
 from micronet.io import Segment, Sources, open_stack, read_volume, write_segmentation, write_volume
 from micronet.io.source import Source
 from micronet.segment.job import Job, Weights, segment_file
+from micronet.training.teach.job import TeachJob, teach_file
 
 _OPENED = Counter()
 _COUNTING = []
@@ -165,6 +167,19 @@ class TestOpenings:
             code = exit_code(prepare, mask, "--back-to", scan[0], "-o", tmp_path / "back", *told)
         assert code == 0
         assert {1, 2} >= {opened_files[os.path.realpath(file)] for file in (*scan, mask)}
+
+    def test_a_lesson_opens_volume_and_labels_once(self, tmp_path, volume, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        labels = np.zeros(volume.array.shape, np.uint8)
+        labels[8] = 1 + (volume.array[8] < 128)
+        write_volume("embryo.nrrd", volume)
+        write_volume("labels.nrrd", volume.with_array(labels))
+        with counted() as opened:
+            teach_file(Path("embryo.nrrd"), TeachJob(Path("labels.nrrd")), say=lambda line: None)
+        assert {name: opened[str(tmp_path / name)] for name in ("embryo.nrrd", "labels.nrrd")} == {
+            "embryo.nrrd": 1,
+            "labels.nrrd": 1,
+        }
 
 
 class TestSource:
