@@ -19,6 +19,7 @@ def models_from(texts: Sequence[str], folders: Sequence[Path]) -> tuple[list[Pat
     ----------
     texts : sequence of str
         At least one. A path, or the name of weights in one of the folders, that has an ``=`` in it is no segment's.
+        Of several without a segment the last counts, as of any option.
     folders : sequence of Path
         As `micronet.networks.weights.find_weights`.
 
@@ -31,23 +32,21 @@ def models_from(texts: Sequence[str], folders: Sequence[Path]) -> tuple[list[Pat
     Raises
     ------
     InputError
-        If named and bare weights are mixed, there are several without names, or names cannot be told apart.
+        If named and bare weights are mixed, or names cannot be told apart.
     FileError
         If there are no such weights.
     """
-    bare, named = list[Path](), list[tuple[str, str]]()
+    bare, named = list[str](), list[tuple[str, str]]()
     for text in texts:
         name, is_named, weights = text.partition("=")
         if is_named and not _is_there(text, folders):
             named.append((name, weights))
         else:
-            bare.append(find_weights(text, folders))
+            bare.append(text)
     if named and bare:
         raise InputError(f"--model {named[0][0]}=.. names a segment, and '{bare[0]}' none: name each, as SEGMENT=NAME")
-    if len(bare) > 1:
-        raise InputError(f"{len(bare)} networks and no segments: name each, as --model SEGMENT=NAME")
     names = check_classes(name for name, _ in named) if named else ()
-    return bare or [find_weights(weights, folders) for _, weights in named], names
+    return [find_weights(weights, folders) for weights in bare[-1:] or (weights for _, weights in named)], names
 
 
 def _is_there(text: str, folders: Sequence[Path]) -> bool:
