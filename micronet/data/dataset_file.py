@@ -437,7 +437,7 @@ def _in_its_words(problem: str) -> str:
     """Return a problem that names keys of the file where it named settings; others stay (`core.errors.setting`)."""
 
     def named(found: re.Match[str]) -> str:
-        keys = [name for name in found[1].split(", ") if name in _TYPES]
+        keys = [name for name in found[1].split(", ") if name in _TYPES or name == "classes"]
         if not keys:
             return "" if found[1] in _NO_KEY else found[0]
         return f" (key{'' if len(keys) == 1 else 's'}: {', '.join(keys)})"

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from micronet.core.classes import BACKGROUND
-from micronet.core.errors import InputError
+from micronet.core.errors import InputError, setting
 from micronet.core.names import listed
 from micronet.core.volume import Volume, bounding_box
 from micronet.io import nrrd
 from micronet.io.annotation import POINTS_ONLY, read_annotation
 from micronet.io.checks import ReadOptions
 from micronet.io.formats import read_with, suffix_of
-from micronet.io.seg_nrrd import has_segments, points_only, read_segmentation
+from micronet.io.seg_nrrd import Segment, Segmentation, has_segments, points_only, read_segmentation
 from micronet.io.source import Input, Source, opened
 
 __all__ = ["ClassLabels", "read_classes"]
@@ -102,11 +102,18 @@ def _segments(
             raise InputError(f"'{source.path}' {POINTS_ONLY}")
         there = [segment.name for segment in segmentation.segments]
         wanted = [*names, *([BACKGROUND] if sparse and BACKGROUND in there else [])]
-        return ((name, segmentation.mask(segmentation.choose(name))) for name in wanted)
+        return ((name, segmentation.mask(_chosen(segmentation, name))) for name in wanted)
     if suffix == ".zarr" and (labels := import_module("micronet.io.zarr").labels_of(source.path)):
         wanted = [*names, *([BACKGROUND] if sparse and BACKGROUND in labels else [])]
         return ((name, read_annotation(source, segment=name, spacing_um=spacing_um).mask) for name in wanted)
     return None
+
+
+def _chosen(segmentation: Segmentation, name: str) -> Segment:
+    try:
+        return segmentation.choose(name)
+    except InputError as error:
+        raise InputError(str(error).replace(setting("segment"), setting("classes"))) from error
 
 
 def _of_segments(
