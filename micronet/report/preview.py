@@ -218,11 +218,14 @@ class Scene:
                 if plane is None:  # lumen along the way is known from one voxel, that there is none from all of them
                     known = flat(annotated) | ~flat(~self.known)
             contours.insert(0, Contour(flat(annotated), self.annotation_name, ANNOTATION_COLOUR, 1.6, known))
+        annotations = len(contours) - 1
         for number, one in enumerate(self.further, 2):
-            contours.append(Contour(flat(_inside(one.mask)), one.name, colour(number), known=looked_at))
+            # The first segment lies uppermost, and stands first in the legend.
+            contours.insert(annotations, Contour(flat(_inside(one.mask)), one.name, colour(number), known=looked_at))
             if one.annotation is not None:
                 annotated = _inside(one.annotation)
                 contours.insert(0, Contour(flat(annotated), self.annotation_name, ANNOTATION_COLOUR, 1.6))
+                annotations += 1
         return Panel(
             picture,
             view.lengths(self.lengths),

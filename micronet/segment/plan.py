@@ -66,8 +66,8 @@ class TimePoint:
 class Task:
     """A volume to segment: its file, the network and the settings; of a recording, the time point too.
 
-    `sources` are the files that are read, open from the plan until the task is done; `held` counts the masks of the
-    volume's size that the caller holds meanwhile.
+    `sources` are the files that are read, open from the plan until the task is done. `held` is how many bytes a voxel
+    the caller holds meanwhile, `segment` what the mask is called that is found.
     """
 
     path: Path
@@ -76,6 +76,7 @@ class Task:
     sources: Sources
     time_point: TimePoint | None = None
     held: int = 0
+    segment: str = "lumen"
 
     @property
     def stem(self) -> str:
@@ -176,6 +177,7 @@ def _need(task: Task, masks: Iterable[Path]) -> Need:
         seen=None if network is None else network.size,
         starts="initial_mask" in task.masks,
         spacing_um=grid.spacing_um,
+        classes=len(task.weights.classes),
         wishes={name: least for name, least in least_bytes(math.prod(grid.shape)).items() if name in job.wishes},
     )
 

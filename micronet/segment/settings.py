@@ -21,7 +21,7 @@ from micronet.measure.cleaning import Cleaning
 from micronet.measure.lumen_files import surface_path, vessel_paths
 from micronet.networks.card import card_path
 from micronet.networks.engine import Work
-from micronet.networks.registry import Network, dimensions_of, network_of
+from micronet.networks.registry import Network, classes_of, dimensions_of, network_of
 from micronet.networks.weights import load_model
 from micronet.report.wish import FigureWish
 
@@ -57,7 +57,7 @@ class Weights:
     @property
     def classes(self) -> tuple[str, ...]:
         """What its output channels are the probability of."""
-        return tuple(getattr(self.model, "classes", self.network.classes))
+        return classes_of(self.model)
 
     @property
     def flat(self) -> bool:
