@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from micronet.app.computing import set_engine, set_threads
-from micronet.app.larger import asked_of, check_size, described, practice_of
+from micronet.app.larger import asked_of, check_size, described, for_classes, practice_of
 from micronet.app.prompt import Interrupts, TerminalBar, converse, line_editing, say, show_file
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import same_but_for_case
 from micronet.data.augmentation import AUGMENTATIONS, CROPS, CROPS_2D
-from micronet.data.dataset import DataSet, Sample, open_dataset, read_dataset
+from micronet.data.dataset import DataSet, Sample, classes_in, open_dataset, read_dataset
 from micronet.networks.engine import Work
 from micronet.networks.library import Build
 from micronet.networks.padding import Padding
@@ -75,6 +75,7 @@ def train(name: str, arguments: argparse.Namespace, root: Path) -> int:
 def _session(network: Network, arguments: argparse.Namespace, places: Places, ports: Ports, root: Path) -> Session:
     """Read the data, build what trains on it, and say what it is."""
     settings, why = _settings(arguments, network, places, root)
+    settings = for_classes(settings, network, classes_in(Path(settings.dataset)))
     model = new_model(network, settings)
     check_size(model, arguments)
     dataset, samples = open_dataset(settings.dataset, settings.data)
