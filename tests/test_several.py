@@ -15,6 +15,7 @@ from running import call, call_for_last_line, read_json
 import infer
 from micronet import MicroNet, MicroRNet, Volume, load_model, predict, read_annotation, read_volume, write_volume
 from micronet.core.classes import colour, rgb
+from micronet.core.errors import InputError
 from micronet.core.volume import upright
 from micronet.io import Segment, read_segmentation, write_segmentation
 from micronet.networks.library import LIBRARY, Build
@@ -311,6 +312,11 @@ def test_the_probability_of_classes_is_that_of_the_bare_network(here):
     assert probability[:, :, :21] == pytest.approx(wanted, abs=1e-4)
     assert not probability[:, :, 21:].any()
     assert [one.foreground for one in passes] == [np.count_nonzero(one > 0.5) for one in probability]
+
+
+def test_who_asks_a_network_of_several_classes_for_one_mask_is_refused(here):
+    with pytest.raises(InputError, match="tells lumen, wall, nerve apart, expected one that finds one class"):
+        predict(read_volume("embryo.nrrd"), load_model("unet_c.pt"))
 
 
 def test_a_binary_network_answers_as_before(here):

@@ -23,7 +23,7 @@ from micronet.networks.normalize import (
     normalize_mask,
 )
 from micronet.networks.padding import Padding
-from micronet.networks.registry import engine_parameters, network_of
+from micronet.networks.registry import classes_of, engine_parameters, network_of
 
 __all__ = [
     "MASK",
@@ -316,6 +316,8 @@ def _at_once(
 def _refined(
     image: NDArray[np.float32], start: NDArray[np.float32], model: nn.Module, how: Refinement
 ) -> NDArray[np.float32]:
+    if len(names := classes_of(model)) > 1:
+        raise InputError(f"the network tells {', '.join(names)} apart, expected one that finds one class")
     network = network_of(model)
     padding = Padding(image.shape, network.smallest_axis)
     look = _looker(padding.pad(image), model)

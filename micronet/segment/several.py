@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from micronet.core.errors import InputError, setting
 from micronet.core.exclusive import most_probable
