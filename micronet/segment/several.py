@@ -168,7 +168,7 @@ def _one_by_one(plan: _Plan, to: _Listeners) -> Pieces:
                 to.say(f"  changes     {changes(prediction.iterations, task)}")
             measured = measure_prediction(task, inputs, prediction, to.say)
             found.append(_piece(task, inputs, prediction, measured, memory, to.page))
-        shown = shown or inputs.volume
+        shown = inputs.volume if shown is None else shown
         to.watch.note(f"predict {task.segment}")
     if shown is None:
         raise AssertionError("there is at least one segment")

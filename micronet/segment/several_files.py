@@ -169,7 +169,8 @@ def _write_own(job: Job, pieces: Pieces, piece: Piece, overlap: bool, say: Calla
     probability = probability_of(folder, stem, piece.name)
     nrrd.write(probability, pieces.volume.with_array(piece.levels))
     surface = own_files(job, stem, piece.name).get("mesh")
-    written = write_shapes(job, f"{stem}_{file_part(piece.name)}", surface, grid, piece.memory, say)
+    memory = pieces.each[-1].memory  # all of them are held by now
+    written = write_shapes(job, f"{stem}_{file_part(piece.name)}", surface, grid, memory, say)
     files = {"probability": probability, **written.files}
     if job.label_tiff and overlap:
         files["labels"] = write_label_tiff(labels_of(folder, stem, piece.name), [grid.array], grid)
