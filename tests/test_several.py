@@ -314,6 +314,17 @@ def test_the_probability_of_classes_is_that_of_the_bare_network(here):
     assert [one.foreground for one in passes] == [np.count_nonzero(one > 0.5) for one in probability]
 
 
+def test_a_class_without_voxels_is_told_in_words_that_help(here, capsys):
+    state = load_model("unet_c.pt").state_dict()
+    names = [name for name in state if name.endswith("bias") and state[name].shape == (4,)]
+    state[names[-1]][2] = -100.0  # wall never wins
+    save_state(Path("never.pt"), state)
+    out = infer_embryo("--model", "never.pt", "--mesh", "stl", "-o", "out", capsys=capsys)
+    assert "WARNING     no voxel is wall: are these log intensities at the network's scale? another network" in out
+    assert not Path("out/embryo_wall.stl").exists()
+    assert "1 skipped" in infer_embryo("--model", "never.pt", "--mesh", "stl", "-o", "out", capsys=capsys)
+
+
 def test_who_asks_a_network_of_several_classes_for_one_mask_is_refused(here):
     with pytest.raises(InputError, match="tells lumen, wall, nerve apart, expected one that finds one class"):
         predict(read_volume("embryo.nrrd"), load_model("unet_c.pt"))

@@ -60,6 +60,11 @@ class Weights:
         return classes_of(self.model)
 
     @property
+    def exclusive(self) -> bool:
+        """Whether it tells classes apart, of which a voxel is the most probable; else what it finds is thresholded."""
+        return self.classes != self.network.classes
+
+    @property
     def flat(self) -> bool:
         """Whether the network looks at slices, and so at images too."""
         return dimensions_of(self.model) == 2
