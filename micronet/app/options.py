@@ -487,6 +487,12 @@ def _add_running(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--resume", action="store_true", help="first go on with the session that was last, as it was set")
     p.add_argument(
+        "--accumulate",
+        type=Whole(1, 100_000),
+        metavar="K",
+        help="a step takes the mean gradient of K volumes, or batches of crops (default: 1); torchrun shares them",
+    )
+    p.add_argument(
         "--seed",
         type=Whole(0, 2**31 - 1),
         metavar="N",

@@ -38,7 +38,7 @@ from micronet.training.sayings import (
     time_for,
     validation_line,
 )
-from micronet.training.scoring import Scored, pooled
+from micronet.training.scoring import Scored, added
 from micronet.training.trainer import StepReport, Trainer, ValidationReport
 
 __all__ = ["Session"]
@@ -348,9 +348,9 @@ class Session:
                 self._say(f"  wrote {outputs.folder / stem}{', '.join(ends)}")
                 scored.append(scores)
         if len(samples) > 1:
-            self._say(f"all {len(samples)}: {scores_line(pooled(scored))}")
+            self._say(f"all {len(samples)}: {scores_line(added(scored))}")
         if isinstance(scored[0], Confusion):
-            self._say("\n".join(confusion_lines(cast("Confusion", pooled(scored)))))
+            self._say("\n".join(confusion_lines(cast("Confusion", added(scored)))))
         if split == "test" and self._dataset.caution:
             self._say(f"caution: {self._dataset.caution}")
 
