@@ -173,6 +173,16 @@ def test_wrong_metadata_is_one_line(change, message, array, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("strange", ["x", 1.5, [], [[]]])
+def test_codecs_that_are_not_described_are_refused(strange, array, tmp_path):
+    path = make(tmp_path / "a.zarr", [array])
+    found = json.loads((path / "0" / "zarr.json").read_text())
+    for codecs in ([{"name": "bytes", "configuration": strange}], strange):
+        (path / "0" / "zarr.json").write_text(json.dumps(found | {"codecs": codecs}))
+        with pytest.raises(FileError, match=r"a.zarr'"):
+            read_volume(path)
+
+
 def test_a_codec_that_unpickles_is_refused(array, tmp_path):
     path = make(tmp_path / "a.zarr", [array], version="0.4")
     found = json.loads((path / "0" / ".zarray").read_text())

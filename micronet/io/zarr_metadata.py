@@ -206,8 +206,9 @@ def _names_of(codecs: Any) -> Iterator[str]:
     for codec in codecs:
         yield str(codec["name"] if isinstance(codec, dict) else codec)
         configuration = codec.get("configuration") if isinstance(codec, dict) else None
-        for inner in ("codecs", "index_codecs"):
-            yield from _names_of((configuration or {}).get(inner, ()))
+        if isinstance(configuration, dict):
+            for inner in ("codecs", "index_codecs"):
+                yield from _names_of(configuration.get(inner, ()))
 
 
 def _type_name(name: Any) -> str:
