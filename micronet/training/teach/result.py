@@ -248,6 +248,7 @@ def record_of(plan: Plan, found: Found) -> dict[str, Any]:
         "learned": {
             "chosen": list(choice.names),
             "held_out": choice.held_out,
+            "not_held_out": list(choice.joined),
             "dice": choice.scores,
             "members": members,
             "on_from": None
