@@ -6,7 +6,7 @@ Each network looks at the volume as `job` lets it look, so that a segment is wha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from micronet.segment.reading import Inputs, read_inputs, read_mask
 from micronet.segment.refine import Iteration, Refinement, has_settled, predict_classes
 from micronet.segment.results import Measured, Prediction, Watch, changes, measure_found, measure_prediction
 from micronet.segment.settings import Job
-from micronet.segment.several_earlier import earlier_segments
+from micronet.segment.several_adding import pieces_there
+from micronet.segment.several_earlier import Lacking, earlier_segments
 from micronet.segment.several_files import Piece, Pieces, finish
 from micronet.segment.several_page import SegmentsPage
 
@@ -82,8 +83,11 @@ def segment_several(
             if not force and (done := earlier_segments(plan.outputs, plan.asked, plan.job, path)) is not None:
                 if isinstance(done, Outcome):
                     return done
+                plan = _plan(path, members, done.job, sources, lambda _: None)
+                plan.outputs.check_room()
+                if not done.gone and (added := _added(plan, done, say)) is not None:
+                    return added
                 say(f"  anew        for {', '.join(done.lacks)}")
-                plan = _plan(path, members, done.job, sources, say)
             plan.outputs.check_room()
             return _segment(plan, say, on_iteration)
     except MemoryError:
@@ -145,6 +149,14 @@ def _segment(plan: _Plan, say: Callable[[str], None], on_iteration: Callable[[It
     listeners = _Listeners(page, Watch(), say, on_iteration)
     pieces = (_apart if plan.members.exclusive else _one_by_one)(plan, listeners)
     return finish(plan.job, pieces, plan.outputs, plan.asked, page, listeners.watch, say)
+
+
+def _added(plan: _Plan, done: Lacking, say: Callable[[str], None]) -> Outcome | None:
+    """Make what is lacking from the files that are there; None where that cannot be."""
+    page, watch = SegmentsPage(plan.members.names) if plan.job.report else None, Watch()
+    say(f"  from        what is there: {', '.join(done.lacks)}")
+    pieces = pieces_there(plan.tasks, plan.scored, done.record, page, _once(say))
+    return None if pieces is None else finish(plan.job, pieces, plan.outputs, plan.asked, page, watch, say)
 
 
 def _one_by_one(plan: _Plan, to: _Listeners) -> Pieces:
@@ -235,6 +247,7 @@ def _piece(
         annotation=None if inputs.annotation is None else inputs.annotation.array,
         iterations=tuple(prediction.iterations),
         settled=has_settled(prediction.iterations) if task.settles else None,
+        cleaned=None if measured.cleaned is None else asdict(measured.cleaned),
         notes=tuple(inputs.notes),
         outside=inputs.outside,
         memory=memory,
