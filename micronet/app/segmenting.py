@@ -33,7 +33,7 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
         arguments.model or [MODEL],
         [arguments.project / "checkpoints", Path("trained_models"), root / "trained_models"],
     )
-    demo = not arguments.inputs
+    demo, annotation = not arguments.inputs, arguments.annotation
     paths = _volumes(arguments, root, annotated=not names)
     start = _start(arguments)
     alone = arguments.annotation or ((arguments.initial_mask or arguments.keep) and not arguments.time_lapse)
@@ -69,7 +69,8 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
         tell(f"weights {one.path} ({one.network.name}); {computes}, {arguments.device}, {threads} threads")
     if members is not None:
         check_several(job, arguments, exclusive=members.exclusive)
-        code = segment_into_several(every, paths, members, job, arguments)
+        # That of the demo is of a lumen alone.
+        code = segment_into_several(every, paths, members, replace(job, annotation=annotation), arguments)
     elif arguments.time_lapse:
         return _time_lapse(paths, weights, job, start, arguments)
     else:

@@ -6,13 +6,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from micronet.io import read_segmentation, read_volume
 from micronet.segment.adding import on_the_grid
 from micronet.segment.members import probability_of
+from micronet.segment.memory import Memory
 from micronet.segment.plan import Task, plan_addition
-from micronet.segment.reading import read_inputs
+from micronet.segment.reading import Inputs, read_inputs
 from micronet.segment.refine import Iteration
-from micronet.segment.results import measure_mask
+from micronet.segment.results import Measured, measure_mask
 from micronet.segment.several_files import Piece, Pieces
 from micronet.segment.several_page import SegmentsPage
 
@@ -48,10 +52,10 @@ def pieces_there(
     """
     first, told = tasks[0], zip(tasks, record["segments"], strict=True)
     folder, stem = first.job.output, first.stem
-    sources = [first.sources.of(folder / f"{stem}.seg.nrrd")]
-    memory = plan_addition(replace(first, held=3 * len(tasks)), [source.path for source in sources])
+    source = first.sources.of(folder / f"{stem}.seg.nrrd")
+    memory = plan_addition(replace(first, held=3 * len(tasks)), [source.path])
     say(f"  memory      {memory.description}")
-    segmentation, found, shown = read_segmentation(sources[0]), list[Piece](), None
+    segmentation, found, shown = read_segmentation(source), list[Piece](), None
     for task, one in told:
         inputs = read_inputs(task, say)
         if not on_the_grid(record, inputs.volume):
@@ -65,20 +69,24 @@ def pieces_there(
         shown = inputs.volume if shown is None else shown
         if page is not None:
             page.kept(task.segment, inputs.volume, levels, mask)
-        found.append(
-            Piece(
-                name=task.segment,
-                measured=measured,
-                levels=levels,
-                annotation=None if inputs.annotation is None else inputs.annotation.array,
-                iterations=tuple(Iteration(**passed) for passed in one["iterations"]),
-                settled=one.get("settled"),
-                cleaned=one.get("cleaned"),
-                notes=tuple(inputs.notes),
-                outside=inputs.outside,
-                memory=memory,
-            )
-        )
+        found.append(_piece(one, inputs, measured, levels, memory))
     if shown is None:
         raise AssertionError("there is at least one segment")
     return Pieces(first.path, stem, shown, tuple(found), record["device"], record["seconds"])
+
+
+def _piece(
+    told: Mapping[str, Any], inputs: Inputs, measured: Measured, levels: NDArray[np.uint8], memory: Memory
+) -> Piece:
+    return Piece(
+        name=told["name"],
+        measured=measured,
+        levels=levels,
+        annotation=None if inputs.annotation is None else inputs.annotation.array,
+        iterations=tuple(Iteration(**passed) for passed in told["iterations"]),
+        settled=told.get("settled"),
+        cleaned=told.get("cleaned"),
+        notes=tuple(inputs.notes),
+        outside=inputs.outside,
+        memory=memory,
+    )
