@@ -116,10 +116,10 @@ def test_the_file_says_what_it_is_of_and_names_the_classes(tmp_path, dimensions)
         ("classes", torch.tensor([-1.0]), "other than text"),
         ("classes", torch.tensor([0.5]), "other than text"),
         ("classes", torch.tensor([255.0]), "no UTF-8"),
-        ("classes", torch.zeros(1), "no name of a class"),
+        ("classes", torch.zeros(1), "name of a class is of characters"),
         ("classes", torch.zeros(0), "do not name their classes"),
         ("classes", torch.full((100_000,), 65.0), "do not name their classes"),
-        ("classes", torch.tensor(list(b"a\na"), dtype=torch.float32), "named twice: a"),
+        ("classes", torch.tensor(list(b"a\na"), dtype=torch.float32), "two classes have the same name: 'a' and 'a'"),
         ("classes", torch.tensor(list(b"a"), dtype=torch.float32), "does not fit 1 classes"),
         ("start_channels", torch.tensor(5.0), "does not fit 2 classes and 5 channels"),
         ("start_channels", torch.tensor(float("nan")), "'image_config.start_channels' is no such number"),
@@ -148,14 +148,14 @@ def test_a_file_that_claims_to_be_huge_is_refused_before_memory_is_taken():
         model_for_state(state)
 
 
-@pytest.mark.parametrize("names", [[], [""], [" a"], ["a\nb"], ["a", "a"], ["a\u0308", "\u00e4"], ["x" * 101]])
+@pytest.mark.parametrize("names", [[], [""], [" a"], ["a\nb"], ["a", "a"], ["a\u0308", "\u00e4"], ["x" * 41]])
 def test_names_that_cannot_be_told_apart_or_shown_are_refused(names):
     with pytest.raises(InputError, match="class"):
         class_names_tensor(names)
 
 
-def test_names_come_back_in_the_composed_form():
-    assert class_names(class_names_tensor(["a\u0308 1", "b"])) == ("\u00e4 1", "b")
+def test_names_come_back_as_they_were():
+    assert class_names(class_names_tensor(["ä 1", "b"])) == ("ä 1", "b")
 
 
 def test_a_2d_network_takes_one_slice_at_a_time():

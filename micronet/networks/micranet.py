@@ -16,8 +16,9 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from micronet.core.classes import check_classes
 from micronet.core.errors import InputError, setting
-from micronet.networks.class_names import check_class_names, class_names, class_names_tensor
+from micronet.networks.class_names import class_names, class_names_tensor
 from micronet.networks.library import MOST_PARAMETERS
 
 __all__ = ["STRIDE", "MicraNet", "is_micranet", "micranet_for_state", "micranet_parameters"]
@@ -76,7 +77,7 @@ class MicraNet(nn.Module):
                 f"{setting('start_channels')}"
             )
         self.dimensions, self.start_channels = dimensions, start_channels
-        self.classes = check_class_names(classes)
+        self.classes = check_classes(classes)
         about = micranet_parameters(dimensions, start_channels, len(self.classes))
         if about > MOST_PARAMETERS:
             raise InputError(
