@@ -80,8 +80,8 @@ def test_what_images_hold_is_learned_from_a_yes_or_no_each():
     one.begin(10)
     _, validations = work(one)
     assert validations[-1].f > 0.9
-    assert [score.name for score in validations[-1].classes] == ["dot", "line"]
-    assert min(score.average_precision for score in validations[-1].classes) > 0.9
+    assert [score.name for score in validations[-1].presence] == ["dot", "line"]
+    assert min(score.average_precision for score in validations[-1].presence) > 0.9
 
 
 @pytest.mark.parametrize("blocks", [False, True])

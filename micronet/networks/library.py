@@ -16,7 +16,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from micronet.core.classes import BACKGROUND, check_classes
 from micronet.core.errors import InputError, setting
+from micronet.networks.class_names import class_names, class_names_tensor
 
 __all__ = [
     "LIBRARY",
@@ -67,6 +69,9 @@ class Build:
     norm : {"batch", "instance", "group"}
     num_stacks : int
         Bodies in a row, of an hourglass.
+    classes : tuple of str
+        Names of the exclusive classes beside background, one output channel each after that of the background. None
+        where the one channel is the probability of the lumen; what has several channels and no names gets some.
     """
 
     dimensions: int = 3
@@ -76,9 +81,18 @@ class Build:
     kernel_size: int = 3
     norm: Literal["batch", "instance", "group"] = "batch"
     num_stacks: int = 1
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raise InputError for values that no network is built with."""
+        """Settle channels and names; raise InputError for values that no network is built with."""
+        if self.classes:
+            object.__setattr__(self, "classes", check_classes(self.classes))
+            if self.out_channels not in (1, len(self.classes) + 1):
+                raise InputError(
+                    f"{len(self.classes)} classes and {BACKGROUND} are {len(self.classes) + 1} channels, found "
+                    f"{self.out_channels}"
+                )
+            object.__setattr__(self, "out_channels", len(self.classes) + 1)
         for name, (least, most) in _LARGEST.items():
             value = getattr(self, name)
             if not (isinstance(value, int) and least <= value <= most):
@@ -87,6 +101,8 @@ class Build:
             raise InputError(f"kernel_size must be odd, found {self.kernel_size} {setting('kernel_size')}")
         if self.norm not in NORMS:
             raise InputError(f"norm must be one of {', '.join(NORMS)}, found '{self.norm}'")
+        if self.out_channels > 1 and not self.classes:
+            object.__setattr__(self, "classes", tuple(f"class {number}" for number in range(1, self.out_channels)))
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -109,10 +125,14 @@ class _Config(nn.Module):
             value = getattr(build, name)
             number = NORMS.index(value) if name == "norm" else value
             self.register_buffer(name, torch.tensor(float(number)))
+        if build.classes:
+            self.register_buffer("classes", class_names_tensor(build.classes))
 
 
 class LibraryNetwork(nn.Module):
     """A network of MONAI's that takes (N, 1, D, H, W) of any size and returns the probability, as all of ours do.
+
+    Of several exclusive classes the logits have a channel more, the first, for the background.
 
     Parameters
     ----------
@@ -142,8 +162,14 @@ class LibraryNetwork(nn.Module):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Its build settings by name, of those that it has."""
-        return {name: getattr(self.build, name) for name in self.takes}
+        """Its build settings by name, of those that it has; names of classes where there are several."""
+        named = {"classes": [*self.build.classes]} if self.build.classes else {}
+        return {name: getattr(self.build, name) for name in self.takes} | named
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What its probability is of, a channel each."""
+        return self.build.classes or ("lumen",)
 
     @property
     def halvings(self) -> int:
@@ -186,7 +212,7 @@ class LibraryNetwork(nn.Module):
         return [one.reshape(count, depth, self.build.out_channels, height, width).transpose(1, 2) for one in together]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the probability (N, out_channels, D, H, W) of what `scores` takes."""
+        """Return the probability of each of its classes, (N, classes, D, H, W), of what `scores` takes."""
         return probability_of(self.scores(x)[-1])
 
     def _of_any_size(self, x: Tensor) -> list[Tensor]:
@@ -287,8 +313,12 @@ LIBRARY: Mapping[str, type[LibraryNetwork]] = {kind.name: kind for kind in (UNet
 
 
 def probability_of(scores: Tensor) -> Tensor:
-    """Return the probability of logits (N, C, ..): of one channel its sigmoid, of several their softmax."""
-    return torch.sigmoid(scores) if scores.shape[1] == 1 else torch.softmax(scores, 1)
+    """Return the probability of each class of logits (N, C, ..).
+
+    Of one channel it is its sigmoid. Of several it is their softmax without the first, which is of the background:
+    (N, C - 1, ..); what these lack to 1 is the background's.
+    """
+    return torch.sigmoid(scores) if scores.shape[1] == 1 else torch.softmax(scores, 1)[:, 1:]
 
 
 def parameters_about(name: str, build: Build) -> int:
@@ -325,6 +355,8 @@ def built_from(state: Mapping[str, Tensor]) -> LibraryNetwork:
     values: dict[str, Any] = {name: _whole(stated, name, 10_000) for name in kind.takes}
     if "norm" in values:
         values["norm"] = NORMS[_whole(stated, "norm", len(NORMS) - 1)]
+    if "classes" in stated:
+        values["classes"] = class_names(stated["classes"], f"{_PREFIX}classes")
     return kind(Build(**values))
 
 
@@ -359,4 +391,4 @@ def _nets() -> Any:
     return nets
 
 
-assert set(_LARGEST) | {"norm"} == {field.name for field in fields(Build)}  # noqa: S101 - every setting has its bounds
+assert set(_LARGEST) | {"norm", "classes"} == {field.name for field in fields(Build)}  # noqa: S101 - every setting has its bounds

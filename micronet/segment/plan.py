@@ -66,7 +66,8 @@ class TimePoint:
 class Task:
     """A volume to segment: its file, the network and the settings; of a recording, the time point too.
 
-    `sources` are the files that are read, open from the plan until the task is done.
+    `sources` are the files that are read, open from the plan until the task is done; `held` counts the masks of the
+    volume's size that the caller holds meanwhile.
     """
 
     path: Path
@@ -74,6 +75,7 @@ class Task:
     job: Job
     sources: Sources
     time_point: TimePoint | None = None
+    held: int = 0
 
     @property
     def stem(self) -> str:
@@ -170,7 +172,7 @@ def _need(task: Task, masks: Iterable[Path]) -> Need:
         logarithm=job.intensity == "log" or task.weights.taught_on_log,
         masks=tuple(_mask_bytes(mask, task) for mask in masks),
         soft_start=task.soft_start is not None,
-        beside=0 if time_point is None else time_point.beside,
+        beside=task.held * math.prod(grid.shape) + (0 if time_point is None else time_point.beside),
         seen=None if network is None else network.size,
         starts="initial_mask" in task.masks,
         spacing_um=grid.spacing_um,

@@ -55,6 +55,11 @@ class Weights:
         return network_of(self.model)
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """What its output channels are the probability of."""
+        return tuple(getattr(self.model, "classes", self.network.classes))
+
+    @property
     def flat(self) -> bool:
         """Whether the network looks at slices, and so at images too."""
         return dimensions_of(self.model) == 2
