@@ -87,7 +87,7 @@ def together(shares: Sequence[Share]) -> Share:
     """Return several shares as one: mean loss, counts added up."""
     if len(shares) == 1:
         return shares[0]
-    name = "crops" if shares[0].name == "crops" else f"{len(shares)} volumes"
+    name = shares[0].name if shares[0].name in ("crops", "images") else f"{len(shares)} volumes"
     return Share(
         name, sum(share.loss for share in shares) / len(shares), scoring.pooled([share.scores for share in shares])
     )
