@@ -6,10 +6,12 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import label
 
 from micronet.core.errors import InputError
 from micronet.report.figure import write_figure
@@ -28,6 +30,8 @@ from micronet.report.wish import PANELS, FigureWish
 __all__ = ["Scene", "View", "views", "write_paper_figure", "write_preview"]
 
 _AXES = "zyx"
+# Where lumen ends in a plane with so much as this part of the median plane's, it was not annotated further.
+_FULL = 0.5
 # Inches: one and two columns of a journal, 89 and 183 mm.
 _ONE_PANEL, _ALL_PANELS = Sheet(3.5, 5.0, 300), Sheet(7.2, 2.6, 300)
 
@@ -183,7 +187,7 @@ class Scene:
             looked_at[:crop] = True
         contours = [Contour(flat(_inside(self.mask)), self.mask_name, MASK_COLOUR, known=looked_at)]
         if self.annotation is not None:  # below the segmentation and wider, so that both show where they agree
-            annotated, known = _inside(self.annotation), None
+            annotated, known = _inside(self.annotation), self._annotated_planes(view)
             if self.known is not None:
                 annotated, known = annotated & self.known, flat(self.known)
                 if plane is None:  # lumen along the way is known from one voxel, that there is none from all of them
@@ -198,6 +202,22 @@ class Scene:
             contours,
             None if crop is None else crop - 0.5,
         )
+
+    def _annotated_planes(self, view: View) -> NDArray[np.bool_] | None:
+        """Return what of a picture lies in planes that were annotated; None for all of it."""
+        down, right = (self._planes_annotated[axis] for axis in (view.down, view.right))
+        return None if down.all() and right.all() else down[:, None] & right
+
+    @cached_property
+    def _planes_annotated(self) -> list[NDArray[np.bool_]]:
+        """Return, along (Z, Y, X), which planes of a plain mask were annotated, by how abruptly its lumen ends.
+
+        Real lumens come to their end in planes of an eighth of the usual area at most (ten annotated embryos).
+        """
+        shape = self.image.shape
+        if self.annotation is None or self.known is not None:
+            return [np.ones(n, bool) for n in shape]
+        return [_annotated(_inside(self.annotation), axis) for axis in range(3)]
 
     def rows(self, planes: Sequence[int]) -> tuple[list[Panel], list[Panel]]:
         """Return three slices and three projections."""
@@ -267,6 +287,20 @@ def write_paper_figure(path: str | os.PathLike[str], scene: Scene, wish: FigureW
         return
     chosen = [*rows[0], *rows[1]][PANELS.index(wish.panel)]
     write_figure(path, draw_sheet([[chosen]], replace(_ONE_PANEL, unit=part.unit)), dpi=_ONE_PANEL.dpi)
+
+
+def _annotated(mask: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
+    """Return which planes along an axis were annotated: all, unless several lumens end in a plane that is full of them.
+
+    One alone may be a straight tube that is seen from the side.
+    """
+    areas = np.count_nonzero(mask, axis=tuple(other for other in range(3) if other != axis))
+    lumen: NDArray[np.bool_] = areas > 0
+    beside = np.pad(lumen, 1, mode="edge")
+    last = np.flatnonzero(lumen & ~(beside[:-2] & beside[2:]))
+    full = [plane for plane in last if areas[plane] >= _FULL * np.median(areas[lumen])]
+    several = any(label(mask.take(plane, axis))[1] > 1 for plane in full)
+    return lumen if several else np.ones(len(areas), bool)
 
 
 def _inside(mask: NDArray[Any]) -> NDArray[np.bool_]:
