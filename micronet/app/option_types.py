@@ -14,7 +14,7 @@ import numpy as np
 from micronet.core.classes import MOST_CLASSES, check_classes
 from micronet.core.errors import InputError
 from micronet.core.names import shortened
-from micronet.io.checks import check_dtype, clean_axes
+from micronet.io.checks import check_dtype, clean_axes, missing
 from micronet.measure.cleaning import Cleaning
 
 __all__ = [
@@ -28,6 +28,8 @@ __all__ = [
     "commands_option",
     "device_option",
     "dtype_option",
+    "input_option",
+    "mask_option",
     "path_option",
     "plane_option",
     "range_option",
@@ -243,6 +245,19 @@ def path_option(text: str) -> Path:
     if max(map(len, map(os.fsencode, path.parts)), default=0) > _LONGEST_NAME or len(os.fsencode(path)) > _LONGEST_PATH:
         raise _refused(text, f"a name of at most {_LONGEST_NAME} bytes, a path of at most {_LONGEST_PATH}")
     return path
+
+
+def input_option(text: str) -> Path:
+    """Check the path of something that is read: only here it is known which option it is for."""
+    path = path_option(text)
+    if not os.path.exists(path):
+        raise argparse.ArgumentTypeError(missing(path))
+    return path
+
+
+def mask_option(text: str) -> Path:
+    """Check what the refinement starts from: a file, or one of two words."""
+    return Path(text) if text in ("previous", "blank") else input_option(text)
 
 
 def commands_option(text: str) -> str:

@@ -22,6 +22,8 @@ from micronet.app.option_types import (
     commands_option,
     device_option,
     dtype_option,
+    input_option,
+    mask_option,
     part_option,
     path_option,
     plane_option,
@@ -137,8 +139,8 @@ def infer_parser() -> argparse.ArgumentParser:
     )
     _add_headerless(p, Sizes((3, 4)), "such as uint16")
     _add_segment(p, "mask to take")
-    p.add_argument("--annotation", type=path_option, metavar="FILE", help="true mask to score the result against")
-    p.add_argument("--keep", type=path_option, metavar="FILE", help="edited mask: its checked voxels stay as they are")
+    p.add_argument("--annotation", type=input_option, metavar="FILE", help="true mask to score the result against")
+    p.add_argument("--keep", type=input_option, metavar="FILE", help="edited mask: its checked voxels stay as they are")
     _add_checked(p, "of it that says which (default: checked)")
     _add_report(p)
     _add_figure(p)
@@ -171,7 +173,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
         "--annotation",
         dest="annotations",
         nargs="+",
-        type=path_option,
+        type=input_option,
         required=True,
         metavar="FILE",
         help="or folders",
@@ -208,7 +210,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
         "--image",
         dest="images",
         nargs="+",
-        type=path_option,
+        type=input_option,
         default=[],
         metavar="FILE",
         help="shown in it; or folders",
@@ -254,10 +256,10 @@ def prepare_parser() -> argparse.ArgumentParser:
         help="ome.zarr: may be larger than memory, infer.py reads it box by box (default: %(default)s)",
     )
     p.add_argument(
-        "--back-to", type=path_option, metavar="RAW", help="INPUT are masks: write them on the grid of this scan"
+        "--back-to", type=input_option, metavar="RAW", help="INPUT are masks: write them on the grid of this scan"
     )
     p.add_argument(
-        "--record", type=path_option, metavar="JSON", help="what prepare.py wrote of RAW (default: looked for)"
+        "--record", type=input_option, metavar="JSON", help="what prepare.py wrote of RAW (default: looked for)"
     )
     _add_segment(p, "to map back")
     p.add_argument("--interpolation", choices=("linear", "nearest"), default="linear", help="of masks (%(default)s)")
@@ -298,7 +300,7 @@ def make_phantoms_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--time-points", type=many, default=1, metavar="T", help="OCT: one heart beat in T volumes each")
     p.add_argument(
-        "--from-annotation", type=path_option, nargs="+", metavar="FILE", help="OCT over these masks instead"
+        "--from-annotation", type=input_option, nargs="+", metavar="FILE", help="OCT over these masks instead"
     )
     _add_segment(p, "mask is the lumen")
     _add_spacing(p, "of the mask, in µm")
@@ -313,7 +315,7 @@ def make_phantoms_parser() -> argparse.ArgumentParser:
 def new_dataset_parser() -> argparse.ArgumentParser:
     """Return the parser of ``new_dataset.py``."""
     p = argparse.ArgumentParser(description="Write FOLDER/dataset.toml, which training takes, of what lies in FOLDER.")
-    p.add_argument("folder", type=path_option, metavar="FOLDER", help="images and their annotations")
+    p.add_argument("folder", type=input_option, metavar="FOLDER", help="images and their annotations")
     _add_debug(p)
     return p
 
@@ -344,10 +346,10 @@ def bootstrap_parser() -> argparse.ArgumentParser:
 def teach_parser() -> argparse.ArgumentParser:
     """Return the parser of ``teach.py``."""
     p = argparse.ArgumentParser(description="Learn from strokes or slices painted on a volume, and segment all of it.")
-    p.add_argument("input", type=path_option, metavar="IMAGE", help="the volume")
+    p.add_argument("input", type=input_option, metavar="IMAGE", help="the volume")
     p.add_argument(
         "--labels",
-        type=path_option,
+        type=input_option,
         required=True,
         metavar="FILE",
         help="what was painted: .seg.nrrd of 3D Slicer, or 0 not annotated, 1 lumen, 2 background",
@@ -480,7 +482,7 @@ def _add_data(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--data",
-        type=path_option,
+        type=input_option,
         action="append",
         metavar="DIR",
         help="a further folder that the data set may name files in",
@@ -554,7 +556,7 @@ def _add_refinement(p: argparse.ArgumentParser) -> None:
     p.add_argument("--until-stable", action="store_true", help="refine until the mask has settled (100 times at most)")
     p.add_argument(
         "--initial-mask",
-        type=path_option,
+        type=mask_option,
         metavar="FILE|previous|blank",
         help="start from this mask instead of a blank one; with --time-lapse from the last one's (default) or blank",
     )
