@@ -25,6 +25,7 @@ __all__ = [
     "axes_option",
     "bytes_option",
     "classes_option",
+    "cluster_option",
     "commands_option",
     "device_option",
     "dtype_option",
@@ -43,6 +44,7 @@ _SHOWN = 60
 _SPACINGS = (1e-4, 1e6)
 _LONGEST_AXIS, _MOST_VOXELS = 1_000_000, 1 << 40
 _MOST_BYTES = 10**18
+_MOST_PROCESSES = 1024
 # What common file systems allow.
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095
 
@@ -223,6 +225,23 @@ def part_option(text: str) -> tuple[int, int]:
     if found and 1 <= int(found[1]) <= int(found[2]):
         return int(found[1]), int(found[2])
     raise _refused(text, "a part and how many there are, such as 2/8; the first is 1/8")
+
+
+def cluster_option(text: str) -> str:
+    """Check ``--cluster``: how many processes, the address of a scheduler, or its file.
+
+    >>> cluster_option("8"), cluster_option("tcp://10.0.0.1:8786"), cluster_option("scheduler.json")
+    ('8', 'tcp://10.0.0.1:8786', 'scheduler.json')
+    """
+    if re.fullmatch(r"[0-9]{1,4}", text, re.ASCII) and 1 <= int(text) <= _MOST_PROCESSES:
+        return str(int(text))
+    if re.fullmatch(r"(tcp|tls|ucx|ws|wss)://[^\s/]+", text) or text.endswith(".json"):
+        return text
+    raise _refused(
+        text,
+        f"processes on this machine, 1 to {_MOST_PROCESSES}, the address of a scheduler such as tcp://host:8786, or "
+        "its file such as scheduler.json",
+    )
 
 
 def dtype_option(text: str) -> str:

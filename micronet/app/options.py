@@ -19,6 +19,7 @@ from micronet.app.option_types import (
     bytes_option,
     classes_option,
     clean_option,
+    cluster_option,
     commands_option,
     device_option,
     dtype_option,
@@ -157,6 +158,12 @@ def infer_parser() -> argparse.ArgumentParser:
         type=clean_option,
         metavar="WHAT",
         help="clean the mask: 500 removes pieces below 500 µm³, largest keeps one, holes fills; or 500,largest,holes",
+    )
+    p.add_argument(
+        "--cluster",
+        type=cluster_option,
+        metavar="N|ADDRESS|FILE",
+        help="of an OME-Zarr: have N processes do it, or the Dask workers of tcp://host:8786 or scheduler.json",
     )
     p.add_argument("--part", type=part_option, metavar="I/N", help="only part I of N of the volumes (job arrays)")
     _add_force(p, "do again what was done, and replace it")

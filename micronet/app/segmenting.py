@@ -18,6 +18,7 @@ from micronet.app.terminal import tell, with_options
 from micronet.core.errors import InputError
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import Outputs
+from micronet.io.checks import is_store
 from micronet.networks.card import trained_spacing
 from micronet.segment.job import Job, Weights, check_results, check_stems, segment_file
 from micronet.segment.members import Members
@@ -44,10 +45,12 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
     figure = figure_wish(arguments)
     if figure is not None and (len(paths) > 1 or arguments.time_lapse):
         raise InputError("--figure is of one volume: give one INPUT, without --time-lapse")
+    _check_cluster(paths, arguments)
     job = settings_of(Job, arguments, figure=figure, resample_um=None)
     if names:
         check_several(job, arguments, exclusive=False)
-    threads = set_threads(arguments.threads)
+    # Of a cluster each process has one thread, if nobody says otherwise.
+    threads = set_threads(arguments.threads or (None if job.cluster is None else 1))
     summary = None
     if not arguments.time_lapse:
         summary = planned_summary(job.output, arguments.part) if len(paths) > 1 else None
@@ -78,6 +81,19 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
         tell(f"The files are in {job.output.resolve()}: drag the volume and the .seg.nrrd into 3D Slicer,")
         tell("or open the preview. Your own volume: python infer.py FILE (python infer.py --help shows more).")
     return code
+
+
+def _check_cluster(paths: list[Path], arguments: argparse.Namespace) -> None:
+    """Raise InputError where a cluster is asked for and not all inputs are OME-Zarr."""
+    if arguments.cluster is None:
+        return
+    other = next((path for path in paths if not is_store(path)), None)
+    if other is not None or arguments.time_lapse:
+        which = "--time-lapse" if other is None else f"'{other}'"
+        raise InputError(
+            f"--cluster is for OME-Zarr, not for {which}: leave it out (--part 1/8 is one of eight processes that "
+            "share a folder of volumes)"
+        )
 
 
 def _volumes(arguments: argparse.Namespace, root: Path, *, annotated: bool) -> list[Path]:

@@ -93,7 +93,8 @@ class Job:
     that Fiji opens, `figure` for pictures to be put into a paper. `clean` says which pieces of the mask are removed
     and what is filled; the probability stays as it is. `resample_um` brings the volume to voxels of that length for
     the network, and what it finds back to the volume's grid. `max_ram` is how many bytes of memory may be taken; no
-    number of a result depends on it. `level` is which scale of an OME-Zarr is segmented.
+    number of a result depends on it. `level` is which scale of an OME-Zarr is segmented, `cluster` who does that:
+    so many processes, or the workers of a scheduler (its address or file).
     """
 
     output: Path = Path("predictions")
@@ -120,6 +121,7 @@ class Job:
     clean: Cleaning | None = None
     resample_um: float | None = None
     level: int = 0
+    cluster: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:
@@ -169,7 +171,7 @@ class Job:
     def parameters(self) -> dict[str, Any]:
         """Return what the numbers of a result depend on, as JSON has it."""
         settings = asdict(self)
-        for name in ("output", "report", "max_ram", "mesh", "measures", "label_tiff", "figure", "clean"):
+        for name in ("output", "report", "max_ram", "mesh", "measures", "label_tiff", "figure", "clean", "cluster"):
             del settings[name]
         # Where they are not asked for, the record is that of a version which did not know them.
         if self.clean is not None:
