@@ -212,6 +212,10 @@ class Recorder:
             )
         )  # fmt: skip
         self._add_scalars("validation", report, r.step, ("loss", "precision", "recall", "f"))
+        for one in r.classes:
+            group = f"validation/{write_name(one.name)}"
+            self._add_scalars(group, one.overlap, r.step, ("precision", "recall"))
+            self._add_scalars(group, one, r.step, ("f1", "average_precision"))
         if self._scalars is not None and trainer.seen is not None:
             name, picture = trainer.seen
             self._scalars.add_image(f"validation/{name}", picture, r.step, dataformats="HWC")

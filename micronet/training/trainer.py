@@ -17,6 +17,7 @@ from micronet.core.errors import InputError
 from micronet.data.augmentation import View
 from micronet.data.dataset import Sample
 from micronet.measure.overlap import Overlap, overlap
+from micronet.measure.presence import ClassScore
 from micronet.networks import engine
 from micronet.networks.library import LibraryNetwork, probability_of
 from micronet.networks.normalize import normalize_mask, standardize
@@ -25,6 +26,7 @@ from micronet.networks.registry import network_of
 from micronet.report.outline import outlined
 from micronet.segment.refine import Iteration, refine
 from micronet.training.crops import Batch, Crops
+from micronet.training.image_crops import ImageCrops
 from micronet.training.losses import fbeta_loss
 from micronet.training.network_losses import logits_of, loss_named
 from micronet.training.practice import Course, Practice, new_optimizer
@@ -59,7 +61,7 @@ class StepReport:
 class ValidationReport:
     """Scores on the validation volumes after `step` steps: pooled over volumes, µr-Net refined from blank.
 
-    `stalled` is `Trainer.stalled` after it.
+    `stalled` is `Trainer.stalled` after it. `classes` are those of a network that says what images hold.
     """
 
     step: int
@@ -70,6 +72,7 @@ class ValidationReport:
     best: bool
     stalled: bool
     seconds: float
+    classes: tuple[ClassScore, ...] = ()
 
 
 class Trainer:
@@ -103,6 +106,8 @@ class Trainer:
         Of the last validation.
     seen : (str, ndarray of shape (Y, X, 3), uint8) or None
         Name of the first validation volume, and a slice of it with what was found at the last validation.
+    class_scores : tuple of ClassScore
+        Of the last validation, where there are any.
     schedule_from : int
         The step at which the schedule of the rate began.
     beta_squared : float
@@ -149,19 +154,21 @@ class Trainer:
         self.last_step: int | None = None
         self.seen: tuple[str, NDArray[np.uint8]] | None = None
         self.schedule_from = 0
+        self.class_scores: tuple[ClassScore, ...] = ()
         self.optimizer = self._new_optimizer()
         self._refines = self.network.refines
         self._begin_practice()
         self._legacy = np.random.RandomState(seed)
         self._legacy_at_round = self._legacy.get_state(legacy=True)
-        self._rounds = RoundMasks([sample.mask for sample in self.train_samples], recipe.distortion, seed)
+        masks = [sample.mask for sample in self.train_samples] if self._refines else []
+        self._rounds = RoundMasks(masks, recipe.distortion, seed)
 
     def _begin_practice(self) -> None:
         """Prepare the crops and the loss of a larger network."""
         practice = self.practice
-        self._crops: Crops | None = None
+        self._crops: Crops | ImageCrops | None = None
         if practice is not None:
-            self._crops = Crops(
+            crops = self._crops = Crops(
                 self.train_samples,
                 practice.crop_size,
                 practice.samples_per_volume,
@@ -169,7 +176,7 @@ class Trainer:
                 self.recipe.augmentation,
                 self.seed,
             )
-            background, lumen = self._crops.voxels
+            background, lumen = crops.voxels
             self._loss = loss_named(
                 practice.loss, cast(LibraryNetwork, self.model).build.out_channels, lumen / (background + lumen)
             )
@@ -182,7 +189,9 @@ class Trainer:
 
     @property
     def _augmentation(self) -> dict[str, Any] | None:
-        return None if self.recipe.augmentation is None else asdict(self.recipe.augmentation)
+        if self.recipe.augmentation is None:
+            return None
+        return {name: value for name, value in asdict(self.recipe.augmentation).items() if _LATER.get(name) != value}
 
     @property
     def _practised(self) -> dict[str, Any] | None:
@@ -318,11 +327,7 @@ class Trainer:
         probability, loss = self._looked(x, target, weight)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        scores = overlap(
-            probability.detach()[:, 0].cpu().numpy() > 0.5,
-            target[:, 0].numpy(),
-            None if weight is None else weight[:, 0].numpy() > 0,
-        )
+        scores = self._overlap(probability.detach().cpu(), target, weight)
         report = StepReport(
             self.step,
             name,
@@ -336,6 +341,11 @@ class Trainer:
         )
         self.step += 1
         return report
+
+    def _overlap(self, probability: Tensor, target: Tensor, weight: Tensor | None) -> Overlap:
+        """Return the scores of a step."""
+        counted = None if weight is None else weight[:, 0].numpy() > 0
+        return overlap(probability[:, 0].numpy() > 0.5, target[:, 0].numpy(), counted)
 
     def _batch(self, index: int) -> Batch:
         """Return what the present step sees, the one of this number in the pass."""
@@ -415,7 +425,7 @@ class Trainer:
         """
         began = time.perf_counter()
 
-        def look(_: Iteration) -> None:
+        def look(_: object) -> None:
             if should_stop():
                 raise _StoppedError
 
@@ -436,6 +446,7 @@ class Trainer:
             best,
             self.stalled,
             time.perf_counter() - began,
+            self.class_scores,
         )
 
     def predict(self, sample: Sample, on_iteration: Callable[[Iteration], None] | None = None) -> NDArray[np.float32]:
@@ -445,7 +456,7 @@ class Trainer:
         return refine(image, np.zeros_like(image), self.model, self.iterations, on_iteration)
 
     def score(
-        self, samples: Sequence[Sample], on_iteration: Callable[[Iteration], None] | None = None
+        self, samples: Sequence[Sample], on_iteration: Callable[[Any], None] | None = None
     ) -> tuple[Overlap, float]:
         """Return pooled counts at `threshold`, and the mean loss over the volumes."""
         counts, losses = Overlap(0, 0, 0), []
@@ -544,6 +555,8 @@ _COUNTERS = (
     "best_f",
     "best_step",
 )
+# What augmentations of earlier sessions did not have: left out where it changes nothing.
+_LATER = {"gamma": 0.0, "chance": 1.0}
 # What earlier sessions did not save, and what they had.
 _LATER_COUNTERS = {"last_f": None, "last_step": None, "schedule_from": 0}
 
