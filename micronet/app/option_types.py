@@ -15,6 +15,7 @@ from micronet.core.errors import InputError
 from micronet.core.names import shortened
 from micronet.io.checks import check_dtype, clean_axes
 from micronet.measure.cleaning import Cleaning
+from micronet.measure.cutting import Cut
 
 __all__ = [
     "THREADS",
@@ -182,6 +183,18 @@ def clean_option(text: str) -> Cleaning:
         return Cleaning.of(text)
     except InputError:
         raise _refused(text, "µm³, largest, holes, or several of them, such as 500,largest,holes") from None
+
+
+def cut_option(text: str) -> Cut:
+    """Parse ``--threshold-method``: otsu, triangle, or a percentile.
+
+    >>> str(cut_option("percentile:95"))
+    'percentile:95'
+    """
+    try:
+        return Cut.of(text)
+    except InputError:
+        raise _refused(text, "otsu, triangle, or percentile:P with P below 100, such as percentile:95") from None
 
 
 def resample_option(text: str) -> float | str:

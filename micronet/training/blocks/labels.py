@@ -84,8 +84,8 @@ def read_blocks(source: Source, image: Volume, image_name: str, size: Sequence[i
     ----------
     source : Source
         A table (.csv) with the columns z, y, x (a voxel of the block, counted from 0) and lumen (0 or 1); a volume with
-        one voxel a block; or a mask or labels on the image's grid, of which blocks are made. A volume with a 2 holds
-        labels (0 not known, 1 lumen, 2 none), any other a mask (0 none, else lumen).
+        one voxel a block (0 not known, 1 lumen, 2 none); or a mask or labels on the image's grid, of which blocks are
+        made. One with a 2 holds labels (0 not annotated, 1 lumen, 2 background), any other a mask.
     image : Volume
     image_name : str
         For messages.
@@ -110,7 +110,7 @@ def read_blocks(source: Source, image: Volume, image_name: str, size: Sequence[i
     else:
         found = _volume(source)
         if found.shape == counts and found.shape != image.shape:
-            labels = _values(found.array, source.path)
+            labels = _told(found.array, source.path)
         else:
             try:
                 image, found, _ = share_grid(image, found, image_name, str(source.path))
@@ -144,6 +144,12 @@ def _values(array: NDArray[Any], path: Path) -> Labels:
             )
         return np.asarray(array, np.uint8)
     return np.where(array > 0, LUMEN, BACKGROUND).astype(np.uint8)
+
+
+def _told(array: NDArray[Any], path: Path) -> Labels:
+    if not np.isin(array, (0, LUMEN, BACKGROUND)).all():
+        raise InputError(f"'{path}': a volume of blocks holds 0 not known, 1 lumen, 2 none, and nothing else")
+    return np.asarray(array, np.uint8)
 
 
 def _of_table(path: Path, shape: Sequence[int], size: Sequence[int]) -> Labels:
