@@ -64,6 +64,7 @@ ENGINES = ("auto", "numba", "torch")
 RECIPES = ("default", "published")
 AUGMENTATIONS = ("none", "flips", "full")
 SEED = 43283
+MODEL = "ur-net_phantom"
 TITLES = {"u-net": "µ-Net", "ur-net": "µr-Net"}
 NETWORKS = ("unet", "vnet", "hourglass")
 #: What tells which classes an image holds.
@@ -115,9 +116,9 @@ def infer_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--model",
         type=text_option,
-        default="ur-net_phantom",
+        action="append",
         metavar="NAME|PATH",
-        help="weights (default: %(default)s)",
+        help=f"weights (default: {MODEL}); SEGMENT=NAME, once for each, for several segments in one file",
     )
     _add_refinement(p)
     _add_y_crop(p, "look only at the first N voxels in depth (Y)")

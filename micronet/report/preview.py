@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from micronet.core.classes import colour
 from micronet.core.errors import InputError
 from micronet.report.figure import write_figure
 from micronet.report.panels import (
@@ -25,7 +26,7 @@ from micronet.report.panels import (
 )
 from micronet.report.wish import PANELS, FigureWish
 
-__all__ = ["Scene", "View", "views", "write_paper_figure", "write_preview"]
+__all__ = ["Further", "Scene", "View", "views", "write_paper_figure", "write_preview"]
 
 _AXES = "zyx"
 # Inches: one and two columns of a journal, 89 and 183 mm.
@@ -69,6 +70,15 @@ def views(lengths: Sequence[float]) -> tuple[View, View, View]:
 
 
 @dataclass(frozen=True, eq=False)
+class Further:
+    """A segment beside the first: its name, its mask (non-zero is inside) and annotation, of the image's shape."""
+
+    name: str
+    mask: NDArray[Any]
+    annotation: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Scene:
     """What there is to be shown of a volume.
 
@@ -88,6 +98,9 @@ class Scene:
         How deep (Y) the network looked; the mask has no outline where that ends.
     mask_name, annotation_name : str
         What the legend calls the contours.
+    further : sequence of Further
+        Segments beside that of `mask`, each drawn in a colour of its own (`micronet.core.classes.colour`), in their
+        order after the first.
     origin, whole : tuple of three ints, optional
         Where the arrays begin in the volume that they were cut out of, and the shape of that.
 
@@ -105,6 +118,7 @@ class Scene:
     y_crop: int | None = None
     mask_name: str = "segmentation"
     annotation_name: str = "annotation"
+    further: Sequence[Further] = ()
     origin: tuple[int, int, int] = (0, 0, 0)
     whole: tuple[int, ...] = field(default=())
 
@@ -112,7 +126,9 @@ class Scene:
         image, spacing = self.image, self.spacing_um
         if image.ndim != 3 or 0 in image.shape or image.dtype.kind not in "buif":
             raise InputError(f"a preview needs a (Z, Y, X) array of real numbers, found {image.shape} of {image.dtype}")
-        for name, array in (("mask", self.mask), ("annotation", self.annotation), ("annotated part", self.known)):
+        arrays = [("mask", self.mask), ("annotation", self.annotation), ("annotated part", self.known)]
+        arrays += [pair for one in self.further for pair in (("mask", one.mask), ("annotation", one.annotation))]
+        for name, array in arrays:
             if array is not None and array.shape != image.shape:
                 raise InputError(f"{name} of shape {array.shape} differs from the image: {image.shape}")
         if spacing is not None and not (
@@ -139,14 +155,23 @@ class Scene:
     def plane(self, axis: int) -> int:
         """Return the middle plane; where nothing is annotated there, the one with most annotated lumen."""
         middle: int = (self.depth if axis == 1 else self.image.shape[axis]) // 2
-        told = self.annotation if self.known is None else self.known
-        if told is None or self.annotation is None or told.take(middle, axis).any():
+        annotation = self._annotated()
+        told = annotation if self.known is None else self.known
+        if told is None or annotation is None or told.take(middle, axis).any():
             return middle
         others = tuple(other for other in range(3) if other != axis)
-        lumen = _inside(self.annotation) if self.known is None else _inside(self.annotation) & self.known
+        lumen = _inside(annotation) if self.known is None else _inside(annotation) & self.known
         areas = np.count_nonzero(lumen if lumen.any() else told, axis=others)
         most = np.flatnonzero(areas == areas.max())
         return int(most[len(most) // 2]) if areas.any() else middle
+
+    def _annotated(self) -> NDArray[Any] | None:
+        """Return where any segment is annotated."""
+        annotation = self.annotation
+        for one in self.further:
+            if one.annotation is not None:
+                annotation = one.annotation if annotation is None else _inside(annotation) | _inside(one.annotation)
+        return annotation
 
     def cut(self, crop: Sequence[tuple[str, int, int]]) -> Scene:
         """Return a box of it, along axes given by their letters from a voxel up to another that is not in it."""
@@ -161,6 +186,10 @@ class Scene:
             mask=self.mask[inner],
             annotation=None if self.annotation is None else self.annotation[inner],
             known=None if self.known is None else self.known[inner],
+            further=[
+                replace(one, mask=one.mask[inner], annotation=None if one.annotation is None else one.annotation[inner])
+                for one in self.further
+            ],
             y_crop=None if self.y_crop is None else self.y_crop - origin[1],
             origin=(origin[0], origin[1], origin[2]),
             whole=self.whole or self.image.shape,
@@ -189,6 +218,14 @@ class Scene:
                 if plane is None:  # lumen along the way is known from one voxel, that there is none from all of them
                     known = flat(annotated) | ~flat(~self.known)
             contours.insert(0, Contour(flat(annotated), self.annotation_name, ANNOTATION_COLOUR, 1.6, known))
+        annotations = len(contours) - 1
+        for number, one in enumerate(self.further, 2):
+            # The first segment lies uppermost, and stands first in the legend.
+            contours.insert(annotations, Contour(flat(_inside(one.mask)), one.name, colour(number), known=looked_at))
+            if one.annotation is not None:
+                annotated = _inside(one.annotation)
+                contours.insert(0, Contour(flat(annotated), self.annotation_name, ANNOTATION_COLOUR, 1.6))
+                annotations += 1
         return Panel(
             picture,
             view.lengths(self.lengths),

@@ -474,7 +474,8 @@ class Trainer:
         if self.practice is None:
             return fbeta_loss(found, target, self.beta_squared, weight).item()
         weight = None if weight is None else weight[None, None].float()
-        return self._loss(logits_of(found[None, None]), target[None, None], weight, self.beta_squared).item()
+        channels = cast(LibraryNetwork, self.model).build.out_channels
+        return self._loss(logits_of(found[None, None], channels), target[None, None], weight, self.beta_squared).item()
 
     def state(self) -> dict[str, Any]:
         """Return all that a run needs to go on bit for bit, of types that `torch.load(weights_only=True)` reads."""
