@@ -18,25 +18,10 @@ from micronet.segment.settings import Job, Weights
 from micronet.segment.weak.job import look_at_file
 from micronet.segment.weak.settings import Ensemble, WeakJob, check_weak_results
 
-__all__ = ["are_of_images", "look_at_inputs", "refuse_options_of_images"]
+__all__ = ["look_at_inputs"]
 
 #: Options of ``infer.py`` that such networks have no use for, beside those of a job that theirs lacks.
 _ONLY_VOXELS = ("resample_um", "time_lapse", "interval")
-
-
-def are_of_images(several: Sequence[Weights]) -> bool:
-    """Whether networks say what an image holds; InputError where only some do, or several others have no names."""
-    of_images = [one.network.of_images for one in several]
-    if len(set(of_images)) > 1:
-        raise InputError("--model: networks that say what an image holds do not go with others in one call")
-    return of_images[0]
-
-
-def refuse_options_of_images(arguments: argparse.Namespace) -> None:
-    """Raise InputError where an option is given that goes only with networks that say what an image holds."""
-    for name, given in (("--threshold-method", arguments.threshold_method), ("--maps", arguments.maps or None)):
-        if given is not None:
-            raise InputError(f"{name} goes with a network that says what an image holds (micranet), not with others")
 
 
 def look_at_inputs(

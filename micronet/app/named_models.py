@@ -27,7 +27,7 @@ def models_from(texts: Sequence[str], folders: Sequence[Path]) -> tuple[list[Pat
     -------
     paths : list of Path
     names : tuple of str
-        A segment for each path; none where weights are given without a name.
+        A segment for each path; none where weights are given without a name, of which there may be several.
 
     Raises
     ------

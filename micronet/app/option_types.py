@@ -23,6 +23,7 @@ __all__ = [
     "Sizes",
     "Whole",
     "axes_option",
+    "block_option",
     "bytes_option",
     "commands_option",
     "device_option",
@@ -183,6 +184,20 @@ def clean_option(text: str) -> Cleaning:
         return Cleaning.of(text)
     except InputError:
         raise _refused(text, "µm³, largest, holes, or several of them, such as 500,largest,holes") from None
+
+
+def block_option(text: str) -> tuple[int, int, int]:
+    """Parse ``--block``: the edge of cubic blocks in voxels, or three lengths Z,Y,X.
+
+    >>> block_option("8"), block_option("2,8,8")
+    ((8, 8, 8), (2, 8, 8))
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) in (1, 3) and all(re.fullmatch(r"[0-9]{1,4}", part) for part in parts):
+        z, y, x = map(int, parts if len(parts) == 3 else parts * 3)
+        if min(z, y, x) > 0 and max(z, y, x) > 1:
+            return z, y, x
+    raise _refused(text, "voxels along an edge of the blocks, such as 8, or along Z,Y,X, such as 2,8,8")
 
 
 def cut_option(text: str) -> Cut:

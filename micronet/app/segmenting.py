@@ -33,6 +33,13 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
         arguments.model or [MODEL],
         [arguments.project / "checkpoints", Path("trained_models"), root / "trained_models"],
     )
+    several = [Weights.load(path, arguments.device, say=tell) for path in weights_paths]
+    if _are_of_images(several, names):
+        from micronet.app.looking import look_at_inputs  # it imports scikit-image
+
+        paths = inputs_from(arguments.inputs, raw=arguments.shape is not None)
+        return look_at_inputs(paths, _part(paths, arguments.part), several, arguments)
+    _refuse_options_of_images(arguments)
     demo = not arguments.inputs
     paths = _volumes(arguments, root, annotated=not names)
     start = _start(arguments)
@@ -60,7 +67,6 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
             tell(f"nothing to do: there are {len(paths)} volumes, fewer than parts")
             return 0
         every, paths = paths, these
-    several = [Weights.load(path, arguments.device, say=tell) for path in weights_paths]
     weights = several[0]
     members = Members.of(several, names) if names else Members.told_apart_by(weights)
     job = replace(job, resample_um=_one_spacing(arguments.resample_um, several))
@@ -78,6 +84,22 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
         tell(f"The files are in {job.output.resolve()}: drag the volume and the .seg.nrrd into 3D Slicer,")
         tell("or open the preview. Your own volume: python infer.py FILE (python infer.py --help shows more).")
     return code
+
+
+def _are_of_images(several: Sequence[Weights], names: Sequence[str]) -> bool:
+    """Whether the networks say what an image holds; InputError where they do not go together."""
+    of_images = sum(one.network.of_images for one in several)
+    if names and of_images:
+        raise InputError("--model SEGMENT=NAME goes with networks that find one lumen: a micranet names its classes")
+    if len(several) > 1 and not names and of_images < len(several):
+        raise InputError(f"{len(several)} networks and no segments: name each, as --model SEGMENT=NAME")
+    return of_images > 0
+
+
+def _refuse_options_of_images(arguments: argparse.Namespace) -> None:
+    for name, given in (("--threshold-method", arguments.threshold_method), ("--maps", arguments.maps)):
+        if given:
+            raise InputError(f"{name} goes with a network that says what an image holds (micranet), not with others")
 
 
 def _volumes(arguments: argparse.Namespace, root: Path, *, annotated: bool) -> list[Path]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from micronet.core.errors import InputError, setting
 
-__all__ = ["Cut", "cut_at"]
+__all__ = ["OTSU", "Cut", "cut_at"]
 
 _PERCENTILE = re.compile(r"percentile:([0-9]{1,2}(?:\.[0-9]{1,6})?)", re.ASCII)
 #: Bars of the histogram that Otsu's and the triangle's threshold are found in.
@@ -40,11 +40,14 @@ class Cut:
         if found := _PERCENTILE.fullmatch(text):
             return cls("percentile", float(found[1]))
         raise InputError(
-            f"'{text}' is no way to find a threshold; otsu, triangle and percentile:95 are {setting('threshold_method')}"
+            f"'{text}' is no way to find a threshold {setting('threshold_method')}: otsu, triangle or percentile:95"
         )
 
     def __str__(self) -> str:
         return f"percentile:{self.percent:g}" if self.method == "percentile" else self.method
+
+
+OTSU = Cut()
 
 
 def cut_at(values: NDArray[Any], how: Cut) -> float:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["HALO", "BlockNet", "activation_of_voxels", "block_maxima"]
+__all__ = ["HALO", "BlockNet", "activation_of_voxels", "block_maxima", "slab_bytes"]
 
 _CHANNELS = (8, 16, 16)
 #: So many voxels to each side a voxel is judged by.
@@ -83,3 +83,9 @@ def activation_of_voxels(network: BlockNet, image: NDArray[np.float32]) -> NDArr
             inner = network(slab)[0, 0, HALO:-HALO, HALO:-HALO, HALO:-HALO]
             found[begin : begin + _SLAB] = inner.numpy()
     return found
+
+
+def slab_bytes(shape: Sequence[int]) -> int:
+    """Return about how many bytes `activation_of_voxels` takes beside the image, filled up, and what it returns."""
+    height, width = (length + 2 * HALO for length in shape[1:])
+    return 4 * 3 * max(_CHANNELS) * (_SLAB + 2 * HALO) * height * width

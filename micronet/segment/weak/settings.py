@@ -12,7 +12,7 @@ from micronet.core.names import file_part, valid
 from micronet.core.ownership import Outputs, check_outputs
 from micronet.io import files_read_with, volume_stem
 from micronet.measure.cleaning import Cleaning
-from micronet.measure.cutting import Cut
+from micronet.measure.cutting import OTSU, Cut
 from micronet.networks.card import card_path
 from micronet.networks.micranet import MicraNet
 from micronet.segment.settings import MADE_BY, Job, Weights
@@ -88,7 +88,7 @@ class WeakJob:
 
     output: Path = Path("predictions")
     threshold: float = 0.5
-    threshold_method: Cut = Cut()
+    threshold_method: Cut = OTSU
     maps: bool = False
     intensity: Literal["as stored", "log"] = "as stored"
     axes: str | None = None

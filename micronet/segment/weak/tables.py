@@ -20,8 +20,8 @@ POINT_COLUMNS = ("index", "axis-0", "axis-1", "axis-2")
 _MORE = ("image", "class", "score", "voxels", "z_um", "y_um", "x_um")
 _COLUMNS = ("image", "plane", "class", "probability", "there", "pieces")
 _COMMENTS = (
-    "probability: that the image, or of a 2-D network the plane, holds the class; there: 1 where it is above {threshold:g}",
-    "pieces: how many separate ones were found; one that is in several planes counts in each, and once in the last rows",
+    "probability: that the image, or of a 2-D network the plane, holds the class; there: 1 where above {threshold:g}",
+    "pieces: how many separate ones were found; one in several planes counts in each of them, and once in all",
 )
 
 

@@ -16,12 +16,14 @@ from micronet.core.errors import InputError, setting
 from micronet.io.labels import BACKGROUND, LUMEN
 from micronet.networks.blocknet import HALO, BlockNet, activation_of_voxels, block_maxima
 
-__all__ = ["BlockMap", "block_map", "over_voxels", "sparse_labels", "train_block_net"]
+__all__ = ["STEPS", "BlockMap", "block_map", "over_voxels", "sparse_labels", "train_block_net"]
 
 Labels = NDArray[np.uint8]
 Array = NDArray[np.float32]
 
-_STEPS, _RATE = 240, 5e-3
+#: Of training, a minute of one core.
+STEPS = 240
+_RATE = 5e-3
 #: Of what a step sees, along each axis, about; whole blocks, at least one.
 _CROP = 48
 #: So many of the blocks without lumen stay empty in the map. docs/weak.md has what was measured.
@@ -35,7 +37,7 @@ def train_block_net(
     blocks: Labels,
     size: Sequence[int],
     *,
-    steps: int = _STEPS,
+    steps: int = STEPS,
     seed: int = 0,
     on_step: Callable[[int, int, float], None] = lambda done, whole, loss: None,
 ) -> BlockNet:
