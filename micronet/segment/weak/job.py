@@ -91,18 +91,11 @@ def look_at_file(
         outputs.check()
         if not force and _is_done(outputs, asked, path):
             again = f"done before ({outputs.record_path}); it can be done again {setting('force')}"
-            if all(file.exists() for file in outputs.paths):
-                return Outcome(path, "skipped", again)
+            return Outcome(path, "skipped", again)
         outputs.check_room()
         volume = _read(path, ensemble, job, sources, say)
     image = _seen_image(path, volume, job, say)
-    times = len(ensemble.members) * (len(image) if ensemble.flat else 1)
-    try:
-        seen = look(ensemble.networks, image, lambda: on_image(times))
-    except MemoryError:
-        raise InputError(
-            f"'{path}': memory ran out; crop it, or say how much may be taken {setting('max_ram')}"
-        ) from None
+    seen = _looked(image, ensemble, on_image, path)
     found = _pieces(seen, ensemble, job, volume)
     _tell(seen, found, ensemble, job, say)
     files = _write(outputs, job.names(stem, ensemble), path, volume, seen, found, ensemble, job)
@@ -110,6 +103,16 @@ def look_at_file(
     outputs.finish(asked | _record(volume, seen, found, ensemble, files) | {"seconds": time.perf_counter() - began})
     say(f"  wrote       {job.output}/: {', '.join([*files.values(), outputs.record_path.name])}")
     return Outcome(path, "done", ", ".join(f"{name} {count}" for name, count in counts.items()))
+
+
+def _looked(image: NDArray[np.float32], ensemble: Ensemble, on_image: Callable[[int], None], path: Path) -> Seen:
+    times = len(ensemble.members) * (len(image) if ensemble.flat else 1)
+    try:
+        return look(ensemble.networks, image, lambda: on_image(times))
+    except MemoryError:
+        raise InputError(
+            f"'{path}': memory ran out; crop it, or say how much may be taken {setting('max_ram')}"
+        ) from None
 
 
 def _weights_record(ensemble: Ensemble) -> dict[str, Any]:
@@ -133,7 +136,7 @@ def _is_done(outputs: Outputs, asked: Mapping[str, Any], path: Path) -> bool:
         raise FileError(
             f"'{outputs.record_path}' holds a result of other {' and '.join(different)} for '{path.name}'; {REPLACE}"
         )
-    return True
+    return all(file.exists() for file in outputs.paths)
 
 
 def _hash(told: Any, key: str | None) -> Any:

@@ -28,8 +28,8 @@ _RATE = 5e-3
 _CROP = 48
 #: So many of the blocks without lumen stay empty in the map. docs/weak.md has what was measured.
 _EMPTY = 0.95
-#: A voxel is sure where its activation, a logit, lies so far from where the map is cut.
-_SURE = 1.0
+#: What is below the activation that leaves so many of them empty is surely background, what is above the other lumen.
+_SURE = (0.90, 0.99)
 
 
 def train_block_net(
@@ -140,12 +140,15 @@ class BlockMap:
         A logit; what is larger looks more like what blocks with lumen have and others have not.
     threshold : float
         Where it is cut.
+    sure : (float, float)
+        Below the first a voxel is surely background, above the second surely lumen.
     empty : ndarray of bool, shape (Z, Y, X)
         Voxels of blocks that are known to hold no lumen.
     """
 
     activation: Array
     threshold: float
+    sure: tuple[float, float]
     empty: NDArray[np.bool_]
 
     @property
@@ -161,8 +164,8 @@ def block_map(network: BlockNet, image: Array, blocks: Labels, size: Sequence[in
     """
     activation = activation_of_voxels(network, image)
     largest = block_maxima(torch.from_numpy(activation)[None, None], size)[0, 0].numpy()
-    threshold = float(np.quantile(largest[blocks == BACKGROUND], _EMPTY))
-    return BlockMap(activation, threshold, over_voxels(blocks == BACKGROUND, size, image.shape))
+    low, threshold, high = (float(np.quantile(largest[blocks == BACKGROUND], p)) for p in (_SURE[0], _EMPTY, _SURE[1]))
+    return BlockMap(activation, threshold, (low, high), over_voxels(blocks == BACKGROUND, size, image.shape))
 
 
 def sparse_labels(found: BlockMap, blocks: Labels, size: Sequence[int]) -> Labels:
@@ -177,7 +180,7 @@ def sparse_labels(found: BlockMap, blocks: Labels, size: Sequence[int]) -> Label
     Returns
     -------
     ndarray of uint8, shape (Z, Y, X)
-        Of blocks with lumen the voxels whose activation is far above or below the threshold; of others all.
+        Of blocks with lumen the voxels that are surely one or the other; of those without all.
 
     Raises
     ------
@@ -186,8 +189,8 @@ def sparse_labels(found: BlockMap, blocks: Labels, size: Sequence[int]) -> Label
     """
     labels = np.zeros(found.activation.shape, np.uint8)
     yes = over_voxels(blocks == LUMEN, size, labels.shape)
-    labels[yes & (found.activation > found.threshold + _SURE)] = LUMEN
-    labels[(yes & (found.activation < found.threshold - _SURE)) | found.empty] = BACKGROUND
+    labels[yes & (found.activation > found.sure[1])] = LUMEN
+    labels[(yes & (found.activation < found.sure[0])) | found.empty] = BACKGROUND
     if not (labels == LUMEN).any():
         raise InputError("the classifier of blocks is sure of no voxel that it is lumen: label more blocks")
     return labels
