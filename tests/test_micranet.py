@@ -14,6 +14,14 @@ from micronet.networks.registry import dimensions_of, model_for_state, network_n
 from micronet.networks.weights import save_state
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def fresh(dimensions=2, classes=("ring", "Gefäß"), start_channels=4):
     torch.manual_seed(3)
     return MicraNet(dimensions, classes, start_channels).eval()
@@ -113,12 +121,12 @@ def test_the_file_says_what_it_is_of_and_names_the_classes(tmp_path, dimensions)
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("classes", torch.tensor([-1.0]), "other than text"),
-        ("classes", torch.tensor([0.5]), "other than text"),
-        ("classes", torch.tensor([255.0]), "no UTF-8"),
+        ("classes", torch.tensor([-1.0]), "'image_config.classes' is no text"),
+        ("classes", torch.tensor([0.5]), "'image_config.classes' is no text"),
+        ("classes", torch.tensor([255.0]), "'image_config.classes' is no text"),
         ("classes", torch.zeros(1), "name of a class is of characters"),
-        ("classes", torch.zeros(0), "do not name their classes"),
-        ("classes", torch.full((100_000,), 65.0), "do not name their classes"),
+        ("classes", torch.zeros(0), "'image_config.classes' is no text"),
+        ("classes", torch.full((100_000,), 65.0), "'image_config.classes' is no text"),
         ("classes", torch.tensor(list(b"a\na"), dtype=torch.float32), "two classes have the same name: 'a' and 'a'"),
         ("classes", torch.tensor(list(b"a"), dtype=torch.float32), "does not fit 1 classes"),
         ("start_channels", torch.tensor(5.0), "does not fit 2 classes and 5 channels"),
@@ -155,7 +163,7 @@ def test_names_that_cannot_be_told_apart_or_shown_are_refused(names):
 
 
 def test_names_come_back_as_they_were():
-    assert class_names(class_names_tensor(["ä 1", "b"])) == ("ä 1", "b")
+    assert class_names(class_names_tensor(["ä 1", "b"]), "classes") == ("ä 1", "b")
 
 
 def test_a_2d_network_takes_one_slice_at_a_time():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from torch import nn
@@ -19,7 +19,7 @@ from micronet.training.practice import Practice
 from micronet.training.presence import IMAGE_LOSSES, IMAGE_PRACTICE
 from micronet.training.trainer import Trainer
 
-__all__ = ["asked_of", "check_size", "described", "practice_of"]
+__all__ = ["asked_of", "check_size", "described", "for_classes", "practice_of"]
 
 # What is asked of a network that tells what images hold, and what the data set says in its place.
 _IMAGE_BUILD, _OF_CROPS = ("dimensions", "start_channels"), ("crop_size", "samples_per_volume")
@@ -90,6 +90,25 @@ def check_size(model: nn.Module, arguments: argparse.Namespace) -> None:
         raise InputError(f"the network has {count:,} parameters, fewer than --min-params {least:,}")
 
 
+def for_classes(settings: Settings, network: Network, classes: Sequence[str]) -> Settings:
+    """Return settings whose network tells the classes of the data set apart, where it has several.
+
+    InputError where no network of the kind does, or another session's did not.
+    """
+    before = list(settings.build.get("classes", ()))
+    if before and before != list(classes):
+        now = ", ".join(classes) or "one class"
+        raise InputError(f"the session tells {', '.join(before)} apart, '{settings.dataset}' now has {now}")
+    if not classes:
+        return settings
+    if not network.sized:
+        raise InputError(
+            f"'{settings.dataset}' has the classes {', '.join(classes)}, and a {network.title} tells one from "
+            f'background: write segment = "{classes[0]}" under [defaults] instead, or train_network.py takes them all'
+        )
+    return replace(settings, build={**settings.build, "classes": list(classes)})
+
+
 def practice_of(settings: Settings, samples: Sequence[Sample]) -> Practice:
     """Return the practice of a larger network, its crop the usual one of these volumes where nobody says."""
     asked = dict(settings.practice)
@@ -103,9 +122,10 @@ def described(trainer: Trainer) -> str:
     if practice is None:
         return ""
     count = sum(parameter.numel() for parameter in trainer.model.parameters())
+    several = f"classes {', '.join(trainer.names[1:])}; " if len(trainer.names) > 2 else ""
     crop = " x ".join(map(str, practice.crop_size))
     seen = f"crops ({crop})" if max(practice.crop_size) > 1 else "images"
     return (
-        f"{count:,} parameters; loss {practice.loss}, {practice.optimizer}, schedule {practice.schedule}, "
+        f"{several}{count:,} parameters; loss {practice.loss}, {practice.optimizer}, schedule {practice.schedule}, "
         f"{trainer.steps_a_pass:,} steps of {practice.batch_size} {seen} an epoch"
     )

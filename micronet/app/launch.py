@@ -7,36 +7,31 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
 from micronet.app.computing import set_engine, set_threads
-from micronet.app.larger import asked_of, check_size, described, practice_of
+from micronet.app.image_training import image_trainer
+from micronet.app.larger import asked_of, check_size, described, for_classes, practice_of
 from micronet.app.prompt import Interrupts, TerminalBar, converse, line_editing, say, show_file
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import same_but_for_case
 from micronet.data.augmentation import AUGMENTATIONS, CROPS, CROPS_2D
-from micronet.data.dataset import DataSet, Sample, open_dataset, read_dataset
-from micronet.data.image_samples import never_or_always
-from micronet.data.weak import open_images
+from micronet.data.dataset import DataSet, Sample, classes_in, open_dataset, read_dataset
 from micronet.networks.engine import Work
 from micronet.networks.library import Build
-from micronet.networks.micranet import MicraNet
 from micronet.networks.padding import Padding
 from micronet.networks.registry import Network, network_named, network_of
 from micronet.training.commands import parse_command
 from micronet.training.lock import FolderLock
 from micronet.training.ports import Ports, Scalars, Settings
 from micronet.training.practice import Practice
-from micronet.training.presence import IMAGE_RECIPE, PresenceTrainer
 from micronet.training.recipe import NETWORK_RECIPE, NUMPY_SEED, RECIPES, TORCH_SEED, Recipe
 from micronet.training.run_files import Places, Run, latest_session, sweep
 from micronet.training.session import Session
 from micronet.training.trainer import Trainer
-
-_Opened = tuple[DataSet, dict[str, list[Sample]], Trainer, str]
 
 __all__ = ["choose_dataset", "new_model", "new_trainer", "train"]
 
@@ -83,7 +78,17 @@ def _session(network: Network, arguments: argparse.Namespace, places: Places, po
     settings, why = _settings(arguments, network, places, root)
     work: list[Work] = ["training"] if network.tiling == "slabs" else []
     computes = set_engine(getattr(arguments, "engine", "auto"), work)
-    dataset, samples, trainer, note = (_of_images if network.of_images else _of_volumes)(network, settings, arguments)
+    samples: Mapping[str, Sequence[Sample]]
+    trainer: Trainer
+    if network.of_images:
+        settings, dataset, samples, trainer = image_trainer(network, settings, arguments)
+        note = ""
+    else:
+        settings = for_classes(settings, network, classes_in(Path(settings.dataset)))
+        model = new_model(network, settings)
+        check_size(model, arguments)
+        dataset, samples = open_dataset(settings.dataset, settings.data)
+        trainer, note = new_trainer(model.to(getattr(arguments, "device", "cpu")), settings, dataset, samples)
     keep_every = settings.validate_every if settings.kept == "all" else getattr(arguments, "keep_every", None)
     session = Session(trainer, dataset, samples, places, settings, ports, keep_every)
     counts = ", ".join(f"{len(found)} {split}" for split, found in samples.items())
@@ -98,40 +103,6 @@ def _session(network: Network, arguments: argparse.Namespace, places: Places, po
     for one, two in same_but_for_case(dict.fromkeys(entry.name for entry in dataset.entries)):
         say(f"note: volumes '{one}' and '{two}' differ only in case: on some disks their results are the same files")
     return session
-
-
-def _of_volumes(network: Network, settings: Settings, arguments: argparse.Namespace) -> _Opened:
-    """Return data set and volumes, what trains a network that segments them, and what is to be said of it."""
-    model = new_model(network, settings)
-    check_size(model, arguments)
-    dataset, samples = open_dataset(settings.dataset, settings.data)
-    return dataset, samples, *new_trainer(model.to(getattr(arguments, "device", "cpu")), settings, dataset, samples)
-
-
-def _of_images(network: Network, settings: Settings, arguments: argparse.Namespace) -> _Opened:
-    """Return the same for a network that tells what images hold; classes that cannot be learned are told."""
-    images = open_images(settings.dataset, settings.data)
-    torch.manual_seed(settings.seed)
-    model = network.build(**({"dimensions": 3} | dict(settings.build)), classes=images.classes)
-    check_size(model, arguments)
-    practice = Practice(**{"crop_size": images.cut.size or (1, 1, 1)} | dict(settings.practice))
-    dataset, trained, scored = images.dataset, images.samples["train"], images.samples["validation"]
-    recipe = replace(
-        IMAGE_RECIPE,
-        optimizer=practice.optimizer,
-        validate_every=settings.validate_every,
-        patience=practice.early_stopping_patience,
-    )
-    if dataset.augmentation is not None:
-        recipe = replace(recipe, augmentation=dataset.augmentation)
-    for split, samples in images.samples.items():
-        done = "learned" if split == "train" else "scored"
-        for name, what in never_or_always(images.classes, samples).items() if samples else ():
-            say(f"note: class {name} is {what} ({split}): it cannot be {done}")
-    seed = settings.seed + NUMPY_SEED - TORCH_SEED
-    placed = model.to(getattr(arguments, "device", "cpu"))
-    trainer = PresenceTrainer(cast(MicraNet, placed), trained, scored, recipe, seed, practice)
-    return dataset, cast(dict[str, list[Sample]], images.samples), trainer, ""
 
 
 def new_model(network: Network, settings: Settings) -> nn.Module:

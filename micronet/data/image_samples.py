@@ -99,7 +99,7 @@ class ImageSample:
     @classmethod
     def of_sample(cls, sample: Sample, classes: int, cut: Cut, foreground: NDArray[np.bool_] | None) -> ImageSample:
         """Return an image with a mask, cut; its labels say which classes cover `cut.area` voxels."""
-        parts = _masked_parts(sample.mask, sample.weight, foreground, classes, cut)
+        parts = _masked_parts(sample.target, sample.weight, foreground, classes, cut)
         read = partial(_cut, sample.image)
         return cls(
             sample.entry, sample.image.shape, read, sample.mean, sample.sd, tuple(parts), cut.block, sample.notes

@@ -19,7 +19,7 @@ from micronet.core.classes import check_classes
 from micronet.core.errors import InputError, MicronetError, setting
 from micronet.core.names import existing, name_key
 from micronet.data.augmentation import Box
-from micronet.data.dataset import Sample, load_entry, read_image
+from micronet.data.dataset import load_entry, read_image
 from micronet.data.dataset_file import (
     SPLITS,
     DataSet,
@@ -250,7 +250,7 @@ class _Opened:
     def _placed(self, entry: Entry) -> Entry:
         if self._group_of(entry) is not None:
             entry = replace(entry, image=entry.image.parent, annotation=entry.image.parent)
-        return replace(entry, may_be_empty=True)
+        return replace(entry, may_be_empty=True, classes=self.classes if len(self.classes) > 1 else ())
 
     def _group_of(self, entry: Entry) -> ImageGroup | None:
         return self._groups.get((entry.split, name_key(entry.name)))
@@ -279,7 +279,7 @@ class _Opened:
             return self._of_table(one.entry, kept)
         if self.cut.block is not None and (sample := self._of_blocks(one.entry, kept)) is not None:
             return sample
-        loaded = _numbered(one.entry, len(self.classes), kept)
+        loaded = load_entry(one.entry, kept)
         foreground = self._foreground(one.entry, loaded.image.shape)
         return _told(ImageSample.of_sample(loaded, len(self.classes), self._cut_of(loaded.image.shape), foreground))
 
@@ -429,16 +429,3 @@ def _told(sample: ImageSample) -> ImageSample:
     if sample.parts:
         return sample
     return replace(sample, notes=(*sample.notes, f"volume {sample.entry.name}: no crop of it has enough foreground"))
-
-
-def _numbered(entry: Entry, classes: int, kept: dict[Any, Any]) -> Sample:
-    """Return an image with its mask, of one class or with the numbers of several."""
-    if classes == 1:
-        return load_entry(entry, kept)
-    volume, mean, sd = read_image(entry, kept)
-    labels = read_volume(entry.annotation, axes=entry.axes, spacing_um=entry.spacing_um, flat=True).array
-    if labels.shape != volume.shape:
-        raise InputError(f"'{entry.annotation}' has {_by(labels.shape)} voxels, its image {_by(volume.shape)}")
-    depth = slice(None, entry.y_crop)
-    mask = _within(labels, classes)[:, depth]
-    return Sample(entry, volume, np.ascontiguousarray(volume.array[:, depth]), mask, None, mean, sd)

@@ -28,6 +28,16 @@ class ClassScore:
     negatives: int
 
     @property
+    def precision(self) -> float:
+        """Of those that are said to hold it, the part that does."""
+        return self.overlap.precision
+
+    @property
+    def recall(self) -> float:
+        """Of those that hold it, the part that is said to."""
+        return self.overlap.recall
+
+    @property
     def f1(self) -> float:
         """F1 at the threshold."""
         return self.overlap.f_score()

@@ -21,15 +21,13 @@ def class_names_tensor(names: Sequence[str]) -> Tensor:
     return torch.tensor(list(_BETWEEN.join(check_classes(names)).encode()), dtype=torch.float32)
 
 
-def class_names(tensor: Tensor | None) -> tuple[str, ...]:
-    """Return the names that `class_names_tensor` wrote; InputError where a tensor from a file holds none."""
-    if tensor is None or tensor.ndim != 1 or not 1 <= tensor.numel() <= _MOST_BYTES:
-        raise InputError("the weights do not name their classes")
-    values = tensor.tolist()
-    if not all(0 <= value <= 255 and float(value).is_integer() for value in values):
-        raise InputError("the weights do not name their classes: there is something other than text")
+def class_names(stated: Tensor | None, key: str) -> tuple[str, ...]:
+    """Return the names that `class_names_tensor` wrote under a key; InputError where a tensor from a file has none."""
+    numbers = [] if stated is None or stated.ndim != 1 or stated.numel() > _MOST_BYTES else stated.tolist()
     try:
-        text = bytes(map(int, values)).decode()
-    except UnicodeDecodeError as error:
-        raise InputError("the weights do not name their classes: the names are no UTF-8") from error
-    return check_classes(text.split(_BETWEEN))
+        if not numbers or not all(number.is_integer() for number in numbers):
+            raise ValueError("not bytes")
+        names = bytes(map(int, numbers)).decode().split(_BETWEEN)
+    except ValueError as error:  # what is no byte, and what is no UTF-8, is one too
+        raise InputError(f"the weights do not say what they tell apart: '{key}' is no text") from error
+    return check_classes(names)

@@ -226,7 +226,7 @@ def micranet_for_state(state: Mapping[str, Tensor]) -> MicraNet:
         If they are missing, or not those of a network that is built.
     """
     dimensions, start = (_whole(state, name) for name in ("dimensions", "start_channels"))
-    classes = class_names(state.get(f"{_PREFIX}classes"))
+    classes = class_names(state.get(f"{_PREFIX}classes"), f"{_PREFIX}classes")
     if tuple(getattr(state.get("linear.weight"), "shape", ())) != (len(classes), start * 2 ** (_BLOCKS - 1)):
         raise InputError(f"its last layer does not fit {len(classes)} classes and {start} channels")
     return MicraNet(dimensions, classes, start)

@@ -301,7 +301,7 @@ def dimensions_of(model: nn.Module) -> int:
 
 def classes_of(model: nn.Module) -> tuple[str, ...]:
     """Return what the output channels of a network are the probability of: the lumen, or several exclusive classes."""
-    return model.classes if isinstance(model, library.LibraryNetwork) else network_of(model).classes
+    return model.classes if isinstance(model, library.LibraryNetwork | MicraNet) else network_of(model).classes
 
 
 def engine_parameters(model: nn.Module) -> dict[str, Tensor]:

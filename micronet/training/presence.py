@@ -100,9 +100,8 @@ class PresenceTrainer(Trainer):
         counted = None if weight is None else weight.to(place)
         return torch.sigmoid(logits), _bce(logits, target.to(place), counted, self._heavier.to(place))
 
-    def _overlap(self, probability: Tensor, target: Tensor, weight: Tensor | None) -> Overlap:
-        labels = target.numpy() > 0.5
-        told = probability.numpy() > 0.5
+    def _step_scores(self, probability: Tensor, target: Tensor, weight: Tensor | None) -> Overlap:
+        labels, told = target.numpy() > 0.5, probability.cpu().numpy() > 0.5
         known = np.ones(labels.shape, bool) if weight is None else weight.numpy() > 0
         return Overlap(*(int((one & known).sum()) for one in (told & labels, told & ~labels, ~told & labels)))
 

@@ -74,8 +74,8 @@ def told_of(scores: Sequence[ClassScore]) -> dict[str, object]:
     return {
         "classes": {
             one.name: {
-                "precision": one.overlap.precision,
-                "recall": one.overlap.recall,
+                "precision": one.precision,
+                "recall": one.recall,
                 "f1": one.f1,
                 "average_precision": None if math.isnan(one.average_precision) else one.average_precision,
                 "with": one.positives,
@@ -90,8 +90,8 @@ def class_lines(scores: Sequence[ClassScore]) -> list[str]:
     """Return a line for each class: F1, precision, recall, average precision, and of how many images."""
     width = max((len(one.name) for one in scores), default=0)
     return [
-        f"{one.name:<{width}}  F1 {one.f1:.4f}  precision {one.overlap.precision:.4f}  recall "
-        f"{one.overlap.recall:.4f}  average precision {one.average_precision:.4f}  "
+        f"{one.name:<{width}}  F1 {one.f1:.4f}  precision {one.precision:.4f}  recall "
+        f"{one.recall:.4f}  average precision {one.average_precision:.4f}  "
         f"({one.positives:,} with, {one.negatives:,} without)"
         for one in scores
     ]

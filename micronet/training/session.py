@@ -16,10 +16,9 @@ from micronet.core.provenance import sha256_of
 from micronet.data.dataset import DataSet, Sample, dataset_files
 from micronet.data.image_samples import ImageSample
 from micronet.io.checks import is_file
-from micronet.measure.overlap import Overlap
+from micronet.measure.confusion import Confusion, confusion_lines
 from micronet.networks.registry import model_for_state, network_of
 from micronet.networks.weights import bootstrap
-from micronet.segment.outputs import score_line
 from micronet.training import named_weights
 from micronet.training.commands import Command, forms
 from micronet.training.distortion import ready
@@ -38,9 +37,11 @@ from micronet.training.sayings import (
     log_lines,
     not_the_best,
     rate_in_use,
+    scores_line,
     time_for,
     validation_line,
 )
+from micronet.training.scoring import Scored, pooled
 from micronet.training.trainer import StepReport, Trainer, ValidationReport
 
 __all__ = ["Session"]
@@ -191,7 +192,7 @@ class Session:
             stalled = report.stalled
             recorder.note_validation(report)
             self._say(validation_line(report))
-            for line in class_lines(report.classes):
+            for line in class_lines(report.presence):
                 self._say(f"  {line}")
 
         def should_stop() -> bool:
@@ -236,6 +237,8 @@ class Session:
         source = {"network": self.network, "run": self.run.name, "step": self.trainer.step}
         if settings := getattr(self.trainer.model, "settings", None):
             source |= {"build": settings}
+        if (counts := self.trainer.present_counts) is not None:
+            source |= {"validation": counts.record()}
         aside = named_weights.write_weights(outputs, path, weights, source)
         if aside is not None:
             self._say(f"{path} was there already, with other weights: they are now {aside}")
@@ -252,6 +255,9 @@ class Session:
         found = network_of(model).name
         if found != self.network:
             raise FileError(f"{source} holds a {found}, this session trains a {self.network}")
+        here, there = (getattr(one, "settings", None) for one in (self.trainer.model, model))
+        if here != there:
+            raise FileError(f"{source} is built as {there}, the network of this session as {here}")
         self._recorder.keep()
         self.trainer.start_afresh(weights, step)
         origin = {"weights": source, **({"sha256": sha256_of(Path(source))} if is_file(source) else {})}
@@ -363,7 +369,7 @@ class Session:
         check_outputs(planned, dataset_files(self._dataset))
         planned[0].check_room()
         self._recorder.begin()
-        pooled = Overlap(0, 0, 0)
+        scored: list[Scored] = []
         with contextlib.closing(self._ports.progress((passes or 1) * len(samples))) as bar:
 
             def after_pass(_: object) -> None:
@@ -378,12 +384,15 @@ class Session:
                     self._say("interrupted: the volumes that were not reported were not written")
                     return
                 scores = write_sample(outputs, sample, probability, trainer.threshold, self.run.name, trainer.step)
-                self._say(f"{sample.entry.name}: {score_line(scores)}")
-                stem = outputs.folder / outputs.record_path.stem
-                self._say(f"  wrote {stem}.seg.nrrd, _probability.nrrd, _preview.png")
-                pooled += scores
+                self._say(f"{sample.entry.name}: {scores_line(scores)}")
+                stem = outputs.record_path.stem
+                ends = sorted((name.removeprefix(stem) for name in outputs.names or ()), key=".seg.nrrd".__ne__)
+                self._say(f"  wrote {outputs.folder / stem}{', '.join(ends)}")
+                scored.append(scores)
         if len(samples) > 1:
-            self._say(f"all {len(samples)}: {score_line(pooled)}")
+            self._say(f"all {len(samples)}: {scores_line(pooled(scored))}")
+        if isinstance(scored[0], Confusion):
+            self._say("\n".join(confusion_lines(cast("Confusion", pooled(scored)))))
 
     def _do_status(self, _: Command) -> None:
         trainer, left = self.trainer, self.trainer.steps_left
