@@ -16,6 +16,7 @@ from micronet.core.errors import InputError
 from micronet.core.names import shortened
 from micronet.io.checks import check_dtype, clean_axes, missing
 from micronet.measure.cleaning import Cleaning
+from micronet.measure.cutting import Cut
 
 __all__ = [
     "THREADS",
@@ -23,6 +24,7 @@ __all__ = [
     "Sizes",
     "Whole",
     "axes_option",
+    "block_option",
     "bytes_option",
     "classes_option",
     "cluster_option",
@@ -203,6 +205,32 @@ def clean_option(text: str) -> Cleaning:
         return Cleaning.of(text)
     except InputError:
         raise _refused(text, "µm³, largest, holes, or several of them, such as 500,largest,holes") from None
+
+
+def block_option(text: str) -> tuple[int, int, int]:
+    """Parse ``--block``: the edge of cubic blocks in voxels, or three lengths Z,Y,X.
+
+    >>> block_option("8"), block_option("2,8,8")
+    ((8, 8, 8), (2, 8, 8))
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) in (1, 3) and all(re.fullmatch(r"[0-9]{1,4}", part) for part in parts):
+        z, y, x = map(int, parts if len(parts) == 3 else parts * 3)
+        if min(z, y, x) > 0 and max(z, y, x) > 1:
+            return z, y, x
+    raise _refused(text, "voxels along an edge of the blocks, such as 8, or along Z,Y,X, such as 2,8,8")
+
+
+def cut_option(text: str) -> Cut:
+    """Parse ``--threshold-method``: otsu, triangle, or a percentile.
+
+    >>> str(cut_option("percentile:95"))
+    'percentile:95'
+    """
+    try:
+        return Cut.of(text)
+    except InputError:
+        raise _refused(text, "otsu, triangle, or percentile:P with P below 100, such as percentile:95") from None
 
 
 def resample_option(text: str) -> float | str:

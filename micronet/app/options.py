@@ -16,11 +16,13 @@ from micronet.app.option_types import (
     Sizes,
     Whole,
     axes_option,
+    block_option,
     bytes_option,
     classes_option,
     clean_option,
     cluster_option,
     commands_option,
+    cut_option,
     device_option,
     dtype_option,
     input_option,
@@ -125,6 +127,13 @@ def infer_parser() -> argparse.ArgumentParser:
         help=f"weights (default: {MODEL}); SEGMENT=NAME, once for each, for several segments in one file",
     )
     _add_refinement(p)
+    p.add_argument(
+        "--threshold-method",
+        type=cut_option,
+        metavar="WAY",
+        help="of a micranet: where maps are cut: otsu (default), triangle, percentile:P",
+    )
+    p.add_argument("--maps", action="store_true", help="of a micranet: write the maps too")
     _add_y_crop(p, "look only at the first N voxels in depth (Y)")
     p.add_argument("--intensity", choices=("as stored", "log"), default="as stored", help="log: of linear intensities")
     _add_axes(p, "order of the axes, where the file does not say")
@@ -357,9 +366,17 @@ def teach_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--labels",
         type=input_option,
-        required=True,
         metavar="FILE",
         help="what was painted: .seg.nrrd of 3D Slicer, or 0 not annotated, 1 lumen, 2 background",
+    )
+    p.add_argument(
+        "--blocks",
+        type=input_option,
+        metavar="FILE",
+        help="instead of labels, which blocks hold lumen: .csv (z,y,x,lumen), a voxel a block, or a mask of it",
+    )
+    p.add_argument(
+        "--block", type=block_option, metavar="N", help="edge of the blocks in voxels (default: 8), or Z,Y,X"
     )
     p.add_argument("--lumen", type=text_option, metavar="SEGMENT", help="segment that is lumen (default: so called)")
     p.add_argument("--background", type=text_option, metavar="SEGMENT", help="and the one that is background")

@@ -34,6 +34,13 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
         arguments.model or [MODEL],
         [arguments.project / "checkpoints", Path("trained_models"), root / "trained_models"],
     )
+    several = [Weights.load(path, arguments.device, say=tell) for path in weights_paths]
+    if _are_of_images(several, names):
+        from micronet.app.looking import look_at_inputs  # it imports scikit-image
+
+        paths = inputs_from(arguments.inputs, raw=arguments.shape is not None)
+        return look_at_inputs(paths, _part(paths, arguments.part), several, arguments)
+    _refuse_options_of_images(arguments)
     demo = not arguments.inputs
     paths = _volumes(arguments, root, annotated=not names)
     start = _start(arguments)
@@ -63,7 +70,6 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
             tell(f"nothing to do: there are {len(paths)} volumes, fewer than parts")
             return 0
         every, paths = paths, these
-    several = [Weights.load(path, arguments.device, say=tell) for path in weights_paths]
     weights = several[0]
     members = Members.of(several, names) if names else Members.told_apart_by(weights)
     job = replace(job, resample_um=_one_spacing(arguments.resample_um, several))
@@ -94,6 +100,25 @@ def _check_cluster(paths: list[Path], arguments: argparse.Namespace) -> None:
             f"--cluster is for OME-Zarr, not for {which}: leave it out (--part 1/8 is one of eight processes that "
             "share a folder of volumes)"
         )
+
+
+def _are_of_images(several: Sequence[Weights], names: Sequence[str]) -> bool:
+    """Whether the networks say what an image holds; InputError where they do not go together."""
+    of_images = sum(one.network.of_images for one in several)
+    if names and of_images:
+        raise InputError("--model SEGMENT=NAME goes with networks that find one lumen: a micranet names its classes")
+    if len(several) > 1 and not names and of_images < len(several):
+        raise InputError(
+            f"{len(several)} networks and no segments: name each, as --model SEGMENT=NAME (only networks that say what "
+            "an image holds are averaged)"
+        )
+    return of_images > 0
+
+
+def _refuse_options_of_images(arguments: argparse.Namespace) -> None:
+    for name, given in (("--threshold-method", arguments.threshold_method), ("--maps", arguments.maps)):
+        if given:
+            raise InputError(f"{name} goes with a network that says what an image holds (micranet), not with others")
 
 
 def _volumes(arguments: argparse.Namespace, root: Path, *, annotated: bool) -> list[Path]:
