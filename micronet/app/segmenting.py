@@ -64,6 +64,7 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
             return 0
         paths = these
     weights = Weights.load(weights_path, arguments.device, say=tell)
+    job.window_wish.check(weights.model)
     job = replace(job, resample_um=_network_spacing(arguments.resample_um, weights))
     computes = set_engine(arguments.engine, weights.work, arguments.device)
     tell(f"weights {weights.path} ({weights.network.name}); {computes}, {arguments.device}, {threads} threads")
