@@ -40,7 +40,10 @@ VARIABLES = {
     "*self.asked": ("window", "overlap", "blend", "border"),
     "role": ("lumen", "background"),
     "chooser": ("lumen", "segment"),
-    "wish": ("clean", "figure", "keep", "label_tiff", "measures", "mesh", "report", "resample_um"),
+    "wish": (
+        *("checked", "clean", "figure", "initial_mask", "keep", "label_tiff", "measures", "mesh", "report"),
+        *("resample_um", "segment"),
+    ),
 }
 
 

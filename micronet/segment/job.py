@@ -46,7 +46,7 @@ from micronet.segment.windows import predicted_in_windows
 if TYPE_CHECKING:
     from micronet.segment.report import SegmentReport
 
-__all__ = ["Job", "TimePoint", "Weights", "check_results", "check_stems", "segment_file"]
+__all__ = ["Job", "TimePoint", "Weights", "check_results", "check_stems", "predicted", "segment_file"]
 
 
 def segment_file(
@@ -106,10 +106,9 @@ def segment_file(
     except MemoryError:
         raise InputError(f"'{path}': memory ran out; say how much may be taken {setting('max_ram')}") from None
     except torch.cuda.OutOfMemoryError:
-        how = f"the CPU works in slabs {setting('device')}"
-        if weights.network.tiling == "windows":
-            how = f"take windows, or smaller ones {setting('window')}"
-        raise InputError(f"'{path}' does not fit into the memory of the GPU; {how}") from None
+        larger = weights.network.tiling == "windows"
+        how = f"windows take less {setting('window')}, the CPU has more" if larger else "the CPU works in slabs"
+        raise InputError(f"'{path}' does not fit into the memory of the GPU; {how} {setting('device')}") from None
 
 
 def _joined(plan: Plan, say: Callable[[str], None]) -> tuple[Outcome | None, Plan]:
@@ -142,7 +141,8 @@ def _segment(
     inputs = read_inputs(task, say)
     watch.note("read")
     page = _new_page(task.job, inputs)
-    with _predicted(task, inputs, memory, page, on_iteration, on_tile) as prediction:
+    on_pass = None if page is None else page.add
+    with predicted(task, inputs, memory, on_pass, on_iteration, on_tile) as prediction:
         watch.note("predict")
         if task.weights.network.refines:
             say(f"  changes     {changes(prediction.iterations, task)}")
@@ -161,15 +161,18 @@ def _segment(
 
 
 @contextmanager
-def _predicted(
+def predicted(
     task: Task,
     inputs: Inputs,
     memory: Memory,
-    page: SegmentReport | None,
+    on_pass: Callable[[Planes, Iteration], None] | None,
     on_iteration: Callable[[Iteration], None] | None,
-    on_tile: Callable[[int, int], None],
+    on_tile: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[Prediction]:
-    """Give what the network finds; what lies on the disk is gone after the block."""
+    """Give what the network finds; what lies on the disk is gone after the block.
+
+    `on_pass` receives the probability after each pass, on the volume's grid.
+    """
     job, iterations = task.job, list[Iteration]()
 
     def note_iteration(iteration: Iteration) -> None:
@@ -183,8 +186,8 @@ def _predicted(
         return found if inputs.grid is None else inputs.grid.back(found, job.y_crop, keep)
 
     def note_probability(now: Planes) -> None:
-        if page is not None:
-            page.add(on_input(now), iterations[-1])
+        if on_pass is not None:
+            on_pass(on_input(now), iterations[-1])
 
     start: Volume | NDArray[Any] | None = inputs.start
     if inputs.grid is not None and inputs.start is not None:
@@ -215,7 +218,7 @@ def _looked(
     model, folder = task.weights.model, task.job.output
     if memory.windows is not None:
         make_folder(folder)
-        with predicted_in_windows(inputs.seen, model, memory.windows, folder, how, on_tile) as every:
+        with predicted_in_windows(inputs.seen, model, memory.windows, folder, how, on_tile) as (every, _):
             yield every[0]
     elif memory.slab_planes is not None:
         make_folder(folder)

@@ -19,7 +19,7 @@ from micronet.networks import engine
 from micronet.networks.padding import Padding
 from micronet.networks.registry import network_of
 from micronet.segment.slabs import works_in_slabs
-from micronet.segment.window_plan import Windows, WindowWish, outputs_of
+from micronet.segment.window_plan import Windows, WindowWish
 
 __all__ = ["Memory", "Need", "memory_without_network", "plan_memory"]
 
@@ -58,6 +58,8 @@ class Need:
         `Memory.check` has the rest once the mask is known.
     spacing_um : (z, y, x), optional
         What taught networks take depends on it.
+    classes : int
+        Each has a probability of its own.
     """
 
     shape: tuple[int, int, int]
@@ -71,10 +73,12 @@ class Need:
     starts: bool = False
     wishes: Mapping[str, int] = field(default_factory=dict)
     spacing_um: tuple[float, float, float] | None = None
+    classes: int = 1
 
-    def held(self, planes: int | None, outputs: int = 1) -> int:
+    def held(self, planes: int | None) -> int:
         """Return about how many bytes are held once the mask is known, beside the program."""
-        return self._inputs() + math.prod(self.shape) + (0 if planes is not None else 4 * outputs * self._looked_at())
+        probability = 0 if planes is not None else 4 * self.classes * self._looked_at()
+        return self._inputs() + self.classes * math.prod(self.shape) + probability
 
     def _inputs(self) -> int:
         voxels = math.prod(self.shape)
@@ -104,7 +108,7 @@ class Need:
 
     def bytes(self, model: nn.Module, planes: int | None = None, windows: Windows | None = None) -> int:
         """Return about how many bytes the process takes at most: whole, in slabs of some planes, or in windows."""
-        voxels, outputs = math.prod(self.shape), outputs_of(model)
+        voxels = math.prod(self.shape)
         depth = self.crop[0]
         padding = Padding(self.crop, network_of(model).smallest_axis)
         size = padding.shape
@@ -118,7 +122,8 @@ class Need:
         holding = self._inputs() + 4 * parameters
         if windows is not None:
             work, planes = windows.work_bytes(model), 0 if windows.on_disk else None
-            output = 2 * voxels + (0 if windows.on_disk else 2 * 4 * outputs * self._looked_at())
+            output = (1 + self.classes) * voxels
+            output += 0 if windows.on_disk else 2 * 4 * self.classes * self._looked_at()
         elif planes is not None:
             work = engine.pass_bytes(size, planes)
             if padding.needed:  # what is read is padded, and of a thin stack all planes at a time
@@ -126,8 +131,9 @@ class Need:
             output = 2 * voxels  # the segmentation, and where it agrees with an annotation
         else:
             work = self._whole(model, padding)
-            output = 2 * voxels + (4 + 4) * self._looked_at()
-        after = self.held(planes, outputs) + max(self.wishes.values(), default=0)
+            work += 4 * (self.classes - 1) * math.prod(padding.shape)
+            output = (1 + self.classes) * voxels + (4 * self.classes + 4) * self._looked_at()
+        after = self.held(planes) + max(self.wishes.values(), default=0)
         most = max(_READING_WEIGHTS * parameters, reading, holding + work, holding + output, after)
         return int(ram.PROGRAM + ram.MARGIN * most)
 
@@ -145,7 +151,7 @@ class Need:
 
     def scratch_bytes(self, model: nn.Module) -> int:
         """Return how much room slabs take on the disk."""
-        return 4 * self._looked_at() * (2 if network_of(model).refines else outputs_of(model))
+        return 4 * self._looked_at() * (2 if network_of(model).refines else self.classes)
 
 
 @dataclass(frozen=True)
@@ -265,7 +271,7 @@ def _in_windows(need: Need, model: nn.Module, allowance: Allowance, folder: Path
             scratch = need.scratch_bytes(model)
             _check_room(folder, scratch)
             how += f"; {size(scratch)} of intermediate files in {folder}/"
-        held = need.held(0 if windows.on_disk else None, outputs_of(model))
+        held = need.held(0 if windows.on_disk else None)
         return Memory(needed, allowance.bytes, None, how, held, allowance, windows)
     if smallest is None:
         raise InputError(

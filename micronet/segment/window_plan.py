@@ -11,9 +11,9 @@ from typing import Any, Literal, cast
 from torch import nn
 
 from micronet.core.errors import InputError, setting
-from micronet.networks.registry import dimensions_of, network_of
+from micronet.networks.registry import classes_of, dimensions_of, network_of
 
-__all__ = ["BLENDS", "WindowWish", "Windows", "outputs_of"]
+__all__ = ["BLENDS", "WindowWish", "Windows"]
 
 Size = tuple[int, int, int]
 Box = tuple[slice, slice, slice]
@@ -201,10 +201,10 @@ class Windows:
 
     def work_bytes(self, model: nn.Module) -> int:
         """Return what it takes to go through all windows, beside the volume as it is stored."""
-        outputs, network = outputs_of(model), network_of(model)
+        classes, network = len(classes_of(model)), network_of(model)
         # A window's input, the weights of its voxels, and its result times these.
-        window = math.prod(self.sides) * 4 * (2 + outputs) + network.pass_bytes(model, self.sides)
-        plane = 4 * (outputs + 1) * math.prod(self.shape[1:])  # sums, and the sums of weights
+        window = math.prod(self.sides) * 4 * (2 + classes) + network.pass_bytes(model, self.sides)
+        plane = 4 * (classes + 1) * math.prod(self.shape[1:])  # sums, and the sums of weights
         if self.on_disk:
             return window + self.sides[0] * plane
         return window + self.shape[0] * (plane + 4 * math.prod(self.shape[1:]))
@@ -237,12 +237,6 @@ class Windows:
             last = min(first + step, length)
             cuts.append((slice(max(first - context, 0), min(last + context, length)), slice(first, last)))
         return cuts
-
-
-def outputs_of(model: nn.Module) -> int:
-    """Return how many channels the result of a network has."""
-    build: Any = getattr(model, "build", None)
-    return int(build.out_channels) if build is not None else len(network_of(model).classes)
 
 
 def _multiple(model: nn.Module) -> int:

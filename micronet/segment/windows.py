@@ -22,8 +22,9 @@ from micronet.core.planes import Planes
 from micronet.core.volume import Volume
 from micronet.io.scratch import Scratch
 from micronet.networks.normalize import image_statistics, standardize
-from micronet.segment.refine import Change, Refinement, checked_depth, initial_probability
-from micronet.segment.window_plan import Windows, outputs_of
+from micronet.networks.registry import classes_of
+from micronet.segment.refine import Change, Iteration, Refinement, checked_depth, initial_probability
+from micronet.segment.window_plan import Windows
 
 __all__ = ["predicted_in_windows"]
 
@@ -38,7 +39,7 @@ def predicted_in_windows(
     folder: Path,
     how: Refinement = _AS_BY_DEFAULT,
     on_window: Callable[[int, int], None] = lambda done, total: None,
-) -> Iterator[Sequence[Planes]]:
+) -> Iterator[tuple[Sequence[Planes], list[Iteration]]]:
     """Give the probability of each class; what lies on the disk is gone after the block.
 
     Parameters
@@ -56,8 +57,10 @@ def predicted_in_windows(
 
     Yields
     ------
-    sequence of Planes, each of shape (Z, Y, X)
-        In the order of the channels. Deeper than a crop along Y they are 0.
+    probability : sequence of Planes, each of shape (Z, Y, X)
+        Of each class, background not among them. Deeper than a crop along Y they are 0.
+    passes : list of Iteration
+        One a class: how many voxels are above 0.5.
 
     Raises
     ------
@@ -70,13 +73,12 @@ def predicted_in_windows(
     depth = checked_depth(array, model, how)
     if windows.shape != (array.shape[0], depth, array.shape[2]):
         raise AssertionError(f"windows of {windows.shape}, not of {array.shape} to {depth} along Y")
-    look = _Look(model, windows.count, on_window)
-    work = _Work(array, depth, how)
+    look, work = _Look(model, windows.count, on_window), _Work(array, depth, how, len(classes_of(model)))
     began = time.perf_counter()
     with ExitStack() as files:
         found: Sequence[Planes]
         if windows.on_disk:
-            scratches = [files.enter_context(Scratch(folder, array.shape)) for _ in range(outputs_of(model))]
+            scratches = [files.enter_context(Scratch(folder, array.shape)) for _ in classes_of(model)]
             for first, planes in _finished(work, look, windows):
                 work.settle(first, planes)
                 for scratch, channel in zip(scratches, planes, strict=True):
@@ -87,8 +89,9 @@ def predicted_in_windows(
             work.settle(0, every)
             found = [work.whole(channel, 0) for channel in every]
             del every
-        how.tell([work.change.iteration(1, time.perf_counter() - began)], found[0])
-        yield found
+        passes = [change.iteration(1, time.perf_counter() - began) for change in work.changes]
+        how.tell(passes, found[-1])
+        yield found, passes
 
 
 class _Look:
@@ -108,24 +111,22 @@ class _Look:
 
 
 class _Work:
-    """What is read and what becomes of it: boxes of the volume, normalised; `change` is what the pass did."""
+    """What is read and what becomes of it: boxes of the volume, normalised; `changes` are what the pass did."""
 
-    def __init__(self, array: NDArray[Any], depth: int, how: Refinement) -> None:
+    def __init__(self, array: NDArray[Any], depth: int, how: Refinement, classes: int) -> None:
         self._array, self.depth, self._how = array, depth, how
         self._mean, self._sd = image_statistics(array)
-        self.change = Change()
+        self.changes = [Change() for _ in range(classes)]
 
     def image(self, box: tuple[slice, ...] = ()) -> NDArray[np.float32]:
         """Return a box of what is looked at, normalised."""
         return standardize(self._array[:, : self.depth][box], self._mean, self._sd)
 
     def settle(self, first: int, planes: NDArray[np.float32]) -> None:
-        """Hold what is kept in planes (C, planes, Y, X) of a network of one class, and count what they are."""
-        if len(planes) == 1:
-            self._how.hold(planes[0], first)
-        for plane in planes.swapaxes(0, 1):  # one by one: no temporary of the volume's size
-            now = plane[0] if len(plane) == 1 else 1 - plane[0]  # of several classes the first is background
-            self.change.add(initial_probability(now[None], None), now[None])
+        """Hold what is kept in planes (classes, planes, Y, X), and count what they are."""
+        for change, channel in zip(self.changes, planes, strict=True):
+            self._how.hold(channel, first)
+            change.add(initial_probability(channel, None), channel)
 
     def whole(self, planes: NDArray[np.float32], first: int) -> NDArray[np.float32]:
         """Return planes of one class with what lies deeper than was looked at, which is 0 or kept."""
