@@ -25,6 +25,7 @@ LATE = {
     ("core.ownership", "fcntl"): "not on Windows",
     ("networks.engine", "micronet.networks.kernels"): "numba takes a second, and PyTorch can do without it",
     ("networks.library", "monai"): "an extra that takes seconds",
+    ("segment.windows", "monai"): "an extra that takes seconds",
     ("training.network_losses", "monai"): "an extra that takes seconds",
     ("networks.taught", "micronet.networks.pixel"): "it imports numba, for weights that were taught only",
     ("networks.taught", "micronet.networks.pixel_trees"): "it imports numba, for weights that were taught only",

@@ -66,6 +66,7 @@ PRESETS = (
 )
 FORMATS = ("nrrd", "ome.zarr")
 PHANTOMS = ("oct", "shapes", "optic-lobe")
+BLENDS = ("gaussian", "constant")
 ENGINES = ("auto", "numba", "torch")
 RECIPES = ("default", "published")
 AUGMENTATIONS = ("none", "flips", "full")
@@ -162,6 +163,7 @@ def infer_parser() -> argparse.ArgumentParser:
     _add_level(p)
     p.add_argument("--device", type=device_option, default="cpu", help="cpu (default) or cuda")
     _add_max_ram(p)
+    _add_windows(p)
     p.add_argument(
         "--clean",
         type=clean_option,
@@ -657,6 +659,19 @@ def _add_max_ram(p: argparse.ArgumentParser) -> None:
         type=bytes_option,
         metavar="SIZE",
         help=f"memory to take at most, such as 3GB (default: {100 * SHARE:.0f} %% of what is free)",
+    )
+
+
+def _add_windows(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--window", type=Whole(1, 1_000_000), metavar="N", help="larger networks: look at cubes of N voxels a side"
+    )
+    p.add_argument(
+        "--overlap", type=Real(0, 0.9), metavar="PART", help="by which windows overlap and are averaged (default: 0.5)"
+    )
+    p.add_argument("--blend", choices=BLENDS, help="weights of their average (default: gaussian)")
+    p.add_argument(
+        "--border", type=Whole(0, 1_000_000), metavar="N", help="instead: inner cubes with N voxels around, no average"
     )
 
 

@@ -71,6 +71,8 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
             return 0
         every, paths = paths, these
     weights = several[0]
+    for one in several:
+        job.window_wish.check(one.model)
     members = Members.of(several, names) if names else Members.told_apart_by(weights)
     job = replace(job, resample_um=_one_spacing(arguments.resample_um, several))
     computes = set_engine(arguments.engine, frozenset().union(*(one.work for one in several)), arguments.device)
