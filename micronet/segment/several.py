@@ -215,9 +215,10 @@ def _apart(plan: _Plan, to: _Listeners) -> Pieces:
         for number, task in enumerate(plan.tasks, 1):
             alone = replace(inputs, annotation=annotations[task.segment] if task.segment in plan.scored else None)
             prediction = Prediction(planes[number - 1], [passes[number - 1]])
-            measured = measure_found(task, alone, labels == number, to.say)
+            mask = labels == number
             if to.page is not None:
-                to.page.listener(task.segment, inputs.volume, 0.5)(measured.mask, passes[number - 1])
+                to.page.listener(task.segment, inputs.volume, 0.5)(mask, passes[number - 1])
+            measured = measure_found(task, alone, mask, to.say)
             found.append(_piece(task, alone, prediction, measured, memory, to.page))
     return _pieces(plan, inputs.volume, found)
 
