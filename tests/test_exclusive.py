@@ -21,11 +21,13 @@ from micronet.data.dataset import DataSetError, Sample, classes_in, open_dataset
 from micronet.io import Segment, read_segmentation, write_segmentation, write_volume
 from micronet.io.classes import read_classes
 from micronet.measure.confusion import Confusion, confusion, confusion_lines
+from micronet.measure.overlap import Overlap
 from micronet.networks.library import LIBRARY, Build
 from micronet.networks.registry import classes_of
 from micronet.training.crops import Crops
 from micronet.training.practice import Practice
 from micronet.training.recipe import NETWORK_RECIPE
+from micronet.training.scoring import numbers_of, scores_of
 from micronet.training.trainer import Trainer
 
 NAMES = ("lumen", "wall")
@@ -594,3 +596,11 @@ def test_a_search_draws_only_losses_of_several_classes():
     drawn = Drawn()
     larger(lambda _: None, (1, 48, 48), 3, 1, lambda _: None).suggest(drawn)
     assert drawn.choices["loss"] == ["dice", "boundary_dice", "cross_entropy", "focal"]
+
+
+def test_counts_go_from_process_to_process_as_numbers():
+    names = ("background", *NAMES)
+    scores = Confusion(names, ((8, 1, 1), (0, 2, 0), (0, 3, 5)))
+    assert scores_of([float(number) for number in numbers_of(scores)], names) == scores
+    lumen = Overlap(3, 1, 2)
+    assert scores_of(numbers_of(lumen), ("background", "lumen")) == lumen
