@@ -150,6 +150,11 @@ def test_a_chunk_that_is_cut_short_is_one_line(array, tmp_path):
         (lambda text: text.replace('"0.4"', '"0.1"'), r"is OME-Zarr 0.1; 0.4 and 0.5 can be read"),
         (lambda text: text.replace('"path": "0"', '"path": "../x"'), "level 0 lies nowhere in it"),
         (lambda text: text.replace('"path": "0"', '"path": "9"'), "has no array '9'"),
+        (
+            lambda text: text.replace('"path": "0"', f'"path": "{"A" * 5000}"'),
+            "has no array 'AAA",
+        ),  # no file is called so
+        (lambda text: text.replace('"path": "0"', '"path": "a\\u0000b"'), r"has no array 'a\\x00b'"),
         (lambda text: text.replace("[2.0, 1.0, 0.5]", "[2.0, 1.0]"), "a scale of .*expected 3 numbers"),
         (lambda text: text.replace("[2.0, 1.0, 0.5]", "[2.0, 0, 0.5]"), "expected positive numbers"),
         (lambda text: text.replace('"scale",', '"affine",'), "a transformation of type 'affine'"),
@@ -166,6 +171,16 @@ def test_wrong_metadata_is_one_line(change, message, array, tmp_path):
         read_volume(path)
     assert "a.zarr" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("strange", ["x", 1.5, [], [[]]])
+def test_codecs_that_are_not_described_are_refused(strange, array, tmp_path):
+    path = make(tmp_path / "a.zarr", [array])
+    found = json.loads((path / "0" / "zarr.json").read_text())
+    for codecs in ([{"name": "bytes", "configuration": strange}], strange):
+        (path / "0" / "zarr.json").write_text(json.dumps(found | {"codecs": codecs}))
+        with pytest.raises(FileError, match=r"a.zarr'"):
+            read_volume(path)
 
 
 def test_a_codec_that_unpickles_is_refused(array, tmp_path):

@@ -12,10 +12,10 @@ from micronet.app.evaluating_classes import classes_to_score, score_classes
 from micronet.app.inputs import figure_wish, inputs_from
 from micronet.app.options import settings_of
 from micronet.app.terminal import tell
+from micronet.core import ram
 from micronet.core.errors import FileError, InputError
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import Outputs, check_outputs
-from micronet.core.ram import Allowance
 from micronet.io import Sources
 from micronet.measure.lumen_files import write_vessels
 from micronet.measure.pairs import (
@@ -109,7 +109,7 @@ class _Scorer:
             return self._score(pair, sources)
 
     def _score(self, pair: Pair, sources: Sources) -> Outcome:
-        allowance = Allowance.of(self.max_ram)
+        allowance = ram.Allowance.of(self.max_ram, ram.SCORING)
         check_reading(pair, self.reading, sources, allowance)
         masks = read_pair(pair, self.reading, sources)
         tell(f"  {masks.descriptions[0]} against {masks.descriptions[1]}")

@@ -24,6 +24,7 @@ __all__ = [
     "Whole",
     "axes_option",
     "bytes_option",
+    "classes_option",
     "commands_option",
     "device_option",
     "dtype_option",

@@ -352,6 +352,12 @@ def teach_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--lumen", type=text_option, metavar="SEGMENT", help="segment that is lumen (default: so called)")
     p.add_argument("--background", type=text_option, metavar="SEGMENT", help="and the one that is background")
+    p.add_argument(
+        "--classes",
+        type=classes_option,
+        metavar="A,B",
+        help="find several: segments of these names, or labels 1, 2, .. in this order and background after the last",
+    )
     _add_checked(p, "of an edited mask, such as checked: in it, lumen and background are as edited")
     _add_output(p, "taught")
     p.add_argument("--name", type=text_option, metavar="NAME", help="of the weights, taught_NAME.pt (default: IMAGE's)")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from micronet.core.errors import InputError
 from micronet.networks import library
-from micronet.networks.models import MINIMUM_AXIS, MicroNet, MicroRNet
+from micronet.networks.models import MINIMUM_AXIS, MicroNet, MicroRNet, check_values
 from micronet.networks.taught import Taught, is_taught, taught_for_state
 
 __all__ = [
@@ -261,9 +261,7 @@ def model_for_state(state: Mapping[str, Tensor]) -> nn.Module:
         titles = " nor a ".join(_ENTRIES[name].title for name in candidates)
         neither = f"not a {network_named(nearest).title}" if nearest in library.LIBRARY else f"neither a {titles}"
         raise InputError(f"{neither}; against {nearest}: {'; '.join(problems)}")
-    for key, tensor in state.items():
-        if not torch.isfinite(tensor).all():
-            raise InputError(f"weights hold values that are not finite, first in '{key}'")
+    check_values(state)
     candidates[nearest].load_state_dict(state)
     return candidates[nearest]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,6 @@ from micronet.core.errors import InputError
 from micronet.report.figure import write_figure
 from micronet.report.panels import (
     ANNOTATION_COLOUR,
-    MASK_COLOUR,
     Contour,
     Panel,
     Sheet,
@@ -27,6 +26,9 @@ from micronet.report.panels import (
 from micronet.report.wish import PANELS, FigureWish
 
 __all__ = ["Further", "Scene", "View", "views", "write_paper_figure", "write_preview"]
+
+#: Makes a picture of a volume: a slice, or a projection.
+_Flat = Callable[[NDArray[Any]], NDArray[Any]]
 
 _AXES = "zyx"
 # Inches: one and two columns of a journal, 89 and 183 mm.
@@ -210,31 +212,38 @@ class Scene:
         if crop is not None:
             looked_at = np.zeros(picture.shape, bool)
             looked_at[:crop] = True
-        contours = [Contour(flat(_inside(self.mask)), self.mask_name, MASK_COLOUR, known=looked_at)]
-        if self.annotation is not None:  # below the segmentation and wider, so that both show where they agree
-            annotated, known = _inside(self.annotation), None
-            if self.known is not None:
-                annotated, known = annotated & self.known, flat(self.known)
-                if plane is None:  # lumen along the way is known from one voxel, that there is none from all of them
-                    known = flat(annotated) | ~flat(~self.known)
-            contours.insert(0, Contour(flat(annotated), self.annotation_name, ANNOTATION_COLOUR, 1.6, known))
-        annotations = len(contours) - 1
-        for number, one in enumerate(self.further, 2):
-            # The first segment lies uppermost, and stands first in the legend.
-            contours.insert(annotations, Contour(flat(_inside(one.mask)), one.name, colour(number), known=looked_at))
-            if one.annotation is not None:
-                annotated = _inside(one.annotation)
-                contours.insert(0, Contour(flat(annotated), self.annotation_name, ANNOTATION_COLOUR, 1.6))
-                annotations += 1
         return Panel(
             picture,
             view.lengths(self.lengths),
             view.axes,
             f"maximum along {letter}" if plane is None else f"{letter} {plane + self.origin[view.axis]} of {whole}",
             grey_range(picture, projection=True) if grey is None else grey,
-            contours,
+            self._contours(flat, plane is None, looked_at),
             None if crop is None else crop - 0.5,
         )
+
+    def _contours(self, flat: _Flat, projected: bool, looked_at: NDArray[np.bool_] | None) -> list[Contour]:
+        """Return the contours of a picture, the lowest first.
+
+        Annotations lie below the segmentation and are wider, so that both show where they agree; the first segment lies
+        uppermost, and stands first in the legend.
+        """
+        masks = [(self.mask_name, self.mask), *((one.name, one.mask) for one in self.further)]
+        drawn = [
+            Contour(flat(_inside(mask)), name, colour(number), known=looked_at)
+            for number, (name, mask) in enumerate(masks, 1)
+        ]
+        annotations = [self.annotation, *(one.annotation for one in self.further)]
+        below = [self._annotated_in(flat, one, projected) for one in annotations if one is not None]
+        return [*below, *reversed(drawn)]
+
+    def _annotated_in(self, flat: _Flat, annotation: NDArray[Any], projected: bool) -> Contour:
+        annotated, known = _inside(annotation), None
+        if self.known is not None:
+            annotated, known = annotated & self.known, flat(self.known)
+            if projected:  # lumen along the way is known from one voxel, that there is none from all of them
+                known = flat(annotated) | ~flat(~self.known)
+        return Contour(flat(annotated), self.annotation_name, ANNOTATION_COLOUR, 1.6, known)
 
     def rows(self, planes: Sequence[int]) -> tuple[list[Panel], list[Panel]]:
         """Return three slices and three projections."""

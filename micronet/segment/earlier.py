@@ -45,13 +45,24 @@ class Earlier:
         return [*(["scores"] if self.rescored else []), *self.missing]
 
     @property
+    def page(self) -> bool:
+        """Whether its page is to be made: it is asked for, or shows other scores."""
+        return "report" in self.missing or (self.rescored and "report" in self.there)
+
+    @property
     def anew(self) -> str | None:
         """Why what is lacking cannot be made from the files that are there; None where it can."""
-        if not (self.plan.outputs.folder / f"{self.plan.task.stem}.seg.nrrd").is_file():
-            return "the segmentation is no longer there"
-        if "report" in self.missing or (self.rescored and "report" in self.there):
-            return "a page shows the mask after each iteration, which is not kept"
+        folder, stem = self.plan.outputs.folder, self.plan.task.stem
+        for name, needed in {"segmentation": True, "probability": self.page}.items():
+            if needed and not (folder / self.files[name]).is_file():
+                return f"the {name} of '{stem}' is no longer there"
         return None
+
+    @property
+    def files(self) -> dict[str, str]:
+        """What its probability and its segmentation are called."""
+        stem = self.plan.task.stem
+        return {"probability": f"{stem}_probability.nrrd", "segmentation": f"{stem}.seg.nrrd"}
 
     @property
     def outcome(self) -> Outcome:

@@ -145,10 +145,10 @@ def plan_room(task: Task) -> Memory:
         raise InputError(f"'{task.path}': {error}") from error
 
 
-def plan_addition(task: Task, segmentation: Path) -> Memory:
-    """Decide, by the headers alone, whether there is memory to add to a result what no network is needed for."""
+def plan_addition(task: Task, files: Iterable[Path]) -> Memory:
+    """Decide, by the headers alone, whether there is memory to add to a result what is made of its files alone."""
     try:
-        return memory_without_network(_need(task, [*task.masks.values(), segmentation]), task.job.max_ram)
+        return memory_without_network(_need(task, [*task.masks.values(), *files]), task.job.max_ram)
     except InputError as error:
         raise InputError(f"'{task.path}': {error}") from error
 
