@@ -102,7 +102,7 @@ def described(trainer: Trainer) -> str:
     if practice is None:
         return ""
     count = sum(parameter.numel() for parameter in trainer.model.parameters())
-    several = f"classes {', '.join(trainer.names[1:])}; " if len(trainer.names) > 2 else ""
+    several = f"classes {', '.join(trainer.names[1:])}; " if trainer.several else ""
     crop = " x ".join(map(str, practice.crop_size))
     return (
         f"{several}{count:,} parameters; loss {practice.loss}, {practice.optimizer}, schedule {practice.schedule}, "

@@ -243,6 +243,11 @@ class Trainer:
         return self.last_f if self.last_step == self.step else None
 
     @property
+    def several(self) -> bool:
+        """Whether it tells several classes apart, and not lumen from background."""
+        return len(self.names) > _LUMEN_ALONE
+
+    @property
     def present_counts(self) -> Confusion | None:
         """Counts of several classes at the validation of the present weights, None where there was none."""
         return self.last_counts if self.last_step == self.step else None
@@ -619,6 +624,8 @@ def _slice_of(sample: Sample, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return outlined(sample.image[z], mask[z], sample.mask[z])
 
 
+# Names where lumen is told from background.
+_LUMEN_ALONE = 2
 _COUNTERS = (
     "step",
     "rounds_begun",
