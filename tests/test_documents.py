@@ -182,6 +182,20 @@ def test_the_lines_of_the_documents_it_leads_to_run_too(run_lines, tmp_path):
     assert (tmp_path / "struct_iso" / "scan.nrrd").exists()
 
 
+@pytest.mark.usefixtures("engine_ready")
+def test_the_lines_on_teaching_run_from_strokes_to_corrections(run_lines, tmp_path):
+    stack = read_volume("stack.tif")
+    labels = np.zeros(stack.shape, np.uint8)
+    labels[:, 20] = np.where(read_volume("next_embryo.seg.nrrd").array[:, 20] > 0, 1, 2)
+    tifffile.imwrite("labels.tif", labels, imagej=True, metadata={"axes": "ZYX"})
+    labels[20, 5:9, 5:9] = 2
+    tifffile.imwrite("labels_2.tif", labels, imagej=True, metadata={"axes": "ZYX"})
+    assert run_lines((ROOT / "docs" / "teach.md").read_text(encoding="utf-8")) == {"teach.py", "infer.py"}
+    assert (tmp_path / "predictions" / "next_embryo.seg.nrrd").exists()
+    assert all((tmp_path / folder / "embryo.seg.nrrd").exists() for folder in ("taught", "corrected", "kept"))
+    assert (tmp_path / "taught_2" / "stack.seg.nrrd").exists()
+
+
 def test_the_python_of_the_documents_runs(tmp_path, monkeypatch, engine_ready):
     monkeypatch.chdir(tmp_path)
     stand_ins(tmp_path)
