@@ -16,7 +16,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from micronet.core.classes import BACKGROUND, check_classes
 from micronet.core.errors import InputError, setting
+from micronet.networks.class_names import class_names, class_names_tensor
 
 __all__ = [
     "LIBRARY",
@@ -67,6 +69,9 @@ class Build:
     norm : {"batch", "instance", "group"}
     num_stacks : int
         Bodies in a row, of an hourglass.
+    classes : tuple of str
+        Names of the exclusive classes beside background, one output channel each after that of the background. None
+        where the one channel is the probability of the lumen; what has several channels and no names gets some.
     """
 
     dimensions: int = 3
@@ -76,9 +81,18 @@ class Build:
     kernel_size: int = 3
     norm: Literal["batch", "instance", "group"] = "batch"
     num_stacks: int = 1
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raise InputError for values that no network is built with."""
+        """Settle channels and names; raise InputError for values that no network is built with."""
+        if self.classes:
+            object.__setattr__(self, "classes", check_classes(self.classes))
+            if self.out_channels not in (1, len(self.classes) + 1):
+                raise InputError(
+                    f"{len(self.classes)} classes and {BACKGROUND} are {len(self.classes) + 1} channels, found "
+                    f"{self.out_channels}"
+                )
+            object.__setattr__(self, "out_channels", len(self.classes) + 1)
         for name, (least, most) in _LARGEST.items():
             value = getattr(self, name)
             if not (isinstance(value, int) and least <= value <= most):
@@ -87,6 +101,8 @@ class Build:
             raise InputError(f"kernel_size must be odd, found {self.kernel_size} {setting('kernel_size')}")
         if self.norm not in NORMS:
             raise InputError(f"norm must be one of {', '.join(NORMS)}, found '{self.norm}'")
+        if self.out_channels > 1 and not self.classes:
+            object.__setattr__(self, "classes", tuple(f"class {number}" for number in range(1, self.out_channels)))
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -109,10 +125,14 @@ class _Config(nn.Module):
             value = getattr(build, name)
             number = NORMS.index(value) if name == "norm" else value
             self.register_buffer(name, torch.tensor(float(number)))
+        if build.classes:
+            self.register_buffer("classes", class_names_tensor(build.classes))
 
 
 class LibraryNetwork(nn.Module):
     """A network of MONAI's that takes (N, 1, D, H, W) of any size and returns the probability, as all of ours do.
+
+    Of several exclusive classes the logits have a channel more, the first, for the background.
 
     Parameters
     ----------
@@ -142,8 +162,14 @@ class LibraryNetwork(nn.Module):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Its build settings by name, of those that it has."""
-        return {name: getattr(self.build, name) for name in self.takes}
+        """Its build settings by name, of those that it has; names of classes where there are several."""
+        named = {"classes": [*self.build.classes]} if self.build.classes else {}
+        return {name: getattr(self.build, name) for name in self.takes} | named
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What its probability is of, a channel each."""
+        return self.build.classes or ("lumen",)
 
     @property
     def halvings(self) -> int:
@@ -157,14 +183,23 @@ class LibraryNetwork(nn.Module):
 
     @property
     def voxel_bytes(self) -> int:
-        """Bytes a voxel that a pass takes beside input and output, about."""
-        outputs = self.build.out_channels
-        return 4 * (3 + 3 * outputs if self.build.dimensions == 2 else self._features_held + 4 * outputs)
+        """Bytes a voxel that is computed takes during a pass beside input and output, at most; measured."""
+        return 4 * (self._features_held + 4 * self.build.out_channels)
 
     @property
     def _features_held(self) -> int:
-        """Numbers a voxel that a pass holds at the finest resolution beside its outputs; measured."""
-        return self.build.start_channels
+        """Numbers a voxel that a pass holds at the finest resolution beside its outputs."""
+        return self.build.start_channels + (6 if self.build.depth == 1 else 3)
+
+    def pass_bytes(self, size: Sequence[int]) -> int:
+        """Return the bytes that a pass over so many voxels (Z, Y, X) takes beside input and output, about."""
+        multiple: int = 2**self.halvings
+        depth, height, width = (-(-length // multiple) * multiple for length in size)
+        if self.build.dimensions == 3:
+            return depth * height * width * self.voxel_bytes
+        at_a_time = min(size[0], _slices_at_a_time(*size[1:]))
+        held = 4 * (3 + 3 * self.build.out_channels) * math.prod(size)
+        return held + at_a_time * height * width * self.voxel_bytes
 
     def scores(self, x: Tensor) -> list[Tensor]:
         """Return the logits (N, out_channels, D, H, W) of every output, the one that counts last.
@@ -180,13 +215,13 @@ class LibraryNetwork(nn.Module):
             return self._of_any_size(x)
         count, _, depth, height, width = x.shape
         slices = x.transpose(1, 2).reshape(count * depth, 1, height, width)
-        at_a_time = len(slices) if self.training else max(1, _PIXELS_AT_A_TIME // (height * width))
+        at_a_time = len(slices) if self.training else _slices_at_a_time(height, width)
         found = [self._of_any_size(part) for part in torch.split(slices, at_a_time)]
         together = [torch.cat(parts) for parts in zip(*found, strict=True)]
         return [one.reshape(count, depth, self.build.out_channels, height, width).transpose(1, 2) for one in together]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the probability (N, out_channels, D, H, W) of what `scores` takes."""
+        """Return the probability of each of its classes, (N, classes, D, H, W), of what `scores` takes."""
         return probability_of(self.scores(x)[-1])
 
     def _of_any_size(self, x: Tensor) -> list[Tensor]:
@@ -270,7 +305,9 @@ class Hourglass(LibraryNetwork):
 
     @property
     def _features_held(self) -> int:
-        return 3 * self.build.start_channels + 14 + self.build.num_stacks * self.build.out_channels
+        build = self.build
+        links = 6 if build.num_stacks > 1 else 4
+        return links * build.start_channels + 8 + build.num_stacks * (build.out_channels + 2)
 
     def _outputs(self, x: Tensor) -> list[Tensor]:
         found: list[Tensor] = []
@@ -286,9 +323,17 @@ class Hourglass(LibraryNetwork):
 LIBRARY: Mapping[str, type[LibraryNetwork]] = {kind.name: kind for kind in (UNet, VNet, Hourglass)}
 
 
+def _slices_at_a_time(height: int, width: int) -> int:
+    return max(1, _PIXELS_AT_A_TIME // (height * width))
+
+
 def probability_of(scores: Tensor) -> Tensor:
-    """Return the probability of logits (N, C, ..): of one channel its sigmoid, of several their softmax."""
-    return torch.sigmoid(scores) if scores.shape[1] == 1 else torch.softmax(scores, 1)
+    """Return the probability of each class of logits (N, C, ..).
+
+    Of one channel it is its sigmoid. Of several it is their softmax without the first, which is of the background:
+    (N, C - 1, ..); what these lack to 1 is the background's.
+    """
+    return torch.sigmoid(scores) if scores.shape[1] == 1 else torch.softmax(scores, 1)[:, 1:]
 
 
 def parameters_about(name: str, build: Build) -> int:
@@ -325,6 +370,8 @@ def built_from(state: Mapping[str, Tensor]) -> LibraryNetwork:
     values: dict[str, Any] = {name: _whole(stated, name, 10_000) for name in kind.takes}
     if "norm" in values:
         values["norm"] = NORMS[_whole(stated, "norm", len(NORMS) - 1)]
+    if "classes" in stated:
+        values["classes"] = class_names(stated["classes"], f"{_PREFIX}classes")
     return kind(Build(**values))
 
 
@@ -359,4 +406,4 @@ def _nets() -> Any:
     return nets
 
 
-assert set(_LARGEST) | {"norm"} == {field.name for field in fields(Build)}  # noqa: S101 - every setting has its bounds
+assert set(_LARGEST) | {"norm", "classes"} == {field.name for field in fields(Build)}  # noqa: S101 - every setting has its bounds

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import label
 
+from micronet.core.classes import colour
 from micronet.core.errors import InputError
 from micronet.report.figure import write_figure
 from micronet.report.panels import (
     ANNOTATION_COLOUR,
-    MASK_COLOUR,
     Contour,
     Panel,
     Sheet,
@@ -25,9 +27,14 @@ from micronet.report.panels import (
 )
 from micronet.report.wish import PANELS, FigureWish
 
-__all__ = ["Scene", "View", "views", "write_paper_figure", "write_preview"]
+__all__ = ["Further", "Scene", "View", "views", "write_paper_figure", "write_preview"]
+
+#: Makes a picture of a volume: a slice, or a projection.
+_Flat = Callable[[NDArray[Any]], NDArray[Any]]
 
 _AXES = "zyx"
+# Where lumen ends in a plane with so much as this part of the median plane's, it was not annotated further.
+_FULL = 0.5
 # Inches: one and two columns of a journal, 89 and 183 mm.
 _ONE_PANEL, _ALL_PANELS = Sheet(3.5, 5.0, 300), Sheet(7.2, 2.6, 300)
 
@@ -69,6 +76,15 @@ def views(lengths: Sequence[float]) -> tuple[View, View, View]:
 
 
 @dataclass(frozen=True, eq=False)
+class Further:
+    """A segment beside the first: its name, its mask (non-zero is inside) and annotation, of the image's shape."""
+
+    name: str
+    mask: NDArray[Any]
+    annotation: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Scene:
     """What there is to be shown of a volume.
 
@@ -88,6 +104,9 @@ class Scene:
         How deep (Y) the network looked; the mask has no outline where that ends.
     mask_name, annotation_name : str
         What the legend calls the contours.
+    further : sequence of Further
+        Segments beside that of `mask`, each drawn in a colour of its own (`micronet.core.classes.colour`), in their
+        order after the first.
     origin, whole : tuple of three ints, optional
         Where the arrays begin in the volume that they were cut out of, and the shape of that.
 
@@ -105,6 +124,7 @@ class Scene:
     y_crop: int | None = None
     mask_name: str = "segmentation"
     annotation_name: str = "annotation"
+    further: Sequence[Further] = ()
     origin: tuple[int, int, int] = (0, 0, 0)
     whole: tuple[int, ...] = field(default=())
 
@@ -112,7 +132,9 @@ class Scene:
         image, spacing = self.image, self.spacing_um
         if image.ndim != 3 or 0 in image.shape or image.dtype.kind not in "buif":
             raise InputError(f"a preview needs a (Z, Y, X) array of real numbers, found {image.shape} of {image.dtype}")
-        for name, array in (("mask", self.mask), ("annotation", self.annotation), ("annotated part", self.known)):
+        arrays = [("mask", self.mask), ("annotation", self.annotation), ("annotated part", self.known)]
+        arrays += [pair for one in self.further for pair in (("mask", one.mask), ("annotation", one.annotation))]
+        for name, array in arrays:
             if array is not None and array.shape != image.shape:
                 raise InputError(f"{name} of shape {array.shape} differs from the image: {image.shape}")
         if spacing is not None and not (
@@ -139,14 +161,23 @@ class Scene:
     def plane(self, axis: int) -> int:
         """Return the middle plane; where nothing is annotated there, the one with most annotated lumen."""
         middle: int = (self.depth if axis == 1 else self.image.shape[axis]) // 2
-        told = self.annotation if self.known is None else self.known
-        if told is None or self.annotation is None or told.take(middle, axis).any():
+        annotation = self._annotated()
+        told = annotation if self.known is None else self.known
+        if told is None or annotation is None or told.take(middle, axis).any():
             return middle
         others = tuple(other for other in range(3) if other != axis)
-        lumen = _inside(self.annotation) if self.known is None else _inside(self.annotation) & self.known
+        lumen = _inside(annotation) if self.known is None else _inside(annotation) & self.known
         areas = np.count_nonzero(lumen if lumen.any() else told, axis=others)
         most = np.flatnonzero(areas == areas.max())
         return int(most[len(most) // 2]) if areas.any() else middle
+
+    def _annotated(self) -> NDArray[Any] | None:
+        """Return where any segment is annotated."""
+        annotation = self.annotation
+        for one in self.further:
+            if one.annotation is not None:
+                annotation = one.annotation if annotation is None else _inside(annotation) | _inside(one.annotation)
+        return annotation
 
     def cut(self, crop: Sequence[tuple[str, int, int]]) -> Scene:
         """Return a box of it, along axes given by their letters from a voxel up to another that is not in it."""
@@ -161,6 +192,10 @@ class Scene:
             mask=self.mask[inner],
             annotation=None if self.annotation is None else self.annotation[inner],
             known=None if self.known is None else self.known[inner],
+            further=[
+                replace(one, mask=one.mask[inner], annotation=None if one.annotation is None else one.annotation[inner])
+                for one in self.further
+            ],
             y_crop=None if self.y_crop is None else self.y_crop - origin[1],
             origin=(origin[0], origin[1], origin[2]),
             whole=self.whole or self.image.shape,
@@ -181,23 +216,57 @@ class Scene:
         if crop is not None:
             looked_at = np.zeros(picture.shape, bool)
             looked_at[:crop] = True
-        contours = [Contour(flat(_inside(self.mask)), self.mask_name, MASK_COLOUR, known=looked_at)]
-        if self.annotation is not None:  # below the segmentation and wider, so that both show where they agree
-            annotated, known = _inside(self.annotation), None
-            if self.known is not None:
-                annotated, known = annotated & self.known, flat(self.known)
-                if plane is None:  # lumen along the way is known from one voxel, that there is none from all of them
-                    known = flat(annotated) | ~flat(~self.known)
-            contours.insert(0, Contour(flat(annotated), self.annotation_name, ANNOTATION_COLOUR, 1.6, known))
         return Panel(
             picture,
             view.lengths(self.lengths),
             view.axes,
             f"maximum along {letter}" if plane is None else f"{letter} {plane + self.origin[view.axis]} of {whole}",
             grey_range(picture, projection=True) if grey is None else grey,
-            contours,
+            self._contours(view, flat, plane is None, looked_at),
             None if crop is None else crop - 0.5,
         )
+
+    def _contours(self, view: View, flat: _Flat, projected: bool, looked_at: NDArray[np.bool_] | None) -> list[Contour]:
+        """Return the contours of a picture, the lowest first.
+
+        Annotations lie below the segmentation and are wider, so that both show where they agree; the first segment lies
+        uppermost, and stands first in the legend.
+        """
+        masks = [(self.mask_name, self.mask), *((one.name, one.mask) for one in self.further)]
+        drawn = [
+            Contour(flat(_inside(mask)), name, colour(number), known=looked_at)
+            for number, (name, mask) in enumerate(masks, 1)
+        ]
+        below = [
+            self._annotated_in(flat, one, projected, _annotated_planes(view, planes))
+            for one, planes in zip(self._annotations, self._planes_annotated, strict=True)
+        ]
+        return [*below, *reversed(drawn)]
+
+    @property
+    def _annotations(self) -> list[NDArray[Any]]:
+        every = [self.annotation, *(one.annotation for one in self.further)]
+        return [one for one in every if one is not None]
+
+    def _annotated_in(
+        self, flat: _Flat, annotation: NDArray[Any], projected: bool, known: NDArray[np.bool_] | None
+    ) -> Contour:
+        annotated = _inside(annotation)
+        if self.known is not None:
+            annotated, known = annotated & self.known, flat(self.known)
+            if projected:  # lumen along the way is known from one voxel, that there is none from all of them
+                known = flat(annotated) | ~flat(~self.known)
+        return Contour(flat(annotated), self.annotation_name, ANNOTATION_COLOUR, 1.6, known)
+
+    @cached_property
+    def _planes_annotated(self) -> list[list[NDArray[np.bool_]]]:
+        """Return, of each annotation along (Z, Y, X), which planes were annotated, by how abruptly its lumen ends.
+
+        Real lumens come to their end in planes of an eighth of the usual area at most (ten annotated embryos).
+        """
+        if self.known is not None:
+            return [[np.ones(n, bool) for n in self.image.shape] for _ in self._annotations]
+        return [[_annotated(_inside(one), axis) for axis in range(3)] for one in self._annotations]
 
     def rows(self, planes: Sequence[int]) -> tuple[list[Panel], list[Panel]]:
         """Return three slices and three projections."""
@@ -267,6 +336,26 @@ def write_paper_figure(path: str | os.PathLike[str], scene: Scene, wish: FigureW
         return
     chosen = [*rows[0], *rows[1]][PANELS.index(wish.panel)]
     write_figure(path, draw_sheet([[chosen]], replace(_ONE_PANEL, unit=part.unit)), dpi=_ONE_PANEL.dpi)
+
+
+def _annotated_planes(view: View, planes: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_] | None:
+    """Return what of a picture lies in planes that were annotated, given along (Z, Y, X); None for all of it."""
+    down, right = (planes[axis] for axis in (view.down, view.right))
+    return None if down.all() and right.all() else down[:, None] & right
+
+
+def _annotated(mask: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
+    """Return which planes along an axis were annotated: all, unless several lumens end in a plane that is full of them.
+
+    One alone may be a straight tube that is seen from the side.
+    """
+    areas = np.count_nonzero(mask, axis=tuple(other for other in range(3) if other != axis))
+    lumen: NDArray[np.bool_] = areas > 0
+    beside = np.pad(lumen, 1, mode="edge")
+    last = np.flatnonzero(lumen & ~(beside[:-2] & beside[2:]))
+    full = [plane for plane in last if areas[plane] >= _FULL * np.median(areas[lumen])]
+    several = any(label(mask.take(plane, axis))[1] > 1 for plane in full)
+    return lumen if several else np.ones(len(areas), bool)
 
 
 def _inside(mask: NDArray[Any]) -> NDArray[np.bool_]:

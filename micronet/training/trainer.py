@@ -13,23 +13,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from micronet.core.classes import BACKGROUND
 from micronet.core.errors import InputError
 from micronet.data.augmentation import View
 from micronet.data.dataset import Sample
-from micronet.measure.overlap import Overlap, overlap
+from micronet.measure.confusion import Confusion
+from micronet.measure.presence import ClassScore
 from micronet.networks import engine
 from micronet.networks.library import LibraryNetwork, probability_of
 from micronet.networks.normalize import normalize_mask, standardize
 from micronet.networks.padding import Padding
-from micronet.networks.registry import network_of
+from micronet.networks.registry import classes_of, network_of
 from micronet.report.outline import outlined
 from micronet.segment.refine import Iteration, refine
+from micronet.training.accumulation import Share, gradients_of, together
 from micronet.training.crops import Batch, Crops
+from micronet.training.image_crops import ImageCrops
 from micronet.training.losses import fbeta_loss
 from micronet.training.network_losses import logits_of, loss_named
+from micronet.training.ports import Ranks
 from micronet.training.practice import Course, Practice, new_optimizer
 from micronet.training.recipe import NUMPY_SEED, RECIPES, Plan, Recipe, learning_rate
 from micronet.training.round_masks import RoundMasks
+from micronet.training.scoring import Scored, batch_scores, compared, found_in, look_for_classes, pooled
 from micronet.training.soap import Soap
 from micronet.training.streams import DROPOUT, ORDER, OWN_MASK, VIEW, stream
 
@@ -42,7 +48,10 @@ class _StoppedError(Exception):
 
 @dataclass(frozen=True)
 class StepReport:
-    """One optimisation step; `step` counts from 0, scores are at 0.5 on the voxels that the step saw."""
+    """One optimisation step; `step` counts from 0, scores are at 0.5 on the voxels that the step saw.
+
+    Of several classes they are means over the classes, here and in a validation.
+    """
 
     step: int
     volume: str
@@ -59,7 +68,8 @@ class StepReport:
 class ValidationReport:
     """Scores on the validation volumes after `step` steps: pooled over volumes, µr-Net refined from blank.
 
-    `stalled` is `Trainer.stalled` after it.
+    `stalled` is `Trainer.stalled` after it; `classes` are the counts of several classes, None of lumen alone;
+    `presence` are the scores of a network that tells what images hold.
     """
 
     step: int
@@ -70,6 +80,8 @@ class ValidationReport:
     best: bool
     stalled: bool
     seconds: float
+    classes: Confusion | None = None
+    presence: tuple[ClassScore, ...] = ()
 
 
 class Trainer:
@@ -101,8 +113,14 @@ class Trainer:
         Of the best validation so far.
     last_f, last_step : float, int or None
         Of the last validation.
+    best_counts, last_counts : Confusion or None
+        Of both, where there are several classes.
+    names : tuple of str
+        Of background and what the network tells apart from it.
     seen : (str, ndarray of shape (Y, X, 3), uint8) or None
         Name of the first validation volume, and a slice of it with what was found at the last validation.
+    class_scores : tuple of ClassScore
+        Of the last validation, where there are any.
     schedule_from : int
         The step at which the schedule of the rate began.
     beta_squared : float
@@ -111,6 +129,8 @@ class Trainer:
         None follows the published schedule.
     threshold : float
         For validation scores.
+    ranks : Ranks or None
+        The other processes that take shares of every step.
     """
 
     def __init__(
@@ -127,12 +147,16 @@ class Trainer:
             raise InputError("there is no volume to train on")
         self.model = model
         self.network = network_of(model)
+        self.names = (BACKGROUND, *classes_of(model))
+        if not self.network.of_images:
+            _check_names([*train, *validation], self.names)
         self.train_samples = list(train)
         self.validation_samples = list(validation)
         self.recipe = recipe
         self.seed = seed
         self.iterations = iterations
         self.practice = practice
+        self.ranks: Ranks | None = None
         self.course = Course()
         self.step = 0
         self.begun = 0
@@ -147,21 +171,25 @@ class Trainer:
         self.best_state: dict[str, torch.Tensor] | None = None
         self.last_f: float | None = None
         self.last_step: int | None = None
+        self.best_counts: Confusion | None = None
+        self.last_counts: Confusion | None = None
         self.seen: tuple[str, NDArray[np.uint8]] | None = None
         self.schedule_from = 0
+        self.class_scores: tuple[ClassScore, ...] = ()
         self.optimizer = self._new_optimizer()
         self._refines = self.network.refines
         self._begin_practice()
         self._legacy = np.random.RandomState(seed)
         self._legacy_at_round = self._legacy.get_state(legacy=True)
-        self._rounds = RoundMasks([sample.mask for sample in self.train_samples], recipe.distortion, seed)
+        masks = [sample.mask for sample in self.train_samples] if self._refines else []
+        self._rounds = RoundMasks(masks, recipe.distortion, seed)
 
     def _begin_practice(self) -> None:
         """Prepare the crops and the loss of a larger network."""
         practice = self.practice
-        self._crops: Crops | None = None
+        self._crops: Crops | ImageCrops | None = None
         if practice is not None:
-            self._crops = Crops(
+            crops = self._crops = Crops(
                 self.train_samples,
                 practice.crop_size,
                 practice.samples_per_volume,
@@ -169,10 +197,12 @@ class Trainer:
                 self.recipe.augmentation,
                 self.seed,
             )
-            background, lumen = self._crops.voxels
-            self._loss = loss_named(
-                practice.loss, cast(LibraryNetwork, self.model).build.out_channels, lumen / (background + lumen)
-            )
+            voxels = crops.voxels
+            self._loss = loss_named(practice.loss, self._channels, voxels[1:].sum() / voxels.sum())
+
+    @property
+    def _channels(self) -> int:
+        return cast(LibraryNetwork, self.model).build.out_channels
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         if self.practice is not None:
@@ -182,7 +212,9 @@ class Trainer:
 
     @property
     def _augmentation(self) -> dict[str, Any] | None:
-        return None if self.recipe.augmentation is None else asdict(self.recipe.augmentation)
+        if self.recipe.augmentation is None:
+            return None
+        return {name: value for name, value in asdict(self.recipe.augmentation).items() if _LATER.get(name) != value}
 
     @property
     def _practised(self) -> dict[str, Any] | None:
@@ -222,14 +254,24 @@ class Trainer:
         return self.last_f if self.last_step == self.step else None
 
     @property
+    def present_counts(self) -> Confusion | None:
+        """Counts of several classes at the validation of the present weights, None where there was none."""
+        return self.last_counts if self.last_step == self.step else None
+
+    @property
+    def _shares_a_pass(self) -> int:
+        """Volumes, or batches of crops, of a pass."""
+        return len(self.train_samples) if self._crops is None else self._crops.batches_a_pass
+
+    @property
     def steps_a_pass(self) -> int:
         """Steps of a pass over the training volumes."""
-        return len(self.train_samples) if self._crops is None else self._crops.steps_a_pass
+        return -(-self._shares_a_pass // self.recipe.accumulate)
 
     @property
     def steps_left(self) -> int:
         """Steps of the plan in hand that are still to be done."""
-        return self.plan.steps_left(self.steps_a_pass)
+        return self.plan.steps_left(self._shares_a_pass, self.recipe.accumulate)
 
     def begin(self, rounds: int, passes: int = 1) -> None:
         """Add work: `rounds` times (distort every mask once, then `passes` over all volumes)."""
@@ -266,8 +308,8 @@ class Trainer:
                     return
                 if not self.plan.order:
                     self._begin_pass()
-                on_step(self._take_step(self.plan.order[0]))
-                self.plan.order.pop(0)
+                on_step(self._take_step())
+                del self.plan.order[: self.recipe.accumulate]
         finally:
             engine.forget_memory()
 
@@ -280,8 +322,9 @@ class Trainer:
                 if not self.plan.order:
                     self.begin(1)
                     self._begin_pass()
-                if not on_step(self._take_step(self.plan.order.pop(0))):
+                if not on_step(self._take_step()):
                     return
+                del self.plan.order[: self.recipe.accumulate]
         finally:
             self.restore(before, begun)
             engine.forget_memory()
@@ -299,7 +342,7 @@ class Trainer:
         self.passes_begun += 1
         volumes = len(self.train_samples)
         if self._crops is not None:
-            self.plan.order = list(range(self.steps_a_pass))
+            self.plan.order = list(range(self._shares_a_pass))
             return
         if self.recipe.published_draws:
             order = np.arange(volumes)
@@ -308,27 +351,25 @@ class Trainer:
             order = stream(self.seed, ORDER, self.passes_begun).permutation(volumes)
         self.plan.order = order.tolist()
 
-    def _take_step(self, index: int) -> StepReport:
+    def _take_step(self) -> StepReport:
         began = time.perf_counter()
-        x, target, weight, name = self._batch(index)
         rate = self.rate
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.zero_grad()
-        probability, loss = self._looked(x, target, weight)
-        loss.backward()  # type: ignore[no-untyped-call]
+        indices = self.plan.order[: self.recipe.accumulate]
+        if self.ranks is None:
+            shares = gradients_of(self.model, len(indices), lambda number: self.share(indices[number], number))
+        else:
+            shares = self.ranks.gradients(self, indices)
         self.optimizer.step()
-        scores = overlap(
-            probability.detach()[:, 0].cpu().numpy() > 0.5,
-            target[:, 0].numpy(),
-            None if weight is None else weight[:, 0].numpy() > 0,
-        )
+        share = together(shares)
+        scores = share.scores
         report = StepReport(
             self.step,
-            name,
+            share.name,
             rate,
             self.beta_squared,
-            loss.item(),
+            share.loss,
             scores.precision,
             scores.recall,
             scores.f_score(),
@@ -337,11 +378,46 @@ class Trainer:
         self.step += 1
         return report
 
-    def _batch(self, index: int) -> Batch:
-        """Return what the present step sees, the one of this number in the pass."""
-        return self._inputs(index) if self._crops is None else self._crops.batch(self.passes_begun, index, self.step)
+    def share(self, index: int, number: int) -> Share:
+        """Leave the gradients of one volume, or batch of crops, in the network: the `number`-th of the present step."""
+        drawn = self.step * self.recipe.accumulate + number
+        x, target, weight, name = self._batch(index, drawn)
+        self.optimizer.zero_grad()
+        probability, loss = self._looked(x, target, weight, drawn)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return Share(name, loss.item(), self._step_scores(probability.detach(), target, weight))
 
-    def _looked(self, x: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _step_scores(self, probability: Tensor, target: Tensor, weight: Tensor | None) -> Scored:
+        return batch_scores(probability, target, weight, self.names)
+
+    def place(self) -> dict[str, Any]:
+        """Return where the training is, as far as what a step sees depends on it; of types that JSON has."""
+        place: dict[str, Any] = {name: getattr(self, name) for name in _PLACE}
+        place["another round"] = self.plan.rounds > 0
+        if self._refines and self.recipe.published_draws:
+            kind, keys, *rest = _packed(self._legacy_at_round)
+            place["legacy"] = [kind, keys.tolist(), *rest]
+        return place
+
+    def go_to(self, place: Mapping[str, Any]) -> None:
+        """Take over where the training of another process is; its weights come otherwise."""
+        anew = place["rounds_begun"] != self.rounds_begun or place.get("legacy") != self.place().get("legacy")
+        if place["rounds_begun"] == self.rounds_begun + 1 and not self.recipe.published_draws:
+            self._rounds.present = None  # what was made of it meanwhile stays
+        elif anew:
+            self._rounds.forget()
+        for name in _PLACE:
+            setattr(self, name, place[name])
+        self.plan = Plan(rounds=int(place["another round"]))
+        if "legacy" in place:
+            kind, keys, *rest = place["legacy"]
+            self._legacy_at_round = _unpacked([kind, torch.tensor(keys), *rest])
+
+    def _batch(self, index: int, drawn: int) -> Batch:
+        """Return what a share sees, the one of this index in the pass; `drawn` numbers what is drawn for it."""
+        return self._inputs(index, drawn) if self._crops is None else self._crops.batch(self.passes_begun, index, drawn)
+
+    def _looked(self, x: Tensor, target: Tensor, weight: Tensor | None, drawn: int) -> tuple[Tensor, Tensor]:
         """Return what the network says of a batch, and the loss; of several outputs each has its own, added up."""
         if self.practice is None:
             probability = self.model(x)
@@ -351,15 +427,15 @@ class Trainer:
         weight = None if weight is None else weight.to(place)
         self.model.train()
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):  # dropout draws from it
-            torch.manual_seed(int(stream(self.seed, DROPOUT, self.step).integers(2**63)))
+            torch.manual_seed(int(stream(self.seed, DROPOUT, drawn).integers(2**63)))
             scores = cast(LibraryNetwork, self.model).scores(x)
         losses = [self._loss(one, target, weight, self.beta_squared) for one in scores]
         return probability_of(scores[-1]), torch.stack(losses).sum()
 
-    def _inputs(self, index: int) -> Batch:
-        """Return network input, target and weight, each (1, C, D, H, W), of one whole volume for the present step."""
+    def _inputs(self, index: int, drawn: int) -> Batch:
+        """Return network input, target and weight, each (1, C, D, H, W), of one whole volume."""
         sample = self.train_samples[index]
-        view = self._view(sample)
+        view = self._view(sample, drawn)
         truth = view.place(sample.mask)
         padding = Padding(truth.shape, self.network.smallest_axis)
         x = engine.kept_array((1, 2 if self._refines else 1, *padding.shape))
@@ -372,7 +448,7 @@ class Trainer:
             start = mask.astype(np.float32)
             if mask.dtype == np.uint8:
                 start /= 255
-            rng = stream(self.seed, OWN_MASK, self.step)
+            rng = stream(self.seed, OWN_MASK, drawn)
             if rng.random() < self.recipe.own_masks:
                 if rng.random() < 0.5:
                     start = np.zeros_like(start)
@@ -387,10 +463,10 @@ class Trainer:
         weight = torch.from_numpy(counted.astype(np.float32))[None, None]
         return Batch(torch.from_numpy(x), target, weight, sample.entry.name)
 
-    def _view(self, sample: Sample) -> View:
+    def _view(self, sample: Sample, drawn: int) -> View:
         if self.recipe.augmentation is None:
             return View.whole(sample.image.shape)
-        rng = stream(self.seed, VIEW, self.step)
+        rng = stream(self.seed, VIEW, drawn)
         counted = sample.mask if sample.weight is None else sample.mask & sample.weight
         for _ in range(20):
             view = self.recipe.augmentation.draw(sample.image.shape, rng)
@@ -415,17 +491,18 @@ class Trainer:
         """
         began = time.perf_counter()
 
-        def look(_: Iteration) -> None:
+        def look(_: object) -> None:
             if should_stop():
                 raise _StoppedError
 
         scores, loss = self.score(self.validation_samples, look)
-        self.last_f, self.last_step = scores.f_score(), self.step
+        counts = scores if isinstance(scores, Confusion) else None
+        self.last_f, self.last_step, self.last_counts = scores.f_score(), self.step, counts
         if self.practice is not None:
             self.course.note_validation(loss, self.practice)
         best = self.best_f is None or scores.f_score() > self.best_f
         if best:
-            self.best_f, self.best_step = scores.f_score(), self.step
+            self.best_f, self.best_step, self.best_counts = scores.f_score(), self.step, counts
             self.best_state = {key: tensor.detach().clone() for key, tensor in self.model.state_dict().items()}
         return ValidationReport(
             self.step,
@@ -436,34 +513,43 @@ class Trainer:
             best,
             self.stalled,
             time.perf_counter() - began,
+            counts,
+            self.class_scores,
         )
 
     def predict(self, sample: Sample, on_iteration: Callable[[Iteration], None] | None = None) -> NDArray[np.float32]:
-        """Return the probability on the cropped volume; a µr-Net refines from a blank mask."""
+        """Return the probability on the cropped volume, (Z, Y, X); a µr-Net refines from a blank mask.
+
+        Of several classes it has one more axis, the first, of the classes.
+        """
         image = sample.normalized()
         self.model.eval()
+        if sample.classes is not None:
+            return look_for_classes(image, self.model, on_iteration)
         return refine(image, np.zeros_like(image), self.model, self.iterations, on_iteration)
 
     def score(
-        self, samples: Sequence[Sample], on_iteration: Callable[[Iteration], None] | None = None
-    ) -> tuple[Overlap, float]:
+        self, samples: Sequence[Sample], on_iteration: Callable[[Any], None] | None = None
+    ) -> tuple[Scored, float]:
         """Return pooled counts at `threshold`, and the mean loss over the volumes."""
-        counts, losses = Overlap(0, 0, 0), []
+        counts, losses = [], []
         for sample in samples:
             probability = self.predict(sample, on_iteration)
+            found = found_in(probability, self.threshold)
             if self.validation_samples and sample is self.validation_samples[0]:
-                self.seen = sample.entry.name, _slice_of(sample, probability > self.threshold)
-            counts += overlap(probability > self.threshold, sample.mask, sample.weight)
+                self.seen = sample.entry.name, _slice_of(sample, found != 0)
+            counts.append(compared(found, sample.target, sample.weight, self.names))
             losses.append(self._validation_loss(sample, probability))
-        return counts, float(np.mean(losses))
+        return pooled(counts), float(np.mean(losses))
 
     def _validation_loss(self, sample: Sample, probability: NDArray[np.float32]) -> float:
-        found, target = torch.from_numpy(probability), torch.from_numpy(sample.mask)
+        found, target = torch.from_numpy(probability), torch.from_numpy(sample.target)
         weight = None if sample.weight is None else torch.from_numpy(sample.weight)
         if self.practice is None:
             return fbeta_loss(found, target, self.beta_squared, weight).item()
         weight = None if weight is None else weight[None, None].float()
-        return self._loss(logits_of(found[None, None]), target[None, None], weight, self.beta_squared).item()
+        found = found[None, None] if sample.classes is None else found[None]
+        return self._loss(logits_of(found, self._channels), target[None, None], weight, self.beta_squared).item()
 
     def state(self) -> dict[str, Any]:
         """Return all that a run needs to go on bit for bit, of types that `torch.load(weights_only=True)` reads."""
@@ -473,6 +559,8 @@ class Trainer:
             "augmentation": self._augmentation,
             "optimizer kind": self.recipe.optimizer,
             "practice": self._practised,
+            "accumulate": self.recipe.accumulate,
+            "shares_a_pass": self._shares_a_pass,
             "course": asdict(self.course),
             "seed": self.seed,
             "volumes": [sample.entry.name for sample in self.train_samples],
@@ -483,6 +571,7 @@ class Trainer:
             "legacy": _packed(self._legacy.get_state(legacy=True)),
             "legacy_at_round": _packed(self._legacy_at_round),
             **{name: getattr(self, name) for name in (*_COUNTERS, *_LATER_COUNTERS)},
+            **{name: counts.counts for name in _COUNTS if (counts := getattr(self, name)) is not None},
         }
 
     def restore(self, state: Mapping[str, Any], begun: int | None = None) -> None:
@@ -493,11 +582,12 @@ class Trainer:
         volumes = [sample.entry.name for sample in self.train_samples]
         here: dict[str, Any] = {"network": self.network.name, "recipe": self.recipe.name, "seed": self.seed}
         here |= {"volumes": volumes, "augmentation": self._augmentation, "optimizer kind": self.recipe.optimizer}
-        here |= {"practice": self._practised}
+        here |= {"practice": self._practised, "accumulate": self.recipe.accumulate}
+        state = {"accumulate": 1} | dict(state)  # of before there was any
         for name, value in here.items():
             if state.get(name) != value:
                 raise InputError(f"the saved session has {name} {state.get(name)}, this one {value}")
-        plan = Plan.from_state(state["plan"], self.steps_a_pass)
+        plan = Plan.from_state(state["plan"], self._shares_a_pass)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best_state = state["best_state"]
@@ -510,6 +600,8 @@ class Trainer:
             setattr(self, name, state[name])
         for name, unsaid in _LATER_COUNTERS.items():
             setattr(self, name, state.get(name, unsaid))
+        for name in _COUNTS:
+            setattr(self, name, Confusion.of(self.names, state[name]) if name in state else None)
         self.begun = self.step if begun is None else begun
 
     def start_afresh(self, state: Mapping[str, Tensor], step: int = 0) -> None:
@@ -522,10 +614,18 @@ class Trainer:
         self.step = self.begun = self.schedule_from = step
         self.abandon_plan()
         if state is self.best_state:
-            self.last_f, self.last_step = self.best_f, step
+            self.last_f, self.last_step, self.last_counts = self.best_f, step, self.best_counts
             return
-        self.best_f, self.best_step, self.best_state = None, None, None
-        self.last_f, self.last_step = None, None
+        self.best_f, self.best_step, self.best_state, self.best_counts = None, None, None, None
+        self.last_f, self.last_step, self.last_counts = None, None, None
+
+
+def _check_names(samples: Sequence[Sample], names: Sequence[str]) -> None:
+    """Raise InputError where a volume has other classes than the network."""
+    for sample in samples:
+        if sample.names != names:
+            here, there = (", ".join(one[1:]) for one in (names, sample.names))
+            raise InputError(f"the network tells {here} from background, volume {sample.entry.name} has {there}")
 
 
 def _slice_of(sample: Sample, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -544,6 +644,12 @@ _COUNTERS = (
     "best_f",
     "best_step",
 )
+# What a step sees depends on these counters, beside the weights.
+_PLACE = ("step", "rounds_begun", "passes_begun", "beta_squared")
+# What augmentations of earlier sessions did not have: left out where it changes nothing.
+_LATER = {"gamma": 0.0, "chance": 1.0}
+# Of several classes only.
+_COUNTS = ("best_counts", "last_counts")
 # What earlier sessions did not save, and what they had.
 _LATER_COUNTERS = {"last_f": None, "last_step": None, "schedule_from": 0}
 

@@ -146,7 +146,7 @@ def teach(
         If a class is missing.
     """
     candidates = list(learners or default_learners(lesson))
-    expected = [learner.name for learner in candidates]
+    expected = [one.name for one in candidates]
     folds = _folds(lesson)
     if folds.what == ONE_SLICE:  # they are told and do not decide: half of them take half the time
         folds = replace(folds, folds=folds.folds[::2])
