@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from micronet.core.errors import InputError
 from micronet.networks.taught import Taught, taught_for_state
@@ -9,6 +10,15 @@ from micronet.training.teach.course import teach
 from micronet.training.teach.learners import TreesLearner
 from micronet.training.teach.lesson import Lesson
 from micronet.training.teach.refiner import MicroRNetLearner
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Others of a busy machine are waited for in vain."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Watched(TreesLearner):
@@ -60,7 +70,7 @@ def test_a_file_and_the_same_seed_give_the_same_mask(lesson):
 
 
 def test_it_finds_the_lumen_as_a_learner_of_a_course(lesson):
-    course = teach(lesson, learners=[MicroRNetLearner([TreesLearner(trees=10)], steps=30)])
+    course = teach(lesson, learners=[MicroRNetLearner([TreesLearner(trees=10)], steps=20)])
     z, y, x = np.indices(lesson.image.shape)
     mask = (y - 22 - z) ** 2 + (x - 22) ** 2 < 60
     found = course.network.predict(lesson.image, lesson.spacing_um) > 0.5
