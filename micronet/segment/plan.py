@@ -66,8 +66,8 @@ class TimePoint:
 class Task:
     """A volume to segment: its file, the network and the settings; of a recording, the time point too.
 
-    `sources` are the files that are read, open from the plan until the task is done; `held` counts the masks of the
-    volume's size that the caller holds meanwhile.
+    `sources` are the files that are read, open from the plan until the task is done. `held` is how many bytes a voxel
+    the caller holds meanwhile, `segment` what the mask is called that is found.
     """
 
     path: Path
@@ -76,6 +76,7 @@ class Task:
     sources: Sources
     time_point: TimePoint | None = None
     held: int = 0
+    segment: str = "lumen"
 
     @property
     def stem(self) -> str:
@@ -137,17 +138,18 @@ def plan_task(task: Task) -> Plan:
 
 
 def plan_room(task: Task) -> Memory:
-    """Decide, by the headers alone, whether the volume is segmented whole or in slabs."""
+    """Decide, by the headers alone, whether the volume is segmented whole, in slabs or in windows."""
     try:
-        return plan_memory(_need(task, task.masks.values()), task.weights.model, task.job.max_ram, task.job.output)
+        job, need = task.job, _need(task, task.masks.values())
+        return plan_memory(need, task.weights.model, job.max_ram, job.output, job.window_wish)
     except InputError as error:
         raise InputError(f"'{task.path}': {error}") from error
 
 
-def plan_addition(task: Task, segmentation: Path) -> Memory:
-    """Decide, by the headers alone, whether there is memory to add to a result what no network is needed for."""
+def plan_addition(task: Task, files: Iterable[Path]) -> Memory:
+    """Decide, by the headers alone, whether there is memory to add to a result what is made of its files alone."""
     try:
-        return memory_without_network(_need(task, [*task.masks.values(), segmentation]), task.job.max_ram)
+        return memory_without_network(_need(task, [*task.masks.values(), *files]), task.job.max_ram)
     except InputError as error:
         raise InputError(f"'{task.path}': {error}") from error
 
@@ -176,6 +178,7 @@ def _need(task: Task, masks: Iterable[Path]) -> Need:
         seen=None if network is None else network.size,
         starts="initial_mask" in task.masks,
         spacing_um=grid.spacing_um,
+        classes=len(task.weights.classes),
         wishes={name: least for name, least in least_bytes(math.prod(grid.shape)).items() if name in job.wishes},
     )
 

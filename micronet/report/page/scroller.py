@@ -40,10 +40,12 @@ class Movie:
     ----------
     grid : Grid
         What the masks are shown on.
+    colour : str, optional
+        ``#RRGGBB``.
     """
 
-    def __init__(self, grid: Grid) -> None:
-        self.grid = grid
+    def __init__(self, grid: Grid, colour: str | None = None) -> None:
+        self.grid, self.colour = grid, colour
         self._frames: list[tuple[str, bytes]] = []
 
     def __len__(self) -> int:
@@ -113,8 +115,6 @@ class Shown:
         What the contours are called.
     y_crop : int, optional
         How deep (Y) was looked.
-    mask_colour : str, optional
-        Of the masks of the movie, ``#RRGGBB``.
     further : sequence of Outlined
         Other segments.
 
@@ -134,7 +134,6 @@ class Shown:
         mask_name: str = "segmentation",
         annotation_name: str = "annotation",
         y_crop: int | None = None,
-        mask_colour: str | None = None,
         further: Sequence[Outlined] = (),
     ) -> None:
         if not len(movie):
@@ -144,7 +143,7 @@ class Shown:
                 raise InputError(f"{what} of shape {array.shape} differs from the masks: {movie.grid.shape}")
         self.name, self._movie, self._y_crop = name, movie, y_crop
         self._names = {"maskName": mask_name, "annotationName": annotation_name}
-        self._colours = {} if mask_colour is None else {"mask": mask_colour, "agreed": _agreed(mask_colour)}
+        self._colours = {} if movie.colour is None else {"mask": movie.colour, "agreed": _agreed(movie.colour)}
         grid = movie.grid
         self._further = [(one.name, one.colour, zlib.compress(grid.bits(one.mask), 1)) for one in further]
         self._annotation = None if annotation is None else zlib.compress(grid.bits(annotation), 1)
