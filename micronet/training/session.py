@@ -318,7 +318,8 @@ class Session:
             raise InputError("of several classes a voxel is the most probable one, so that no threshold applies")
         self.trainer.threshold = command.number
         self._recorder.keep()
-        self._say(f"probabilities above {command.number:g} are lumen")
+        what = "there" if self.trainer.network.of_images else "lumen"
+        self._say(f"probabilities above {command.number:g} are {what}")
 
     # --- looking ---
 
