@@ -102,7 +102,7 @@ def test_it_is_done_once_and_again_only_where_asked(here, capsys):
     words = ("spots.tif", "--model", "micranet_1.pt")
     assert run(*words) == run(*words) == 0
     assert "skipped" in capsys.readouterr().out
-    with pytest.raises(FileError, match="a result of other parameters for 'spots.tif'"):
+    with pytest.raises(FileError, match=r"a result of other parameters for 'spots\.tif'"):
         run(*words, "--threshold-method", "triangle")
     assert run(*words, "--threshold-method", "triangle", "--force") == 0
     save_state("micranet_2.pt", detector(least=1.0).state_dict())
@@ -225,6 +225,6 @@ def test_the_points_open_in_napari_as_a_layer(here):
 def test_a_constant_image_is_refused_in_one_line(here):
     tifffile.imwrite("flat.tif", np.full((40, 40), 7, np.uint8))
     ensemble = Ensemble((Weights.load(here / "micranet_1.pt"),))
-    with pytest.raises(InputError, match="'flat.tif': ") as caught:
+    with pytest.raises(InputError, match=r"'flat\.tif': ") as caught:
         look_at_file(here.joinpath("flat.tif").relative_to(here), ensemble, WeakJob(), say=lambda _: None)
     assert "\n" not in str(caught.value)

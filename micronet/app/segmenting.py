@@ -93,8 +93,8 @@ def _are_of_images(several: Sequence[Weights], names: Sequence[str]) -> bool:
         raise InputError("--model SEGMENT=NAME goes with networks that find one lumen: a micranet names its classes")
     if len(several) > 1 and not names and of_images < len(several):
         raise InputError(
-            f"{len(several)} networks and no segments: name each, as --model SEGMENT=NAME (only networks that say what an "
-            "image holds are averaged)"
+            f"{len(several)} networks and no segments: name each, as --model SEGMENT=NAME (only networks that say what "
+            "an image holds are averaged)"
         )
     return of_images > 0
 
