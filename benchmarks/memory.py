@@ -151,7 +151,7 @@ def evaluate(arguments: argparse.Namespace, folder: Path) -> Iterator[Row]:
                 row.skip()
                 continue
             pair = Pair("a", folder / f"a_{mask}.seg.nrrd", folder / f"a_{mask}.seg.nrrd")
-            free = ram.Allowance.of(10**15)
+            free = ram.Allowance.of(10**15, ram.SCORING)
             asked = {"measures": option == "--measures", "report": option == "--report"}
             with Sources() as sources:
                 needed = check_reading(pair, Reading(), sources, free)
@@ -159,7 +159,7 @@ def evaluate(arguments: argparse.Namespace, folder: Path) -> Iterator[Row]:
             needed = max(needed, check_scoring(pair, masks, free, **asked))
             del masks
             peak, _ = run("evaluate.py", pair.prediction, "--annotation", pair.annotation, *words)
-            row.add(peak, base, needed - ram.PROGRAM, needed)
+            row.add(peak, base, needed - ram.SCORING, needed)
         yield row
 
 

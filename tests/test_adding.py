@@ -96,30 +96,54 @@ def test_another_annotation_and_a_figure_of_it_join_what_is_there(arguments, cap
     assert_same("bit", "once")
 
 
-def test_a_page_is_segmented_anew_with_all_that_was_there(arguments, capsys):
-    first = ("--mesh", "ply", "--measures")
-    infer_into("bit", *arguments, *first, capsys=capsys)
-    names = {path.name for path in Path("bit").iterdir()}
-    out = infer_into("bit", *arguments, "--report", capsys=capsys)
-    assert "anew        for report: a page shows the mask after each iteration, which is not kept" in out
-    assert {path.name for path in Path("bit").iterdir()} == names | {"embryo_report.html"}
-    out = infer_into("bit", *arguments, "--annotation", "true.seg.nrrd", capsys=capsys)
-    assert "anew        for scores: a page shows" in out
-    assert "<h2>Scores</h2>" in Path("bit/embryo_report.html").read_text("utf-8")
-    assert Path("bit/embryo_lumen.ply").exists()
+def test_a_page_joins_what_is_there_with_the_last_mask_alone(arguments, capsys):
+    """Before, everything was segmented anew for it."""
+    infer_into("bit", *arguments, "--mesh", "ply", "--measures", "--annotation", "true.seg.nrrd", capsys=capsys)
+    before = {path.name: path.read_bytes() for path in Path("bit").iterdir()}
+    out = infer_into("bit", *arguments, "--report", capsys=capsys)  # its annotation is not needed again
+    assert "which is there: report" in out
+    assert "changes" not in out
+    after = {path.name: path.read_bytes() for path in Path("bit").iterdir()}
+    assert after.keys() - before.keys() == {"embryo_report.html"}
+    assert {name for name in before if before[name] != after[name]} == {"embryo.json"}
+    page = after["embryo_report.html"].decode()
+    assert "as it was found: masks of the iterations before are not kept" in page
+    assert "<h2>Scores</h2>" in page
+    assert "<h2>Refinement</h2>" in page  # whose numbers are in the record
+    assert "done before" in infer_into("bit", *arguments, "--report", capsys=capsys)
+
+    infer_into("once", *arguments, "--report", capsys=capsys)
+    whole = Path("once/embryo_report.html").read_text("utf-8")
+    assert "after iteration 2" in whole
+    assert "after iteration 2" not in page
 
 
-def test_a_page_of_a_scored_result_needs_its_annotation_again(arguments, capsys):
+def test_a_page_has_the_scores_of_a_new_annotation(arguments, capsys):
+    infer_into("bit", *arguments, "--annotation", "true.seg.nrrd", "--report", capsys=capsys)
+    first = Path("bit/embryo_report.html").read_text("utf-8")
+    out = infer_into("bit", *arguments, "--annotation", "other.seg.nrrd", capsys=capsys)
+    assert "added       bit/: embryo_preview.png, embryo_report.html, embryo.json" in out
+    second = Path("bit/embryo_report.html").read_text("utf-8")
+    dice = f"{read_json('bit/embryo.json')['scores']['f1']:.4f}"
+    assert dice in second
+    assert dice not in first
+
+
+def test_a_probability_that_is_gone_is_made_anew_for_a_page(arguments, capsys):
     infer_into("out", *arguments, "--annotation", "true.seg.nrrd", capsys=capsys)
+    Path("out/embryo_probability.nrrd").unlink()
     out = infer_into("out", *arguments, "--report", capsys=capsys, code=2)
     assert "is of a result that is scored: give its annotation (--annotation), or replace it (--force)" in out
+    out = infer_into("out", *arguments, "--report", "--annotation", "true.seg.nrrd", capsys=capsys)
+    assert "anew        for report: the probability of 'embryo' is no longer there" in out
+    assert "after iteration 2" in Path("out/embryo_report.html").read_text("utf-8")
 
 
 def test_a_segmentation_that_is_gone_is_made_anew(arguments, capsys):
     infer_into("out", *arguments, capsys=capsys)
     Path("out/embryo.seg.nrrd").unlink()
     out = infer_into("out", *arguments, "--label-tiff", capsys=capsys)
-    assert "anew        for labels: the segmentation is no longer there" in out
+    assert "anew        for labels: the segmentation of 'embryo' is no longer there" in out
     assert Path("out/embryo.seg.nrrd").exists()
 
 

@@ -14,6 +14,7 @@ from running import call, read_json
 import evaluate
 import infer
 from micronet import MicroNet, MicroRNet, Volume, lumen_surface, write_volume
+from micronet.core.ram import SCORING
 from micronet.core.volume import upright
 from micronet.io import Segment, write_segmentation
 from micronet.measure.footprint import mesh_vertices, scores_bytes, surface_voxels, vessels_bytes
@@ -179,7 +180,7 @@ class TestEvaluate:
     @pytest.fixture
     def masks(self, tmp_path, monkeypatch, rng):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("micronet.core.ram.PROGRAM", 1_000_000)
+        monkeypatch.setattr("micronet.core.ram.SCORING", 1_000_000)
         mask = rng.random((32, 64, 64)) < 0.5
         for name in ("a", "true"):
             write_segmentation(
@@ -209,3 +210,23 @@ class TestEvaluate:
         code, _, err = call(evaluate, "a.seg.nrrd", "--annotation", "true.seg.nrrd", "--max-ram", "2GB", capsys=capsys)
         assert code == 2
         assert re.search(r"'a\.seg\.nrrd' does not fit: about \d+\.\d\d GB of memory needed, 2\.00 GB allowed", err)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to measure memory")
+def test_scoring_is_told_what_its_program_takes(tmp_path, rng, root):
+    """Before, it was told the 500 MB of a network, and refused where that was more than was free."""
+    mask = Volume(rng.random((32, 32, 32)) < 0.5, upright(2), units="um")
+    true = write_segmentation(tmp_path / "a.seg.nrrd", [(Segment("x"), mask.array)], mask)
+    words = [true, "--annotation", true, "-o", tmp_path / "out", "--max-ram", "220MB", "--figure", "a.pdf"]
+    command = [sys.executable, "-c", SCORING_PEAK, *map(str, words)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
+    assert ran.returncode == 0, ran.stderr
+    assert 0.5 * SCORING < 1024 * int(ran.stdout.splitlines()[-1]) < SCORING
+
+
+SCORING_PEAK = """
+import re, sys, evaluate
+code = evaluate.main(evaluate.build_parser().parse_args())
+print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+sys.exit(code)
+"""

@@ -145,7 +145,7 @@ def test_an_epoch_shows_every_part_once_in_batches_of_one_shape():
     parts = [ImageSample.of(str(n), rng.random((1, 9, 9 + n % 2)), []) for n in range(7)]
     parts = [replace(one, parts=(Part(whole_box(one.shape), np.array([1], np.int8)),)) for one in parts]
     crops = ImageCrops(parts, 3, None, 5)
-    assert crops.steps_a_pass == 3
+    assert crops.batches_a_pass == 3
     batches = [crops.batch(1, number, 0).x for number in range(3)]
     assert sorted(batch.shape[-1] for batch in batches) == [9, 9, 10]
     assert {len(batch) for batch in batches} == {2, 3}
@@ -158,7 +158,7 @@ def test_labels_of_blocks_are_mirrored_with_the_image():
     crops = ImageCrops([one], 2, IMAGES, 3)
     seen = set()
     for step in range(12):
-        batch = crops.batch(1, step % crops.steps_a_pass, step)
+        batch = crops.batch(1, step % crops.batches_a_pass, step)
         means = nn.functional.avg_pool3d(batch.x, 8)
         assert torch.equal(means > 0, batch.target > 0)
         seen.add(tuple(batch.target.flatten().tolist()))

@@ -150,6 +150,11 @@ def test_a_chunk_that_is_cut_short_is_one_line(array, tmp_path):
         (lambda text: text.replace('"0.4"', '"0.1"'), r"is OME-Zarr 0.1; 0.4 and 0.5 can be read"),
         (lambda text: text.replace('"path": "0"', '"path": "../x"'), "level 0 lies nowhere in it"),
         (lambda text: text.replace('"path": "0"', '"path": "9"'), "has no array '9'"),
+        (
+            lambda text: text.replace('"path": "0"', f'"path": "{"A" * 5000}"'),
+            "has no array 'AAA",
+        ),  # no file is called so
+        (lambda text: text.replace('"path": "0"', '"path": "a\\u0000b"'), r"has no array 'a\\x00b'"),
         (lambda text: text.replace("[2.0, 1.0, 0.5]", "[2.0, 1.0]"), "a scale of .*expected 3 numbers"),
         (lambda text: text.replace("[2.0, 1.0, 0.5]", "[2.0, 0, 0.5]"), "expected positive numbers"),
         (lambda text: text.replace('"scale",', '"affine",'), "a transformation of type 'affine'"),
@@ -166,6 +171,16 @@ def test_wrong_metadata_is_one_line(change, message, array, tmp_path):
         read_volume(path)
     assert "a.zarr" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("strange", ["x", 1.5, [], [[]]])
+def test_codecs_that_are_not_described_are_refused(strange, array, tmp_path):
+    path = make(tmp_path / "a.zarr", [array])
+    found = json.loads((path / "0" / "zarr.json").read_text())
+    for codecs in ([{"name": "bytes", "configuration": strange}], strange):
+        (path / "0" / "zarr.json").write_text(json.dumps(found | {"codecs": codecs}))
+        with pytest.raises(FileError, match=r"a.zarr'"):
+            read_volume(path)
 
 
 def test_a_codec_that_unpickles_is_refused(array, tmp_path):
@@ -234,7 +249,7 @@ def test_the_pyramid_halves_all_axes_and_keeps_places(version, rng, tmp_path):
 def test_labels_are_a_mask_with_a_colour(rng, tmp_path):
     mask = rng.random((6, 20, 30)) > 0.5
     grid = Volume(mask, upright((2, 2, 2)), units="um")
-    image = Writer(tmp_path / "a.zarr", grid, np.dtype(np.uint8))
+    image = Writer.of(tmp_path / "a.zarr", grid, np.dtype(np.uint8))
     image[slice(0, 6), slice(0, 20), slice(0, 30)] = mask * np.uint8(200)
     labels = write_labels(tmp_path / "a.zarr", grid, LabelColour("lumen", (1, 0, 0)), "0.5")
     labels[slice(0, 6), slice(0, 20), slice(0, 30)] = mask
@@ -282,3 +297,15 @@ def test_tensorstore_opens_what_is_written(version, driver, array, tmp_path):
     store = {"driver": "file", "path": str(tmp_path / "a.zarr" / "0")}
     found = tensorstore.open({"driver": driver, "kvstore": store}).result()
     np.testing.assert_array_equal(found.read().result(), array)
+
+
+def test_boxes_that_are_no_whole_chunks_are_refused_by_the_writer(tmp_path):
+    grid = Volume(np.zeros((40, 30, 20), np.uint8))
+    image = Writer.of(tmp_path / "a.zarr", grid, np.dtype(np.uint8), chunk=(16, 16, 20))
+    box = slice(16, 32), slice(16, 30), slice(0, 20)
+    Writer(tmp_path / "a.zarr")[box] = np.ones((16, 14, 20), np.uint8)  # as another process does
+    for wrong in (slice(0, 12), slice(8, 16)):
+        with pytest.raises(InputError, match=r"of 'a.zarr' are not whole chunks of \(16, 16, 20\) voxels"):
+            image[wrong, slice(0, 16), slice(0, 20)] = np.ones((8, 16, 20), np.uint8)
+    image.finish()
+    assert read_volume(tmp_path / "a.zarr").array.sum() == 16 * 14 * 20

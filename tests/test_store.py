@@ -14,7 +14,7 @@ from micronet.core.volume import Volume, upright
 from micronet.data.prepare import Preparation, prepare_file
 from micronet.data.scan import RawScan
 from micronet.io import Sources, open_stack, read_annotation, read_volume, write_segmentation, write_volume
-from micronet.io.scratch_array import ScratchArray
+from micronet.io.pieces import ScratchPieces
 from micronet.io.seg_nrrd import Segment
 from micronet.io.volume_names import result_record
 from micronet.io.zarr_write import write_from_planes
@@ -264,7 +264,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(volume, tmp_path):
         with pytest.raises(FileError, match=r"cannot write '.*a.ome.zarr'.*: File too large"):
             write_volume(tmp_path / "a.ome.zarr", volume)
         with pytest.raises(FileError, match="cannot write an intermediate volume into"):
-            ScratchArray(tmp_path, (100, 100))
+            ScratchPieces(tmp_path, (100, 100), (10, 100))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.iterdir())

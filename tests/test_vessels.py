@@ -109,6 +109,17 @@ def test_in_directions_drawn_at_random_the_length_is_the_documented_one(kind, nu
     assert np.median(radii(line)) == pytest.approx(TUBE, rel=0.05)
 
 
+def test_a_half_ring_that_ends_across_coarse_planes_has_its_length():
+    """Before, 10.7 % too short: where it goes on at its ends was told by two planes, which are 8 apart."""
+    radius, ring, place = 5.49, 24.73, (-0.4, -3.3, -0.1)
+    turned = np.array([[-0.81, -0.15, 0.56], [0.07, -0.98, -0.16], [0.58, -0.09, 0.81]])
+    axes = [np.arange(-n, n + 1) * step + at for n, step, at in zip((32, 5, 32), (1, 8, 1), place, strict=True)]
+    a, b, c = np.tensordot(turned, np.stack(np.meshgrid(*axes, indexing="ij")), 1)
+    mask = ((np.hypot(a, b) - ring) ** 2 + c**2 <= radius**2) & (b >= 0)
+    line = centreline(cropped(mask), (1, 8, 1))
+    assert line.length == pytest.approx(np.pi * ring - 2 * radius, rel=0.1)
+
+
 def test_vessels_too_thin_for_the_spacing_are_told(tmp_path):
     said = []
     for radius, told in ((3, True), (7, False)):

@@ -9,13 +9,13 @@ import numpy as np
 
 from micronet.app.batch import run_batch
 from micronet.app.evaluating_classes import classes_to_score, score_classes
-from micronet.app.inputs import figure_wish, inputs_from
+from micronet.app.inputs import check_only, figure_wish, inputs_from
 from micronet.app.options import settings_of
 from micronet.app.terminal import tell
+from micronet.core import ram
 from micronet.core.errors import FileError, InputError
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import Outputs, check_outputs
-from micronet.core.ram import Allowance
 from micronet.io import Sources
 from micronet.measure.lumen_files import write_vessels
 from micronet.measure.pairs import (
@@ -80,6 +80,7 @@ def _pairs(arguments: argparse.Namespace) -> list[Pair]:
     table = arguments.output / "scores.csv"
     if table.exists() and not arguments.force:
         raise FileError(f"'{table}' exists; --force replaces it, -o DIR writes elsewhere")
+    check_only(arguments.predictions, "PREDICTION")
     pairs, notes = find_pairs(arguments.predictions, arguments.annotations, probability=arguments.sweep)
     for note in notes:
         tell(f"note: {note}")
@@ -109,7 +110,7 @@ class _Scorer:
             return self._score(pair, sources)
 
     def _score(self, pair: Pair, sources: Sources) -> Outcome:
-        allowance = Allowance.of(self.max_ram)
+        allowance = ram.Allowance.of(self.max_ram, ram.SCORING)
         check_reading(pair, self.reading, sources, allowance)
         masks = read_pair(pair, self.reading, sources)
         tell(f"  {masks.descriptions[0]} against {masks.descriptions[1]}")

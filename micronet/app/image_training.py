@@ -65,4 +65,5 @@ def _recipe(settings: Settings, images: Images, practice: Practice) -> Recipe:
         augmentation=images.dataset.augmentation or IMAGE_RECIPE.augmentation,
         validate_every=settings.validate_every,
         patience=practice.early_stopping_patience,
+        accumulate=settings.accumulate,
     )

@@ -20,10 +20,13 @@ from micronet.app.option_types import (
     bytes_option,
     classes_option,
     clean_option,
+    cluster_option,
     commands_option,
     cut_option,
     device_option,
     dtype_option,
+    input_option,
+    mask_option,
     part_option,
     path_option,
     plane_option,
@@ -63,6 +66,7 @@ PRESETS = (
 )
 FORMATS = ("nrrd", "ome.zarr")
 PHANTOMS = ("oct", "shapes", "optic-lobe")
+BLENDS = ("gaussian", "constant")
 ENGINES = ("auto", "numba", "torch")
 RECIPES = ("default", "published")
 AUGMENTATIONS = ("none", "flips", "full")
@@ -124,13 +128,7 @@ def infer_parser() -> argparse.ArgumentParser:
         help=f"weights (default: {MODEL}); SEGMENT=NAME, once for each, for several segments in one file",
     )
     _add_refinement(p)
-    p.add_argument(
-        "--threshold-method",
-        type=cut_option,
-        metavar="WAY",
-        help="of a micranet: where maps are cut: otsu (default), triangle, percentile:P",
-    )
-    p.add_argument("--maps", action="store_true", help="of a micranet: write the maps too")
+    _add_maps(p)
     _add_y_crop(p, "look only at the first N voxels in depth (Y)")
     p.add_argument("--intensity", choices=("as stored", "log"), default="as stored", help="log: of linear intensities")
     _add_axes(p, "order of the axes, where the file does not say")
@@ -146,8 +144,8 @@ def infer_parser() -> argparse.ArgumentParser:
     )
     _add_headerless(p, Sizes((3, 4)), "such as uint16")
     _add_segment(p, "mask to take")
-    p.add_argument("--annotation", type=path_option, metavar="FILE", help="true mask to score the result against")
-    p.add_argument("--keep", type=path_option, metavar="FILE", help="edited mask: its checked voxels stay as they are")
+    p.add_argument("--annotation", type=input_option, metavar="FILE", help="true mask to score the result against")
+    p.add_argument("--keep", type=input_option, metavar="FILE", help="edited mask: its checked voxels stay as they are")
     _add_checked(p, "of it that says which (default: checked)")
     _add_report(p)
     _add_figure(p)
@@ -159,17 +157,34 @@ def infer_parser() -> argparse.ArgumentParser:
     _add_level(p)
     p.add_argument("--device", type=device_option, default="cpu", help="cpu (default) or cuda")
     _add_max_ram(p)
+    _add_windows(p)
     p.add_argument(
         "--clean",
         type=clean_option,
         metavar="WHAT",
         help="clean the mask: 500 removes pieces below 500 µm³, largest keeps one, holes fills; or 500,largest,holes",
     )
+    p.add_argument(
+        "--cluster",
+        type=cluster_option,
+        metavar="N|ADDRESS|FILE",
+        help="of an OME-Zarr: have N processes do it, or the Dask workers of tcp://host:8786 or scheduler.json",
+    )
     p.add_argument("--part", type=part_option, metavar="I/N", help="only part I of N of the volumes (job arrays)")
     _add_force(p, "do again what was done, and replace it")
     _add_computing(p)
     _add_debug(p)
     return p
+
+
+def _add_maps(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--threshold-method",
+        type=cut_option,
+        metavar="WAY",
+        help="of a micranet: where maps are cut: otsu (default), triangle, percentile:P",
+    )
+    p.add_argument("--maps", action="store_true", help="of a micranet: write the maps too")
 
 
 def evaluate_parser() -> argparse.ArgumentParser:
@@ -180,7 +195,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
         "--annotation",
         dest="annotations",
         nargs="+",
-        type=path_option,
+        type=input_option,
         required=True,
         metavar="FILE",
         help="or folders",
@@ -217,7 +232,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
         "--image",
         dest="images",
         nargs="+",
-        type=path_option,
+        type=input_option,
         default=[],
         metavar="FILE",
         help="shown in it; or folders",
@@ -263,10 +278,10 @@ def prepare_parser() -> argparse.ArgumentParser:
         help="ome.zarr: may be larger than memory, infer.py reads it box by box (default: %(default)s)",
     )
     p.add_argument(
-        "--back-to", type=path_option, metavar="RAW", help="INPUT are masks: write them on the grid of this scan"
+        "--back-to", type=input_option, metavar="RAW", help="INPUT are masks: write them on the grid of this scan"
     )
     p.add_argument(
-        "--record", type=path_option, metavar="JSON", help="what prepare.py wrote of RAW (default: looked for)"
+        "--record", type=input_option, metavar="JSON", help="what prepare.py wrote of RAW (default: looked for)"
     )
     _add_segment(p, "to map back")
     p.add_argument("--interpolation", choices=("linear", "nearest"), default="linear", help="of masks (%(default)s)")
@@ -307,7 +322,7 @@ def make_phantoms_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--time-points", type=many, default=1, metavar="T", help="OCT: one heart beat in T volumes each")
     p.add_argument(
-        "--from-annotation", type=path_option, nargs="+", metavar="FILE", help="OCT over these masks instead"
+        "--from-annotation", type=input_option, nargs="+", metavar="FILE", help="OCT over these masks instead"
     )
     _add_segment(p, "mask is the lumen")
     _add_spacing(p, "of the mask, in µm")
@@ -322,7 +337,7 @@ def make_phantoms_parser() -> argparse.ArgumentParser:
 def new_dataset_parser() -> argparse.ArgumentParser:
     """Return the parser of ``new_dataset.py``."""
     p = argparse.ArgumentParser(description="Write FOLDER/dataset.toml, which training takes, of what lies in FOLDER.")
-    p.add_argument("folder", type=path_option, metavar="FOLDER", help="images and their annotations")
+    p.add_argument("folder", type=input_option, metavar="FOLDER", help="images and their annotations")
     _add_debug(p)
     return p
 
@@ -353,16 +368,16 @@ def bootstrap_parser() -> argparse.ArgumentParser:
 def teach_parser() -> argparse.ArgumentParser:
     """Return the parser of ``teach.py``."""
     p = argparse.ArgumentParser(description="Learn from strokes or slices painted on a volume, and segment all of it.")
-    p.add_argument("input", type=path_option, metavar="IMAGE", help="the volume")
+    p.add_argument("input", type=input_option, metavar="IMAGE", help="the volume")
     p.add_argument(
         "--labels",
-        type=path_option,
+        type=input_option,
         metavar="FILE",
         help="what was painted: .seg.nrrd of 3D Slicer, or 0 not annotated, 1 lumen, 2 background",
     )
     p.add_argument(
         "--blocks",
-        type=path_option,
+        type=input_option,
         metavar="FILE",
         help="instead of labels, which blocks hold lumen: .csv (z,y,x,lumen), a voxel a block, or a mask of it",
     )
@@ -371,6 +386,12 @@ def teach_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--lumen", type=text_option, metavar="SEGMENT", help="segment that is lumen (default: so called)")
     p.add_argument("--background", type=text_option, metavar="SEGMENT", help="and the one that is background")
+    p.add_argument(
+        "--classes",
+        type=classes_option,
+        metavar="A,B",
+        help="find several: segments of these names, or labels 1, 2, .. in this order and background after the last",
+    )
     _add_checked(p, "of an edited mask, such as checked: in it, lumen and background are as edited")
     _add_output(p, "taught")
     p.add_argument("--name", type=text_option, metavar="NAME", help="of the weights, taught_NAME.pt (default: IMAGE's)")
@@ -491,7 +512,7 @@ def _add_data(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--data",
-        type=path_option,
+        type=input_option,
         action="append",
         metavar="DIR",
         help="a further folder that the data set may name files in",
@@ -506,6 +527,12 @@ def _add_running(p: argparse.ArgumentParser) -> None:
         help='carry out commands and leave, such as "123; val; finish"',
     )
     p.add_argument("--resume", action="store_true", help="first go on with the session that was last, as it was set")
+    p.add_argument(
+        "--accumulate",
+        type=Whole(1, 100_000),
+        metavar="K",
+        help="a step takes the mean gradient of K volumes, or batches of crops (default: 1); torchrun shares them",
+    )
     p.add_argument(
         "--seed",
         type=Whole(0, 2**31 - 1),
@@ -559,7 +586,7 @@ def _add_refinement(p: argparse.ArgumentParser) -> None:
     p.add_argument("--until-stable", action="store_true", help="refine until the mask has settled (100 times at most)")
     p.add_argument(
         "--initial-mask",
-        type=path_option,
+        type=mask_option,
         metavar="FILE|previous|blank",
         help="start from this mask instead of a blank one; with --time-lapse from the last one's (default) or blank",
     )
@@ -636,6 +663,19 @@ def _add_max_ram(p: argparse.ArgumentParser) -> None:
         type=bytes_option,
         metavar="SIZE",
         help=f"memory to take at most, such as 3GB (default: {100 * SHARE:.0f} %% of what is free)",
+    )
+
+
+def _add_windows(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--window", type=Whole(1, 1_000_000), metavar="N", help="larger networks: look at cubes of N voxels a side"
+    )
+    p.add_argument(
+        "--overlap", type=Real(0, 0.9), metavar="PART", help="by which windows overlap and are averaged (default: 0.5)"
+    )
+    p.add_argument("--blend", choices=BLENDS, help="weights of their average (default: gaussian)")
+    p.add_argument(
+        "--border", type=Whole(0, 1_000_000), metavar="N", help="instead: inner cubes with N voxels around, no average"
     )
 
 

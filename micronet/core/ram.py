@@ -10,12 +10,14 @@ from pathlib import Path
 
 from micronet.core.errors import InputError, setting
 
-__all__ = ["MARGIN", "PROGRAM", "SHARE", "Allowance", "MemoryLimitError", "available_memory", "size"]
+__all__ = ["MARGIN", "PROGRAM", "SCORING", "SHARE", "Allowance", "MemoryLimitError", "available_memory", "size"]
 
 #: Part of the available memory that is used where nobody says how much.
 SHARE = 0.8
 #: Interpreter, PyTorch, compiled kernels and the preview; measured.
 PROGRAM = 500_000_000
+#: The same of scoring, which needs no PyTorch and compiles nothing: 114 MB, 164 with a figure.
+SCORING = 200_000_000
 #: Estimates came within 3 % of what was measured, before this.
 MARGIN = 1.08
 _CGROUP, _GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -35,21 +37,25 @@ class Allowance:
         None where nobody says and the system does not tell.
     words : str
         The same for a person.
+    program : int
+        Bytes that it takes before it holds a volume.
     """
 
     bytes: int | None
     words: str
+    program: int = PROGRAM
 
     @classmethod
-    def of(cls, max_ram: int | None) -> Allowance:
-        """Return what is wished, by default `SHARE` of what is available now."""
+    def of(cls, max_ram: int | None, program: int | None = None) -> Allowance:
+        """Return what is wished, by default `SHARE` of what is available now; `program` is by default `PROGRAM`."""
+        program = PROGRAM if program is None else program
         if max_ram is not None:
-            return cls(max_ram, f"{size(max_ram)} allowed {setting('max_ram')}")
+            return cls(max_ram, f"{size(max_ram)} allowed {setting('max_ram')}", program)
         available = available_memory()
         if available is None:
-            return cls(None, "what is available is not known")
+            return cls(None, "what is available is not known", program)
         allowed = int(SHARE * available)
-        return cls(allowed, f"{size(allowed)} allowed ({SHARE:.0%} of what is available)")
+        return cls(allowed, f"{size(allowed)} allowed ({SHARE:.0%} of what is available)", program)
 
     def fits(self, needed: int) -> bool:
         """Return whether so many bytes may be taken."""
@@ -60,7 +66,7 @@ class Allowance:
 
         MemoryLimitError, which says `what` does not fit, where that is too much.
         """
-        needed = int(PROGRAM + MARGIN * (held + work))
+        needed = int(self.program + MARGIN * (held + work))
         if not self.fits(needed):
             raise MemoryLimitError(
                 f"{what} does not fit: about {size(needed)} of memory needed, {self.words}; leave it out, free memory "

@@ -17,7 +17,7 @@ import numpy as np
 
 from micronet.core.errors import FileError, InputError, setting
 from micronet.core.volume import MICROMETRES_PER, upright
-from micronet.io.checks import check_dtype, one_line
+from micronet.io.checks import check_dtype, is_file, one_line
 from micronet.io.units import assumed_um, canonical_unit, without_interval
 
 __all__ = ["ArrayMetadata", "Image", "array_metadata", "attributes_of", "image_of", "labels_of", "read_json"]
@@ -84,7 +84,7 @@ class Image:
         """The metadata of the image, and all files of the level."""
         above = [self.group / name for name in ("zarr.json", ".zattrs", ".zgroup")]
         inside = sorted(file for file in self.array.folder.rglob("*") if file.is_file())
-        return (*(file for file in above if file.is_file()), *inside)
+        return (*(file for file in above if is_file(file)), *inside)
 
 
 def read_json(file: Path, path: Path) -> dict[str, Any]:
@@ -104,14 +104,14 @@ def read_json(file: Path, path: Path) -> dict[str, Any]:
 
 def attributes_of(group: Path, path: Path) -> tuple[dict[str, Any], int]:
     """Return what NGFF says of a group, and the format of zarr, 2 or 3; FileError where the folder is no group."""
-    if (group / "zarr.json").is_file():
+    if is_file(group / "zarr.json"):
         content = read_json(group / "zarr.json", path)
         attributes = content.get("attributes")
         ome = attributes.get("ome", attributes) if isinstance(attributes, dict) else {}
         return (ome if isinstance(ome, dict) else {}), 3
-    if (group / ".zattrs").is_file():
+    if is_file(group / ".zattrs"):
         return read_json(group / ".zattrs", path), 2
-    if (group / ".zgroup").is_file():
+    if is_file(group / ".zgroup"):
         return {}, 2
     raise FileError(f"'{path}' is no OME-Zarr: '{group.name}' holds neither zarr.json nor .zattrs")
 
@@ -170,9 +170,9 @@ def image_of(path: Path, level: int = 0, group: Path | None = None) -> Image:
 
 def array_metadata(folder: Path, path: Path) -> ArrayMetadata:
     """Return what an array says of itself; FileError where that is not what is read here."""
-    if (folder / "zarr.json").is_file():
+    if is_file(folder / "zarr.json"):
         content, zarr_format = read_json(folder / "zarr.json", path), 3
-    elif (folder / ".zarray").is_file():
+    elif is_file(folder / ".zarray"):
         content, zarr_format = read_json(folder / ".zarray", path), 2
     else:
         raise FileError(f"'{path}' has no array '{folder.relative_to(path)}', which its metadata names")
@@ -206,8 +206,9 @@ def _names_of(codecs: Any) -> Iterator[str]:
     for codec in codecs:
         yield str(codec["name"] if isinstance(codec, dict) else codec)
         configuration = codec.get("configuration") if isinstance(codec, dict) else None
-        for inner in ("codecs", "index_codecs"):
-            yield from _names_of((configuration or {}).get(inner, ()))
+        if isinstance(configuration, dict):
+            for inner in ("codecs", "index_codecs"):
+                yield from _names_of(configuration.get(inner, ()))
 
 
 def _type_name(name: Any) -> str:

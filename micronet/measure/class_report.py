@@ -45,7 +45,7 @@ class ClassReport:
         if len(self._shown) >= _MOST_SHOWN:
             return
         grid = Grid(classes.found.shape, classes.spacing_um, VOXELS // min(self._pairs, _MOST_SHOWN))
-        movie = Movie(grid)
+        movie = Movie(grid, colour(1))
         movie.add(classes.found == 1, "prediction")
         name = write_name(classes.name)
         if self._pairs > 1:
@@ -64,7 +64,6 @@ class ClassReport:
                 _is(classes.annotated, 1),
                 mask_name=first,
                 annotation_name=f"{first}, annotated",
-                mask_colour=colour(1),
                 further=further,
             )
         )

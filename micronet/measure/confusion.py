@@ -152,7 +152,7 @@ def confusion_lines(scores: Confusion) -> list[str]:
     """Return the scores of every class and the matrix, in parts of what was annotated, as lines of a small table."""
     names = [shortened(write_name(name), _LONGEST_NAME) for name in scores.names]
     width = max(map(len, names))
-    columns = [max(len(name), 6) for name in names]
+    columns = [max(len(name), 7) for name in names]  # as "100.0 %"
     head = "  ".join(f"{name:>{length}}" for name, length in zip(names, columns, strict=True))
     lines = [f"{'':<{width}}     IoU    Dice  precision  recall   found as {head}"]
     for name, one, row in zip(names, scores.overlaps, scores.counts, strict=True):

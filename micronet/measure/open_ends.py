@@ -13,6 +13,10 @@ __all__ = ["ended", "least_around"]
 # A vessel near its end is sampled so many times a radius, and a distance of planes; along it more often.
 _A_RADIUS, _A_PLANE, _ALONG = 5, 6, 3
 
+# Its direction there is that of a parabola over so many planes, or radii where that is more: two planes do not tell a
+# bend from a step, and a half ring that ended across them was taken to go on 20 degrees aside.
+_PLANES, _RADII = 3, 2
+
 
 def least_around(points: NDArray[np.float64], values: NDArray[np.float64], grid: IsotropicGrid) -> NDArray[np.float64]:
     """Return the distance to the wall at each point of a line, from those to the nearest voxel outside.
@@ -84,7 +88,7 @@ def _ended(
         return points, radii
     base, radius = int(free[0]), float(widest[free[0]])
     on = along[base:] - along[base]
-    straight = on <= 2 * max(radius, grid.planes_apart)
+    straight = on <= max(_RADII * radius, _PLANES * grid.planes_apart)
     if on[straight][-1] < radius or np.count_nonzero(straight) < 3:
         return points, radii
     start, inward, bend = np.polynomial.polynomial.polyfit(on[straight], points[base:][straight], 2)

@@ -7,6 +7,7 @@ both ways. The U shape is that of the 3-D U-Net (Çiçek et al. 2016), the activ
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -17,10 +18,22 @@ from micronet.core.errors import InputError
 from micronet.networks import engine
 from micronet.networks.unchanged import Layout, layout_of, unchanged_parameters
 
-__all__ = ["MINIMUM_AXIS", "MicroNet", "MicroRNet"]
+__all__ = ["MINIMUM_AXIS", "MicroNet", "MicroRNet", "check_values"]
 
 #: Smallest length of any axis: two poolings by 4 leave 2 voxels, the least that reflect padding by 1 accepts.
 MINIMUM_AXIS = 32
+
+# With larger weights sums overflow, and every voxel is not a number.
+_LARGEST_WEIGHT = 1e30
+
+
+def check_values(state: Mapping[str, Tensor]) -> None:
+    """Raise InputError where a state dict holds a value that no network can be computed with."""
+    for key, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"weights hold values that are not finite, first in '{key}'")
+        if (tensor.abs() > _LARGEST_WEIGHT).any():
+            raise InputError(f"weights hold values above {_LARGEST_WEIGHT:g}, first in '{key}'")
 
 
 def _conv(inputs: int, outputs: int) -> nn.Conv3d:

@@ -5,7 +5,8 @@ A network comes in with one call of `register`; inference, training, memory, fil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from micronet.core.errors import InputError
 from micronet.networks import library
 from micronet.networks.micranet import MicraNet, is_micranet, micranet_for_state
-from micronet.networks.models import MINIMUM_AXIS, MicroNet, MicroRNet
+from micronet.networks.models import MINIMUM_AXIS, MicroNet, MicroRNet, check_values
 from micronet.networks.taught import Taught, is_taught, taught_for_state
 
 __all__ = [
@@ -56,9 +57,9 @@ class Network:
         Voxels; shorter axes are padded.
     receptive_field : int or None
         An output voxel sees at most so many voxels to each side; None where it sees the whole volume.
-    tiling : {"whole", "slabs"}
-        What it can do with a volume that does not fit into memory: nothing, or compute it slab by slab to the bit, as
-        the numba engine does.
+    tiling : {"whole", "slabs", "windows"}
+        What it can do with a volume that does not fit into memory: nothing; compute it slab by slab to the bit, as the
+        numba engine does; or look at it in windows, which gives other numbers (`micronet.segment.windows`).
     of_images : bool
         Whether it says what an image holds instead of where: its module returns (N, classes) and names the classes
         itself, as `micronet.networks.micranet.MicraNet`.
@@ -84,7 +85,7 @@ class Network:
     refines: bool
     smallest_axis: int
     receptive_field: int | None
-    tiling: Literal["whole", "slabs"]
+    tiling: Literal["whole", "slabs", "windows"]
     torch_bytes: int
     recipe: str
     script: str
@@ -98,9 +99,11 @@ class Network:
         """Return how often it looks at a volume when that many refinements are asked for."""
         return iterations if self.refines else 1
 
-    def voxel_bytes(self, model: nn.Module) -> int:
-        """Return the bytes a voxel that PyTorch takes for one pass of a network of this entry, as `torch_bytes`."""
-        return int(getattr(model, "voxel_bytes", self.torch_bytes))
+    def pass_bytes(self, model: nn.Module, size: Sequence[int]) -> int:
+        """Return the bytes that PyTorch takes for one pass of a network of this entry over so many voxels (Z, Y, X)."""
+        if isinstance(model, library.LibraryNetwork):
+            return model.pass_bytes(size)
+        return math.prod(size) * int(getattr(model, "voxel_bytes", self.torch_bytes))
 
 
 def _only_by_teaching() -> nn.Module:
@@ -116,7 +119,7 @@ def _of_library(kind: type[library.LibraryNetwork]) -> Network:
         refines=False,
         smallest_axis=1,
         receptive_field=None,
-        tiling="whole",
+        tiling="windows",
         torch_bytes=0,  # a network of its size knows
         recipe="network",
         script="train_network.py",
@@ -285,9 +288,7 @@ def model_for_state(state: Mapping[str, Tensor]) -> nn.Module:
         titles = " nor a ".join(_ENTRIES[name].title for name in candidates)
         neither = f"not a {network_named(nearest).title}" if _ENTRIES[nearest].sized else f"neither a {titles}"
         raise InputError(f"{neither}; against {nearest}: {'; '.join(problems)}")
-    for key, tensor in state.items():
-        if not torch.isfinite(tensor).all():
-            raise InputError(f"weights hold values that are not finite, first in '{key}'")
+    check_values(state)
     candidates[nearest].load_state_dict(state)
     return candidates[nearest]
 

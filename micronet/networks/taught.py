@@ -29,7 +29,7 @@ from micronet.core.errors import InputError, setting
 from micronet.core.regrid import isotropic_shape, resampled
 from micronet.networks import engine
 from micronet.networks.evening import evened
-from micronet.networks.models import MicroNet, MicroRNet
+from micronet.networks.models import MicroNet, MicroRNet, check_values
 from micronet.networks.normalize import normalize_image, normalize_mask
 from micronet.networks.padding import Padding
 
@@ -262,9 +262,7 @@ def taught_for_state(state: Mapping[str, Tensor]) -> Taught:
     InputError
         If tensors are missing, extra, of shapes that do not fit each other, not finite or out of range.
     """
-    for key, tensor in state.items():
-        if not torch.isfinite(tensor).all():
-            raise InputError(f"weights hold values that are not finite, first in '{key}'")
+    check_values(state)
     weight, spacing, logarithm = (_vector(state, name) for name in ("weight", "spacing_um", "logarithm"))
     if not 0 < len(weight) <= _MOST_MEMBERS or len(spacing) != 3 or len(logarithm) != 1:
         raise InputError(

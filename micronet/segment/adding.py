@@ -1,9 +1,10 @@
-"""What joins a result that is there, without segmenting anew: scores, figures, meshes, tables of vessels, labels."""
+"""What joins a result that is there, without segmenting anew: scores, pages, figures, meshes, tables, labels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from micronet.core.names import write_name
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import RECORD_KEYS, Outputs
 from micronet.io import Source, read_annotation
+from micronet.io.checks import ReadOptions
+from micronet.io.formats import read_with
 from micronet.report.preview import write_preview
 from micronet.segment.earlier import Earlier
 from micronet.segment.plan import plan_addition
@@ -25,7 +28,9 @@ __all__ = ["add_files"]
 
 
 def add_files(earlier: Earlier, say: Callable[[str], None]) -> Outcome | None:
-    """Make what a result lacks from its segmentation: the same bits as if it had been asked for at once.
+    """Make what a result lacks from its files: the same bits as if it had been asked for at once.
+
+    But for a page, which then shows the last mask alone: what the passes before found is not kept.
 
     Parameters
     ----------
@@ -47,8 +52,8 @@ def add_files(earlier: Earlier, say: Callable[[str], None]) -> Outcome | None:
     """
     plan = earlier.plan
     task = replace(plan.task, job=_added(plan.task.job, earlier))
-    segmentation = task.job.output / f"{task.stem}.seg.nrrd"
-    memory = plan_addition(task, segmentation)
+    segmentation, probability = (task.job.output / earlier.files[name] for name in ("segmentation", "probability"))
+    memory = plan_addition(task, [segmentation, *([probability] if earlier.page else [])])
     inputs = read_inputs(task, say)
     if not _on_the_grid(earlier, inputs):
         return None
@@ -69,7 +74,13 @@ def add_files(earlier: Earlier, say: Callable[[str], None]) -> Outcome | None:
             write_preview(folder / preview, scene, write_name(task.stem))
         grid = inputs.volume.with_array(measured.mask)
         written = write_on_request(replace(task.job, output=folder), task.stem, scene, grid, memory, {}, say)
+    if earlier.page:
+        written.files["report"] = task.job.files_on_request(task.stem)["report"]
     record = _record(earlier, inputs, measured, written)
+    if earlier.page:
+        with outputs.staged() as folder:
+            page = replace(task.job, output=folder).files_on_request(task.stem)["report"]
+            _write_page(page, record, inputs, measured.mask, _Probability(task.sources.of(probability)))
     outputs.finish(record)
     made = [*([preview] if earlier.rescored else []), *(file.name for file in written.files.values())]
     say(f"  added       {task.job.output}/: {', '.join([*made, outputs.record_path.name])}")
@@ -83,11 +94,11 @@ def _added(job: Job, earlier: Earlier) -> Job:
     missing = earlier.missing
     return replace(
         job,
-        report=False,
+        report=earlier.page,
         mesh=job.mesh if "mesh" in missing else None,
         measures="vessels" in missing or "centrelines" in missing,
         label_tiff="labels" in missing,
-        annotation=job.annotation if earlier.rescored or job.figure is not None else None,
+        annotation=job.annotation if earlier.rescored or earlier.page or job.figure is not None else None,
     )
 
 
@@ -103,6 +114,39 @@ def _mask_in(segmentation: Source, inputs: Inputs) -> NDArray[np.bool_]:
     mask: NDArray[np.bool_] = read_annotation(segmentation).mask.array
     inputs.volume.with_array(mask)  # of its shape
     return mask
+
+
+class _Probability:
+    """A probability as our files have it, told as numbers from 0 to 1."""
+
+    def __init__(self, source: Source) -> None:
+        self._levels: NDArray[np.uint8] = read_with(source, ReadOptions()).array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(Z, Y, X)."""
+        return self._levels.shape
+
+    def __getitem__(self, planes: slice) -> NDArray[np.float32]:
+        found = self._levels[planes].astype(np.float32)
+        found /= 255
+        return found
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        return (self[z : z + 1][0] for z in range(len(self._levels)))
+
+
+def _write_page(
+    path: Path, record: Mapping[str, Any], inputs: Inputs, mask: NDArray[np.bool_], probability: _Probability
+) -> None:
+    from micronet.segment.report import SegmentReport  # imports what takes 0.3 s, and few ask for it
+
+    page = SegmentReport(inputs.volume, record["parameters"]["threshold"], record["parameters"]["y_crop"])
+    if inputs.start is not None:
+        page.start(inputs.start.array)
+    page.found(mask)
+    annotation = None if inputs.annotation is None else inputs.annotation.array
+    page.write(path, probability, record, annotation=annotation)
 
 
 def _record(earlier: Earlier, inputs: Inputs, measured: Measured, written: Written) -> dict[str, Any]:

@@ -13,7 +13,15 @@ from micronet.io.mesh import MESH_FORMATS
 from micronet.segment.plan import Plan
 from micronet.segment.settings import Job
 
-__all__ = ["Earlier", "earlier_result", "other_input", "other_settings", "other_weights", "scored_otherwise"]
+__all__ = [
+    "Earlier",
+    "differences",
+    "earlier_result",
+    "other_input",
+    "other_settings",
+    "other_weights",
+    "scored_otherwise",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +53,24 @@ class Earlier:
         return [*(["scores"] if self.rescored else []), *self.missing]
 
     @property
+    def page(self) -> bool:
+        """Whether its page is to be made: it is asked for, or shows other scores."""
+        return "report" in self.missing or (self.rescored and "report" in self.there)
+
+    @property
     def anew(self) -> str | None:
         """Why what is lacking cannot be made from the files that are there; None where it can."""
-        if not (self.plan.outputs.folder / f"{self.plan.task.stem}.seg.nrrd").is_file():
-            return "the segmentation is no longer there"
-        if "report" in self.missing or (self.rescored and "report" in self.there):
-            return "a page shows the mask after each iteration, which is not kept"
+        folder, stem = self.plan.outputs.folder, self.plan.task.stem
+        for name, needed in {"segmentation": True, "probability": self.page}.items():
+            if needed and not (folder / self.files[name]).is_file():
+                return f"the {name} of '{stem}' is no longer there"
         return None
+
+    @property
+    def files(self) -> dict[str, str]:
+        """What its probability and its segmentation are called."""
+        stem = self.plan.task.stem
+        return {"probability": f"{stem}_probability.nrrd", "segmentation": f"{stem}.seg.nrrd"}
 
     @property
     def outcome(self) -> Outcome:
@@ -90,7 +109,7 @@ def earlier_result(plan: Plan) -> Earlier | None:
     record = plan.done
     if record is None:
         return None
-    different = list(_differences(record, plan.asked))
+    different = list(differences(record, plan.asked))
     if different:
         raise FileError(
             f"'{plan.outputs.record_path}' holds a result of other settings for '{plan.task.path.name}': "
@@ -121,7 +140,7 @@ def scored_otherwise(record: Mapping[str, Any], asked: Mapping[str, Any]) -> boo
     return bool(_hash(here) != asked["masks"]["annotation"]["sha256"] or segments[0] != segments[1])
 
 
-def _differences(record: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
+def differences(record: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
     """Yield what differs between the result that a record tells of and the one that is asked for, in words."""
     if "segments" in record:
         yield "several segments there, one mask asked"

@@ -62,6 +62,11 @@ class SegmentReport:
         label = f"after iteration {iteration.number}: {iteration.flipped:,} voxels crossed 0.5"
         self._movie.add(probability, label, self._threshold)
 
+    def found(self, mask: NDArray[np.bool_]) -> None:
+        """Note the mask of a result of which nothing else is kept."""
+        self._movie.add(mask, "as it was found: masks of the iterations before are not kept")
+        self._cleaned = mask
+
     def cleaned(self, mask: NDArray[np.bool_]) -> None:
         """Note the mask after cleaning."""
         self._movie.add(mask, "after cleaning")

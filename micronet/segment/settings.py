@@ -24,6 +24,7 @@ from micronet.networks.engine import Work
 from micronet.networks.registry import Network, classes_of, dimensions_of, network_of
 from micronet.networks.weights import load_model
 from micronet.report.wish import FigureWish
+from micronet.segment.window_plan import Blend, WindowWish
 
 __all__ = ["MADE_BY", "Job", "Weights", "check_results", "check_stems", "read_beside"]
 
@@ -93,7 +94,9 @@ class Job:
     that Fiji opens, `figure` for pictures to be put into a paper. `clean` says which pieces of the mask are removed
     and what is filled; the probability stays as it is. `resample_um` brings the volume to voxels of that length for
     the network, and what it finds back to the volume's grid. `max_ram` is how many bytes of memory may be taken; no
-    number of a result depends on it. `level` is which scale of an OME-Zarr is segmented.
+    number of a result depends on it but where a larger network goes through windows. `level` is which scale of an
+    OME-Zarr is segmented, `cluster` who does that: so many processes, or the workers of a scheduler (its address or
+    file). `window`, `overlap`, `blend` and `border` are those of `WindowWish`.
     """
 
     output: Path = Path("predictions")
@@ -120,6 +123,11 @@ class Job:
     clean: Cleaning | None = None
     resample_um: float | None = None
     level: int = 0
+    cluster: str | None = None
+    window: int | None = None
+    overlap: float | None = None
+    blend: Blend | None = None
+    border: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:
@@ -130,6 +138,12 @@ class Job:
             raise InputError(f"there must be at least 1 iteration, found {self.iterations} {setting('iterations')}")
         if self.checked is not None and self.keep is None:
             raise InputError(f"a segment was named of no mask to keep {setting('checked', 'keep')}")
+        _ = self.window_wish  # refuses what makes no sense
+
+    @property
+    def window_wish(self) -> WindowWish:
+        """What is asked of windows."""
+        return WindowWish(self.window, self.overlap, self.blend, self.border)
 
     @property
     def passes(self) -> int:
@@ -169,7 +183,7 @@ class Job:
     def parameters(self) -> dict[str, Any]:
         """Return what the numbers of a result depend on, as JSON has it."""
         settings = asdict(self)
-        for name in ("output", "report", "max_ram", "mesh", "measures", "label_tiff", "figure", "clean"):
+        for name in ("output", "report", "max_ram", "mesh", "measures", "label_tiff", "figure", "clean", "cluster"):
             del settings[name]
         # Where they are not asked for, the record is that of a version which did not know them.
         if self.clean is not None:
@@ -180,6 +194,9 @@ class Job:
             del settings["keep"], settings["checked"]
         if not self.level:
             del settings["level"]
+        for name in ("window", "overlap", "blend", "border"):
+            if settings[name] is None:
+                del settings[name]
         return {key: _plain(value) for key, value in settings.items()} | {"iterations": self.passes}
 
 

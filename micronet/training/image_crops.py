@@ -36,7 +36,7 @@ class ImageCrops:
 
     Attributes
     ----------
-    steps_a_pass : int
+    batches_a_pass : int
         Steps of an epoch.
     heavier : ndarray of shape (K,), float32
         For each class how often more it is absent than there, as labels have it; 1 where one of both never is.
@@ -65,18 +65,18 @@ class ImageCrops:
                 )
         self._batch_size, self._augmentation, self._seed = batch_size, augmentation, seed
         self._order: tuple[int, list[list[_Pair]]] | None = None
-        self.steps_a_pass = sum(-(-len(pairs) // batch_size) for pairs in self._groups)
+        self.batches_a_pass = sum(-(-len(pairs) // batch_size) for pairs in self._groups)
         self.heavier = _heavier([part for pairs in self._groups for _, part in pairs])
 
-    def batch(self, passes_begun: int, number: int, step: int) -> Batch:
-        """Return a batch of an epoch by its number; the epoch is the `passes_begun`-th, the step the training's.
+    def batch(self, passes_begun: int, number: int, drawn: int) -> Batch:
+        """Return a batch of an epoch, the `passes_begun`-th, by its number; `drawn` names what is drawn for it.
 
         Target and weight are (N, K) or, of blocks, (N, K, D, H, W); the weight is 0 where nobody said.
         """
         if self._order is None or self._order[0] != passes_begun:
             self._order = passes_begun, list(self._drawn(stream(self._seed, ORDER, passes_begun)))
         seen = [
-            self._seen(sample, part, stream(self._seed, VIEW, step, place))
+            self._seen(sample, part, stream(self._seed, VIEW, drawn, place))
             for place, (sample, part) in enumerate(self._order[1][number])
         ]
         images, labels = (np.stack(arrays) for arrays in zip(*seen, strict=True))

@@ -91,11 +91,11 @@ class PresenceTrainer(Trainer):
             heavier = heavier.reshape(-1, 1, 1, 1)  # beside (N, K, D, H, W)
         self._heavier = heavier if practice.loss == "weighted_bce" else torch.ones_like(heavier)
 
-    def _looked(self, x: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _looked(self, x: Tensor, target: Tensor, weight: Tensor | None, drawn: int) -> tuple[Tensor, Tensor]:
         place = next(self.model.parameters()).device
         self.model.train()
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):  # dropout draws from it
-            torch.manual_seed(int(stream(self.seed, DROPOUT, self.step).integers(2**63)))
+            torch.manual_seed(int(stream(self.seed, DROPOUT, drawn).integers(2**63)))
             logits = cast(MicraNet, self.model).scores(x.to(place), self._block)
         counted = None if weight is None else weight.to(place)
         return torch.sigmoid(logits), _bce(logits, target.to(place), counted, self._heavier.to(place))

@@ -6,6 +6,7 @@ import functools
 import operator
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,17 @@ from micronet.measure.confusion import Confusion, confusion
 from micronet.measure.overlap import Overlap, overlap
 from micronet.segment.refine import Change, Iteration
 
-__all__ = ["Scored", "batch_scores", "classes_record", "compared", "found_in", "look_for_classes", "pooled"]
+__all__ = [
+    "Scored",
+    "batch_scores",
+    "classes_record",
+    "compared",
+    "found_in",
+    "look_for_classes",
+    "numbers_of",
+    "pooled",
+    "with_numbers",
+]
 
 #: Of lumen, or of several classes, which has the same scores, as means over the classes.
 Scored = Overlap | Confusion
@@ -63,6 +74,18 @@ def pooled(scores: Sequence[Scored]) -> Scored:
     """Return the counts of several volumes together."""
     together: Scored = functools.reduce(operator.add, scores)
     return together
+
+
+def numbers_of(scores: Scored) -> list[int]:
+    """Return the counts in a row."""
+    return list(astuple(scores)) if isinstance(scores, Overlap) else [count for row in scores.counts for count in row]
+
+
+def with_numbers(scores: Scored, numbers: Sequence[int]) -> Scored:
+    """Return counts of the same kind with other `numbers_of`."""
+    if isinstance(scores, Overlap):
+        return Overlap(*numbers)
+    return Confusion.of(scores.names, np.reshape(numbers, (len(scores.names), -1)))
 
 
 def classes_record(scores: Scored) -> dict[str, Any]:

@@ -311,7 +311,8 @@ class Session:
     def _do_threshold(self, command: Command) -> None:
         self.trainer.threshold = command.number
         self._recorder.keep()
-        self._say(f"probabilities above {command.number:g} are lumen")
+        what = "there" if self.trainer.network.of_images else "lumen"
+        self._say(f"probabilities above {command.number:g} are {what}")
 
     # --- looking ---
 

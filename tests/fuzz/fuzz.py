@@ -44,7 +44,7 @@ def main():
     p.add_argument("--inputs", type=int, default=20000, metavar="N")
     p.add_argument("--seed", type=int, default=1, metavar="S")
     p.add_argument("--only", type=int, metavar="NUMBER", help="try this input alone and tell what came of it")
-    p.add_argument("--kind", help="only inputs of this kind, such as volume, mask or weights")
+    p.add_argument("--kind", nargs="+", help="only inputs of these kinds, such as volume, mask or weights")
     p.add_argument("--keep", type=Path, metavar="DIR", help="keep the files that were finds here")
     p.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     p.add_argument("--start", type=int, default=0, help=argparse.SUPPRESS)
@@ -65,7 +65,7 @@ def supervise(arguments, folder):
     while following < arguments.inputs:
         command = [sys.executable, __file__, "--worker", folder, "--start", following, "--inputs", arguments.inputs]
         command += ["--seed", arguments.seed]
-        command += ["--kind", arguments.kind] if arguments.kind else []
+        command += ["--kind", *arguments.kind] if arguments.kind else []
         command += ["--keep", arguments.keep.resolve()] if arguments.keep else []
         ended = subprocess.run(
             [str(part) for part in command], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -110,7 +110,7 @@ def work(arguments):
         warnings.simplefilter("ignore")
         seeds = make_seeds(place, shared if (shared / "data").is_dir() else None)
     if arguments.kind:
-        seeds = [seed for seed in seeds if seed.kind == arguments.kind]
+        seeds = [seed for seed in seeds if seed.kind in arguments.kind]
     # Every reader once with a sound file: what it needs for good is loaded before memory is measured.
     for seed in seeds:
         folder = lay_out(arguments.worker, seed, seed.content)
@@ -150,6 +150,7 @@ def lay_out(place, seed, content):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for name, data in {**seed.beside, seed.name: content}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     return folder
 

@@ -20,8 +20,10 @@ from micronet.io import (
     write_segmentation,
     write_volume,
 )
+from micronet.io.images import read_colours
 from micronet.io.sidecar import read_record, stated_domain
 from micronet.networks.card import card_line, read_card
+from micronet.networks.taught import Taught
 from micronet.networks.weights import bootstrap, load_model, load_state
 from micronet.segment.job import Job, Weights, segment_file
 from micronet.training.run_files import Places, Run
@@ -141,6 +143,59 @@ def read_sidecar(path, options):
     return 16 << 20
 
 
+def read_store(path, options):
+    """Read the store that a file lies in: whole, by planes, its labels, by time points; return the bytes it took."""
+    store = next(folder for folder in path.parents if folder.suffix == ".zarr")
+    errors, size = [], 0
+
+    def whole():
+        return read_volume(store).array.nbytes
+
+    def planes():
+        with open_stack(store) as stack:
+            for first in range(0, stack.shape[0], _PLANES):
+                stack.read(first, min(first + _PLANES, stack.shape[0]))
+            return stack.grid.array.size * stack.grid.array.itemsize
+
+    def labels():
+        return read_annotation(store).mask.array.nbytes
+
+    for read in (whole, planes, labels, lambda: read_recording(store, {"axes": None})):
+        try:
+            size = max(size, read())
+        except MicronetError as error:
+            errors.append(error)
+    if len(errors) == 4:
+        raise errors[0]
+    return size
+
+
+def read_taught(path, options):
+    """Read what was taught and look at a small image with it."""
+    image = np.random.default_rng(0).normal(0, 1, (5, 12, 14)).astype(np.float32)
+    model = load_model(path)
+    if isinstance(model, Taught):
+        model.predict(image, (4.0, 1.0, 1.0), threads=1)
+        model.predict(image, model.spacing_um, threads=1)
+        model.pass_bytes(image.shape, None)
+
+
+def read_plane(path, options):
+    """Read a picture as a plane and as labels in colours; return the bytes that it took."""
+    errors, size = [], 0
+    for read in (
+        lambda: read_volume(path, flat=True).array,
+        lambda: read_colours(path, {(0, 0, 0): 0, (255, 0, 0): 1}),
+    ):
+        try:
+            size = max(size, read().size)
+        except MicronetError as error:
+            errors.append(error)
+    if len(errors) == 2:
+        raise errors[0]
+    return 8 * size
+
+
 READERS = {
     "volume": read_everything,
     "recording": read_recording,
@@ -153,4 +208,8 @@ READERS = {
     "json": read_json,
     "card": read_model_card,
     "sidecar": read_sidecar,
+    "store": read_store,
+    "taught": read_taught,
+    "tensors": read_taught,
+    "plane": read_plane,
 }

@@ -6,15 +6,16 @@ import io
 import json
 import struct
 import zipfile
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import tifffile
 import torch
+from more_seeds import pictures, spoil_tensors, stores, taught
 from mutate import mutate, mutate_json
 from PIL import Image
+from seed import Seed, seed_of
 
 from micronet import MicroNet, MicroRNet, Volume, write_volume
 from micronet.core.volume import upright
@@ -25,23 +26,6 @@ from micronet.networks.card import Expected, Look, planned_weights, write_card
 from micronet.networks.weights import save_session, save_state
 
 SHAPE = (32, 33, 34)
-
-
-@dataclass(frozen=True)
-class Seed:
-    """A sound file.
-
-    `kind` says which readers take it; `text` is how many bytes of its beginning are text; in a `packing` ("gzip",
-    "zip") it is worth changing what is inside; `beside` are further files that belong to it; it holds `unpacked` bytes.
-    """
-
-    kind: str
-    name: str
-    content: bytes
-    text: int = 0
-    packing: str = ""
-    beside: dict[str, bytes] = field(default_factory=dict)
-    unpacked: int = 0
 
 
 def make_seeds(folder: Path, shared: Path | None) -> list[Seed]:
@@ -61,6 +45,9 @@ def make_seeds(folder: Path, shared: Path | None) -> list[Seed]:
         *_weights(folder),
         *_datasets(folder, volume, mask),
         *_pictures(folder, array),
+        *pictures(folder, array),
+        *stores(folder, array),
+        *taught(folder),
         *_records(folder),
         Seed(
             "json",
@@ -72,11 +59,6 @@ def make_seeds(folder: Path, shared: Path | None) -> list[Seed]:
     return [*seeds, *(_real(shared) if shared else [])]
 
 
-def _seed(kind, path, **more):
-    content = path.read_bytes()
-    return Seed(kind, path.name, content, unpacked=more.pop("unpacked", len(content)), **more)
-
-
 def _header_length(path):
     return path.read_bytes().find(b"\n\n") + 2
 
@@ -84,7 +66,7 @@ def _header_length(path):
 def _nrrd(folder, volume):
     for dtype in ("uint8", "int16", "float32"):
         path = write_volume(folder / f"{dtype}.nrrd", volume.with_array(volume.array.astype(dtype)))
-        yield _seed("volume", path, text=_header_length(path), unpacked=volume.array.size * np.dtype(dtype).itemsize)
+        yield seed_of("volume", path, text=_header_length(path), unpacked=volume.array.size * np.dtype(dtype).itemsize)
     header = (folder / "uint8.nrrd").read_bytes()[: _header_length(folder / "uint8.nrrd")]
     small = volume.array[:4, :5, :6].tobytes()
     for encoding, pack in (("raw", bytes), ("gzip", gzip.compress), ("bzip2", bz2.compress)):
@@ -103,27 +85,27 @@ def _segmentations(folder, volume, mask):
     ]
     for name, chosen in (("one", segments[:1]), ("shared", segments[:2]), ("layers", segments)):
         path = write_segmentation(folder / f"{name}.seg.nrrd", chosen, volume)
-        yield _seed("mask", path, text=_header_length(path), unpacked=mask.size * 2)
+        yield seed_of("mask", path, text=_header_length(path), unpacked=mask.size * 2)
 
 
 def _nifti(folder, volume):
     for name in ("a.nii", "a.nii.gz"):
         path = write_volume(folder / name, volume)
-        yield _seed("volume", path, unpacked=volume.array.size, packing="gzip" if name.endswith(".gz") else "")
+        yield seed_of("volume", path, unpacked=volume.array.size, packing="gzip" if name.endswith(".gz") else "")
     image = nibabel.Nifti2Image(volume.array.astype("int16"), np.diag([2.0, 2, 5, 1]))
     nibabel.save(image, folder / "two.nii")
-    yield _seed("volume", folder / "two.nii")
+    yield seed_of("volume", folder / "two.nii")
     image = nibabel.Nifti1Image(volume.array[:6, :5, :4].astype(">f4"), np.diag([2.0, 2, 5, 1]))
     image.header.set_slope_inter(2, 3)
     nibabel.save(image, folder / "scaled.nii")
-    yield _seed("volume", folder / "scaled.nii")
+    yield seed_of("volume", folder / "scaled.nii")
 
 
 def _tiff(folder, volume):
     array = volume.array[:6, :20, :21]
     plain = Volume(array, upright((4.5, 2.0, 1.5)), units="um")
     for name in ("imagej.tif", "bio.ome.tif"):
-        yield _seed("volume", write_volume(folder / name, plain))
+        yield seed_of("volume", write_volume(folder / name, plain))
     kinds = {
         "plain": {},
         "zlib": {"compression": "zlib"},
@@ -138,7 +120,7 @@ def _tiff(folder, volume):
         path = folder / f"{name}.tif"
         options.setdefault("metadata", None)
         tifffile.imwrite(path, array.astype(np.uint16), photometric="minisblack", contiguous=False, **options)
-        yield _seed("volume", path, unpacked=2 * array.size)
+        yield seed_of("volume", path, unpacked=2 * array.size)
     yield from _packed_tiff(folder, array)
     yield from _tiff_in_pieces(folder, array)
 
@@ -149,20 +131,20 @@ def _packed_tiff(folder, array):
         for name, options in (("", {}), ("_tiles", {"tile": (16, 16)}), ("_strips", {"rowsperstrip": 4})):
             path = folder / f"{compression}{name}.tif"
             tifffile.imwrite(path, array, photometric="minisblack", compression=compression, metadata=None, **options)
-            yield _seed("volume", path, unpacked=array.size)
+            yield seed_of("volume", path, unpacked=array.size)
     path = folder / "float_predictor.tif"
     tifffile.imwrite(path, array.astype(np.float32), compression="lzw", predictor=3, photometric="minisblack")
-    yield _seed("volume", path, unpacked=4 * array.size)
+    yield seed_of("volume", path, unpacked=4 * array.size)
     for depth in (1, 4, 12, 24):
         path = folder / f"bits_{depth}.tif"
         deep = array > 99 if depth == 1 else array.astype({4: np.uint8, 12: np.uint16, 24: np.uint32}[depth]) >> 4
         tifffile.imwrite(path, deep, photometric="minisblack", bitspersample=depth, metadata=None)
-        yield _seed("volume", path, unpacked=deep.nbytes)
+        yield seed_of("volume", path, unpacked=deep.nbytes)
     bits = [Image.fromarray(plane > 99) for plane in array]
     for compression in ("group3", "group4", "tiff_ccitt", "packbits", "tiff_lzw"):
         path = folder / f"bits_{compression}.tif"
         bits[0].save(path, save_all=True, append_images=bits[1:], compression=compression)
-        yield _seed("volume", path, unpacked=array.size)
+        yield seed_of("volume", path, unpacked=array.size)
 
 
 def _tiff_in_pieces(folder, array):
@@ -177,7 +159,7 @@ def _tiff_in_pieces(folder, array):
         with tifffile.TiffWriter(folder / f"{name}.tif") as writer:
             for data, options in parts:
                 writer.write(data, photometric="minisblack", **options)
-        yield _seed("volume", folder / f"{name}.tif", unpacked=array.size)
+        yield seed_of("volume", folder / f"{name}.tif", unpacked=array.size)
 
 
 def _numpy(folder, array):
@@ -186,7 +168,7 @@ def _numpy(folder, array):
         path = folder / f"v{version[0]}.npy"
         with path.open("wb") as stream:
             np.lib.format.write_array(stream, np.asfortranarray(small) if version[0] == 2 else small, version)
-        yield _seed("volume", path, text=128)
+        yield seed_of("volume", path, text=128)
     yield Seed("raw", "a.raw", small.tobytes())
 
 
@@ -197,7 +179,7 @@ def _recordings(folder, array):
     nibabel.save(nibabel.Nifti1Image(array.T, np.eye(4)), folder / "time.nii.gz")
     for name in ("time.tif", "packed.tif", "time.npy", "time.nii.gz"):
         packing = "gzip" if name.endswith(".gz") else ""
-        yield _seed("recording", folder / name, packing=packing, unpacked=array.size)
+        yield seed_of("recording", folder / name, packing=packing, unpacked=array.size)
     fields = {"kinds": "domain domain domain time", "encoding": "gzip"}
     header = "".join(f"{key}: {text}\n" for key, text in fields.items())
     text = f"NRRD0004\ntype: uint8\ndimension: 4\nsizes: 21 20 4 3\n{header}\n".encode()
@@ -208,13 +190,13 @@ def _weights(folder):
     torch.manual_seed(4)
     for name, network in (("u", MicroNet), ("ur", MicroRNet)):
         save_state(folder / f"{name}.pt", network().state_dict())
-        yield _seed("weights", folder / f"{name}.pt")
-        yield _seed("weights", folder / f"{name}.pt", packing="zip")
+        yield seed_of("weights", folder / f"{name}.pt")
+        yield seed_of("weights", folder / f"{name}.pt", packing="zip")
     torch.save(MicroNet().state_dict(), folder / "old.pt", _use_new_zipfile_serialization=False)
-    yield _seed("weights", folder / "old.pt")
+    yield seed_of("weights", folder / "old.pt")
     content = {"format": 1, "network": "u-net", "number": 1, "log": "", "kept": {}, "state": {"a": torch.zeros(3)}}
     save_session(folder / "u-net.session", content)
-    yield _seed("session", folder / "u-net.session", packing="zip")
+    yield seed_of("session", folder / "u-net.session", packing="zip")
 
 
 def _datasets(folder, volume, mask):
@@ -258,38 +240,40 @@ def _records(folder):
         (staging / "card.pt").write_bytes(b"weights")
     about = {"spacing_um": 4.5, "intensity_domain": "log", "dtype": "uint8"}
     path = write_card(outputs, **about, look=looks, more={"seeds": [1, 2]})
-    yield _seed("card", path, text=path.stat().st_size)
+    yield seed_of("card", path, text=path.stat().st_size)
     prepared = folder / "prepared"
     prepare_file(
         folder / "image.nrrd", Preparation(RawScan(depth_axis="Z"), "log", output=prepared), say=lambda _: None
     )
     beside = {name: (folder / name).read_bytes() for name in ("image.nrrd", "image.seg.nrrd")}
     path = prepared / "image.json"
-    yield _seed("sidecar", path, text=path.stat().st_size, beside=beside)
+    yield seed_of("sidecar", path, text=path.stat().st_size, beside=beside)
 
 
 def _pictures(folder, array):
     for name, picture in (("grey.png", array[0]), ("deep.png", array[0].astype(np.uint16) * 200)):
         Image.fromarray(picture).save(folder / name)
-        yield _seed("picture", folder / name, unpacked=2 * array[0].size)
+        yield seed_of("picture", folder / name, unpacked=2 * array[0].size)
     tifffile.imwrite(folder / "scan_1.tif", array[0])
-    yield _seed("picture", folder / "scan_1.tif")
+    yield seed_of("picture", folder / "scan_1.tif")
 
 
 def _real(shared):
     data = shared / "data"
     for pattern, kind in (("yolk_sac/annotations/*.seg.nrrd", "mask"), ("yolk_sac/size_map_cache/*.nrrd", "volume")):
         for path in sorted(data.glob(pattern))[:2]:
-            yield _seed(kind, path, text=_header_length(path), unpacked=160 << 20)
-    yield _seed("volume", data / "lightsheet" / "brain_vessels_sparse.tif", unpacked=2 << 20)
-    yield _seed("volume", data / "ct" / "abdomen_small.nii.gz", packing="gzip", unpacked=4 << 20)
+            yield seed_of(kind, path, text=_header_length(path), unpacked=160 << 20)
+    yield seed_of("volume", data / "lightsheet" / "brain_vessels_sparse.tif", unpacked=2 << 20)
+    yield seed_of("volume", data / "ct" / "abdomen_small.nii.gz", packing="gzip", unpacked=4 << 20)
     for path in sorted((data / "yolk_sac" / "trained_models").glob("*.pt")):
-        yield _seed("weights", path, packing="zip")
+        yield seed_of("weights", path, packing="zip")
 
 
 def spoil(seed: Seed, rng: np.random.Generator) -> bytes:
     """Return the content of a seed with changes, most often inside its packing where it has one."""
-    if seed.name.endswith(".json") and rng.random() < 0.6:
+    if seed.kind == "tensors":
+        return spoil_tensors(seed.content, rng)
+    if seed.name.endswith((".json", ".zattrs", ".zarray", ".zgroup")) and rng.random() < 0.6:
         return mutate_json(seed.content, rng)
     if not seed.packing or rng.random() < 0.3:
         return mutate(seed.content, rng, text=seed.text)

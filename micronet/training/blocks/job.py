@@ -39,7 +39,7 @@ from micronet.training.blocks.labels import Blocks, read_blocks
 from micronet.training.blocks.learn import STEPS, BlockMap, block_map, over_voxels, sparse_labels, train_block_net
 from micronet.training.teach.course import Progress
 from micronet.training.teach.job import TeachJob, teach_file
-from micronet.training.teach.result import Say
+from micronet.training.teach.reading import Say
 
 __all__ = ["MADE_BY", "BlockWish", "labels_path", "teach_blocks"]
 
