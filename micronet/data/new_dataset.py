@@ -157,10 +157,8 @@ def _several(volumes: Sequence[AnnotatedVolume]) -> list[str]:
         common = names if common is None else [name for name in common if name in names]
     if common is None or len(common) < _LEAST_CLASSES or not all(name.isprintable() for name in common):
         return []
-    listed_names = ", ".join(map(_quoted, common))
-    return [
-        f"# classes = [{listed_names}]   # where train_network.py is to tell these segments apart, background beside"
-    ]
+    told = ", ".join(map(_quoted, common))
+    return [f"# classes = [{told}]   # all of them, where they exclude each other: train_network.py tells them apart"]
 
 
 def _quoted(text: str) -> str:

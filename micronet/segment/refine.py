@@ -319,6 +319,11 @@ def _refined(
     if len(names := classes_of(model)) > 1:
         raise InputError(f"the network tells {', '.join(names)} apart, expected one that finds one class")
     network = network_of(model)
+    if len(classes := classes_of(model)) > 1:
+        raise InputError(
+            f"this {network.title} tells {', '.join(classes)} apart, each with a probability of its own "
+            "(micronet.segment.refine.predict_classes), where one of lumen is expected"
+        )
     padding = Padding(image.shape, network.smallest_axis)
     look = _looker(padding.pad(image), model)
     before, iterations = start, list[Iteration]()
