@@ -30,7 +30,7 @@ def corner(shape=(20, 30, 40), at=(0, 29, 39)):
 
 def test_a_batch_has_the_size_of_the_crop_and_as_many_crops_as_asked_for():
     drawn = crops([sample(corner())], (4, 6, 8), each=5, batch=3)
-    assert drawn.steps_a_pass == 2
+    assert drawn.batches_a_pass == 2
     first, last = drawn.batch(1, 0, 0), drawn.batch(1, 1, 1)
     assert (first.x.shape, last.x.shape) == ((3, 1, 4, 6, 8), (2, 1, 4, 6, 8))
     assert first.x.shape == first.target.shape
@@ -39,7 +39,7 @@ def test_a_batch_has_the_size_of_the_crop_and_as_many_crops_as_asked_for():
 
 def test_an_epoch_has_as_many_crops_of_every_volume_as_asked_for():
     drawn = crops([sample(corner(), name="a"), sample(corner(), name="b")], (4, 4, 4), each=7)
-    names = [drawn.batch(1, number, number).name for number in range(drawn.steps_a_pass)]
+    names = [drawn.batch(1, number, number).name for number in range(drawn.batches_a_pass)]
     assert sorted(names) == ["a"] * 7 + ["b"] * 7
     assert names != sorted(names)
 
@@ -52,7 +52,7 @@ def test_every_crop_of_a_volume_with_one_annotated_voxel_of_each_class_holds_one
     weight[10, 15, 20] = True
     drawn = crops([sample(mask, weight)], (4, 6, 8), augmentation=augmentation)
     lumen = 0
-    for step in range(drawn.steps_a_pass):
+    for step in range(drawn.batches_a_pass):
         batch = drawn.batch(1, step, step)
         assert batch.weight.sum() >= 1
         lumen += bool((batch.target.float() * batch.weight).any())

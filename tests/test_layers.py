@@ -39,6 +39,7 @@ LATE = {
     ("networks.evening", "scipy"): "only who evens waits for it",
     ("core.regrid", "scipy"): "only whose voxels change waits for it",
     ("core.ram", "ctypes"): "Windows only",
+    ("app.segmenting_several", "micronet.segment.several"): "it imports what takes 0.3 s, and few ask for segments",
     ("app.option_types", "torch"): "it takes a second, and only who asks for a GPU waits for it to read a command line",
     ("app.launch", "torch.utils.tensorboard"): "an extra",
     ("app.searching", "micronet.training.search"): "it imports Optuna, an extra",

@@ -146,7 +146,7 @@ class TestLosses:
     WEIGHT = torch.tensor([1.0, 0.0, 1.0, 1.0]).reshape(1, 1, 1, 2, 2)
 
     def loss(self, name, weight=None, share=0.25, beta=1.0):
-        return loss_named(name, 1, share)(logits_of(self.PROBABILITY), self.TARGET, weight, beta).item()
+        return loss_named(name, 1, share)(logits_of(self.PROBABILITY, 1), self.TARGET, weight, beta).item()
 
     def test_dice(self):
         assert self.loss("dice") == pytest.approx(1 - 2 * 1.5 / (2 + 2), abs=1e-5)
@@ -172,19 +172,38 @@ class TestLosses:
         # Distances: 0 inside (one voxel thick), 1 outside: the mean of 0, 0, 0.2, 0.3.
         assert self.loss("boundary_dice") == pytest.approx(self.loss("dice") + 0.5 / 4, abs=1e-5)
 
-    def test_cross_entropy_and_dice_of_several_classes(self):
-        probability = torch.tensor([[0.7, 0.2], [0.2, 0.5], [0.1, 0.3]]).reshape(1, 3, 1, 1, 2)
-        target = torch.tensor([0, 2]).reshape(1, 1, 1, 1, 2)
-        found = loss_named("cross_entropy", 3)(logits_of(probability), target, None, 1.0).item()
-        assert found == pytest.approx(-np.log([0.7, 0.3]).mean(), abs=1e-5)
+    #: Two voxels, the first background, the second of the second class; what is not said here is background's.
+    SEVERAL = torch.tensor([[0.2, 0.5], [0.1, 0.3]]).reshape(1, 2, 1, 1, 2)
+    CLASSES = torch.tensor([0, 2], dtype=torch.uint8).reshape(1, 1, 1, 1, 2)
+    FIRST = torch.tensor([1.0, 0.0]).reshape(1, 1, 1, 1, 2)
+
+    def of_several(self, name, weight=None):
+        return loss_named(name, 3)(logits_of(self.SEVERAL, 3), self.CLASSES, weight, 1.0).item()
+
+    def test_cross_entropy_of_several_classes(self):
+        assert self.of_several("cross_entropy") == pytest.approx(-np.log([0.7, 0.3]).mean(), abs=1e-5)
+        assert self.of_several("cross_entropy", self.FIRST) == pytest.approx(-np.log(0.7), abs=1e-5)
+
+    def test_dice_of_several_classes_is_the_mean_over_them_and_background(self):
         dice = 1 - np.mean([1.4 / 1.9, 0, 0.6 / 1.4])
-        assert loss_named("dice", 3)(logits_of(probability), target, None, 1.0).item() == pytest.approx(dice, abs=1e-4)
+        assert self.of_several("dice") == pytest.approx(dice, abs=1e-4)
+        assert self.of_several("dice", self.FIRST) == pytest.approx(1 - 1.4 / 1.7 / 3, abs=1e-4)
+
+    def test_focal_of_several_classes_is_that_of_the_true_one(self):
+        each = -np.log([0.7, 0.3]) * np.array([0.3, 0.7]) ** 2
+        assert self.of_several("focal") == pytest.approx(each.sum() / 6, abs=1e-5)  # 2 voxels, 3 channels
+        assert self.of_several("focal", self.FIRST) == pytest.approx(each[0] / 3, abs=1e-5)
+
+    def test_boundary_dice_of_several_classes_has_a_boundary_each(self):
+        # Background and the second class have one voxel each: distance 0 inside, 1 outside. The first has none.
+        outside = 0.2 + 0.1
+        assert self.of_several("boundary_dice") == pytest.approx(self.of_several("dice") + outside / 6, abs=1e-4)
 
     @pytest.mark.parametrize(
         ("name", "channels", "message"),
         [
             ("cross_entropy", 1, r"cross_entropy is of several exclusive classes, the data set has one: bce is .*loss"),
-            ("bce", 3, "the loss bce is of one class, the data set has 3"),
+            ("bce", 3, "the loss bce is of one class, the data set has 2"),
             ("fbeta", 2, "the loss fbeta is of one class"),
         ],
     )

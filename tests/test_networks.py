@@ -10,7 +10,7 @@ from torch import nn
 from micronet import load_model, predict
 from micronet.core.errors import FileError, InputError
 from micronet.networks.library import LIBRARY, Build, Hourglass, UNet, VNet, built_from, parameters_about
-from micronet.networks.registry import dimensions_of, model_for_state, network_named, network_of
+from micronet.networks.registry import classes_of, dimensions_of, model_for_state, network_named, network_of
 from micronet.networks.weights import save_state
 
 nets = pytest.importorskip("monai.networks.nets")
@@ -61,7 +61,7 @@ def test_a_unet_is_monais_to_1e_6(build):
     with torch.inference_mode():
         found, expected = ours.scores(x)[0], theirs(given).reshape(ours.scores(x)[0].shape)
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
-        probability = torch.softmax(expected, 1) if build.out_channels > 1 else torch.sigmoid(expected)
+        probability = torch.softmax(expected, 1)[:, 1:] if build.out_channels > 1 else torch.sigmoid(expected)
         torch.testing.assert_close(ours(x), probability, atol=1e-6, rtol=0)
 
 
@@ -148,6 +148,7 @@ def test_each_norm_is_the_layer_of_its_name(norm, kind):
     [
         (UNet, SMALL),
         (UNet, Build(dimensions=2, depth=3, start_channels=6, kernel_size=5, norm="group", out_channels=4)),
+        (UNet, Build(depth=1, classes=("lumen", "Gefäßwand"))),
         (Hourglass, Build(depth=1, num_stacks=3, norm="instance")),
     ],
 )
@@ -208,6 +209,54 @@ def test_the_size_that_is_told_beforehand_is_nearly_the_true_one(kind, dimension
         pytest.skip("built above")
     true = sum(parameter.numel() for parameter in kind(build).parameters())
     assert parameters_about(kind.name, build) == pytest.approx(true, rel=0.03)
+
+
+def test_a_network_of_several_classes_has_a_channel_each_beside_background_and_says_their_names(tmp_path):
+    model = fresh(Hourglass, Build(depth=1, num_stacks=2, classes=("lumen", "wall")))
+    assert [head.out_channels for head in model.heads] == [3, 3]
+    x = image(4, 5, 6)
+    with torch.inference_mode():
+        assert model(x).shape == (1, 2, 4, 5, 6)
+        torch.testing.assert_close(model(x), torch.softmax(model.scores(x)[-1], 1)[:, 1:])
+    assert classes_of(model) == ("lumen", "wall")
+    assert model.settings["classes"] == ["lumen", "wall"]
+    state = model.state_dict()
+    assert bytes(state["config.classes"].to(torch.uint8).tolist()).decode() == "lumen\nwall"
+    save_state(tmp_path / "w.pt", state)
+    assert classes_of(load_model(tmp_path / "w.pt")) == ("lumen", "wall")
+
+
+def test_a_network_of_one_class_is_of_the_lumen_and_its_weights_name_none():
+    model = fresh(UNet, SMALL)
+    assert classes_of(model) == ("lumen",)
+    assert "classes" not in model.settings
+    assert "config.classes" not in model.state_dict()
+    assert classes_of(network_named("u-net").build()) == ("lumen",)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([108.0, 256.0], "'config.classes' is no text"),
+        ([108.5], "'config.classes' is no text"),
+        ([float("nan")], "'config.classes' is no text"),
+        ([255.0, 10.0, 97.0], "'config.classes' is no text"),
+        ([], "'config.classes' is no text"),
+        ([97.0] * 50_000, "'config.classes' is no text"),
+        ([97.0], r"1 classes and background are 2 channels, found 3"),
+        ([97.0, 10.0, 97.0], "two classes have the same name: 'a' and 'a'"),
+        ([97.0, 10.0, 27.0], "the name of a class is of characters that can be printed"),
+        ([97.0] * 41 + [10.0, 98.0], "the name of a class has at most 40 characters"),
+        (list(b"background\nwall"), "the name of a class is not 'background'"),
+        ([[97.0, 98.0]], "'config.classes' is no text"),
+    ],
+)
+def test_names_in_weights_that_are_none_cost_a_line(names, message):
+    state = fresh(UNet, Build(depth=1, start_channels=2, classes=("lumen", "wall"))).state_dict()
+    state["config.classes"] = torch.tensor(names, dtype=torch.float32)
+    with pytest.raises(InputError, match=message) as caught:
+        model_for_state(state)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_network_without_settings_in_its_weights_is_no_network_of_the_library():

@@ -37,7 +37,10 @@ OTHERWISE = {
 VARIABLES = {
     "role": ("lumen", "background"),
     "chooser": ("lumen", "segment"),
-    "wish": ("clean", "figure", "keep", "label_tiff", "measures", "mesh", "report", "resample_um"),
+    "wish": (
+        *("checked", "clean", "figure", "initial_mask", "keep", "label_tiff", "measures", "mesh", "report"),
+        *("resample_um", "segment"),
+    ),
 }
 
 

@@ -110,7 +110,7 @@ def test_masks_are_told_as_differences_and_come_back(rng):
     for number, frame in enumerate(frames):
         movie.add(frame, str(number), threshold=0.3)
     annotation = grid.bits(rng.random(grid.shape) > 0.5)
-    labels, text = movie.encoded(annotation, 10**6)
+    labels, text = movie.encoded([annotation], 10**6)
     assert labels == ["0", "1", "2", "3"]
     stored = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8).reshape(5, -1)
     back = np.bitwise_xor.accumulate(stored)
@@ -123,11 +123,11 @@ def test_masks_that_do_not_fit_are_thinned_out_and_the_last_stays(rng):
     movie = Movie(grid)
     for number in range(30):
         movie.add(rng.random(grid.shape), str(number))
-    labels, text = movie.encoded(None, 8000)
+    labels, text = movie.encoded([], 8000)
     assert len(text) <= 8000
     assert 1 < len(labels) < 10
     assert labels[-1] == "29"
-    labels, _ = movie.encoded(None, 1)
+    labels, _ = movie.encoded([], 1)
     assert labels == ["29"]
 
 

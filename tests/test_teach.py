@@ -314,6 +314,7 @@ def test_where_planes_are_thick_a_micro_net_joins_what_was_chosen_by_whole_slice
     assert len(names) == 3
     if list(found.choice.names[:3]) == names:
         assert found.choice.names[3:] == ("u-net, evened",)
+        assert found.choice.told().endswith("; u-net, evened joined without being held out")
         assert [member.kind for member in found.network.members] == ["trees"] * 3 + ["unet"]
         np.testing.assert_allclose(found.network.weight, np.array([2, 2, 2, 1]) / 7, rtol=1e-6)
         assert "u-net, evened, step 2" in {what for _, _, what in told}

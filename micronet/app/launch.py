@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 from micronet.app.computing import set_engine, set_threads
 from micronet.app.larger import asked_of, check_size, described, practice_of
 from micronet.app.prompt import Interrupts, TerminalBar, converse, line_editing, say, show_file
+from micronet.app.sharing import compute_for_the_first, joined, place_of_process, usual_threads
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import same_but_for_case
 from micronet.data.augmentation import AUGMENTATIONS, CROPS, CROPS_2D
@@ -61,6 +63,8 @@ def train(name: str, arguments: argparse.Namespace, root: Path) -> int:
     )
     trained = tuple(dict.fromkeys((Path("trained_models"), root / "trained_models")))
     places = Places(arguments.checkpoints, arguments.logs, arguments.output, trained)
+    if place_of_process()[0] > 0:
+        return compute_for_the_first(_prepared(network, arguments, places, root).trainer)
     with FolderLock(places.checkpoints, network.name):
         sweep(network.name, places)
         session = _session(network, arguments, places, ports, root)
@@ -68,12 +72,37 @@ def train(name: str, arguments: argparse.Namespace, root: Path) -> int:
             commands.insert(0, "resume")
         elif greeting := session.greeting():
             say(greeting)
-        with interrupts.watching(), line_editing(session, places.logs / ".micronet_history"):
-            return converse(session, interrupts, commands, alone=arguments.run is not None, debug=arguments.debug)
+        with joined(session.trainer) or contextlib.nullcontext() as others:
+            if others is not None:
+                say(_shared(others.size, session.trainer.recipe.accumulate))
+            with interrupts.watching(), line_editing(session, places.logs / ".micronet_history"):
+                return converse(session, interrupts, commands, alone=arguments.run is not None, debug=arguments.debug)
 
 
-def _session(network: Network, arguments: argparse.Namespace, places: Places, ports: Ports, root: Path) -> Session:
-    """Read the data, build what trains on it, and say what it is."""
+def _shared(processes: int, volumes: int) -> str:
+    """Return what is to be said of the processes that share the steps."""
+    return f"{processes} processes share every step of {volumes} volume{'s' * (volumes > 1)}" + (
+        f", {processes - volumes} of them without work: --accumulate {processes} gives all of them some"
+        if volumes < processes
+        else ""
+    )
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What trains, on what, how, and what is to be said of it."""
+
+    settings: Settings
+    dataset: DataSet
+    samples: dict[str, list[Sample]]
+    trainer: Trainer
+    why: str
+    computes: str
+    note: str
+
+
+def _prepared(network: Network, arguments: argparse.Namespace, places: Places, root: Path) -> _Prepared:
+    """Read the data, and build what trains on it."""
     settings, why = _settings(arguments, network, places, root)
     model = new_model(network, settings)
     check_size(model, arguments)
@@ -81,17 +110,25 @@ def _session(network: Network, arguments: argparse.Namespace, places: Places, po
     work: list[Work] = ["training"] if network.tiling == "slabs" else []
     computes = set_engine(getattr(arguments, "engine", "auto"), work)
     trainer, note = new_trainer(model.to(getattr(arguments, "device", "cpu")), settings, dataset, samples)
+    return _Prepared(settings, dataset, samples, trainer, why, computes, note)
+
+
+def _session(network: Network, arguments: argparse.Namespace, places: Places, ports: Ports, root: Path) -> Session:
+    """Prepare a session, and say what it is."""
+    ready = _prepared(network, arguments, places, root)
+    settings, dataset, samples, trainer = ready.settings, ready.dataset, ready.samples, ready.trainer
     keep_every = settings.validate_every if settings.kept == "all" else getattr(arguments, "keep_every", None)
     session = Session(trainer, dataset, samples, places, settings, ports, keep_every)
     counts = ", ".join(f"{len(found)} {split}" for split, found in samples.items())
-    say(f"data set {settings.dataset}{why}: {counts} volumes")
+    say(f"data set {settings.dataset}{ready.why}: {counts} volumes")
     _say_notes([sample for found in samples.values() for sample in found], network)
+    accumulated = f", {settings.accumulate} volumes a step" if settings.accumulate > 1 else ""
     say(
-        f"{network.name}, {described(trainer) or f'recipe {settings.recipe}'}, seed {settings.seed}; {computes}, "
-        f"{settings.threads} threads"
+        f"{network.name}, {described(trainer) or f'recipe {settings.recipe}'}{accumulated}, seed {settings.seed}; "
+        f"{ready.computes}, {settings.threads} threads"
     )
-    if note:
-        say(note)
+    if ready.note:
+        say(ready.note)
     for one, two in same_but_for_case(dict.fromkeys(entry.name for entry in dataset.entries)):
         say(f"note: volumes '{one}' and '{two}' differ only in case: on some disks their results are the same files")
     return session
@@ -139,7 +176,7 @@ def _settings(arguments: argparse.Namespace, network: Network, places: Places, r
     """Return what was asked for, else what the session to be resumed had, else the defaults; and a word on the data."""
     chosen: dict[str, Any] = {"recipe": network.recipe, "seed": TORCH_SEED, "iterations": 10, "validate_every": 50}
     chosen["kept"] = "best"
-    chosen["augmentation"] = None
+    chosen |= {"augmentation": None, "accumulate": 1}
     saved: dict[str, Any] = {}
     why = ""
     data = arguments.data or ()
@@ -156,7 +193,7 @@ def _settings(arguments: argparse.Namespace, network: Network, places: Places, r
         raise FileError(f"the saved session has recipe '{chosen['recipe']}', which this micronet does not know")
     if chosen["augmentation"] not in (None, *AUGMENTATIONS):
         raise FileError("the saved session has an augmentation that this micronet does not know")
-    for name in ("iterations", "validate_every"):
+    for name in ("iterations", "validate_every", "accumulate"):
         if chosen[name] < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, found {chosen[name]}")
     if not 0 <= chosen["seed"] < 2**31:
@@ -165,21 +202,23 @@ def _settings(arguments: argparse.Namespace, network: Network, places: Places, r
     if dataset is None:
         dataset, reason = choose_dataset(root)
         why = f" ({reason})"
-    return Settings(str(dataset), **chosen, threads=set_threads(arguments.threads), data=tuple(map(str, data))), why
+    return Settings(
+        str(dataset), **chosen, threads=set_threads(arguments.threads or usual_threads()), data=tuple(map(str, data))
+    ), why
 
 
 def _recipe(settings: Settings, dataset: DataSet, practice: Practice | None) -> tuple[Recipe, str]:
     """Return the recipe with the data set's augmentation, and a line that says so."""
     if practice is None:
-        recipe = replace(RECIPES[settings.recipe], validate_every=settings.validate_every)
+        recipe = RECIPES[settings.recipe]
     else:
         recipe = replace(
             NETWORK_RECIPE,
             optimizer=practice.optimizer,
             augmentation=CROPS_2D if settings.build.get("dimensions") == 2 else CROPS,
-            validate_every=settings.validate_every,
             patience=practice.early_stopping_patience,
         )
+    recipe = replace(recipe, validate_every=settings.validate_every, accumulate=settings.accumulate)
     wished, whose = dataset.augmentation, "of the data set"
     if settings.augmentation is not None:
         if recipe.augmentation is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from micronet.core.classes import check_classes
 from micronet.core.errors import InputError
 from micronet.core.names import shortened
 from micronet.io.checks import check_dtype, clean_axes, missing
@@ -23,6 +24,7 @@ __all__ = [
     "Whole",
     "axes_option",
     "bytes_option",
+    "classes_option",
     "commands_option",
     "device_option",
     "dtype_option",
@@ -184,6 +186,18 @@ def clean_option(text: str) -> Cleaning:
         return Cleaning.of(text)
     except InputError:
         raise _refused(text, "µm³, largest, holes, or several of them, such as 500,largest,holes") from None
+
+
+def classes_option(text: str) -> tuple[str, ...]:
+    """Parse ``--classes``: names with commas between.
+
+    >>> classes_option("lumen, vessel wall")
+    ('lumen', 'vessel wall')
+    """
+    try:
+        return check_classes(name.strip() for name in text.split(","))
+    except InputError as error:
+        raise _refused(text, f"names with commas between, such as lumen,wall ({error})") from None
 
 
 def resample_option(text: str) -> float | str:

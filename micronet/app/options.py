@@ -17,6 +17,7 @@ from micronet.app.option_types import (
     Whole,
     axes_option,
     bytes_option,
+    classes_option,
     clean_option,
     commands_option,
     device_option,
@@ -66,6 +67,7 @@ ENGINES = ("auto", "numba", "torch")
 RECIPES = ("default", "published")
 AUGMENTATIONS = ("none", "flips", "full")
 SEED = 43283
+MODEL = "ur-net_phantom"
 TITLES = {"u-net": "µ-Net", "ur-net": "µr-Net"}
 NETWORKS = ("unet", "vnet", "hourglass")
 NORMS = ("batch", "instance", "group")
@@ -115,9 +117,9 @@ def infer_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--model",
         type=text_option,
-        default="ur-net_phantom",
+        action="append",
         metavar="NAME|PATH",
-        help="weights (default: %(default)s)",
+        help=f"weights (default: {MODEL}); SEGMENT=NAME, once for each, for several segments in one file",
     )
     _add_refinement(p)
     _add_y_crop(p, "look only at the first N voxels in depth (Y)")
@@ -346,6 +348,12 @@ def teach_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--lumen", type=text_option, metavar="SEGMENT", help="segment that is lumen (default: so called)")
     p.add_argument("--background", type=text_option, metavar="SEGMENT", help="and the one that is background")
+    p.add_argument(
+        "--classes",
+        type=classes_option,
+        metavar="A,B",
+        help="find several: segments of these names, or labels 1, 2, .. in this order and background after the last",
+    )
     _add_checked(p, "of an edited mask, such as checked: in it, lumen and background are as edited")
     _add_output(p, "taught")
     p.add_argument("--name", type=text_option, metavar="NAME", help="of the weights, taught_NAME.pt (default: IMAGE's)")
@@ -474,6 +482,12 @@ def _add_running(p: argparse.ArgumentParser) -> None:
         help='carry out commands and leave, such as "123; val; finish"',
     )
     p.add_argument("--resume", action="store_true", help="first go on with the session that was last, as it was set")
+    p.add_argument(
+        "--accumulate",
+        type=Whole(1, 100_000),
+        metavar="K",
+        help="a step takes the mean gradient of K volumes, or batches of crops (default: 1); torchrun shares them",
+    )
     p.add_argument(
         "--seed",
         type=Whole(0, 2**31 - 1),

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
 
 from micronet.app.batch import run_batch
 from micronet.app.computing import set_engine, set_threads
 from micronet.app.inputs import figure_wish, inputs_from
-from micronet.app.options import settings_of
+from micronet.app.named_models import models_from
+from micronet.app.options import MODEL, settings_of
+from micronet.app.progress import pass_bar
+from micronet.app.segmenting_several import check_several, segment_into_several
 from micronet.app.terminal import tell, with_options
 from micronet.core.errors import InputError
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import Outputs
 from micronet.networks.card import trained_spacing
-from micronet.networks.weights import find_weights
 from micronet.segment.job import Job, Weights, check_results, check_stems, segment_file
+from micronet.segment.members import Members
 from micronet.segment.summary import BatchSummary, planned_summary, summary_lines
 from micronet.segment.time_lapse import Start, TimeLapseRun, open_time_lapse
 
@@ -30,14 +29,12 @@ __all__ = ["segment_inputs"]
 
 def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
     """Segment each input in turn; `root` holds the demo and ``trained_models/``. Returns the exit code."""
+    weights_paths, names = models_from(
+        arguments.model or [MODEL],
+        [arguments.project / "checkpoints", Path("trained_models"), root / "trained_models"],
+    )
     demo = not arguments.inputs
-    if demo:
-        paths = [root / "struct_iso" / "E5D_phantom_demo.nrrd"]
-        arguments.annotation = arguments.annotation or (
-            root / "annotations" / "annotation_phantom_demo_iso_full.seg.nrrd"
-        )
-    else:
-        paths = inputs_from(arguments.inputs, raw=arguments.shape is not None)
+    paths = _volumes(arguments, root, annotated=not names)
     start = _start(arguments)
     alone = arguments.annotation or ((arguments.initial_mask or arguments.keep) and not arguments.time_lapse)
     if len(paths) > 1 and alone:
@@ -48,32 +45,50 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
     if figure is not None and (len(paths) > 1 or arguments.time_lapse):
         raise InputError("--figure is of one volume: give one INPUT, without --time-lapse")
     job = settings_of(Job, arguments, figure=figure, resample_um=None)
+    if names:
+        check_several(job, arguments, exclusive=False)
     threads = set_threads(arguments.threads)
-    weights_path = find_weights(
-        arguments.model, [arguments.project / "checkpoints", Path("trained_models"), root / "trained_models"]
-    )
     summary = None
     if not arguments.time_lapse:
         summary = planned_summary(job.output, arguments.part) if len(paths) > 1 else None
         these = _part(paths, arguments.part)
         if arguments.part is not None:
             tell(f"part {arguments.part[0]} of {arguments.part[1]}: {len(these)} of {len(paths)} volumes")
-        check_results(paths, weights_path, job, [] if summary is None else [summary], these=these)
+        if not names:
+            check_results(paths, weights_paths[0], job, [] if summary is None else [summary], these=these)
         if not these:
             tell(f"nothing to do: there are {len(paths)} volumes, fewer than parts")
             return 0
-        paths = these
-    weights = Weights.load(weights_path, arguments.device, say=tell)
-    job = replace(job, resample_um=_network_spacing(arguments.resample_um, weights))
-    computes = set_engine(arguments.engine, weights.work, arguments.device)
-    tell(f"weights {weights.path} ({weights.network.name}); {computes}, {arguments.device}, {threads} threads")
-    if arguments.time_lapse:
+        every, paths = paths, these
+    several = [Weights.load(path, arguments.device, say=tell) for path in weights_paths]
+    weights = several[0]
+    members = Members.of(several, names) if names else Members.told_apart_by(weights)
+    job = replace(job, resample_um=_one_spacing(arguments.resample_um, several))
+    computes = set_engine(arguments.engine, frozenset().union(*(one.work for one in several)), arguments.device)
+    for one in several:
+        tell(f"weights {one.path} ({one.network.name}); {computes}, {arguments.device}, {threads} threads")
+    if members is not None:
+        check_several(job, arguments, exclusive=members.exclusive)
+        code = segment_into_several(every, paths, members, job, arguments)
+    elif arguments.time_lapse:
         return _time_lapse(paths, weights, job, start, arguments)
-    code = _each(paths, weights, job, summary, force=arguments.force or demo, debug=arguments.debug)
+    else:
+        code = _each(paths, weights, job, summary, force=arguments.force or demo, debug=arguments.debug)
     if demo:
         tell(f"The files are in {job.output.resolve()}: drag the volume and the .seg.nrrd into 3D Slicer,")
         tell("or open the preview. Your own volume: python infer.py FILE (python infer.py --help shows more).")
     return code
+
+
+def _volumes(arguments: argparse.Namespace, root: Path, *, annotated: bool) -> list[Path]:
+    """Return the volumes that are meant; where none are, the demo, with its annotation where a lumen is looked for."""
+    if arguments.inputs:
+        return inputs_from(arguments.inputs, raw=arguments.shape is not None)
+    if annotated:
+        arguments.annotation = arguments.annotation or (
+            root / "annotations" / "annotation_phantom_demo_iso_full.seg.nrrd"
+        )
+    return [root / "struct_iso" / "E5D_phantom_demo.nrrd"]
 
 
 def _start(arguments: argparse.Namespace) -> Start:
@@ -109,6 +124,15 @@ def _network_spacing(asked: float | str | None, weights: Weights) -> float | Non
     return spacing
 
 
+def _one_spacing(asked: float | str | None, several: Sequence[Weights]) -> float | None:
+    """Return the voxel size in µm that volumes are brought to for all networks."""
+    spacings = {one.path.name: _network_spacing(asked, one) for one in several}
+    if len(set(spacings.values())) > 1:
+        told = ", ".join(f"'{name}' {um:g} µm" for name, um in spacings.items())
+        raise InputError(f"the networks were trained on other voxels ({told}): give one size, such as --resample 4.5")
+    return next(iter(spacings.values()))
+
+
 def _part(paths: list[Path], part: tuple[int, int] | None) -> list[Path]:
     """Return every N-th volume, from the I-th on: each is in exactly one part, and no part has two more than another.
 
@@ -125,7 +149,7 @@ def _each(paths: list[Path], weights: Weights, job: Job, summary: Outputs | None
     """Segment each volume by itself; with a table over all of them where there are several."""
 
     def segment(path: Path) -> Outcome:
-        with _bar(weights.passes(job)) as bar:
+        with pass_bar(weights.passes(job)) as bar:
             return segment_file(path, weights, job, say=tell, on_iteration=bar.advance, force=force, on_tile=bar.tiles)
 
     if summary is None:
@@ -145,7 +169,7 @@ def _time_lapse(paths: list[Path], weights: Weights, job: Job, start: Start, arg
     """Segment the time points of a recording in turn."""
     with open_time_lapse(paths, job, interval_s=arguments.interval) as lapse:
         tell(f"{len(lapse.paths)} time points, '{lapse.paths[0].name}' to '{lapse.paths[-1].name}'")
-        with _bar(weights.passes(job) * len(lapse.paths)) as bar:
+        with pass_bar(weights.passes(job) * len(lapse.paths)) as bar:
             run = TimeLapseRun(
                 lapse, weights, job, start=start, say=tell, on_iteration=bar.advance, force=arguments.force
             )
@@ -153,26 +177,3 @@ def _time_lapse(paths: list[Path], weights: Weights, job: Job, start: Start, arg
             code = run_batch(points, run.segment, lambda number: Path(lapse.stems[number]), debug=arguments.debug)
             run.finish()
     return code
-
-
-class _Bar:
-    """A bar of passes; of what is segmented in tiles, of the tiles of all passes."""
-
-    def __init__(self, bar: Any) -> None:
-        self._bar = bar
-
-    def advance(self, _: object) -> None:
-        """Note that a pass is done."""
-        self._bar.update()
-
-    def tiles(self, done: int, total: int) -> None:
-        """Note that a tile is done."""
-        self._bar.unit, self._bar.total = "tile", total
-        self._bar.update(done - self._bar.n)
-
-
-@contextmanager
-def _bar(passes: int) -> Iterator[_Bar]:
-    """Show a bar while a block lasts."""
-    with tqdm(total=passes, leave=False, disable=None, unit="pass") as bar:
-        yield _Bar(bar)

@@ -61,13 +61,20 @@ def _elsewhere(arguments: argparse.Namespace, name: str | None) -> str:
             continue
         words.append(action.option_strings[0])
         if value is not True:
-            words.append(",".join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value))
+            words.append(_text(value))
     if name:
         return shlex.join([*words, "--name", name])
     folder, number = arguments.output, 2
     while (there := folder.with_name(f"{folder.name}_{number}")).exists():
         number += 1
     return shlex.join([*words, "-o", str(there)])
+
+
+def _text(value: object) -> str:
+    """Return what is typed for the value of an option."""
+    if isinstance(value, tuple):
+        return ",".join(part if isinstance(part, str) else f"{part:g}" for part in value)
+    return str(value)
 
 
 @contextmanager

@@ -20,10 +20,9 @@ from micronet.io.formats import read_with, suffix_of
 from micronet.io.seg_nrrd import Segment, Segmentation, has_segments, points_only, read_segmentation
 from micronet.io.source import Input, opened
 
-__all__ = ["BACKGROUND", "LUMEN", "Labels", "placed_on", "read_labels"]
+__all__ = ["BACKGROUND", "LUMEN", "Labels", "placed_on", "read_class_labels", "read_labels"]
 
 LUMEN, BACKGROUND = 1, 2
-_VALUES = "0 not annotated, 1 lumen, 2 background"
 #: What people call the two, folded.
 _NAMES = {
     "lumen": {"lumen", "lumens", "vessel", "vessels", "foreground", "inside"},
@@ -108,7 +107,7 @@ def read_labels(
             how = "with the value {value}"
     image, volume, note = share_grid(image, volume, image_name, str(found))
     counts = np.bincount(volume.array.ravel(), minlength=3)
-    _check_counts(counts, found, how)
+    _check_counts(counts, found, how, _PAINT)
     description = f"{counts[LUMEN]:,} voxels lumen, {counts[BACKGROUND]:,} background of '{found.name}'{words}"
     notes = dict.fromkeys((*volume.notes, *([note] if note else []), *left_out))
     return image, Labels(volume, description, tuple(notes))
@@ -128,7 +127,8 @@ def _from_segments(
         listed = ", ".join(f"'{segment.name}'" for segment in segmentation.segments)
         raise InputError(
             f"'{path}': what is segment '{others[0].name}', lumen or background? It holds {listed}; call one 'lumen', "
-            f"one 'background', and name both to leave others out {setting('lumen', 'background')}"
+            f"one 'background', and name both to leave others out {setting('lumen', 'background')}, or name all to be "
+            f"found {setting('classes')}"
         )
     array = np.zeros(segmentation.grid.shape, np.uint8)
     for segment, value in ((one, LUMEN), (two, BACKGROUND)):
@@ -185,27 +185,125 @@ def placed_on(image: Volume, labels: Volume) -> Volume:
     return replace(image, array=array, notes=labels.notes)
 
 
-def _from_values(volume: Volume, path: Path) -> Volume:
-    """Return labels of a plain volume; InputError where it holds anything but 0, 1 and 2."""
+def _from_values(volume: Volume, path: Path, names: Sequence[str] = ("lumen",)) -> Volume:
+    """Return labels of a plain volume; InputError where it holds anything but 0, 1, 2, .. for classes and the rest."""
     array: NDArray[Any] = volume.array
     labels = np.empty(array.shape, np.uint8)
     for plane, out in zip(array, labels, strict=True):
-        fits = (plane == 0) | (plane == LUMEN) | (plane == BACKGROUND)
+        fits = (plane >= 0) & (plane <= len(names) + 1) & (plane == np.rint(plane))
         if not fits.all():
             value, count = plane[~fits][0], int(np.count_nonzero(array == plane[~fits][0]))
             raise InputError(
-                f"'{path}' holds the value {value:g} ({max(count, 1):,} voxels), which is no label: {_VALUES}"
+                f"'{path}' holds the value {value:g} ({max(count, 1):,} voxels), which is no label: {_values(names)}"
             )
         out[...] = plane
     return volume.with_array(labels)
 
 
-def _check_counts(counts: Sequence[int] | NDArray[np.integer], path: Path, how: str) -> None:
+def read_class_labels(
+    path: Input,
+    image: Volume,
+    image_name: str,
+    names: Sequence[str],
+    *,
+    background: str | None = None,
+    axes: str | None = None,
+    spacing_um: ArrayLike | None = None,
+) -> tuple[Volume, Labels]:
+    """Read labels of several classes: segments of a .seg.nrrd, or a volume of any format that holds their numbers.
+
+    Parameters
+    ----------
+    path, image, image_name, axes, spacing_um
+        As `read_labels`.
+    names : sequence of str
+        Of the classes, which are those of their segments; at most 254.
+    background : str, optional
+        Name or index of the segment that is none of them; default: the one that is called so.
+
+    Returns
+    -------
+    image : Volume
+        Whose length unit may have been settled by the labels.
+    labels : Labels
+        0 not annotated, 1 the first class, 2 the second, .., and the number after that of the last is background; so
+        are the numbers in a file without segments.
+
+    Raises
+    ------
+    InputError, FileError
+        As `read_labels`.
+    """
+    last = len(names) + 1
+    if last > np.iinfo(np.uint8).max:
+        raise InputError(f"at most {np.iinfo(np.uint8).max - 1} classes are taught at once, found {len(names)}")
+    with opened(path) as source:
+        found = source.path
+        if suffix_of(found) in (".nrrd", ".nhdr") and has_segments(nrrd.read_header(source)):
+            segmentation = read_segmentation(source, spacing_um=spacing_um)
+            volume, left_out = _of_classes(segmentation, names, background)
+            volume, how = placed_on(image, volume), "in a segment called '{name}'"
+        else:
+            if background is not None:
+                raise InputError(f"'{found}' holds no segments that could be chosen by name {setting('background')}")
+            plain = read_with(source, ReadOptions(axes, spacing_um, yield_to_file=True))
+            volume, left_out, how = _from_values(plain, found, names), [], "with the value {value}"
+    image, volume, note = share_grid(image, volume, image_name, str(found))
+    counts = np.bincount(volume.array.ravel(), minlength=last + 1)
+    each = [*((name, number, "on some of it") for number, name in enumerate(names, 1)), _background(last)]
+    _check_counts(counts, found, how, each)
+    told = ", ".join(f"{counts[number]:,} {name} ({number})" for name, number, _ in each)
+    notes = dict.fromkeys((*volume.notes, *([note] if note else []), *left_out))
+    return image, Labels(volume, f"voxels of '{found.name}': {told}", tuple(notes))
+
+
+def _of_classes(segmentation: Segmentation, names: Sequence[str], background: str | None) -> tuple[Volume, list[str]]:
+    """Return the numbers of classes, and notes on segments that are left out."""
+    path = segmentation.path
+    if points_only(segmentation.segments):
+        raise InputError(f"'{path}' {POINTS_ONLY}")
+    chosen: list[tuple[str, Segment]] = []
+    for name in names:
+        try:
+            chosen.append((name, segmentation.choose(name)))
+        except InputError as error:
+            raise InputError(str(error).replace(setting("segment"), setting("classes"))) from error
+    if (rest := _named(segmentation, "background", background)) is not None:
+        chosen.append(("background", rest))
+    if len({segment.index for _, segment in chosen}) < len(chosen):
+        raise InputError(f"'{path}': one segment cannot be two classes {setting('classes', 'background')}")
+    array = np.zeros(segmentation.grid.shape, np.uint8)
+    for number, (name, segment) in enumerate(chosen, 1):
+        mask = segmentation.labels[..., segment.layer] == segment.label_value
+        if taken := np.unique(array[mask][array[mask] > 0]).tolist():
+            other, both = chosen[taken[0] - 1][0], int(np.count_nonzero(array[mask] == taken[0]))
+            raise InputError(
+                f"'{path}': {both:,} voxels are {other} and {name} at once; erase them in one of the two segments"
+            )
+        array[mask] = number
+    used = {segment.index for _, segment in chosen}
+    others = [segment for segment in segmentation.segments if segment.index not in used and segment.voxels]
+    return segmentation.grid.with_array(array), [f"segment '{segment.name}' is left out" for segment in others]
+
+
+def _background(value: int) -> tuple[str, int, str]:
+    return "background", value, "outside of them, some close by and some far away"
+
+
+#: What is to be painted where there is too little of it: name, value, where.
+_PAINT = (("lumen", LUMEN, "inside some lumens"), _background(BACKGROUND))
+
+
+def _values(names: Sequence[str]) -> str:
+    """Return what the numbers of labels mean."""
+    return ", ".join(f"{number} {name}" for number, name in enumerate(("not annotated", *names, "background")))
+
+
+def _check_counts(
+    counts: Sequence[int] | NDArray[np.integer], path: Path, how: str, each: Sequence[tuple[str, int, str]]
+) -> None:
     """Raise InputError where there is nothing to learn from, or nothing to find; it says what to paint."""
-    for name, value, what in (
-        ("lumen", LUMEN, "inside some lumens"),
-        ("background", BACKGROUND, "outside of them, some close by and some far away"),
-    ):
+    for name, value, what in each:
         paint = f"paint strokes {what}, {how.format(name=name, value=value)}"
         if counts[value] == 0:
             raise InputError(f"'{path}': no voxel is annotated as {name}; {paint}")

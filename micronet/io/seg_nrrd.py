@@ -34,6 +34,7 @@ __all__ = [
     "is_pointer_file",
     "points_only",
     "read_segmentation",
+    "segment_names",
 ]
 
 #: Names that say "this is the whole segmentation", folded to lower case.
@@ -212,6 +213,13 @@ def is_pointer_file(path: Path) -> bool:
     return any(wanted <= set(one.get("Tags", "").split("|")) for one in texts)
 
 
+def segment_names(path: Input) -> list[str]:
+    """Return what the segments of a NRRD are called, by its header; none where it has no segments."""
+    with opened(path) as source, reading(source.path):
+        fields = _segment_fields(nrrd.read_header(source))
+    return [_name(index, texts) for index, texts in sorted(fields.items())]
+
+
 def has_segments(header: NrrdHeader) -> bool:
     """Whether a NRRD is a segmentation: its header has a ``SegmentN_`` key."""
     return bool(_segment_fields(header))
@@ -247,10 +255,9 @@ def _segment(path: Path, index: int, texts: Mapping[str, str], labels: NDArray[A
         key, colon, text = tag.strip().partition(":")
         if colon:
             tags[key] = text
-    identifier = texts.get("ID", f"Segment_{index + 1}")
     return Segment(
-        name=texts.get("Name", identifier),
-        id=identifier,
+        name=_name(index, texts),
+        id=_identifier(index, texts),
         color=color,
         tags=tags,
         index=index,
@@ -259,6 +266,14 @@ def _segment(path: Path, index: int, texts: Mapping[str, str], labels: NDArray[A
         extent=extent,
         voxels=int(np.count_nonzero(labels[..., layer] == value)),
     )
+
+
+def _identifier(index: int, texts: Mapping[str, str]) -> str:
+    return texts.get("ID", f"Segment_{index + 1}")
+
+
+def _name(index: int, texts: Mapping[str, str]) -> str:
+    return texts.get("Name", _identifier(index, texts))
 
 
 def _folded(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from micronet.core.errors import FileError, InputError
 from micronet.core.volume import Volume, bounding_box
 from micronet.io.nrrd_geometry import geometry_fields
 from micronet.io.nrrd_header import escape
-from micronet.io.nrrd_write import write_array, write_planes
+from micronet.io.nrrd_write import write_planes
 from micronet.io.seg_nrrd import Segment
 
 __all__ = ["write_label_planes", "write_mask_planes", "write_segmentation"]
@@ -61,46 +61,61 @@ def write_segmentation(
     target = _named_as_segmentation(path)
     if not segments:
         raise InputError(f"cannot write '{target}': there is no segment")
-    placed, layers = _in_layers(segments, grid, target)
+    placed, inside = _in_layers(segments, grid, target)
     # 3D Slicer cuts all segments of a layer to the extent of the first, so each states that of the whole
     # layer.
-    extents = [_extent(bounding_box(labels)) for labels in layers]
+    extents = [_extent(bounding_box(anywhere)) for anywhere in inside]
     pairs: dict[str, str] = {}
     for segment in placed:
         pairs |= _segment_pairs(replace(segment, extent=extents[segment.layer]))
     pairs |= _MASTER_PAIRS
-    dtype = np.uint8 if max(segment.label_value for segment in placed) < 256 else np.uint16
+    dtype = np.dtype(np.uint8 if max(segment.label_value for segment in placed) < 256 else np.uint16)
     fields = _grid_fields(grid)
-    if len(layers) == 1:
-        labels = layers[0].astype(dtype)
-    else:
-        labels = np.stack([layer.astype(dtype) for layer in layers], axis=-1)
+    shape: tuple[int, ...] = grid.shape
+    if len(inside) > 1:
+        shape = (*shape, len(inside))
         fields["space directions"] = f"none {fields['space directions']}"
         fields["kinds"] = f"list {fields['kinds']}"
-    write_array(target, labels, fields, pairs)
+    drawn = [(segment, mask) for segment, (_, mask) in zip(placed, segments, strict=True)]
+    write_planes(target, _label_planes(drawn, (*grid.shape, len(inside)), dtype), shape, dtype, fields, pairs)
     return target
 
 
 def _in_layers(
     segments: Sequence[tuple[Segment, NDArray[np.bool_]]], grid: Volume, target: Path
-) -> tuple[list[Segment], list[NDArray[np.uint16]]]:
-    """Return the segments with identifier, layer and label value, and the label map of each layer."""
-    layers: list[NDArray[np.uint16]] = []
+) -> tuple[list[Segment], list[NDArray[np.bool_]]]:
+    """Return the segments with identifier, layer and label value, and where each layer has any of them."""
+    layers: list[NDArray[np.bool_]] = []
     placed: list[Segment] = []
     identifiers = {segment.id for segment, _ in segments if segment.id}
     if len(identifiers) < sum(bool(segment.id) for segment, _ in segments):
         raise InputError(f"cannot write '{target}': two segments have the same id")
     for number, (segment, mask) in enumerate(segments):
         _check_segment(segment, mask, grid, target)
-        layer = next((i for i, labels in enumerate(layers) if not labels[mask].any()), len(layers))
+        layer = next((i for i, inside in enumerate(layers) if not _collide(inside, mask)), len(layers))
         if layer == len(layers):
-            layers.append(np.zeros(grid.shape, np.uint16))
+            layers.append(np.zeros(grid.shape, bool))
+        layers[layer] |= mask
         value = 1 + sum(other.layer == layer for other in placed)
-        layers[layer][mask] = value
         identifier = segment.id or _new_identifier(number, identifiers)
         identifiers.add(identifier)
         placed.append(replace(segment, id=identifier, label_value=value, layer=layer, index=number))
     return placed, layers
+
+
+def _collide(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
+    return any(bool((a & b).any()) for a, b in zip(one, other, strict=True))  # no third mask of the volume's size
+
+
+def _label_planes(
+    segments: Sequence[tuple[Segment, NDArray[np.bool_]]], shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> Iterator[NDArray[Any]]:
+    """Yield the planes (Y, X, layers) of labels; of a single layer these are (Y, X) all the same, byte by byte."""
+    for number in range(shape[0]):
+        plane = np.zeros(shape[1:], dtype)
+        for segment, mask in segments:
+            plane[..., segment.layer][mask[number]] = segment.label_value
+        yield plane
 
 
 def write_mask_planes(

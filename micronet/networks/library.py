@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from micronet.core.classes import BACKGROUND, LONGEST_NAME, MOST_CLASSES, check_classes
 from micronet.core.errors import InputError, setting
 
 __all__ = [
@@ -43,6 +44,9 @@ _LARGEST = {
     "num_stacks": (1, 16),
 }
 _PREFIX = "config."
+# Names of classes in weights: the bytes of their UTF-8, a line each, as numbers of a tensor like all others.
+_BETWEEN = "\n"
+_MOST_BYTES = MOST_CLASSES * (4 * LONGEST_NAME + 1)
 _VNET_PARAMETERS = {2: 9_400_000, 3: 45_600_000}
 # Voxels of one slice that a 2-D network looks at are few; this many are computed at a time.
 _PIXELS_AT_A_TIME = 1 << 20
@@ -67,6 +71,9 @@ class Build:
     norm : {"batch", "instance", "group"}
     num_stacks : int
         Bodies in a row, of an hourglass.
+    classes : tuple of str
+        Names of the exclusive classes beside background, one output channel each after that of the background. None
+        where the one channel is the probability of the lumen; what has several channels and no names gets some.
     """
 
     dimensions: int = 3
@@ -76,9 +83,18 @@ class Build:
     kernel_size: int = 3
     norm: Literal["batch", "instance", "group"] = "batch"
     num_stacks: int = 1
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raise InputError for values that no network is built with."""
+        """Settle channels and names; raise InputError for values that no network is built with."""
+        if self.classes:
+            object.__setattr__(self, "classes", check_classes(self.classes))
+            if self.out_channels not in (1, len(self.classes) + 1):
+                raise InputError(
+                    f"{len(self.classes)} classes and {BACKGROUND} are {len(self.classes) + 1} channels, found "
+                    f"{self.out_channels}"
+                )
+            object.__setattr__(self, "out_channels", len(self.classes) + 1)
         for name, (least, most) in _LARGEST.items():
             value = getattr(self, name)
             if not (isinstance(value, int) and least <= value <= most):
@@ -87,6 +103,8 @@ class Build:
             raise InputError(f"kernel_size must be odd, found {self.kernel_size} {setting('kernel_size')}")
         if self.norm not in NORMS:
             raise InputError(f"norm must be one of {', '.join(NORMS)}, found '{self.norm}'")
+        if self.out_channels > 1 and not self.classes:
+            object.__setattr__(self, "classes", tuple(f"class {number}" for number in range(1, self.out_channels)))
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -109,10 +127,15 @@ class _Config(nn.Module):
             value = getattr(build, name)
             number = NORMS.index(value) if name == "norm" else value
             self.register_buffer(name, torch.tensor(float(number)))
+        if build.classes:
+            text = _BETWEEN.join(build.classes).encode()
+            self.register_buffer("classes", torch.tensor([float(byte) for byte in text]))
 
 
 class LibraryNetwork(nn.Module):
     """A network of MONAI's that takes (N, 1, D, H, W) of any size and returns the probability, as all of ours do.
+
+    Of several exclusive classes the logits have a channel more, the first, for the background.
 
     Parameters
     ----------
@@ -142,8 +165,14 @@ class LibraryNetwork(nn.Module):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Its build settings by name, of those that it has."""
-        return {name: getattr(self.build, name) for name in self.takes}
+        """Its build settings by name, of those that it has; names of classes where there are several."""
+        named = {"classes": [*self.build.classes]} if self.build.classes else {}
+        return {name: getattr(self.build, name) for name in self.takes} | named
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What its probability is of, a channel each."""
+        return self.build.classes or ("lumen",)
 
     @property
     def halvings(self) -> int:
@@ -186,7 +215,7 @@ class LibraryNetwork(nn.Module):
         return [one.reshape(count, depth, self.build.out_channels, height, width).transpose(1, 2) for one in together]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the probability (N, out_channels, D, H, W) of what `scores` takes."""
+        """Return the probability of each of its classes, (N, classes, D, H, W), of what `scores` takes."""
         return probability_of(self.scores(x)[-1])
 
     def _of_any_size(self, x: Tensor) -> list[Tensor]:
@@ -287,8 +316,12 @@ LIBRARY: Mapping[str, type[LibraryNetwork]] = {kind.name: kind for kind in (UNet
 
 
 def probability_of(scores: Tensor) -> Tensor:
-    """Return the probability of logits (N, C, ..): of one channel its sigmoid, of several their softmax."""
-    return torch.sigmoid(scores) if scores.shape[1] == 1 else torch.softmax(scores, 1)
+    """Return the probability of each class of logits (N, C, ..).
+
+    Of one channel it is its sigmoid. Of several it is their softmax without the first, which is of the background:
+    (N, C - 1, ..); what these lack to 1 is the background's.
+    """
+    return torch.sigmoid(scores) if scores.shape[1] == 1 else torch.softmax(scores, 1)[:, 1:]
 
 
 def parameters_about(name: str, build: Build) -> int:
@@ -325,7 +358,20 @@ def built_from(state: Mapping[str, Tensor]) -> LibraryNetwork:
     values: dict[str, Any] = {name: _whole(stated, name, 10_000) for name in kind.takes}
     if "norm" in values:
         values["norm"] = NORMS[_whole(stated, "norm", len(NORMS) - 1)]
+    if "classes" in stated:
+        values["classes"] = _names(stated["classes"])
     return kind(Build(**values))
+
+
+def _names(stated: Tensor) -> tuple[str, ...]:
+    """Return the names of classes that weights state; what they are is checked where a network is built."""
+    numbers = stated.tolist() if stated.ndim == 1 and 0 < stated.numel() <= _MOST_BYTES else [math.nan]
+    try:
+        if not all(number.is_integer() for number in numbers):
+            raise ValueError("not bytes")
+        return tuple(bytes(map(int, numbers)).decode().split(_BETWEEN))
+    except ValueError as error:  # what is no byte, and what is no UTF-8, is one too
+        raise InputError(f"the weights do not say what they tell apart: '{_PREFIX}classes' is no text") from error
 
 
 def _whole(stated: Mapping[str, Tensor], name: str, most: int) -> int:
@@ -359,4 +405,4 @@ def _nets() -> Any:
     return nets
 
 
-assert set(_LARGEST) | {"norm"} == {field.name for field in fields(Build)}  # noqa: S101 - every setting has its bounds
+assert set(_LARGEST) | {"norm", "classes"} == {field.name for field in fields(Build)}  # noqa: S101 - every setting has its bounds

@@ -20,6 +20,7 @@ from micronet.networks.taught import Taught, is_taught, taught_for_state
 
 __all__ = [
     "Network",
+    "classes_of",
     "dimensions_of",
     "engine_parameters",
     "entries",
@@ -49,7 +50,7 @@ class Network:
     refines : bool
         Whether channel 1 of its input is a mask, which it gives back refined.
     classes : tuple of str
-        What its output channels are the probability of.
+        What its output channels are the probability of; `classes_of` knows it of one that was built for others.
     smallest_axis : int
         Voxels; shorter axes are padded.
     receptive_field : int or None
@@ -268,6 +269,11 @@ def model_for_state(state: Mapping[str, Tensor]) -> nn.Module:
 def dimensions_of(model: nn.Module) -> int:
     """Return 2 for a network that looks at every (Y, X) slice by itself, else 3."""
     return model.build.dimensions if isinstance(model, library.LibraryNetwork) else 3
+
+
+def classes_of(model: nn.Module) -> tuple[str, ...]:
+    """Return what the output channels of a network are the probability of: the lumen, or several exclusive classes."""
+    return model.classes if isinstance(model, library.LibraryNetwork) else network_of(model).classes
 
 
 def engine_parameters(model: nn.Module) -> dict[str, Tensor]:

@@ -15,15 +15,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
+from micronet.core.classes import ANNOTATION_COLOUR, colour
 from micronet.report.figure import new_figure
 
 __all__ = ["ANNOTATION_COLOUR", "MASK_COLOUR", "Contour", "Panel", "Sheet", "draw_sheet", "grey_range", "sampled"]
 
-# Colours that people with any colour vision tell apart, on grey (Okabe & Ito 2008).
-#: Contour of the segmentation.
-MASK_COLOUR = "#E69F00"
-#: Contour of the annotation.
-ANNOTATION_COLOUR = "#56B4E9"
+#: Contour of the segmentation, where there is one.
+MASK_COLOUR = colour(1)
 
 _FONT = "DejaVu Sans"  # comes with matplotlib
 # Inches.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import label
 
+from micronet.core.classes import colour
 from micronet.core.errors import InputError
 from micronet.report.figure import write_figure
 from micronet.report.panels import (
     ANNOTATION_COLOUR,
-    MASK_COLOUR,
     Contour,
     Panel,
     Sheet,
@@ -27,7 +27,10 @@ from micronet.report.panels import (
 )
 from micronet.report.wish import PANELS, FigureWish
 
-__all__ = ["Scene", "View", "views", "write_paper_figure", "write_preview"]
+__all__ = ["Further", "Scene", "View", "views", "write_paper_figure", "write_preview"]
+
+#: Makes a picture of a volume: a slice, or a projection.
+_Flat = Callable[[NDArray[Any]], NDArray[Any]]
 
 _AXES = "zyx"
 # Where lumen ends in a plane with so much as this part of the median plane's, it was not annotated further.
@@ -73,6 +76,15 @@ def views(lengths: Sequence[float]) -> tuple[View, View, View]:
 
 
 @dataclass(frozen=True, eq=False)
+class Further:
+    """A segment beside the first: its name, its mask (non-zero is inside) and annotation, of the image's shape."""
+
+    name: str
+    mask: NDArray[Any]
+    annotation: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Scene:
     """What there is to be shown of a volume.
 
@@ -92,6 +104,9 @@ class Scene:
         How deep (Y) the network looked; the mask has no outline where that ends.
     mask_name, annotation_name : str
         What the legend calls the contours.
+    further : sequence of Further
+        Segments beside that of `mask`, each drawn in a colour of its own (`micronet.core.classes.colour`), in their
+        order after the first.
     origin, whole : tuple of three ints, optional
         Where the arrays begin in the volume that they were cut out of, and the shape of that.
 
@@ -109,6 +124,7 @@ class Scene:
     y_crop: int | None = None
     mask_name: str = "segmentation"
     annotation_name: str = "annotation"
+    further: Sequence[Further] = ()
     origin: tuple[int, int, int] = (0, 0, 0)
     whole: tuple[int, ...] = field(default=())
 
@@ -116,7 +132,9 @@ class Scene:
         image, spacing = self.image, self.spacing_um
         if image.ndim != 3 or 0 in image.shape or image.dtype.kind not in "buif":
             raise InputError(f"a preview needs a (Z, Y, X) array of real numbers, found {image.shape} of {image.dtype}")
-        for name, array in (("mask", self.mask), ("annotation", self.annotation), ("annotated part", self.known)):
+        arrays = [("mask", self.mask), ("annotation", self.annotation), ("annotated part", self.known)]
+        arrays += [pair for one in self.further for pair in (("mask", one.mask), ("annotation", one.annotation))]
+        for name, array in arrays:
             if array is not None and array.shape != image.shape:
                 raise InputError(f"{name} of shape {array.shape} differs from the image: {image.shape}")
         if spacing is not None and not (
@@ -143,14 +161,23 @@ class Scene:
     def plane(self, axis: int) -> int:
         """Return the middle plane; where nothing is annotated there, the one with most annotated lumen."""
         middle: int = (self.depth if axis == 1 else self.image.shape[axis]) // 2
-        told = self.annotation if self.known is None else self.known
-        if told is None or self.annotation is None or told.take(middle, axis).any():
+        annotation = self._annotated()
+        told = annotation if self.known is None else self.known
+        if told is None or annotation is None or told.take(middle, axis).any():
             return middle
         others = tuple(other for other in range(3) if other != axis)
-        lumen = _inside(self.annotation) if self.known is None else _inside(self.annotation) & self.known
+        lumen = _inside(annotation) if self.known is None else _inside(annotation) & self.known
         areas = np.count_nonzero(lumen if lumen.any() else told, axis=others)
         most = np.flatnonzero(areas == areas.max())
         return int(most[len(most) // 2]) if areas.any() else middle
+
+    def _annotated(self) -> NDArray[Any] | None:
+        """Return where any segment is annotated."""
+        annotation = self.annotation
+        for one in self.further:
+            if one.annotation is not None:
+                annotation = one.annotation if annotation is None else _inside(annotation) | _inside(one.annotation)
+        return annotation
 
     def cut(self, crop: Sequence[tuple[str, int, int]]) -> Scene:
         """Return a box of it, along axes given by their letters from a voxel up to another that is not in it."""
@@ -165,6 +192,10 @@ class Scene:
             mask=self.mask[inner],
             annotation=None if self.annotation is None else self.annotation[inner],
             known=None if self.known is None else self.known[inner],
+            further=[
+                replace(one, mask=one.mask[inner], annotation=None if one.annotation is None else one.annotation[inner])
+                for one in self.further
+            ],
             y_crop=None if self.y_crop is None else self.y_crop - origin[1],
             origin=(origin[0], origin[1], origin[2]),
             whole=self.whole or self.image.shape,
@@ -185,21 +216,13 @@ class Scene:
         if crop is not None:
             looked_at = np.zeros(picture.shape, bool)
             looked_at[:crop] = True
-        contours = [Contour(flat(_inside(self.mask)), self.mask_name, MASK_COLOUR, known=looked_at)]
-        if self.annotation is not None:  # below the segmentation and wider, so that both show where they agree
-            annotated, known = _inside(self.annotation), self._annotated_planes(view)
-            if self.known is not None:
-                annotated, known = annotated & self.known, flat(self.known)
-                if plane is None:  # lumen along the way is known from one voxel, that there is none from all of them
-                    known = flat(annotated) | ~flat(~self.known)
-            contours.insert(0, Contour(flat(annotated), self.annotation_name, ANNOTATION_COLOUR, 1.6, known))
         return Panel(
             picture,
             view.lengths(self.lengths),
             view.axes,
             f"maximum along {letter}" if plane is None else f"{letter} {plane + self.origin[view.axis]} of {whole}",
             grey_range(picture, projection=True) if grey is None else grey,
-            contours,
+            self._contours(flat, view, plane is None, looked_at),
             None if crop is None else crop - 0.5,
         )
 
@@ -214,10 +237,37 @@ class Scene:
 
         Real lumens come to their end in planes of an eighth of the usual area at most (ten annotated embryos).
         """
-        shape = self.image.shape
-        if self.annotation is None or self.known is not None:
-            return [np.ones(n, bool) for n in shape]
-        return [_annotated(_inside(self.annotation), axis) for axis in range(3)]
+        masks = [self.annotation, *(one.annotation for one in self.further)]
+        plain = [_inside(mask) for mask in masks if mask is not None and self.known is None]
+        if not plain:
+            return [np.ones(n, bool) for n in self.image.shape]
+        return [_annotated(np.logical_or.reduce(plain), axis) for axis in range(3)]
+
+    def _contours(self, flat: _Flat, view: View, projected: bool, looked_at: NDArray[np.bool_] | None) -> list[Contour]:
+        """Return the contours of a picture, the lowest first.
+
+        Annotations lie below the segmentation and are wider, so that both show where they agree; the first segment lies
+        uppermost, and stands first in the legend.
+        """
+        masks = [(self.mask_name, self.mask), *((one.name, one.mask) for one in self.further)]
+        drawn = [
+            Contour(flat(_inside(mask)), name, colour(number), known=looked_at)
+            for number, (name, mask) in enumerate(masks, 1)
+        ]
+        annotations = [self.annotation, *(one.annotation for one in self.further)]
+        told = self._annotated_planes(view)
+        below = [self._annotated_in(flat, one, projected, told) for one in annotations if one is not None]
+        return [*below, *reversed(drawn)]
+
+    def _annotated_in(
+        self, flat: _Flat, annotation: NDArray[Any], projected: bool, known: NDArray[np.bool_] | None
+    ) -> Contour:
+        annotated = _inside(annotation)
+        if self.known is not None:
+            annotated, known = annotated & self.known, flat(self.known)
+            if projected:  # lumen along the way is known from one voxel, that there is none from all of them
+                known = flat(annotated) | ~flat(~self.known)
+        return Contour(flat(annotated), self.annotation_name, ANNOTATION_COLOUR, 1.6, known)
 
     def rows(self, planes: Sequence[int]) -> tuple[list[Panel], list[Panel]]:
         """Return three slices and three projections."""

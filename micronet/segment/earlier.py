@@ -13,7 +13,7 @@ from micronet.io.mesh import MESH_FORMATS
 from micronet.segment.plan import Plan
 from micronet.segment.settings import Job
 
-__all__ = ["Earlier", "earlier_result"]
+__all__ = ["Earlier", "earlier_result", "other_input", "other_settings", "other_weights", "scored_otherwise"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,7 @@ def earlier_result(plan: Plan) -> Earlier | None:
     missing = [kind for kind, file in on_request.items() if kind == "figure" or not file.exists()]
     if _table(record.get("result")).get("voxels") == 0 and "mesh" in missing:
         missing.remove("mesh")  # there is no surface of nothing
-    return Earlier(plan, record, tuple(missing), _rescored(record, plan.asked), _there(job, stem))
+    return Earlier(plan, record, tuple(missing), scored_otherwise(record, plan.asked), _there(job, stem))
 
 
 def _there(job: Job, stem: str) -> tuple[str, ...]:
@@ -123,7 +123,7 @@ def _there(job: Job, stem: str) -> tuple[str, ...]:
     return tuple(kind for kind, file in every.items() if file.exists())
 
 
-def _rescored(record: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+def scored_otherwise(record: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
     """Whether another annotation is asked for; none is as the one that is there."""
     if "annotation" not in asked["masks"]:
         return False
@@ -134,12 +134,29 @@ def _rescored(record: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
 
 def _differences(record: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
     """Yield what differs between the result that a record tells of and the one that is asked for, in words."""
+    if "segments" in record:
+        yield "several segments there, one mask asked"
+        return
+    yield from other_input(record, asked)
+    yield from other_weights(_table(record.get("weights")), asked["weights"])
+    yield from other_settings(record, asked)
+
+
+def other_input(record: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
+    """Yield in words that the input is another one."""
     if _hash(record.get("input")) != asked["input"]["sha256"]:
         yield "the input has changed since"
-    weights = _table(record.get("weights"))
-    if _hash(weights) != asked["weights"]["sha256"]:
-        old, new = (_named(one) for one in (weights, asked["weights"]))
+
+
+def other_weights(there: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
+    """Yield in words that other weights are asked for than there are."""
+    if _hash(there) != asked["sha256"]:
+        old, new = _named(there), _named(asked)
         yield f"weights {old} there, {new} asked" if old != new else f"other weights in {new} than there"
+
+
+def other_settings(record: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what differs in words, of masks and settings."""
     masks = [_table(one.get("masks")) for one in (record, asked)]
     for role in ("initial_mask", "keep"):
         old_mask, new_mask = (mask.get(role) for mask in masks)

@@ -45,7 +45,7 @@ from micronet.segment.store import refuse_wishes, segment_store
 if TYPE_CHECKING:
     from micronet.segment.report import SegmentReport
 
-__all__ = ["Job", "TimePoint", "Weights", "check_results", "check_stems", "segment_file"]
+__all__ = ["Job", "TimePoint", "Weights", "check_results", "check_stems", "predicted", "segment_file"]
 
 
 def segment_file(
@@ -135,7 +135,7 @@ def _segment(plan: Plan, say: Callable[[str], None], on_iteration: Callable[[Ite
     inputs = read_inputs(task, say)
     watch.note("read")
     page = _new_page(task.job, inputs)
-    with _predicted(task, inputs, memory, page, on_iteration) as prediction:
+    with predicted(task, inputs, memory, None if page is None else page.add, on_iteration) as prediction:
         watch.note("predict")
         if task.weights.network.refines:
             say(f"  changes     {changes(prediction.iterations, task)}")
@@ -154,14 +154,17 @@ def _segment(plan: Plan, say: Callable[[str], None], on_iteration: Callable[[Ite
 
 
 @contextmanager
-def _predicted(
+def predicted(
     task: Task,
     inputs: Inputs,
     memory: Memory,
-    page: SegmentReport | None,
+    on_pass: Callable[[Planes, Iteration], None] | None,
     on_iteration: Callable[[Iteration], None] | None,
 ) -> Iterator[Prediction]:
-    """Give what the network finds; what lies on the disk is gone after the block."""
+    """Give what the network finds; what lies on the disk is gone after the block.
+
+    `on_pass` receives the probability after each pass, on the volume's grid.
+    """
     job, iterations = task.job, list[Iteration]()
 
     def note_iteration(iteration: Iteration) -> None:
@@ -175,8 +178,8 @@ def _predicted(
         return found if inputs.grid is None else inputs.grid.back(found, job.y_crop, keep)
 
     def note_probability(now: Planes) -> None:
-        if page is not None:
-            page.add(on_input(now), iterations[-1])
+        if on_pass is not None:
+            on_pass(on_input(now), iterations[-1])
 
     start: Volume | NDArray[Any] | None = inputs.start
     if inputs.grid is not None and inputs.start is not None:

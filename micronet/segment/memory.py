@@ -55,6 +55,8 @@ class Need:
         `Memory.check` has the rest once the mask is known.
     spacing_um : (z, y, x), optional
         What taught networks take depends on it.
+    classes : int
+        Each has a probability of its own.
     """
 
     shape: tuple[int, int, int]
@@ -68,10 +70,12 @@ class Need:
     starts: bool = False
     wishes: Mapping[str, int] = field(default_factory=dict)
     spacing_um: tuple[float, float, float] | None = None
+    classes: int = 1
 
     def held(self, planes: int | None) -> int:
         """Return about how many bytes are held once the mask is known, beside the program."""
-        return self._inputs() + math.prod(self.shape) + (0 if planes is not None else 4 * self._looked_at())
+        probability = 0 if planes is not None else 4 * self.classes * self._looked_at()
+        return self._inputs() + self.classes * math.prod(self.shape) + probability
 
     def _inputs(self) -> int:
         voxels = math.prod(self.shape)
@@ -113,7 +117,8 @@ class Need:
             output = 2 * voxels  # the segmentation, and where it agrees with an annotation
         else:
             work = self._whole(model, padding)
-            output = 2 * voxels + (4 + 4) * self._looked_at()
+            work += 4 * (self.classes - 1) * math.prod(padding.shape)
+            output = (1 + self.classes) * voxels + (4 * self.classes + 4) * self._looked_at()
         after = self.held(planes) + max(self.wishes.values(), default=0)
         return int(ram.PROGRAM + ram.MARGIN * max(reading, holding + work, holding + output, after))
 

@@ -66,7 +66,8 @@ class TimePoint:
 class Task:
     """A volume to segment: its file, the network and the settings; of a recording, the time point too.
 
-    `sources` are the files that are read, open from the plan until the task is done.
+    `sources` are the files that are read, open from the plan until the task is done. `held` is how many bytes a voxel
+    the caller holds meanwhile, `segment` what the mask is called that is found.
     """
 
     path: Path
@@ -74,6 +75,8 @@ class Task:
     job: Job
     sources: Sources
     time_point: TimePoint | None = None
+    held: int = 0
+    segment: str = "lumen"
 
     @property
     def stem(self) -> str:
@@ -170,10 +173,11 @@ def _need(task: Task, masks: Iterable[Path]) -> Need:
         logarithm=job.intensity == "log" or task.weights.taught_on_log,
         masks=tuple(_mask_bytes(mask, task) for mask in masks),
         soft_start=task.soft_start is not None,
-        beside=0 if time_point is None else time_point.beside,
+        beside=task.held * math.prod(grid.shape) + (0 if time_point is None else time_point.beside),
         seen=None if network is None else network.size,
         starts="initial_mask" in task.masks,
         spacing_um=grid.spacing_um,
+        classes=len(task.weights.classes),
         wishes={name: least for name, least in least_bytes(math.prod(grid.shape)).items() if name in job.wishes},
     )
 

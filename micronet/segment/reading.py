@@ -21,7 +21,7 @@ from micronet.segment.plan import Task, TimePoint
 from micronet.segment.resampling import NetworkGrid
 from micronet.segment.settings import Job
 
-__all__ = ["Inputs", "described", "notes_on", "read_inputs", "read_job_volume"]
+__all__ = ["Inputs", "described", "notes_on", "read_inputs", "read_job_volume", "read_mask"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +61,8 @@ def read_inputs(task: Task, say: Callable[[str], None]) -> Inputs:
         volume, start = _probability_of(task.sources.of(time_point.start), time_point, volume, path)
         say(f"  start from  {time_point.start.name}")
     else:
-        volume, start = _read_mask(job.initial_mask, task, volume, "start from", say)
-    volume, annotation = _read_mask(job.annotation, task, volume, "annotation", say)
+        volume, start = read_mask(job.initial_mask, task, volume, "start from", say)
+    volume, annotation = read_mask(job.annotation, task, volume, "annotation", say)
     volume, keep = _read_kept(task, volume, say)
     weights = task.weights
     seen = _seen(volume, grid, task, say)
@@ -139,7 +139,7 @@ def _as_wanted(task: Task, volume: Volume, say: Callable[[str], None]) -> tuple[
     return volume, False
 
 
-def _read_mask(
+def read_mask(
     mask_path: Path | None, task: Task, volume: Volume, role: str, say: Callable[[str], None]
 ) -> tuple[Volume, Volume | None]:
     """Return the volume, whose length unit may be settled by the mask, and the mask."""

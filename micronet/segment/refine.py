@@ -37,6 +37,7 @@ __all__ = [
     "hold",
     "initial_probability",
     "predict",
+    "predict_classes",
     "predict_whole",
     "refine",
 ]
@@ -197,6 +198,46 @@ def predict_whole(volume: Volume | NDArray[Any], model: nn.Module, how: Refineme
     whole = np.zeros(array.shape, np.float32)
     whole[:, :depth] = probability
     return how.hold(whole)
+
+
+def predict_classes(
+    volume: Volume | NDArray[Any], model: nn.Module, how: Refinement
+) -> tuple[NDArray[np.float32], list[Iteration]]:
+    """Return what a network that tells several classes apart says of a volume, in one pass.
+
+    Parameters
+    ----------
+    volume : Volume or ndarray of shape (Z, Y, X)
+        As `predict`.
+    model : torch.nn.Module
+        Its output has a channel a class, background not among them.
+    how : Refinement
+        Its `y_crop` is looked at, and who listens is told of the last class's pass.
+
+    Returns
+    -------
+    probability : ndarray of shape (classes, Z, Y, X), float32
+        Deeper than `y_crop` all are 0.
+    passes : list of Iteration
+        One a class: how many voxels are above 0.5.
+    """
+    array = volume.array if isinstance(volume, Volume) else volume
+    depth = checked_depth(array, model, how)
+    image = np.ascontiguousarray(normalize_image(array)[:, :depth])
+    padding = Padding(image.shape, network_of(model).smallest_axis)
+    began, first = time.perf_counter(), next(model.parameters())
+    x = torch.from_numpy(padding.pad(image))[None, None].to(first.device, first.dtype)
+    with torch.inference_mode():
+        found: NDArray[np.float32] = model(x)[0].float().cpu().numpy()
+    probability = np.zeros((len(found), *array.shape), np.float32)
+    passes = []
+    for channel, whole in zip(found, probability, strict=True):
+        whole[:, :depth] = padding.unpad(channel)
+        change = Change()
+        change.add(initial_probability(whole, None), whole)
+        passes.append(change.iteration(1, time.perf_counter() - began))
+    how.tell(passes, probability[-1, :, :depth])
+    return probability, passes
 
 
 def checked_depth(array: NDArray[Any], model: nn.Module, how: Refinement) -> int:

@@ -20,7 +20,7 @@ from micronet.report.page.scroller import Movie, Shown
 from micronet.report.panels import sampled
 from micronet.segment.refine import Iteration
 
-__all__ = ["SegmentReport"]
+__all__ = ["PROBABILITY_BINS", "SegmentReport", "origin_table", "refinement_parts", "scores_parts"]
 
 # By name: where the record has it, and what it is.
 _DEFINITIONS = {
@@ -31,7 +31,8 @@ _DEFINITIONS = {
     "false positives, FP": ("false_positives", "voxels found and not annotated"),
     "false negatives, FN": ("false_negatives", "voxels annotated and not found"),
 }
-_PROBABILITY_BINS = np.linspace(0, 1, 52)
+#: Of a histogram of probabilities.
+PROBABILITY_BINS = np.linspace(0, 1, 52)
 
 
 class SegmentReport:
@@ -98,11 +99,12 @@ class SegmentReport:
         """
         sections = []
         if record["scores"] is not None:
-            sections.append(Section("Scores", _scores(record["scores"])))
+            sections.append(Section("Scores", scores_parts(record["scores"])))
         if len(record["iterations"]) > 1:
-            sections.append(Section("Refinement", _refinement(record["iterations"])))
+            sections.append(Section("Refinement", refinement_parts(record["iterations"])))
         sections.append(Section("Histograms", self._histograms(probability, annotation)))
-        sections.append(Section("How it was made", [_origin(record)]))
+        files = {"volume": record["input"], "weights": record["weights"], **record["masks"]}
+        sections.append(Section("How it was made", [origin_table(record, files)]))
         name = write_name(path.stem.removesuffix("_report"))
         shown = Shown(name, self._movie, self._volume.array, annotation, y_crop=self._y_crop)
         write_page(
@@ -142,7 +144,7 @@ class SegmentReport:
             counts = histogram(image, edges, mask, self._threshold if name == "segmentation" else 0.5)
             if counts.sum():
                 lines.append(Line(name, edges, 100 * counts / counts.sum(), "steps"))
-        sure = histogram(probability, _PROBABILITY_BINS)
+        sure = histogram(probability, PROBABILITY_BINS)
         return [
             figure(
                 plot(lines, "intensity", "share of the voxels (%)"),
@@ -150,7 +152,7 @@ class SegmentReport:
             ),
             figure(
                 plot(
-                    [Line("voxels", _PROBABILITY_BINS, sure, "steps")],
+                    [Line("voxels", PROBABILITY_BINS, sure, "steps")],
                     "probability of lumen",
                     "voxels",
                     mark=(self._threshold, f"threshold {self._threshold:g}"),
@@ -161,7 +163,8 @@ class SegmentReport:
         ]
 
 
-def _scores(scores: Mapping[str, Any]) -> list[Markup]:
+def scores_parts(scores: Mapping[str, Any]) -> list[Markup]:
+    """Return what a page says of the scores of a record."""
     rows = []
     for name, (key, definition) in _DEFINITIONS.items():
         value = scores[key]
@@ -173,7 +176,8 @@ def _scores(scores: Mapping[str, Any]) -> list[Markup]:
     return parts
 
 
-def _refinement(iterations: Sequence[Mapping[str, Any]]) -> list[Markup]:
+def refinement_parts(iterations: Sequence[Mapping[str, Any]]) -> list[Markup]:
+    """Return what a page says of the passes of a record."""
     numbers = [iteration["number"] for iteration in iterations]
     lines = [
         Line("voxels above 0.5", numbers, [iteration["foreground"] for iteration in iterations], "points"),
@@ -198,9 +202,8 @@ def _refinement(iterations: Sequence[Mapping[str, Any]]) -> list[Markup]:
     ]
 
 
-def _origin(record: Mapping[str, Any]) -> Markup:
-    """Return the table of files, settings and versions."""
-    files = {"volume": record["input"], "weights": record["weights"], **record["masks"]}
+def origin_table(record: Mapping[str, Any], files: Mapping[str, Any]) -> Markup:
+    """Return the table of files (by role, as a record has them), settings and versions."""
     rows = [(role.replace("_", " "), f"{file['path']}\nSHA-256 {file['sha256']}") for role, file in files.items()]
     chosen = {
         key.replace("_", " "): value

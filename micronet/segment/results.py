@@ -43,6 +43,7 @@ __all__ = [
     "Written",
     "changes",
     "hand_over",
+    "measure_found",
     "measure_mask",
     "measure_prediction",
     "record_of",
@@ -50,6 +51,7 @@ __all__ = [
     "scored_line",
     "write_on_request",
     "write_results",
+    "write_shapes",
 ]
 
 
@@ -113,7 +115,12 @@ class Watch:
 
 def measure_prediction(task: Task, inputs: Inputs, prediction: Prediction, say: Callable[[str], None]) -> Measured:
     """Take the mask out of a probability, measure and score it, and tell the person."""
-    mask, cleaned = above(prediction.probability, task.job.threshold), None
+    return measure_found(task, inputs, above(prediction.probability, task.job.threshold), say)
+
+
+def measure_found(task: Task, inputs: Inputs, mask: NDArray[np.bool_], say: Callable[[str], None]) -> Measured:
+    """Clean a mask in place where that is asked for, measure and score it, and tell the person."""
+    cleaned = None
     if task.job.clean is not None:
         from micronet.measure.pieces import clean_mask  # it imports scikit-image, for cleaning only
 
@@ -134,7 +141,7 @@ def measure_mask(task: Task, inputs: Inputs, mask: NDArray[np.bool_], say: Calla
         scores, line = _scored(mask, inputs.annotation.array, job.y_crop)
     found = Measured(mask, result, warnings, scores)
     share = f"{100 * result['fraction']:.2f} % of what was looked at"
-    say(f"  lumen       {result['voxels']:,} voxels ({share}){found.um3}")
+    say(f"  {task.segment:<11} {result['voxels']:,} voxels ({share}){found.um3}")
     for warning in warnings:
         say(f"  WARNING     {warning}")
     if line:
@@ -253,15 +260,30 @@ def write_on_request(
     Mesh and tables are written as far as memory suffices: how much they take only the mask tells.
     """
     on_request = job.files_on_request(stem)
-    needed, refused, warnings = memory.needed, list[str](), list[str]()
-    vessels: dict[str, Any] = {}
     if job.figure is not None:
         write_paper_figure(on_request["figure"], scene, job.figure)
         files["figure"] = on_request["figure"]
-    if job.mesh is not None:
+    written = write_shapes(job, stem, on_request.get("mesh"), mask, memory, say)
+    files |= written.files
+    if job.label_tiff:
+        files["labels"] = write_label_tiff(on_request["labels"], [mask.array], mask)
+    return replace(written, files=files)
+
+
+def write_shapes(
+    job: Job, stem: str, surface: Path | None, mask: Volume, memory: Memory, say: Callable[[str], None]
+) -> Written:
+    """Write the surface of a mask into a file, and tables of its vessels, where they are asked for and memory suffices.
+
+    `stem` is how the names of the tables begin, in the job's folder.
+    """
+    files: dict[str, Path] = {}
+    needed, refused, warnings = memory.needed, list[str](), list[str]()
+    vessels: dict[str, Any] = {}
+    if surface is not None:
         try:
             needed = max(needed, memory.check("mesh", mesh_bytes(mask.array)))
-            files |= write_surface(on_request["mesh"], mask)
+            files |= write_surface(surface, mask)
         except MemoryLimitError as error:
             refused.append(str(error))
     if job.measures:
@@ -273,6 +295,4 @@ def write_on_request(
             refused.append(str(error))
     for line in (*refused, *warnings):
         say(f"  WARNING     {line}")
-    if job.label_tiff:
-        files["labels"] = write_label_tiff(on_request["labels"], [mask.array], mask)
     return Written(files, needed, refused, warnings, vessels)

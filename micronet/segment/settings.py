@@ -21,7 +21,7 @@ from micronet.measure.cleaning import Cleaning
 from micronet.measure.lumen_files import surface_path, vessel_paths
 from micronet.networks.card import card_path
 from micronet.networks.engine import Work
-from micronet.networks.registry import Network, dimensions_of, network_of
+from micronet.networks.registry import Network, classes_of, dimensions_of, network_of
 from micronet.networks.weights import load_model
 from micronet.report.wish import FigureWish
 
@@ -53,6 +53,11 @@ class Weights:
     def network(self) -> Network:
         """What the registry knows of it."""
         return network_of(self.model)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What its output channels are the probability of."""
+        return classes_of(self.model)
 
     @property
     def flat(self) -> bool:

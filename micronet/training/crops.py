@@ -87,15 +87,15 @@ class Crops:
                 raise InputError(f"the class {name} has no annotated voxel in the training volumes")
 
     @property
-    def steps_a_pass(self) -> int:
-        """Steps of an epoch."""
+    def batches_a_pass(self) -> int:
+        """Batches of an epoch."""
         return -(-len(self._samples) * self._each // self._batch_size)
 
-    def batch(self, passes_begun: int, number: int, step: int) -> Batch:
-        """Return a batch of an epoch by its number; the epoch is the `passes_begun`-th, the step the training's."""
+    def batch(self, passes_begun: int, number: int, drawn: int) -> Batch:
+        """Return a batch of an epoch, the `passes_begun`-th, by its number; `drawn` names what is drawn for it."""
         order = stream(self._seed, ORDER, passes_begun).permutation(len(self._samples) * self._each)
         chosen = order[number * self._batch_size : (number + 1) * self._batch_size] // self._each
-        crops = [self._crop(int(index), stream(self._seed, VIEW, step, k)) for k, index in enumerate(chosen)]
+        crops = [self._crop(int(index), stream(self._seed, VIEW, drawn, k)) for k, index in enumerate(chosen)]
         images, masks, weights = zip(*crops, strict=True)
         weight = None
         if any(one is not None for one in weights):

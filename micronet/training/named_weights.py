@@ -112,8 +112,9 @@ def left_over(network: str, places: Places, dataset: Path) -> str:
             run, state = Run.reopen(path, places)
             if not _is_of(state["settings"]["dataset"], dataset):
                 continue
-            trainer, volumes = state["trainer"], len(state["trainer"]["volumes"])
-            left = Plan.from_state(trainer["plan"], volumes).steps_left(volumes)
+            trainer = state["trainer"]
+            volumes = trainer.get("shares_a_pass", len(trainer["volumes"]))
+            left = Plan.from_state(trainer["plan"], volumes).steps_left(volumes, trainer.get("accumulate", 1))
             command, step = state["training"]["command"], f"{trainer['step']:,}"
         except (MicronetError, KeyError, TypeError, ValueError):
             return f"an earlier session left '{path}', which cannot be read"

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from micronet.core.errors import InputError, setting
-from micronet.networks.library import probability_of
 from micronet.training.losses import fbeta_loss
 
 __all__ = ["Loss", "logits_of", "loss_named"]
 
-#: Takes logits (N, C, D, H, W), target (N, 1, D, H, W) (bool of one channel, else the number of the class),
+#: Takes logits (N, C, D, H, W), target (N, 1, D, H, W) (bool of one channel, else the number of the class, uint8),
 #: weight of the target's shape or None, and beta squared; returns a scalar.
 Loss = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
 
@@ -43,7 +42,7 @@ def loss_named(name: str, out_channels: int, lumen_share: float = 0.5) -> Loss:
         If the loss does not fit so many classes.
     """
     if name in _OF_ONE_CHANNEL and out_channels > 1:
-        raise InputError(f"the loss {name} is of one class, the data set has {out_channels} {setting('loss')}")
+        raise InputError(f"the loss {name} is of one class, the data set has {out_channels - 1} {setting('loss')}")
     if name in _OF_SEVERAL and out_channels == 1:
         raise InputError(
             f"the loss {name} is of several exclusive classes, the data set has one: bce is the same of one "
@@ -70,11 +69,20 @@ def loss_named(name: str, out_channels: int, lumen_share: float = 0.5) -> Loss:
     )
 
 
-def logits_of(probability: Tensor) -> Tensor:
-    """Return logits whose probability (N, C, ..) that is, as far from infinity as 1e-6."""
-    if probability.shape[1] == 1:
+def logits_of(probability: Tensor, out_channels: int) -> Tensor:
+    """Return logits (N, out_channels, ..) whose probability, as `networks.library.probability_of` has it, that is.
+
+    They are as far from infinity as those of 1e-6.
+    """
+    if out_channels == 1:
         return torch.logit(probability, eps=_SMALLEST)
-    return probability.clamp_min(_SMALLEST).log()
+    background = 1 - probability.sum(1, keepdim=True)
+    return torch.cat((background, probability), 1).clamp_min(_SMALLEST).log()
+
+
+def _shares(logits: Tensor) -> Tensor:
+    """Return the probability of every channel: of several, background among them, they add up to 1."""
+    return torch.sigmoid(logits) if logits.shape[1] == 1 else torch.softmax(logits, 1)
 
 
 def _bce(logits: Tensor, target: Tensor, weight: Tensor | None, heavier: Tensor | None) -> Tensor:
@@ -100,7 +108,7 @@ def _one_hot(target: Tensor, logits: Tensor) -> Tensor:
 
 
 def _dice(dice: Any, logits: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-    probability, truth = probability_of(logits), _one_hot(target, logits)
+    probability, truth = _shares(logits), _one_hot(target, logits)
     if weight is not None:
         probability, truth = probability * weight, truth * weight
     loss: Tensor = dice(probability, truth)
@@ -109,7 +117,7 @@ def _dice(dice: Any, logits: Tensor, target: Tensor, weight: Tensor | None) -> T
 
 def _boundary(boundary: Any, logits: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
     """Return MONAI's boundary loss; a voxel that does not count counts as predicted right."""
-    probability, truth = probability_of(logits), _one_hot(target, logits)
+    probability, truth = _shares(logits), _one_hot(target, logits)
     if weight is not None:
         probability = torch.where(weight > 0, probability, truth)
     if probability.shape[2] == 1:  # an image: distances lie in its plane

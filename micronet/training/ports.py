@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Bar", "Ports", "Scalars", "Settings", "Wishes"]
+from micronet.training.accumulation import Share
+
+__all__ = ["Bar", "Ports", "Ranks", "Scalars", "Settings", "Wishes"]
 
 
 class Bar(Protocol):
@@ -34,6 +36,13 @@ class Scalars(Protocol):
 
     def close(self) -> Any:
         """Write what is buffered."""
+
+
+class Ranks(Protocol):
+    """The processes that share the steps of a training, see `micronet.training.ranks`."""
+
+    def gradients(self, trainer: Any, indices: Sequence[int]) -> list[Share]:
+        """Leave the mean gradient of these shares of the present step in the network; return what they say."""
 
 
 class Wishes:
@@ -89,3 +98,4 @@ class Settings:
     practice: Mapping[str, Any] = field(default_factory=dict)
     kept: str = "best"
     augmentation: str | None = None
+    accumulate: int = 1

@@ -53,6 +53,9 @@ class Recipe:
         Validations without a better one after which the run counts as stalled.
     published_draws : bool
         Draw order and distortions from one sequential legacy generator, as published.
+    accumulate : int
+        Volumes (of a larger network: batches) whose mean gradient makes a step; as published, 1. The last step of a
+        pass has what is left.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Recipe:
     validate_ahead: int = 0
     patience: int | None = None
     published_draws: bool = False
+    accumulate: int = 1
 
 
 #: Of a larger network, whose `micronet.training.practice.Practice` says the rest.
@@ -105,9 +109,10 @@ class Plan:
             raise FileError(f"the saved plan is damaged: {saved}")
         return plan
 
-    def steps_left(self, volumes: int) -> int:
-        """Return the number of steps until the command is done."""
-        return len(self.order) + volumes * (self.passes_left + self.rounds * self.passes)
+    def steps_left(self, volumes: int, accumulate: int = 1) -> int:
+        """Return the number of steps until the command is done, with so many volumes a step."""
+        passes = self.passes_left + self.rounds * self.passes
+        return -(-len(self.order) // accumulate) - (-volumes // accumulate) * passes
 
     @property
     def done(self) -> bool:

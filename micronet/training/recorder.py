@@ -17,6 +17,7 @@ from micronet.core.names import write_name
 from micronet.core.provenance import now, versions
 from micronet.data.dataset import DataSet, dataset_files, hashes
 from micronet.training.ports import Scalars, Settings
+from micronet.training.ranks import RankLostError
 from micronet.training.run_files import LogRow, Places, Run, loss_label
 from micronet.training.trainer import StepReport, Trainer, ValidationReport
 
@@ -175,6 +176,9 @@ class Recorder:
         self._failure = None
         try:
             yield
+        except RankLostError:  # before the step changed anything
+            self.keep()
+            raise
         except BaseException:
             self.sound = False  # in the middle of a step
             raise
@@ -319,9 +323,10 @@ class Recorder:
         saved = state.get("settings")
         if not isinstance(saved, dict):
             raise FileError("the session file holds no settings: it is damaged")
-        for name in ("recipe", "seed", "iterations", "validate_every", "build", "practice"):
+        unsaid: dict[str, Any] = {"build": {}, "practice": {}, "accumulate": 1}  # of before there were any
+        for name in ("recipe", "seed", "iterations", "validate_every", *unsaid):
             here = getattr(self._settings, name)
-            there = saved.get(name, {} if name in ("build", "practice") else None)  # of before there were any
+            there = saved.get(name, unsaid.get(name))
             if there != here:
                 raise InputError(
                     f"the saved session has {name} {there}, this one {here}; "

@@ -24,9 +24,11 @@ from micronet.networks.padding import Padding
 from micronet.networks.registry import network_of
 from micronet.report.outline import outlined
 from micronet.segment.refine import Iteration, refine
+from micronet.training.accumulation import Share, gradients_of, pooled
 from micronet.training.crops import Batch, Crops
 from micronet.training.losses import fbeta_loss
 from micronet.training.network_losses import logits_of, loss_named
+from micronet.training.ports import Ranks
 from micronet.training.practice import Course, Practice, new_optimizer
 from micronet.training.recipe import NUMPY_SEED, RECIPES, Plan, Recipe, learning_rate
 from micronet.training.round_masks import RoundMasks
@@ -111,6 +113,8 @@ class Trainer:
         None follows the published schedule.
     threshold : float
         For validation scores.
+    ranks : Ranks or None
+        The other processes that take shares of every step.
     """
 
     def __init__(
@@ -133,6 +137,7 @@ class Trainer:
         self.seed = seed
         self.iterations = iterations
         self.practice = practice
+        self.ranks: Ranks | None = None
         self.course = Course()
         self.step = 0
         self.begun = 0
@@ -222,14 +227,19 @@ class Trainer:
         return self.last_f if self.last_step == self.step else None
 
     @property
+    def _shares_a_pass(self) -> int:
+        """Volumes, or batches of crops, of a pass."""
+        return len(self.train_samples) if self._crops is None else self._crops.batches_a_pass
+
+    @property
     def steps_a_pass(self) -> int:
         """Steps of a pass over the training volumes."""
-        return len(self.train_samples) if self._crops is None else self._crops.steps_a_pass
+        return -(-self._shares_a_pass // self.recipe.accumulate)
 
     @property
     def steps_left(self) -> int:
         """Steps of the plan in hand that are still to be done."""
-        return self.plan.steps_left(self.steps_a_pass)
+        return self.plan.steps_left(self._shares_a_pass, self.recipe.accumulate)
 
     def begin(self, rounds: int, passes: int = 1) -> None:
         """Add work: `rounds` times (distort every mask once, then `passes` over all volumes)."""
@@ -266,8 +276,8 @@ class Trainer:
                     return
                 if not self.plan.order:
                     self._begin_pass()
-                on_step(self._take_step(self.plan.order[0]))
-                self.plan.order.pop(0)
+                on_step(self._take_step())
+                del self.plan.order[: self.recipe.accumulate]
         finally:
             engine.forget_memory()
 
@@ -280,8 +290,9 @@ class Trainer:
                 if not self.plan.order:
                     self.begin(1)
                     self._begin_pass()
-                if not on_step(self._take_step(self.plan.order.pop(0))):
+                if not on_step(self._take_step()):
                     return
+                del self.plan.order[: self.recipe.accumulate]
         finally:
             self.restore(before, begun)
             engine.forget_memory()
@@ -299,7 +310,7 @@ class Trainer:
         self.passes_begun += 1
         volumes = len(self.train_samples)
         if self._crops is not None:
-            self.plan.order = list(range(self.steps_a_pass))
+            self.plan.order = list(range(self._shares_a_pass))
             return
         if self.recipe.published_draws:
             order = np.arange(volumes)
@@ -308,27 +319,25 @@ class Trainer:
             order = stream(self.seed, ORDER, self.passes_begun).permutation(volumes)
         self.plan.order = order.tolist()
 
-    def _take_step(self, index: int) -> StepReport:
+    def _take_step(self) -> StepReport:
         began = time.perf_counter()
-        x, target, weight, name = self._batch(index)
         rate = self.rate
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.zero_grad()
-        probability, loss = self._looked(x, target, weight)
-        loss.backward()  # type: ignore[no-untyped-call]
+        indices = self.plan.order[: self.recipe.accumulate]
+        if self.ranks is None:
+            shares = gradients_of(self.model, len(indices), lambda number: self.share(indices[number], number))
+        else:
+            shares = self.ranks.gradients(self, indices)
         self.optimizer.step()
-        scores = overlap(
-            probability.detach()[:, 0].cpu().numpy() > 0.5,
-            target[:, 0].numpy(),
-            None if weight is None else weight[:, 0].numpy() > 0,
-        )
+        share = pooled(shares)
+        scores = share.scores
         report = StepReport(
             self.step,
-            name,
+            share.name,
             rate,
             self.beta_squared,
-            loss.item(),
+            share.loss,
             scores.precision,
             scores.recall,
             scores.f_score(),
@@ -337,11 +346,48 @@ class Trainer:
         self.step += 1
         return report
 
-    def _batch(self, index: int) -> Batch:
-        """Return what the present step sees, the one of this number in the pass."""
-        return self._inputs(index) if self._crops is None else self._crops.batch(self.passes_begun, index, self.step)
+    def share(self, index: int, number: int) -> Share:
+        """Leave the gradients of one volume, or batch of crops, in the network: the `number`-th of the present step."""
+        drawn = self.step * self.recipe.accumulate + number
+        x, target, weight, name = self._batch(index, drawn)
+        self.optimizer.zero_grad()
+        probability, loss = self._looked(x, target, weight, drawn)
+        loss.backward()  # type: ignore[no-untyped-call]
+        scores = overlap(
+            probability.detach()[:, 0].cpu().numpy() > 0.5,
+            target[:, 0].numpy(),
+            None if weight is None else weight[:, 0].numpy() > 0,
+        )
+        return Share(name, loss.item(), scores)
 
-    def _looked(self, x: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    def place(self) -> dict[str, Any]:
+        """Return where the training is, as far as what a step sees depends on it; of types that JSON has."""
+        place: dict[str, Any] = {name: getattr(self, name) for name in _PLACE}
+        place["another round"] = self.plan.rounds > 0
+        if self._refines and self.recipe.published_draws:
+            kind, keys, *rest = _packed(self._legacy_at_round)
+            place["legacy"] = [kind, keys.tolist(), *rest]
+        return place
+
+    def go_to(self, place: Mapping[str, Any]) -> None:
+        """Take over where the training of another process is; its weights come otherwise."""
+        anew = place["rounds_begun"] != self.rounds_begun or place.get("legacy") != self.place().get("legacy")
+        if place["rounds_begun"] == self.rounds_begun + 1 and not self.recipe.published_draws:
+            self._rounds.present = None  # what was made of it meanwhile stays
+        elif anew:
+            self._rounds.forget()
+        for name in _PLACE:
+            setattr(self, name, place[name])
+        self.plan = Plan(rounds=int(place["another round"]))
+        if "legacy" in place:
+            kind, keys, *rest = place["legacy"]
+            self._legacy_at_round = _unpacked([kind, torch.tensor(keys), *rest])
+
+    def _batch(self, index: int, drawn: int) -> Batch:
+        """Return what a share sees, the one of this index in the pass; `drawn` numbers what is drawn for it."""
+        return self._inputs(index, drawn) if self._crops is None else self._crops.batch(self.passes_begun, index, drawn)
+
+    def _looked(self, x: Tensor, target: Tensor, weight: Tensor | None, drawn: int) -> tuple[Tensor, Tensor]:
         """Return what the network says of a batch, and the loss; of several outputs each has its own, added up."""
         if self.practice is None:
             probability = self.model(x)
@@ -351,15 +397,15 @@ class Trainer:
         weight = None if weight is None else weight.to(place)
         self.model.train()
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):  # dropout draws from it
-            torch.manual_seed(int(stream(self.seed, DROPOUT, self.step).integers(2**63)))
+            torch.manual_seed(int(stream(self.seed, DROPOUT, drawn).integers(2**63)))
             scores = cast(LibraryNetwork, self.model).scores(x)
         losses = [self._loss(one, target, weight, self.beta_squared) for one in scores]
         return probability_of(scores[-1]), torch.stack(losses).sum()
 
-    def _inputs(self, index: int) -> Batch:
-        """Return network input, target and weight, each (1, C, D, H, W), of one whole volume for the present step."""
+    def _inputs(self, index: int, drawn: int) -> Batch:
+        """Return network input, target and weight, each (1, C, D, H, W), of one whole volume."""
         sample = self.train_samples[index]
-        view = self._view(sample)
+        view = self._view(sample, drawn)
         truth = view.place(sample.mask)
         padding = Padding(truth.shape, self.network.smallest_axis)
         x = engine.kept_array((1, 2 if self._refines else 1, *padding.shape))
@@ -372,7 +418,7 @@ class Trainer:
             start = mask.astype(np.float32)
             if mask.dtype == np.uint8:
                 start /= 255
-            rng = stream(self.seed, OWN_MASK, self.step)
+            rng = stream(self.seed, OWN_MASK, drawn)
             if rng.random() < self.recipe.own_masks:
                 if rng.random() < 0.5:
                     start = np.zeros_like(start)
@@ -387,10 +433,10 @@ class Trainer:
         weight = torch.from_numpy(counted.astype(np.float32))[None, None]
         return Batch(torch.from_numpy(x), target, weight, sample.entry.name)
 
-    def _view(self, sample: Sample) -> View:
+    def _view(self, sample: Sample, drawn: int) -> View:
         if self.recipe.augmentation is None:
             return View.whole(sample.image.shape)
-        rng = stream(self.seed, VIEW, self.step)
+        rng = stream(self.seed, VIEW, drawn)
         counted = sample.mask if sample.weight is None else sample.mask & sample.weight
         for _ in range(20):
             view = self.recipe.augmentation.draw(sample.image.shape, rng)
@@ -463,7 +509,8 @@ class Trainer:
         if self.practice is None:
             return fbeta_loss(found, target, self.beta_squared, weight).item()
         weight = None if weight is None else weight[None, None].float()
-        return self._loss(logits_of(found[None, None]), target[None, None], weight, self.beta_squared).item()
+        channels = cast(LibraryNetwork, self.model).build.out_channels
+        return self._loss(logits_of(found[None, None], channels), target[None, None], weight, self.beta_squared).item()
 
     def state(self) -> dict[str, Any]:
         """Return all that a run needs to go on bit for bit, of types that `torch.load(weights_only=True)` reads."""
@@ -473,6 +520,8 @@ class Trainer:
             "augmentation": self._augmentation,
             "optimizer kind": self.recipe.optimizer,
             "practice": self._practised,
+            "accumulate": self.recipe.accumulate,
+            "shares_a_pass": self._shares_a_pass,
             "course": asdict(self.course),
             "seed": self.seed,
             "volumes": [sample.entry.name for sample in self.train_samples],
@@ -493,11 +542,12 @@ class Trainer:
         volumes = [sample.entry.name for sample in self.train_samples]
         here: dict[str, Any] = {"network": self.network.name, "recipe": self.recipe.name, "seed": self.seed}
         here |= {"volumes": volumes, "augmentation": self._augmentation, "optimizer kind": self.recipe.optimizer}
-        here |= {"practice": self._practised}
+        here |= {"practice": self._practised, "accumulate": self.recipe.accumulate}
+        state = {"accumulate": 1} | dict(state)  # of before there was any
         for name, value in here.items():
             if state.get(name) != value:
                 raise InputError(f"the saved session has {name} {state.get(name)}, this one {value}")
-        plan = Plan.from_state(state["plan"], self.steps_a_pass)
+        plan = Plan.from_state(state["plan"], self._shares_a_pass)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best_state = state["best_state"]
@@ -544,6 +594,8 @@ _COUNTERS = (
     "best_f",
     "best_step",
 )
+# What a step sees depends on these counters, beside the weights.
+_PLACE = ("step", "rounds_begun", "passes_begun", "beta_squared")
 # What earlier sessions did not save, and what they had.
 _LATER_COUNTERS = {"last_f": None, "last_step": None, "schedule_from": 0}
 

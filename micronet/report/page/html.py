@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 
 from micronet.core.errors import printable
 from micronet.core.files import atomic_path
-from micronet.report.page.scroller import Shown
+from micronet.report.page.scroller import AGREED_COLOUR, Shown
 from micronet.report.panels import ANNOTATION_COLOUR, MASK_COLOUR
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ LARGEST_PAGE = 3_000_000
 # Left for markup around the volumes and for what the record holds.
 _SPARE = 60_000
 _LARGEST_RECORD = 150_000
-# What both contours enclose (Okabe & Ito 2008, with the colours of the contours).
-_AGREED_COLOUR = "#009E73"
 _NUMBER = re.compile(r"-?[0-9][0-9,.]*(e[+-]?[0-9]+)?( ?(%|µm[²³]?|s))?( to [0-9∞][0-9,.]*)?|[–∞]")
 
 
@@ -109,7 +107,7 @@ def write_page(
     room = LARGEST_PAGE - _SPARE - len(marked_sections.encode()) - len(manifest.encode())
     shown = [volume.encoded(room // len(volumes)) for volume in volumes]
     style, script = (_file(name) for name in ("report.css", "report.js"))
-    colours = {"mask": MASK_COLOUR, "annotation": ANNOTATION_COLOUR, "agreed": _AGREED_COLOUR}
+    colours = {"mask": MASK_COLOUR, "annotation": ANNOTATION_COLOUR, "agreed": AGREED_COLOUR}
     page = _templates().get_template("report.html")
     whole = page.render(
         title=title,

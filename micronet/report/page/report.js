@@ -46,10 +46,10 @@
     return volume;
   }
 
-  // Each mask is told as its difference from the one before; the annotation comes first.
+  // Each mask is told as its difference from the one before; the annotation comes first, then further segments.
   async function masksOf(stored) {
     const all = await inflated(stored.masks);
-    const count = stored.frames.length + (stored.annotated ? 1 : 0);
+    const count = stored.frames.length + stored.further.length + (stored.annotated ? 1 : 0);
     const length = all.length / count;
     const masks = [];
     for (let n = 0; n < count; n++) {
@@ -57,7 +57,8 @@
       if (n) for (let i = 0; i < length; i++) mask[i] ^= masks[n - 1][i];
       masks.push(mask);
     }
-    return { annotation: stored.annotated ? masks.shift() : null, frames: masks };
+    const annotation = stored.annotated ? masks.shift() : null;
+    return { annotation, further: masks.splice(0, stored.further.length), frames: masks };
   }
 
   async function load(stored) {
@@ -68,6 +69,7 @@
       const starts = [nz * ny * nx];  // where the projections begin among the bits of a mask
       for (const pixels of [py * px, pz * px]) starts.push(starts[starts.length - 1] + pixels);
       Object.assign(stored, { image, projections, annotation: masks.annotation, masks: masks.frames, starts, loaded: true });
+      stored.further.forEach((segment, number) => { segment.mask = masks.further[number]; });
     }
     return stored;
   }
@@ -160,6 +162,7 @@
 
   // ---- drawing ----------------------------------------------------------------------------------------------------
 
+  const colourOf = (role) => shown.colours[role] || colours[role];
   const frame = () => shown.masks[Number($("frame").value)];
 
   function draw({ canvas, view, projection }) {
@@ -169,7 +172,7 @@
     const grey = greyOf(view, plane, projection);
     const pixels = new ImageData(width, height);
     const fill = annotation && $("show-agreement").checked;
-    const tints = [null, colours.mask, colours.annotation, colours.agreed].map((colour) => colour && rgbOf(colour));
+    const tints = [null, ...["mask", "annotation", "agreed"].map((role) => rgbOf(colourOf(role)))];
     for (let i = 0; i < grey.length; i++) {
       const tint = fill ? tints[mask[i] + 2 * annotation[i]] : null;
       for (let k = 0; k < 3; k++) pixels.data[4 * i + k] = tint ? .45 * grey[i] + .55 * tint[k] : grey[i];
@@ -189,8 +192,11 @@
     const crop = shown.crop === null || view.down !== 1 ? null : shown.crop / shown.shape[1] * height;
     const contour = (inside, end) => contourOf(inside, plane, cssWidth / width, cssHeight / height, end);
     const contours = [];
-    if (annotation && $("show-annotation").checked) contours.push([contour(annotation), colours.annotation, 4]);
-    if ($("show-mask").checked) contours.push([contour(mask, crop === null ? Infinity : Math.floor(crop)), colours.mask, 1.6]);
+    if (annotation && $("show-annotation").checked) contours.push([contour(annotation), colourOf("annotation"), 4]);
+    const end = crop === null ? Infinity : Math.floor(crop);
+    if ($("show-mask").checked) contours.push([contour(mask, end), colourOf("mask"), 1.6]);
+    for (const segment of shown.further)
+      if (segment.box.checked) contours.push([contour(maskOf(segment.mask, plane), end), segment.colour, 1.6]);
     stroke(context, contours);
     if (crop !== null) {
       const path = new Path2D(`M 0 ${crop / height * cssHeight} H ${cssWidth}`);
@@ -340,6 +346,16 @@
     $("agreement").hidden = !(shown.annotation && $("show-agreement").checked);
   }
 
+  function labelOf(segment) {
+    segment.label = document.createElement("label");
+    segment.box = element("input", "", segment.label);
+    Object.assign(segment.box, { type: "checkbox", checked: true });
+    segment.box.addEventListener("change", () => show());
+    element("span", "swatch", segment.label).style.background = segment.colour;
+    element("span", "", segment.label, segment.name);
+    return segment.label;
+  }
+
   async function choose(number) {
     stop();
     shown = await load(volumes[number]);
@@ -348,6 +364,8 @@
     $("frame").max = shown.masks.length - 1;
     $("frame").value = shown.masks.length - 1;
     document.querySelector(".movie").hidden = shown.masks.length < 2;
+    for (const swatch of document.querySelectorAll("[data-colour]")) swatch.style.background = colourOf(swatch.dataset.colour);
+    $("further").replaceChildren(...shown.further.map((segment) => segment.label || labelOf(segment)));
     $("mask-name").textContent = shown.maskName;
     $("annotation-name").textContent = shown.annotationName;
     for (const id of ["show-annotation", "show-agreement"]) $(id).closest("label").hidden = !shown.annotation;
@@ -394,7 +412,6 @@
   // ---- start ------------------------------------------------------------------------------------------------------
 
   for (const id of ["mask", "annotation", "agreement", "cross"]) $(`show-${id}`).addEventListener("change", () => show());
-  for (const swatch of document.querySelectorAll("[data-colour]")) swatch.style.background = colours[swatch.dataset.colour];
   volumes.forEach((volume, number) => $("volume").append(new Option(volume.name, number)));
   $("volume").closest("label").hidden = volumes.length < 2;
   $("volume").addEventListener("change", () => choose(Number($("volume").value)));

@@ -7,18 +7,23 @@ import io
 import math
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from micronet.core.classes import colour
 from micronet.core.errors import InputError
 from micronet.core.planes import Planes
 from micronet.report.page.grid import Grid
 from micronet.report.panels import grey_range, sampled
 
-__all__ = ["Movie", "Shown"]
+__all__ = ["AGREED_COLOUR", "Movie", "Outlined", "Shown"]
+
+#: What both contours enclose, of a mask and its annotation.
+AGREED_COLOUR = colour(2)
 
 # JPEG works in blocks of 8 x 8: planes begin on one, so that none leaks into the next.
 _JPEG_BLOCK = 8
@@ -35,10 +40,12 @@ class Movie:
     ----------
     grid : Grid
         What the masks are shown on.
+    colour : str, optional
+        ``#RRGGBB``.
     """
 
-    def __init__(self, grid: Grid) -> None:
-        self.grid = grid
+    def __init__(self, grid: Grid, colour: str | None = None) -> None:
+        self.grid, self.colour = grid, colour
         self._frames: list[tuple[str, bytes]] = []
 
     def __len__(self) -> int:
@@ -53,33 +60,41 @@ class Movie:
         """The bits of the last mask, as `Grid.bits` gives them."""
         return zlib.decompress(self._frames[-1][1])
 
-    def encoded(self, annotation: bytes | None, most_bytes: int) -> tuple[list[str], str]:
-        """Return the labels of the masks that fit, the last always among them, and these masks with the annotation.
+    def encoded(self, before: Sequence[bytes], most_bytes: int) -> tuple[list[str], str]:
+        """Return the labels of the masks that fit, the last always among them, and these masks with those before.
 
         The second is base64 of a zlib stream in which each mask is told as its difference (exclusive or) from the
-        one before; the annotation comes first.
+        one before.
         """
         count = len(self._frames)
         kept = count
         while True:
             chosen = sorted({count - 1 - round(number * (count - 1) / max(1, kept - 1)) for number in range(kept)})
-            text = self._stream([self._frames[number][1] for number in chosen], annotation)
+            text = self._stream([*before, *(zlib.decompress(self._frames[number][1]) for number in chosen)])
             if len(text) <= most_bytes or kept <= 1:
                 return [self._frames[number][0] for number in chosen], text
             kept = min(kept - 1, max(1, kept * most_bytes // len(text)))
 
     @staticmethod
-    def _stream(frames: Sequence[bytes], annotation: bytes | None) -> str:
+    def _stream(masks: Sequence[bytes]) -> str:
         packer = zlib.compressobj(9)
         parts = []
         before: NDArray[np.uint8] | None = None
-        raw = [zlib.decompress(frame) for frame in frames]
-        for bits in raw if annotation is None else [annotation, *raw]:
+        for bits in masks:
             now = np.frombuffer(bits, np.uint8)
             parts.append(packer.compress((now if before is None else now ^ before).tobytes()))
             before = now
         parts.append(packer.flush())
         return base64.b64encode(b"".join(parts)).decode("ascii")
+
+
+@dataclass(frozen=True, eq=False)
+class Outlined:
+    """A segment that is shown beside the first: its name, its colour (``#RRGGBB``) and its mask (Z, Y, X)."""
+
+    name: str
+    colour: str
+    mask: Planes
 
 
 class Shown:
@@ -100,6 +115,8 @@ class Shown:
         What the contours are called.
     y_crop : int, optional
         How deep (Y) was looked.
+    further : sequence of Outlined
+        Other segments.
 
     Raises
     ------
@@ -117,6 +134,7 @@ class Shown:
         mask_name: str = "segmentation",
         annotation_name: str = "annotation",
         y_crop: int | None = None,
+        further: Sequence[Outlined] = (),
     ) -> None:
         if not len(movie):
             raise InputError("a report needs at least one mask")
@@ -125,7 +143,9 @@ class Shown:
                 raise InputError(f"{what} of shape {array.shape} differs from the masks: {movie.grid.shape}")
         self.name, self._movie, self._y_crop = name, movie, y_crop
         self._names = {"maskName": mask_name, "annotationName": annotation_name}
+        self._colours = {} if movie.colour is None else {"mask": movie.colour, "agreed": _agreed(movie.colour)}
         grid = movie.grid
+        self._further = [(one.name, one.colour, zlib.compress(grid.bits(one.mask), 1)) for one in further]
         self._annotation = None if annotation is None else zlib.compress(grid.bits(annotation), 1)
         self._image = None if image is None else _grey(grid.coarse(image))
         projections = [] if image is None else grid.projections(image)
@@ -139,12 +159,15 @@ class Shown:
         grid = self._movie.grid
         left = most_bytes - sum(len(projection) for projection in self._projections)
         annotation = None if self._annotation is None else zlib.decompress(self._annotation)
-        labels, masks = self._movie.encoded(annotation, left // 2)
+        further = [zlib.decompress(mask) for _, _, mask in self._further]
+        labels, masks = self._movie.encoded([*([] if annotation is None else [annotation]), *further], left // 2)
         bits = np.frombuffer(self._movie.last, np.uint8)
-        if annotation is not None:
-            bits = bits | np.frombuffer(annotation, np.uint8)
+        for other in (annotation, *further):
+            bits = bits if other is None else bits | np.frombuffer(other, np.uint8)
         return self._names | {
             "name": self.name,
+            "colours": self._colours,
+            "further": [{"name": name, "colour": colour} for name, colour, _ in self._further],
             "shape": grid.shape,
             "spacing": grid.spacing_um,
             "size": grid.size,
@@ -157,6 +180,11 @@ class Shown:
             "annotated": annotation is not None,
             "masks": masks,
         }
+
+
+def _agreed(mask_colour: str) -> str:
+    """Return the colour of what is found and annotated: apart from that of what is found only."""
+    return AGREED_COLOUR if mask_colour != AGREED_COLOUR else colour(5)
 
 
 def _voxels(bits: bytes | NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:

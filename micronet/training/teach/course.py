@@ -164,7 +164,8 @@ def teach(
         return Course(earlier.network, choice, comparison)
     if list(choice.names) == expected:
         candidates += companions
-        choice = replace(choice, names=(*choice.names, *(learner.name for learner in companions)))
+        joined = tuple(learner.name for learner in companions)
+        choice = replace(choice, names=(*choice.names, *joined), joined=joined)
     everything = np.ones(len(lesson.lumen), bool)
     members: list[Member] = []
     for learner in candidates:

@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 from micronet.core.errors import InputError, setting
 from micronet.core.outcome import Outcome
 from micronet.core.volume import Volume
-from micronet.io import Sources, read_labels, read_volume
-from micronet.io.corrections import read_corrections
-from micronet.io.labels import LUMEN, Labels
-from micronet.io.sidecar import refuse_second_log
-from micronet.networks.normalize import log_intensity, normalize_image
+from micronet.io import Sources
+from micronet.io.labels import Labels
+from micronet.networks.normalize import normalize_image
 from micronet.segment.outputs import above, measure
 from micronet.training.teach.course import Course, Earlier, Progress, teach
 from micronet.training.teach.lesson import Lesson
@@ -32,7 +30,9 @@ from micronet.training.teach.plan import (
     earlier_outcome,
     plan_teaching,
 )
-from micronet.training.teach.result import Found, Say, looked, write_found
+from micronet.training.teach.reading import Say, impose, read_taught
+from micronet.training.teach.result import Found, looked, write_found
+from micronet.training.teach.several import teach_classes
 
 __all__ = ["TeachJob", "WouldReplaceError", "teach_file"]
 
@@ -64,6 +64,8 @@ def teach_file(
     MicronetError
         For bad input, or too little memory; nothing has been written then.
     """
+    if job.classes is not None:
+        return teach_classes(path, job, say=say, on_progress=on_progress, force=force)
     began = time.perf_counter()
     with Sources() as sources:
         plan = plan_teaching(path, job, sources)
@@ -71,7 +73,7 @@ def teach_file(
             return done
         check_room_for(plan, sources)
         start = None if plan.start is None else Start.read(plan.start)
-        volume, labels, spacing_um = _read(plan, sources, say)
+        volume, labels, spacing_um = read_taught(plan, sources, say)
     material = _gathered(plan, volume, labels, start, say)
     if start is not None and not (material.changed or material.pending or force):
         return Outcome(path, "skipped", f"'{plan.start}' has learned all of this; nothing was written")
@@ -87,7 +89,7 @@ def teach_file(
     probability, spread = looked(course.network, lesson)
     mask = above(probability, job.threshold)
     if not job.free_labels:
-        _impose(mask, lesson.labels)
+        impose(mask, lesson.labels)
     result, warnings = _measured(mask, volume, job, say)
     found = Found(volume, labels, material, lesson, course, probability, spread, mask, start, corrected)
     seconds = {"learn": learned - began, "predict": time.perf_counter() - learned}
@@ -127,7 +129,7 @@ def _before(
         earlier = Earlier(start.network, found[lesson.annotated], material.known[lesson.annotated] == 0)
         before = above(found, job.threshold), f"what '{start.path}' says"
         if not job.free_labels:
-            _impose(before[0], material.known)
+            impose(before[0], material.known)
     elif job.checked is not None:
         before = mask_beside(plan.path, job.labels, lesson.image.shape)
     if job.checked is None or before is None:
@@ -147,12 +149,6 @@ def _taught(plan: Plan, lesson: Lesson, earlier: Earlier | None, on_progress: Pr
         raise InputError(f"'{plan.path}': memory ran out; crop the volume, or annotate fewer voxels") from None
 
 
-def _impose(mask: NDArray[np.bool_], labels: NDArray[np.uint8]) -> None:
-    """Let a mask hold what is annotated."""
-    for plane, said in zip(mask, labels, strict=True):
-        np.copyto(plane, said == LUMEN, where=said > 0)
-
-
 def _tell_course(plan: Plan, course: Course, say: Say) -> None:
     say(f"  learned     {course.choice.told()}")
     if course.comparison is not None:
@@ -161,47 +157,6 @@ def _tell_course(plan: Plan, course: Course, say: Say) -> None:
         say("  compared    nothing of what is new could be held out: the new network is taken")
     if course.kept:
         say(f"              '{plan.start}' stays; the labels are kept in {plan.known.folder}/ for the next time")
-
-
-def _read(plan: Plan, sources: Sources, say: Say) -> tuple[Volume, Labels, tuple[float, float, float]]:
-    """Return the volume as the network is to see it, the labels, and the voxel size to work with."""
-    job, path = plan.job, plan.path
-    volume = read_volume(sources.of(path), axes=job.axes, spacing_um=job.spacing_um)
-    if job.checked is None:
-        volume, labels = read_labels(
-            sources.of(job.labels),
-            volume,
-            str(path),
-            lumen=job.lumen,
-            background=job.background,
-            axes=job.axes,
-            spacing_um=job.spacing_um,
-        )
-    else:
-        volume, labels = read_corrections(
-            sources.of(job.labels),
-            volume,
-            str(path),
-            checked=job.checked,
-            lumen=job.lumen,
-            spacing_um=job.spacing_um,
-        )
-    spacing_um = volume.spacing_um or (1.0, 1.0, 1.0)
-    size = " x ".join(f"{length:.4g}" for length in spacing_um)
-    where = "spacing unknown" if volume.spacing_um is None else f"spacing {size} µm"
-    shape = " x ".join(str(n) for n in volume.shape)
-    say(f"  volume      {shape} (Z, Y, X), {volume.array.dtype}, {where}")
-    say(f"  labels      {labels.description}")
-    notes = [*volume.notes, *labels.notes]
-    if volume.spacing_um is None:
-        notes.append(f"voxel size not stated: voxels are taken for cubes of 1 µm {setting('spacing_um')}")
-    for note in dict.fromkeys(notes):
-        say(f"              note: {note}")
-    if job.intensity == "log":
-        refuse_second_log(path)
-        volume = volume.with_array(log_intensity(volume.array))
-        say("  intensity   the logarithm of what is stored")
-    return volume, labels, spacing_um
 
 
 def _measured(mask: NDArray[np.bool_], volume: Volume, job: TeachJob, say: Say) -> tuple[dict[str, Any], list[str]]:

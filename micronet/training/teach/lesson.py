@@ -98,20 +98,24 @@ class Choice:
     """Which learners' probabilities to average, and what every candidate scored on held-out voxels.
 
     `scores` maps names, joined by " + ", to Dice pooled over the folds, the best first; empty, as `held_out` is, where
-    the annotation was too small to be divided.
+    the annotation was too small to be divided. `joined` are those of `names` of which nothing was held out: they have
+    no score, and are in the mean whatever the others have.
     """
 
     names: tuple[str, ...]
     scores: dict[str, float]
     held_out: str
+    joined: tuple[str, ...] = ()
 
     def told(self) -> str:
         """Return the one line that says what was chosen, and why."""
+        chosen = " + ".join(self.names)
         if not self.scores:
-            return f"{' + '.join(self.names)}: the annotation is too small, or too unequal, to hold anything out"
+            return f"{chosen}: the annotation is too small, or too unequal, to hold anything out"
         listed = ", ".join(f"{name} {score:.3f}" for name, score in self.scores.items())
         idle = ", which do not decide" if self.held_out == ONE_SLICE else ""
-        return f"{' + '.join(self.names)}: Dice on held-out {self.held_out}{idle}: {listed}"
+        others = f"; {' + '.join(self.joined)} joined without being held out" if self.joined else ""
+        return f"{chosen}: Dice on held-out {self.held_out}{idle}: {listed}{others}"
 
 
 def choose(

@@ -42,7 +42,8 @@ class TeachJob:
     of the weights, by default the volume's. `checked` names the segment of an edited mask whose voxels are annotated,
     as edited; the mask itself is then its only other segment, or `lumen`. `start` are weights that were taught before,
     to learn on from with all of their labels; corrections find them themselves. `free_labels` lets the mask differ from
-    what was painted. The others are as in `micronet.segment.settings.Job`.
+    what was painted. `classes` are segments of which each is taught to a network of its own, the others being its
+    background; nothing can be learned on from then. The others are as in `micronet.segment.settings.Job`.
     """
 
     labels: Path
@@ -51,6 +52,7 @@ class TeachJob:
     name: str | None = None
     lumen: str | None = None
     background: str | None = None
+    classes: tuple[str, ...] | None = None
     checked: str | None = None
     intensity: Literal["as stored", "log"] = "as stored"
     start: Path | None = None
@@ -67,6 +69,9 @@ class TeachJob:
                 f"what was checked and is not lumen is background; leave the segment of it out "
                 f"{setting('background', 'checked')}"
             )
+        for wish in ("lumen", "checked", "start"):
+            if self.classes is not None and getattr(self, wish) is not None:
+                raise InputError(f"several classes are taught anew, and what was asked for is of one {setting(wish)}")
 
     def weights_path(self, stem: str) -> Path:
         """Return where the weights go."""
@@ -77,6 +82,8 @@ class TeachJob:
         settings = asdict(self)
         for name in ("output", "weights_folder", "max_ram", "labels", "start"):
             del settings[name]
+        if self.classes is None:  # results of before there was such a setting are those of now
+            del settings["classes"]
         return {key: _plain(value) for key, value in settings.items()}
 
 
@@ -262,8 +269,39 @@ def earlier_outcome(plan: Plan) -> Outcome | None:
     return Outcome(plan.path, "skipped", f"done before ({record}); it can be done again {setting('force')}")
 
 
-def check_room_for(plan: Plan, sources: Sources) -> None:
-    """Raise an error where the disk cannot be written, or by the headers alone the volume is too large for memory."""
+def plan_classes(path: Path, job: TeachJob, sources: Sources) -> list[Plan]:
+    """Check what would be written of several classes, before anything is read: a plan each, with weights of its own."""
+    stem, names = volume_stem(path), job.classes or ()
+    files = [f"{stem}.seg.nrrd", f"{stem}_preview.png", f"{stem}_look.csv", f"{stem}_look.seg.nrrd"]
+    files += [f"{stem}_{file_part(name)}_probability.nrrd" for name in names]
+    results = Outputs(job.output, f"{stem}.json", MADE_BY, files, outdated=[f"{stem}_probability.nrrd"])
+    inputs = {"input": sources.of(path), "labels": sources.of(job.labels)}
+    read = {role: files_of(source) for role, source in inputs.items()}
+    asked: dict[str, Any] = {
+        role: {"path": write_name(source.path), "sha256": source.sha256(read[role])} for role, source in inputs.items()
+    } | {"parameters": job.parameters()}
+    plans, planned = [], [results]
+    for name in names:
+        alone = replace(job, name=f"{job.name or stem}_{name}", classes=None)
+        weights = planned_weights(alone.weights_path(stem), advice=f"give the weights another name {setting('name')}")
+        known, kept = _collections(None, alone.weights_path(stem))
+        plan = Plan(path, alone, results, weights, asked, None, "", known, kept)
+        grown = plan.grown(kept)
+        grown.text(stem)  # a name that it cannot hold is told now
+        plans.append(plan)
+        planned += [weights, grown.outputs(_new(grown, known))]
+    try:
+        check_outputs(planned, [file for several in read.values() for file in several])
+    except InputError as error:
+        raise WouldReplaceError(str(error)) from error
+    return plans
+
+
+def check_room_for(plan: Plan, sources: Sources, networks: int = 1) -> None:
+    """Raise an error where the disk cannot be written, or by the headers alone the volume is too large for memory.
+
+    `networks` are taught, one after the other; what each says is held.
+    """
     for outputs in (plan.results, plan.weights, plan.kept.outputs(())):
         outputs.check_room()
     job = plan.job
@@ -272,7 +310,7 @@ def check_room_for(plan: Plan, sources: Sources) -> None:
     labels = claimed_bytes(sources.of(job.labels), axes=job.axes)
     logarithm = 4 * voxels * (job.intensity == "log")
     # What is merged, and where the start was taught; other volumes.
-    merged = 2 * voxels + held_bytes(plan.known.known, plan.asked["input"]["sha256"])
+    merged = 2 * voxels + 7 * voxels * (networks - 1) + held_bytes(plan.known.known, plan.asked["input"]["sha256"])
     # Normalised image, mean, squares and one member's probability; µ-Nets resample what they look at.
     work = max(stored, labels, 16 * voxels + 24 * voxels)
     Allowance.of(job.max_ram).check(stored + labels + logarithm + merged, work, f"'{plan.path}'")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -33,12 +33,12 @@ from micronet.training.teach.lesson import Lesson
 from micronet.training.teach.look import uncertain_places, write_look
 from micronet.training.teach.material import Edits, Material, Start
 from micronet.training.teach.plan import Plan, TeachJob, plan_saving
+from micronet.training.teach.reading import Say
 
-__all__ = ["Found", "looked", "save_found", "write_found"]
+__all__ = ["Found", "keep_weights", "looked", "record_of", "save_found", "write_found"]
 
 _BACKGROUND_COLOUR = (0.35, 0.55, 0.85)
 Array = NDArray[np.float32]
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +165,7 @@ def write_found(plan: Plan, found: Found, measured: Mapping[str, Any], say: Say)
         if not stays:
             name = plan.weights_path.name
             save_state(staged.enter_context(plan.weights.staged()) / name, found.course.network.state_dict())
-    record = _record(plan, found) | {"created": datetime.now(UTC).isoformat(timespec="seconds")}
+    record = record_of(plan, found) | {"created": datetime.now(UTC).isoformat(timespec="seconds")}
     if not stays:
         _write_card(plan, found, kept, record)
     weights = plan.start if stays and plan.start is not None else plan.weights_path
@@ -178,6 +178,14 @@ def write_found(plan: Plan, found: Found, measured: Mapping[str, Any], say: Say)
         z, y, x = places[0].voxel
         where = f"z {z}, y {y}, x {x} ({places[0].why})"
         say(f"  look        a further stroke helps most at {where}; more in {stem}_look.csv")
+
+
+def keep_weights(plan: Plan, found: Found, created: str) -> None:
+    """Write weights that were taught anew, the labels beside them, and their card."""
+    kept = _keep_labels(plan, plan.kept, found.volume, found.labels, found.material)
+    with plan.weights.staged() as folder:
+        save_state(folder / plan.weights_path.name, found.course.network.state_dict())
+    _write_card(plan, found, kept, record_of(plan, found) | {"created": created})
 
 
 def _keep_labels(plan: Plan, collection: Collection, volume: Volume, labels: Labels, material: Material) -> Collection:
@@ -221,7 +229,7 @@ def _write_card(plan: Plan, found: Found, kept: Collection, record: Mapping[str,
     )
 
 
-def _record(plan: Plan, found: Found) -> dict[str, Any]:
+def record_of(plan: Plan, found: Found) -> dict[str, Any]:
     """Return what record and card both say."""
     choice, volume = found.course.choice, found.volume
     _, lumen, background = label_counts(found.material.labels)
@@ -240,6 +248,7 @@ def _record(plan: Plan, found: Found) -> dict[str, Any]:
         "learned": {
             "chosen": list(choice.names),
             "held_out": choice.held_out,
+            "not_held_out": list(choice.joined),
             "dice": choice.scores,
             "members": members,
             "on_from": None
