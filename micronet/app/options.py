@@ -70,6 +70,8 @@ SEED = 43283
 MODEL = "ur-net_phantom"
 TITLES = {"u-net": "µ-Net", "ur-net": "µr-Net"}
 NETWORKS = ("unet", "vnet", "hourglass")
+#: What tells which classes an image holds.
+OF_IMAGES = ("micranet",)
 NORMS = ("batch", "instance", "group")
 LOSSES = ("dice", "bce", "weighted_bce", "boundary_dice", "cross_entropy", "focal", "fbeta")
 OPTIMIZERS = ("adam", "sgd", "rmsprop", "soap")
@@ -194,6 +196,12 @@ def evaluate_parser() -> argparse.ArgumentParser:
     _add_segment(p, "annotation to take")
     p.add_argument(
         "--prediction-segment", type=text_option, metavar="NAME|INDEX", help="which segment of a .seg.nrrd prediction"
+    )
+    p.add_argument(
+        "--classes",
+        type=classes_option,
+        metavar="A,B,..",
+        help="segments that exclude each other, or what numbers from 1 mean (default: as the predictions' records say)",
     )
     _add_axes(p, "order of the axes, where files do not say")
     _add_spacing(p, "voxel size in µm")
@@ -404,7 +412,12 @@ def network_parser() -> argparse.ArgumentParser:
     What a resumed session knows itself, and what a network may lack, has no default here.
     """
     p = _ProjectParser(description="Train a larger network; without --run, commands are typed or piped in.")
-    p.add_argument("--network", choices=NETWORKS, required=True, help="MONAI's U-Net or V-Net, or a stacked hourglass")
+    p.add_argument(
+        "--network",
+        choices=(*NETWORKS, *OF_IMAGES),
+        required=True,
+        help="MONAI's U-Net or V-Net, a stacked hourglass, or, where only is known what images hold, MICRA-Net",
+    )
     _add_data(p)
     _add_network(p)
     _add_practice(p)
@@ -428,7 +441,9 @@ def _add_network(p: argparse.ArgumentParser) -> None:
     count = Whole(0, 1_000_000_000)
     p.add_argument("--dimensions", type=Whole(2, 3), metavar="2|3", help="2: every slice by itself (default: 3)")
     p.add_argument("--depth", type=Whole(1, 8), metavar="N", help="halvings of the resolution (default: 4)")
-    p.add_argument("--start-channels", type=Whole(1, 512), metavar="N", help="of the first layer (default: 4)")
+    p.add_argument(
+        "--start-channels", type=Whole(1, 512), metavar="N", help="of the first layer (default: 4; micranet 32)"
+    )
     p.add_argument("--num-stacks", type=Whole(1, 16), metavar="N", help="U-Nets in a row, of an hourglass (default: 1)")
     p.add_argument("--kernel-size", type=Whole(3, 7), metavar="N", help="of the convolutions, odd (default: 3)")
     p.add_argument("--norm", choices=NORMS, help="normalisation (default: batch)")
@@ -445,8 +460,8 @@ def _add_practice(p: argparse.ArgumentParser) -> None:
         help="of what a step sees (default: 64, where there is room)",
     )
     p.add_argument("--samples-per-volume", type=number, metavar="N", help="crops of each an epoch (default: 10)")
-    p.add_argument("--batch-size", type=Whole(1, 4096), metavar="N", help="crops a step (default: 1)")
-    p.add_argument("--loss", choices=LOSSES, help="default: dice")
+    p.add_argument("--batch-size", type=Whole(1, 4096), metavar="N", help="crops a step (default: 1; micranet 16)")
+    p.add_argument("--loss", choices=LOSSES, help="default: dice; micranet weighted_bce")
     p.add_argument("--optimizer", choices=OPTIMIZERS, help="default: adam")
     p.add_argument("--lr", type=rate, metavar="X", help="learning rate at first (default: 0.001)")
     p.add_argument("--weight-decay", type=Real(0, 1), metavar="X", help="default: 0")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from typing import Protocol
@@ -106,6 +106,10 @@ class Choice:
     scores: dict[str, float]
     held_out: str
     joined: tuple[str, ...] = ()
+
+    def with_joined(self, names: Sequence[str]) -> Choice:
+        """Return the choice with these learners in the mean too, of which nothing was held out."""
+        return replace(self, names=(*self.names, *names), joined=tuple(names))
 
     def told(self) -> str:
         """Return the one line that says what was chosen, and why."""
