@@ -130,6 +130,7 @@ def _joined(plan: Plan, say: Callable[[str], None]) -> tuple[Outcome | None, Pla
 
 def _segment(plan: Plan, say: Callable[[str], None], on_iteration: Callable[[Iteration], None] | None) -> Outcome:
     task, watch = plan.task, Watch()
+    task.weights.make_ready()
     memory = plan_room(task)
     say(f"  memory      {memory.description}")
     inputs = read_inputs(task, say)

@@ -141,6 +141,8 @@ def _plan(path: Path, members: Members, job: Job, sources: Sources, say: Callabl
 
 
 def _segment(plan: _Plan, say: Callable[[str], None], on_iteration: Callable[[Iteration], None] | None) -> Outcome:
+    for task in plan.tasks:
+        task.weights.make_ready()
     page = SegmentsPage(plan.members.names) if plan.job.report else None
     listeners = _Listeners(page, Watch(), say, on_iteration)
     pieces = (_apart if plan.members.exclusive else _one_by_one)(plan, listeners)

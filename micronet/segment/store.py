@@ -94,6 +94,7 @@ def segment_store(
     """
     task, watch = plan.task, Watch()
     _check_network(task)
+    task.weights.make_ready()
     store = _planned(task, say)
     job, model = task.job, task.weights.model
     make_folder(job.output)
