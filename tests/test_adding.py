@@ -107,7 +107,7 @@ def test_a_page_joins_what_is_there_with_the_last_mask_alone(arguments, capsys):
     assert after.keys() - before.keys() == {"embryo_report.html"}
     assert {name for name in before if before[name] != after[name]} == {"embryo.json"}
     page = after["embryo_report.html"].decode()
-    assert "as it was found: masks of the iterations before are not kept" in page
+    assert "above is the last mask, those of the iterations before are not kept" in page
     assert "<h2>Scores</h2>" in page
     assert "<h2>Refinement</h2>" in page  # whose numbers are in the record
     assert "done before" in infer_into("bit", *arguments, "--report", capsys=capsys)
