@@ -16,10 +16,13 @@ from micronet.app.option_types import (
     Sizes,
     Whole,
     axes_option,
+    block_option,
     bytes_option,
     classes_option,
     clean_option,
+    cluster_option,
     commands_option,
+    cut_option,
     device_option,
     dtype_option,
     input_option,
@@ -63,6 +66,7 @@ PRESETS = (
 )
 FORMATS = ("nrrd", "ome.zarr")
 PHANTOMS = ("oct", "shapes", "optic-lobe")
+BLENDS = ("gaussian", "constant")
 ENGINES = ("auto", "numba", "torch")
 RECIPES = ("default", "published")
 AUGMENTATIONS = ("none", "flips", "full")
@@ -124,6 +128,7 @@ def infer_parser() -> argparse.ArgumentParser:
         help=f"weights (default: {MODEL}); SEGMENT=NAME, once for each, for several segments in one file",
     )
     _add_refinement(p)
+    _add_maps(p)
     _add_y_crop(p, "look only at the first N voxels in depth (Y)")
     p.add_argument("--intensity", choices=("as stored", "log"), default="as stored", help="log: of linear intensities")
     _add_axes(p, "order of the axes, where the file does not say")
@@ -152,17 +157,34 @@ def infer_parser() -> argparse.ArgumentParser:
     _add_level(p)
     p.add_argument("--device", type=device_option, default="cpu", help="cpu (default) or cuda")
     _add_max_ram(p)
+    _add_windows(p)
     p.add_argument(
         "--clean",
         type=clean_option,
         metavar="WHAT",
         help="clean the mask: 500 removes pieces below 500 µm³, largest keeps one, holes fills; or 500,largest,holes",
     )
+    p.add_argument(
+        "--cluster",
+        type=cluster_option,
+        metavar="N|ADDRESS|FILE",
+        help="of an OME-Zarr: have N processes do it, or the Dask workers of tcp://host:8786 or scheduler.json",
+    )
     p.add_argument("--part", type=part_option, metavar="I/N", help="only part I of N of the volumes (job arrays)")
     _add_force(p, "do again what was done, and replace it")
     _add_computing(p)
     _add_debug(p)
     return p
+
+
+def _add_maps(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--threshold-method",
+        type=cut_option,
+        metavar="WAY",
+        help="of a micranet: where maps are cut: otsu (default), triangle, percentile:P",
+    )
+    p.add_argument("--maps", action="store_true", help="of a micranet: write the maps too")
 
 
 def evaluate_parser() -> argparse.ArgumentParser:
@@ -350,9 +372,17 @@ def teach_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--labels",
         type=input_option,
-        required=True,
         metavar="FILE",
         help="what was painted: .seg.nrrd of 3D Slicer, or 0 not annotated, 1 lumen, 2 background",
+    )
+    p.add_argument(
+        "--blocks",
+        type=input_option,
+        metavar="FILE",
+        help="instead of labels, which blocks hold lumen: .csv (z,y,x,lumen), a voxel a block, or a mask of it",
+    )
+    p.add_argument(
+        "--block", type=block_option, metavar="N", help="edge of the blocks in voxels (default: 8), or Z,Y,X"
     )
     p.add_argument("--lumen", type=text_option, metavar="SEGMENT", help="segment that is lumen (default: so called)")
     p.add_argument("--background", type=text_option, metavar="SEGMENT", help="and the one that is background")
@@ -633,6 +663,19 @@ def _add_max_ram(p: argparse.ArgumentParser) -> None:
         type=bytes_option,
         metavar="SIZE",
         help=f"memory to take at most, such as 3GB (default: {100 * SHARE:.0f} %% of what is free)",
+    )
+
+
+def _add_windows(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--window", type=Whole(1, 1_000_000), metavar="N", help="larger networks: look at cubes of N voxels a side"
+    )
+    p.add_argument(
+        "--overlap", type=Real(0, 0.9), metavar="PART", help="by which windows overlap and are averaged (default: 0.5)"
+    )
+    p.add_argument("--blend", choices=BLENDS, help="weights of their average (default: gaussian)")
+    p.add_argument(
+        "--border", type=Whole(0, 1_000_000), metavar="N", help="instead: inner cubes with N voxels around, no average"
     )
 
 

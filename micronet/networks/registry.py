@@ -5,7 +5,8 @@ A network comes in with one call of `register`; inference, training, memory, fil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -56,9 +57,9 @@ class Network:
         Voxels; shorter axes are padded.
     receptive_field : int or None
         An output voxel sees at most so many voxels to each side; None where it sees the whole volume.
-    tiling : {"whole", "slabs"}
-        What it can do with a volume that does not fit into memory: nothing, or compute it slab by slab to the bit, as
-        the numba engine does.
+    tiling : {"whole", "slabs", "windows"}
+        What it can do with a volume that does not fit into memory: nothing; compute it slab by slab to the bit, as the
+        numba engine does; or look at it in windows, which gives other numbers (`micronet.segment.windows`).
     of_images : bool
         Whether it says what an image holds instead of where: its module returns (N, classes) and names the classes
         itself, as `micronet.networks.micranet.MicraNet`.
@@ -84,7 +85,7 @@ class Network:
     refines: bool
     smallest_axis: int
     receptive_field: int | None
-    tiling: Literal["whole", "slabs"]
+    tiling: Literal["whole", "slabs", "windows"]
     torch_bytes: int
     recipe: str
     script: str
@@ -98,9 +99,11 @@ class Network:
         """Return how often it looks at a volume when that many refinements are asked for."""
         return iterations if self.refines else 1
 
-    def voxel_bytes(self, model: nn.Module) -> int:
-        """Return the bytes a voxel that PyTorch takes for one pass of a network of this entry, as `torch_bytes`."""
-        return int(getattr(model, "voxel_bytes", self.torch_bytes))
+    def pass_bytes(self, model: nn.Module, size: Sequence[int]) -> int:
+        """Return the bytes that PyTorch takes for one pass of a network of this entry over so many voxels (Z, Y, X)."""
+        if isinstance(model, library.LibraryNetwork):
+            return model.pass_bytes(size)
+        return math.prod(size) * int(getattr(model, "voxel_bytes", self.torch_bytes))
 
 
 def _only_by_teaching() -> nn.Module:
@@ -116,7 +119,7 @@ def _of_library(kind: type[library.LibraryNetwork]) -> Network:
         refines=False,
         smallest_axis=1,
         receptive_field=None,
-        tiling="whole",
+        tiling="windows",
         torch_bytes=0,  # a network of its size knows
         recipe="network",
         script="train_network.py",

@@ -222,28 +222,11 @@ class Scene:
             view.axes,
             f"maximum along {letter}" if plane is None else f"{letter} {plane + self.origin[view.axis]} of {whole}",
             grey_range(picture, projection=True) if grey is None else grey,
-            self._contours(flat, view, plane is None, looked_at),
+            self._contours(view, flat, plane is None, looked_at),
             None if crop is None else crop - 0.5,
         )
 
-    def _annotated_planes(self, view: View) -> NDArray[np.bool_] | None:
-        """Return what of a picture lies in planes that were annotated; None for all of it."""
-        down, right = (self._planes_annotated[axis] for axis in (view.down, view.right))
-        return None if down.all() and right.all() else down[:, None] & right
-
-    @cached_property
-    def _planes_annotated(self) -> list[NDArray[np.bool_]]:
-        """Return, along (Z, Y, X), which planes of a plain mask were annotated, by how abruptly its lumen ends.
-
-        Real lumens come to their end in planes of an eighth of the usual area at most (ten annotated embryos).
-        """
-        masks = [self.annotation, *(one.annotation for one in self.further)]
-        plain = [_inside(mask) for mask in masks if mask is not None and self.known is None]
-        if not plain:
-            return [np.ones(n, bool) for n in self.image.shape]
-        return [_annotated(np.logical_or.reduce(plain), axis) for axis in range(3)]
-
-    def _contours(self, flat: _Flat, view: View, projected: bool, looked_at: NDArray[np.bool_] | None) -> list[Contour]:
+    def _contours(self, view: View, flat: _Flat, projected: bool, looked_at: NDArray[np.bool_] | None) -> list[Contour]:
         """Return the contours of a picture, the lowest first.
 
         Annotations lie below the segmentation and are wider, so that both show where they agree; the first segment lies
@@ -254,10 +237,16 @@ class Scene:
             Contour(flat(_inside(mask)), name, colour(number), known=looked_at)
             for number, (name, mask) in enumerate(masks, 1)
         ]
-        annotations = [self.annotation, *(one.annotation for one in self.further)]
-        told = self._annotated_planes(view)
-        below = [self._annotated_in(flat, one, projected, told) for one in annotations if one is not None]
+        below = [
+            self._annotated_in(flat, one, projected, _annotated_planes(view, planes))
+            for one, planes in zip(self._annotations, self._planes_annotated, strict=True)
+        ]
         return [*below, *reversed(drawn)]
+
+    @property
+    def _annotations(self) -> list[NDArray[Any]]:
+        every = [self.annotation, *(one.annotation for one in self.further)]
+        return [one for one in every if one is not None]
 
     def _annotated_in(
         self, flat: _Flat, annotation: NDArray[Any], projected: bool, known: NDArray[np.bool_] | None
@@ -268,6 +257,16 @@ class Scene:
             if projected:  # lumen along the way is known from one voxel, that there is none from all of them
                 known = flat(annotated) | ~flat(~self.known)
         return Contour(flat(annotated), self.annotation_name, ANNOTATION_COLOUR, 1.6, known)
+
+    @cached_property
+    def _planes_annotated(self) -> list[list[NDArray[np.bool_]]]:
+        """Return, of each annotation along (Z, Y, X), which planes were annotated, by how abruptly its lumen ends.
+
+        Real lumens come to their end in planes of an eighth of the usual area at most (ten annotated embryos).
+        """
+        if self.known is not None:
+            return [[np.ones(n, bool) for n in self.image.shape] for _ in self._annotations]
+        return [[_annotated(_inside(one), axis) for axis in range(3)] for one in self._annotations]
 
     def rows(self, planes: Sequence[int]) -> tuple[list[Panel], list[Panel]]:
         """Return three slices and three projections."""
@@ -337,6 +336,12 @@ def write_paper_figure(path: str | os.PathLike[str], scene: Scene, wish: FigureW
         return
     chosen = [*rows[0], *rows[1]][PANELS.index(wish.panel)]
     write_figure(path, draw_sheet([[chosen]], replace(_ONE_PANEL, unit=part.unit)), dpi=_ONE_PANEL.dpi)
+
+
+def _annotated_planes(view: View, planes: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_] | None:
+    """Return what of a picture lies in planes that were annotated, given along (Z, Y, X); None for all of it."""
+    down, right = (planes[axis] for axis in (view.down, view.right))
+    return None if down.all() and right.all() else down[:, None] & right
 
 
 def _annotated(mask: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:

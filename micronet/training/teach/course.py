@@ -164,7 +164,7 @@ def teach(
         return Course(earlier.network, choice, comparison)
     if list(choice.names) == expected:
         candidates += companions
-        choice = choice.with_joined([learner.name for learner in companions])
+        choice = choice.joined_by(learner.name for learner in companions)
     everything = np.ones(len(lesson.lumen), bool)
     members: list[Member] = []
     for learner in candidates:

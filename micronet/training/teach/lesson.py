@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
@@ -107,9 +107,10 @@ class Choice:
     held_out: str
     joined: tuple[str, ...] = ()
 
-    def with_joined(self, names: Sequence[str]) -> Choice:
-        """Return the choice with these learners in the mean too, of which nothing was held out."""
-        return replace(self, names=(*self.names, *names), joined=tuple(names))
+    def joined_by(self, names: Iterable[str]) -> Choice:
+        """Return the choice with learners of which nothing was held out."""
+        joined = tuple(names)
+        return replace(self, names=(*self.names, *joined), joined=joined)
 
     def told(self) -> str:
         """Return the one line that says what was chosen, and why."""
