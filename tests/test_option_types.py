@@ -32,7 +32,8 @@ SCRIPTS = (
 )
 NOT_NUMBERS = ("", " ", "nan", "inf", "-inf", "1e300", "-1e300", "9" * 320, "9" * 5000, "word", "0x10", "1_0", "\u0663")
 NUMBERS = ("0", "-1", "0.5", "1e-300", "1e200", "3000000000", "-3000000000", "1e9")
-TEXTS = (option_types.path_option, option_types.text_option)
+PATHS = (option_types.path_option, option_types.input_option, option_types.mask_option)
+TEXTS = (*PATHS, option_types.text_option)
 
 
 def script(name):
@@ -81,7 +82,7 @@ def test_an_option_states_what_it_may_be_and_refuses_all_else(name, action, caps
     )
     assert stated, f"{action.dest} of {name} takes anything: give it a type of micronet.app.option_types"
     if action.type in TEXTS:
-        values = ("", "  ", *(("x" * 256, "a/" * 3000) if action.type is option_types.path_option else ()))
+        values = ("", "  ", *(("x" * 256, "a/" * 3000) if action.type in PATHS else ()))
     elif action.type is option_types.commands_option:  # an empty one is none; others are tried below
         values = ()
     elif action.choices is not None:
