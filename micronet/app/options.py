@@ -128,13 +128,7 @@ def infer_parser() -> argparse.ArgumentParser:
         help=f"weights (default: {MODEL}); SEGMENT=NAME, once for each, for several segments in one file",
     )
     _add_refinement(p)
-    p.add_argument(
-        "--threshold-method",
-        type=cut_option,
-        metavar="WAY",
-        help="of a micranet: where maps are cut: otsu (default), triangle, percentile:P",
-    )
-    p.add_argument("--maps", action="store_true", help="of a micranet: write the maps too")
+    _add_maps(p)
     _add_y_crop(p, "look only at the first N voxels in depth (Y)")
     p.add_argument("--intensity", choices=("as stored", "log"), default="as stored", help="log: of linear intensities")
     _add_axes(p, "order of the axes, where the file does not say")
@@ -181,6 +175,16 @@ def infer_parser() -> argparse.ArgumentParser:
     _add_computing(p)
     _add_debug(p)
     return p
+
+
+def _add_maps(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--threshold-method",
+        type=cut_option,
+        metavar="WAY",
+        help="of a micranet: where maps are cut: otsu (default), triangle, percentile:P",
+    )
+    p.add_argument("--maps", action="store_true", help="of a micranet: write the maps too")
 
 
 def evaluate_parser() -> argparse.ArgumentParser:

@@ -20,6 +20,7 @@ from micronet.core.outcome import Outcome
 from micronet.core.ownership import Outputs
 from micronet.io.checks import is_store
 from micronet.networks.card import trained_spacing
+from micronet.report.wish import FigureWish
 from micronet.segment.job import Job, Weights, check_results, check_stems, segment_file
 from micronet.segment.members import Members
 from micronet.segment.summary import BatchSummary, planned_summary, summary_lines
@@ -44,16 +45,10 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
     demo = not arguments.inputs
     paths = _volumes(arguments, root, annotated=not names)
     start = _start(arguments)
-    alone = arguments.annotation or ((arguments.initial_mask or arguments.keep) and not arguments.time_lapse)
-    if len(paths) > 1 and alone:
-        raise InputError(f"--annotation, --keep and --initial-mask go with one input, found {len(paths)}")
     for note in check_stems(paths):
         tell(f"note: {note}")
-    figure = figure_wish(arguments)
-    if figure is not None and (len(paths) > 1 or arguments.time_lapse):
-        raise InputError("--figure is of one volume: give one INPUT, without --time-lapse")
+    job = settings_of(Job, arguments, figure=_figure(paths, arguments), resample_um=None)
     _check_cluster(paths, arguments)
-    job = settings_of(Job, arguments, figure=figure, resample_um=None)
     if names:
         check_several(job, arguments, exclusive=False)
     # Of a cluster each process has one thread, if nobody says otherwise.
@@ -89,6 +84,17 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
         tell(f"The files are in {job.output.resolve()}: drag the volume and the .seg.nrrd into 3D Slicer,")
         tell("or open the preview. Your own volume: python infer.py FILE (python infer.py --help shows more).")
     return code
+
+
+def _figure(paths: list[Path], arguments: argparse.Namespace) -> FigureWish | None:
+    """Return the figure that is asked for; InputError where it, or a mask, is of one input and there are several."""
+    alone = arguments.annotation or ((arguments.initial_mask or arguments.keep) and not arguments.time_lapse)
+    if len(paths) > 1 and alone:
+        raise InputError(f"--annotation, --keep and --initial-mask go with one input, found {len(paths)}")
+    figure = figure_wish(arguments)
+    if figure is not None and (len(paths) > 1 or arguments.time_lapse):
+        raise InputError("--figure is of one volume: give one INPUT, without --time-lapse")
+    return figure
 
 
 def _check_cluster(paths: list[Path], arguments: argparse.Namespace) -> None:

@@ -107,9 +107,10 @@ class MicraNet(nn.Module):
 
     @property
     def voxel_bytes(self) -> int:
-        """Bytes a voxel that a pass takes beside input and output, about, where all layers are kept for their maps."""
+        """Bytes a voxel that a pass takes beside its input, about, gradients of all layers included; measured."""
         held = sum(2.0**block / 2 ** (block * self.dimensions) for block in range(_BLOCKS))
-        return int(4 * 6 * self.start_channels * held)  # a layer: convolution, normalised, ReLU; two layers a block
+        # Two layers a block: convolution, normalised, ReLU, gradient. A 3-D convolution works in memory of its own.
+        return int(4 * 8 * self.start_channels * held) + (160 if self.dimensions == 3 else 0)
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Return the activations of the eight layers, the first first, each computed from the one before it.
