@@ -10,11 +10,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from micronet.app.batch import run_batch
+from micronet.app.computing import set_threads
 from micronet.app.options import settings_of
 from micronet.app.terminal import tell
 from micronet.core.errors import InputError
 from micronet.core.outcome import Outcome
-from micronet.segment.settings import Job, Weights
+from micronet.segment.settings import Job, Weights, check_stems
 from micronet.segment.weak.job import look_at_file
 from micronet.segment.weak.settings import Ensemble, WeakJob, check_weak_results
 
@@ -28,13 +29,18 @@ def look_at_inputs(
     paths: Sequence[Path], these: Sequence[Path], several: Sequence[Weights], arguments: argparse.Namespace
 ) -> int:
     """Look at each of these inputs, a part of all; return the exit code."""
-    if not arguments.inputs:
+    if not paths:
         raise InputError("a network that says what an image holds needs an INPUT: there is no demo of one")
     _refuse_options_of_voxels(arguments)
     ensemble = Ensemble(tuple(several))
     given = {} if arguments.threshold_method is None else {"threshold_method": arguments.threshold_method}
     job = settings_of(WeakJob, arguments, **({"threshold_method": WeakJob.threshold_method} | given))
+    for line in check_stems(paths):
+        tell(f"note: {line}")
     check_weak_results(these, ensemble, job)
+    threads = set_threads(arguments.threads)
+    for one in several:
+        tell(f"weights {one.path} ({one.network.name}); PyTorch, {arguments.device}, {threads} threads")
     tell(f"finds {', '.join(ensemble.classes)}; maps are cut by {job.threshold_method}")
 
     def look(path: Path) -> Outcome:

@@ -216,7 +216,6 @@ def _refusal(folder: str) -> str | None:
 @contextmanager
 def _local(distributed: Any, processes: int) -> Iterator[Any]:
     """Start workers on this machine, of one thread each; the engine's threads are counted apart."""
-    dashboard = ":0" if find_spec("bokeh") else None
     # The plan bounds the memory of each process: Dask need not pause or end one.
     with (
         distributed.LocalCluster(
@@ -224,7 +223,7 @@ def _local(distributed: Any, processes: int) -> Iterator[Any]:
             threads_per_worker=1,
             processes=True,
             memory_limit=0,
-            dashboard_address=dashboard,
+            dashboard_address=":0",
             silence_logs=logging.CRITICAL,
         ) as cluster,
         distributed.Client(cluster) as client,

@@ -11,6 +11,7 @@ from micronet.core.errors import InputError, setting
 from micronet.core.names import file_part, valid
 from micronet.core.ownership import Outputs, check_outputs
 from micronet.io import files_read_with, volume_stem
+from micronet.io.hdf5_tensors import zoo_file
 from micronet.measure.cleaning import Cleaning
 from micronet.measure.cutting import OTSU, Cut
 from micronet.networks.card import card_path
@@ -142,5 +143,5 @@ def _map_names(stem: str, ensemble: Ensemble) -> dict[str, str]:
 def check_weak_results(paths: Sequence[Path], ensemble: Ensemble, job: WeakJob) -> None:
     """Raise MicronetError where results would take the place of anything but earlier ones, before any is computed."""
     read = [file for path in paths for file in files_read_with(path)]
-    weights = [file for one in ensemble.members for file in (one.path, card_path(one.path))]
+    weights = [file for one in ensemble.members for file in (zoo_file(one.path), card_path(one.path))]
     check_outputs([job.outputs(volume_stem(path), ensemble) for path in paths], [*read, *weights])
