@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from torch import nn
@@ -18,7 +18,7 @@ from micronet.training.ports import Settings
 from micronet.training.practice import Practice
 from micronet.training.trainer import Trainer
 
-__all__ = ["asked_of", "check_size", "described", "practice_of"]
+__all__ = ["asked_of", "check_size", "described", "for_classes", "practice_of"]
 
 # What a network may lack; the rest of its build depends on the data.
 _OPTIONAL = ("depth", "start_channels", "num_stacks", "kernel_size", "norm")
@@ -70,6 +70,25 @@ def check_size(model: nn.Module, arguments: argparse.Namespace) -> None:
         raise InputError(f"the network has {count:,} parameters, fewer than --min-params {least:,}")
 
 
+def for_classes(settings: Settings, network: Network, classes: Sequence[str]) -> Settings:
+    """Return settings whose network tells the classes of the data set apart, where it has several.
+
+    InputError where no network of the kind does, or another session's did not.
+    """
+    before = list(settings.build.get("classes", ()))
+    if before and before != list(classes):
+        now = ", ".join(classes) or "one class"
+        raise InputError(f"the session tells {', '.join(before)} apart, '{settings.dataset}' now has {now}")
+    if not classes:
+        return settings
+    if not network.sized:
+        raise InputError(
+            f"'{settings.dataset}' has the classes {', '.join(classes)}, and a {network.title} tells one from "
+            f'background: write segment = "{classes[0]}" under [defaults] instead, or train_network.py takes them all'
+        )
+    return replace(settings, build={**settings.build, "classes": list(classes)})
+
+
 def practice_of(settings: Settings, samples: Sequence[Sample]) -> Practice:
     """Return the practice of a larger network, its crop the usual one of these volumes where nobody says."""
     asked = dict(settings.practice)
@@ -83,8 +102,9 @@ def described(trainer: Trainer) -> str:
     if practice is None:
         return ""
     count = sum(parameter.numel() for parameter in trainer.model.parameters())
+    several = f"classes {', '.join(trainer.names[1:])}; " if trainer.several else ""
     crop = " x ".join(map(str, practice.crop_size))
     return (
-        f"{count:,} parameters; loss {practice.loss}, {practice.optimizer}, schedule {practice.schedule}, "
+        f"{several}{count:,} parameters; loss {practice.loss}, {practice.optimizer}, schedule {practice.schedule}, "
         f"{trainer.steps_a_pass:,} steps of {practice.batch_size} crops ({crop}) an epoch"
     )

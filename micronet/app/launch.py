@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from micronet.app.computing import set_engine, set_threads
-from micronet.app.larger import asked_of, check_size, described, practice_of
+from micronet.app.larger import asked_of, check_size, described, for_classes, practice_of
 from micronet.app.prompt import Interrupts, TerminalBar, converse, line_editing, say, show_file
 from micronet.app.sharing import compute_for_the_first, joined, place_of_process, usual_threads
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import same_but_for_case
 from micronet.data.augmentation import AUGMENTATIONS, CROPS, CROPS_2D
-from micronet.data.dataset import DataSet, Sample, open_dataset, read_dataset
+from micronet.data.dataset import DataSet, Sample, classes_in, open_dataset, read_dataset
 from micronet.networks.engine import Work
 from micronet.networks.library import Build
 from micronet.networks.padding import Padding
@@ -104,6 +104,7 @@ class _Prepared:
 def _prepared(network: Network, arguments: argparse.Namespace, places: Places, root: Path) -> _Prepared:
     """Read the data, and build what trains on it."""
     settings, why = _settings(arguments, network, places, root)
+    settings = for_classes(settings, network, classes_in(Path(settings.dataset)))
     model = new_model(network, settings)
     check_size(model, arguments)
     dataset, samples = open_dataset(settings.dataset, settings.data)

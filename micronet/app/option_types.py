@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from micronet.core.classes import check_classes
+from micronet.core.classes import MOST_CLASSES, check_classes
 from micronet.core.errors import InputError
 from micronet.core.names import shortened
 from micronet.io.checks import check_dtype, clean_axes
@@ -174,6 +174,21 @@ def axes_option(text: str) -> str:
         raise _refused(text, "Z, Y and X once each, slowest first, such as ZYX (T and C may join)") from None
 
 
+def classes_option(text: str) -> tuple[str, ...]:
+    """Parse ``--classes``: names of two or more.
+
+    >>> classes_option("lumen, wall")
+    ('lumen', 'wall')
+    """
+    try:
+        names = check_classes(name.strip() for name in text.split(","))
+    except InputError as error:
+        raise _refused(text, f"names such as lumen,wall ({error})") from None
+    if not 1 < len(names) < MOST_CLASSES:
+        raise _refused(text, f"2 to {MOST_CLASSES - 1} names, such as lumen,wall")
+    return names
+
+
 def clean_option(text: str) -> Cleaning:
     """Parse ``--clean``: a smallest volume in µm³, largest, holes, or several of them.
 
@@ -184,18 +199,6 @@ def clean_option(text: str) -> Cleaning:
         return Cleaning.of(text)
     except InputError:
         raise _refused(text, "µm³, largest, holes, or several of them, such as 500,largest,holes") from None
-
-
-def classes_option(text: str) -> tuple[str, ...]:
-    """Parse ``--classes``: names with commas between.
-
-    >>> classes_option("lumen, vessel wall")
-    ('lumen', 'vessel wall')
-    """
-    try:
-        return check_classes(name.strip() for name in text.split(","))
-    except InputError as error:
-        raise _refused(text, f"names with commas between, such as lumen,wall ({error})") from None
 
 
 def resample_option(text: str) -> float | str:

@@ -195,6 +195,12 @@ def evaluate_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--prediction-segment", type=text_option, metavar="NAME|INDEX", help="which segment of a .seg.nrrd prediction"
     )
+    p.add_argument(
+        "--classes",
+        type=classes_option,
+        metavar="A,B,..",
+        help="segments that exclude each other, or what numbers from 1 mean (default: as the predictions' records say)",
+    )
     _add_axes(p, "order of the axes, where files do not say")
     _add_spacing(p, "voxel size in µm")
     _add_report(p)

@@ -130,28 +130,28 @@ class View:
         """Return the view that changes nothing."""
         return cls(tuple((0, length) for length in shape), (False, False, False), 1.0, 0.0, 0.0, 0)
 
-    def place(self, array: NDArray[_Scalar]) -> NDArray[_Scalar]:
+    def place(self, array: NDArray[_Scalar], *, labels: bool = False) -> NDArray[_Scalar]:
         """Return the part of a (Z, Y, X) array that is seen, bent, turned and mirrored, contiguous.
 
-        Where it is bent an image, real or integer, is interpolated linearly and becomes float32; a bool mask takes the
-        nearest voxel.
+        Where it is bent an image, real or integer, is interpolated linearly and becomes float32; a bool mask, and uint8
+        `labels`, take the nearest voxel.
         """
-        part = self._bend(array) if self.bent else array[tuple(slice(first, end) for first, end in self.box)]
+        part = self._bend(array, labels) if self.bent else array[tuple(slice(first, end) for first, end in self.box)]
         for one, other, quarters in self.turned:
             part = np.rot90(part, quarters, (one, other))
         steps = tuple(slice(None, None, -1) if mirror else slice(None) for mirror in self.mirrored)
         return np.ascontiguousarray(part[steps])
 
-    def _bend(self, array: NDArray[Any]) -> NDArray[Any]:
+    def _bend(self, array: NDArray[Any], labels: bool) -> NDArray[Any]:
         """Return the part that is seen, each voxel from its displaced place in the volume, at its edge at most."""
         places = self._places
         ends = zip(places, array.shape, strict=True)
         spans = [(max(int(axis.min()), 0), min(int(axis.max()) + 2, length)) for axis, length in ends]
         part = array[tuple(slice(min(first, end - 1), end) for first, end in spans)]
         local = places - np.array([min(first, end - 1) for first, end in spans], np.float32)[:, None, None, None]
-        if array.dtype == np.bool_:
+        if labels or array.dtype == np.bool_:
             nearest: NDArray[Any] = ndimage.map_coordinates(part.view(np.uint8), local, order=0, mode="nearest")
-            return nearest.view(np.bool_)
+            return nearest.view(array.dtype)
         linear: NDArray[Any] = ndimage.map_coordinates(part.astype(np.float32), local, order=1, mode="nearest")
         return linear
 

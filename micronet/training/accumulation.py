@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from micronet.measure.overlap import Overlap
+from micronet.training.scoring import Scored, added
 
 __all__ = ["MeanGradient", "Share", "gradients_of", "pooled"]
 
@@ -18,7 +18,7 @@ class Share(NamedTuple):
 
     name: str
     loss: float
-    scores: Overlap
+    scores: Scored
 
 
 class MeanGradient:
@@ -87,8 +87,6 @@ def pooled(shares: Sequence[Share]) -> Share:
     """Return several shares as one: mean loss, counts added up."""
     if len(shares) == 1:
         return shares[0]
-    scores = shares[0].scores
-    for share in shares[1:]:
-        scores += share.scores
+    scores = added([share.scores for share in shares])
     name = "crops" if shares[0].name == "crops" else f"{len(shares)} volumes"
     return Share(name, sum(share.loss for share in shares) / len(shares), scores)

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor
 
@@ -14,10 +15,9 @@ from micronet.core.ownership import check_outputs
 from micronet.core.provenance import sha256_of
 from micronet.data.dataset import DataSet, Sample, dataset_files
 from micronet.io.checks import is_file
-from micronet.measure.overlap import Overlap
+from micronet.measure.confusion import Confusion, confusion_lines
 from micronet.networks.registry import model_for_state, network_of
 from micronet.networks.weights import bootstrap
-from micronet.segment.outputs import score_line
 from micronet.training import named_weights
 from micronet.training.commands import Command, forms
 from micronet.training.distortion import ready
@@ -34,12 +34,19 @@ from micronet.training.sayings import (
     log_lines,
     not_the_best,
     rate_in_use,
+    scores_line,
     time_for,
     validation_line,
 )
+from micronet.training.scoring import Scored, added
 from micronet.training.trainer import StepReport, Trainer, ValidationReport
 
 __all__ = ["Session"]
+
+
+def _told_apart(trainer: Trainer) -> str:
+    """Return above which threshold voxels are lumen, or which classes there are."""
+    return f"classes {', '.join(trainer.names[1:])}" if trainer.several else f"threshold {trainer.threshold:g}"
 
 
 class _StoppedError(Exception):
@@ -230,6 +237,8 @@ class Session:
         source = {"network": self.network, "run": self.run.name, "step": self.trainer.step}
         if settings := getattr(self.trainer.model, "settings", None):
             source |= {"build": settings}
+        if (counts := self.trainer.present_counts) is not None:
+            source |= {"validation": counts.record()}
         aside = named_weights.write_weights(outputs, path, weights, source)
         if aside is not None:
             self._say(f"{path} was there already, with other weights: they are now {aside}")
@@ -246,6 +255,9 @@ class Session:
         found = network_of(model).name
         if found != self.network:
             raise FileError(f"{source} holds a {found}, this session trains a {self.network}")
+        here, there = (getattr(one, "settings", None) for one in (self.trainer.model, model))
+        if here != there:
+            raise FileError(f"{source} is built as {there}, the network of this session as {here}")
         self._recorder.keep()
         self.trainer.start_afresh(weights, step)
         origin = {"weights": source, **({"sha256": sha256_of(Path(source))} if is_file(source) else {})}
@@ -297,6 +309,8 @@ class Session:
         self._say(f"β² is {command.number:g}")
 
     def _do_threshold(self, command: Command) -> None:
+        if self.trainer.several:
+            raise InputError("of several classes a voxel is the most probable one, so that no threshold applies")
         self.trainer.threshold = command.number
         self._recorder.keep()
         self._say(f"probabilities above {command.number:g} are lumen")
@@ -320,7 +334,7 @@ class Session:
         check_outputs(planned, dataset_files(self._dataset))
         planned[0].check_room()
         self._recorder.begin()
-        pooled = Overlap(0, 0, 0)
+        scored: list[Scored] = []
         with contextlib.closing(self._ports.progress((passes or 1) * len(samples))) as bar:
 
             def after_pass(_: object) -> None:
@@ -335,12 +349,15 @@ class Session:
                     self._say("interrupted: the volumes that were not reported were not written")
                     return
                 scores = write_sample(outputs, sample, probability, trainer.threshold, self.run.name, trainer.step)
-                self._say(f"{sample.entry.name}: {score_line(scores)}")
-                stem = outputs.folder / outputs.record_path.stem
-                self._say(f"  wrote {stem}.seg.nrrd, _probability.nrrd, _preview.png")
-                pooled += scores
+                self._say(f"{sample.entry.name}: {scores_line(scores)}")
+                stem = outputs.record_path.stem
+                ends = sorted((name.removeprefix(stem) for name in outputs.names or ()), key=".seg.nrrd".__ne__)
+                self._say(f"  wrote {outputs.folder / stem}{', '.join(ends)}")
+                scored.append(scores)
         if len(samples) > 1:
-            self._say(f"all {len(samples)}: {score_line(pooled)}")
+            self._say(f"all {len(samples)}: {scores_line(added(scored))}")
+        if isinstance(scored[0], Confusion):
+            self._say("\n".join(confusion_lines(cast("Confusion", added(scored)))))
         if split == "test" and self._dataset.caution:
             self._say(f"caution: {self._dataset.caution}")
 
@@ -355,7 +372,7 @@ class Session:
             state = f"{left:,} steps left of '{self._recorder.training}', {time_left}: resume does them"
         self._say(
             f"{self.run.name}: step {trainer.step:,}; {state}\n"
-            f"rate {rate_in_use(trainer)}, β² {trainer.beta_squared:g}, threshold {trainer.threshold:g}, "
+            f"rate {rate_in_use(trainer)}, β² {trainer.beta_squared:g}, {_told_apart(trainer)}, "
             f"recipe {trainer.recipe.name}\n"
             f"best validation: {best}\n"
             f"data set: {self._dataset.name} ({', '.join(f'{len(s)} {split}' for split, s in self._samples.items())})"
