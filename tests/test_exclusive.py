@@ -27,7 +27,7 @@ from micronet.networks.registry import classes_of
 from micronet.training.crops import Crops
 from micronet.training.practice import Practice
 from micronet.training.recipe import NETWORK_RECIPE
-from micronet.training.scoring import numbers_of, scores_of
+from micronet.training.scoring import numbers_of, with_numbers
 from micronet.training.trainer import Trainer
 
 NAMES = ("lumen", "wall")
@@ -611,6 +611,5 @@ def test_one_probability_is_not_taken_for_that_of_several_classes():
 def test_counts_go_from_process_to_process_as_numbers():
     names = ("background", *NAMES)
     scores = Confusion(names, ((8, 1, 1), (0, 2, 0), (0, 3, 5)))
-    assert scores_of([float(number) for number in numbers_of(scores)], names) == scores
-    lumen = Overlap(3, 1, 2)
-    assert scores_of(numbers_of(lumen), ("background", "lumen")) == lumen
+    assert with_numbers(Confusion(names, ((0,) * 3,) * 3), numbers_of(scores)) == scores
+    assert with_numbers(Overlap(0, 0, 0), numbers_of(Overlap(3, 1, 2))) == Overlap(3, 1, 2)

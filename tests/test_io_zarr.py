@@ -249,7 +249,7 @@ def test_the_pyramid_halves_all_axes_and_keeps_places(version, rng, tmp_path):
 def test_labels_are_a_mask_with_a_colour(rng, tmp_path):
     mask = rng.random((6, 20, 30)) > 0.5
     grid = Volume(mask, upright((2, 2, 2)), units="um")
-    image = Writer(tmp_path / "a.zarr", grid, np.dtype(np.uint8))
+    image = Writer.of(tmp_path / "a.zarr", grid, np.dtype(np.uint8))
     image[slice(0, 6), slice(0, 20), slice(0, 30)] = mask * np.uint8(200)
     labels = write_labels(tmp_path / "a.zarr", grid, LabelColour("lumen", (1, 0, 0)), "0.5")
     labels[slice(0, 6), slice(0, 20), slice(0, 30)] = mask
@@ -297,3 +297,15 @@ def test_tensorstore_opens_what_is_written(version, driver, array, tmp_path):
     store = {"driver": "file", "path": str(tmp_path / "a.zarr" / "0")}
     found = tensorstore.open({"driver": driver, "kvstore": store}).result()
     np.testing.assert_array_equal(found.read().result(), array)
+
+
+def test_boxes_that_are_no_whole_chunks_are_refused_by_the_writer(tmp_path):
+    grid = Volume(np.zeros((40, 30, 20), np.uint8))
+    image = Writer.of(tmp_path / "a.zarr", grid, np.dtype(np.uint8), chunk=(16, 16, 20))
+    box = slice(16, 32), slice(16, 30), slice(0, 20)
+    Writer(tmp_path / "a.zarr")[box] = np.ones((16, 14, 20), np.uint8)  # as another process does
+    for wrong in (slice(0, 12), slice(8, 16)):
+        with pytest.raises(InputError, match=r"of 'a.zarr' are not whole chunks of \(16, 16, 20\) voxels"):
+            image[wrong, slice(0, 16), slice(0, 20)] = np.ones((8, 16, 20), np.uint8)
+    image.finish()
+    assert read_volume(tmp_path / "a.zarr").array.sum() == 16 * 14 * 20

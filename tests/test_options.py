@@ -59,8 +59,11 @@ def test_what_may_be_chosen_is_what_there_is():
     assert recipe.TORCH_SEED == SEED
     assert {entry.name: entry.title for entry in registry.entries() if entry.recipe and not entry.sized} == TITLES
     assert (
-        tuple(entry.name for entry in registry.entries() if entry.sized) == options.NETWORKS == tuple(library.LIBRARY)
+        tuple(entry.name for entry in registry.entries() if entry.sized and not entry.of_images)
+        == options.NETWORKS
+        == tuple(library.LIBRARY)
     )
+    assert tuple(entry.name for entry in registry.entries() if entry.of_images) == options.OF_IMAGES
     assert (options.NORMS, options.LOSSES) == (library.NORMS, practice.LOSSES)
     assert (options.OPTIMIZERS, options.SCHEDULES) == (practice.OPTIMIZERS, practice.SCHEDULES)
 

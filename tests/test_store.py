@@ -14,7 +14,7 @@ from micronet.core.volume import Volume, upright
 from micronet.data.prepare import Preparation, prepare_file
 from micronet.data.scan import RawScan
 from micronet.io import Sources, open_stack, read_annotation, read_volume, write_segmentation, write_volume
-from micronet.io.scratch_array import ScratchArray
+from micronet.io.pieces import ScratchPieces
 from micronet.io.seg_nrrd import Segment
 from micronet.io.volume_names import result_record
 from micronet.io.zarr_write import write_from_planes
@@ -172,6 +172,12 @@ def test_scores_are_not_added_to_a_result_that_is_an_ome_zarr(volume, weights, r
         segment(path, weights, tmp_path, annotation=tmp_path / "m.seg.nrrd")
 
 
+def test_axes_that_contradict_those_of_the_store_are_refused(volume, weights, tmp_path):
+    path = write_volume(tmp_path / "a.ome.zarr", volume)
+    with pytest.raises(InputError, match=r"a.ome.zarr' states its axes itself \(ZYX\); 'YZX' \(setting: axes\)"):
+        segment(path, weights, tmp_path, axes="YZX")
+
+
 def test_refinement_of_a_store_that_has_not_settled_is_told(volume, weights, tmp_path):
     path = write_volume(tmp_path / "a.ome.zarr", volume)
     outcome, said = segment(path, weights, tmp_path, until_stable=True)
@@ -264,7 +270,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(volume, tmp_path):
         with pytest.raises(FileError, match=r"cannot write '.*a.ome.zarr'.*: File too large"):
             write_volume(tmp_path / "a.ome.zarr", volume)
         with pytest.raises(FileError, match="cannot write an intermediate volume into"):
-            ScratchArray(tmp_path, (100, 100))
+            ScratchPieces(tmp_path, (100, 100), (10, 100))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.iterdir())

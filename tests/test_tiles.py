@@ -10,7 +10,7 @@ from micronet import predict
 from micronet.core.errors import FileError, InputError
 from micronet.core.ram import PROGRAM, Allowance
 from micronet.core.volume import Volume
-from micronet.io.scratch_array import ScratchArray
+from micronet.io.pieces import ScratchPieces
 from micronet.networks.models import MicroNet, MicroRNet
 from micronet.networks.padding import Padding
 from micronet.segment.refine import Refinement, has_settled
@@ -34,7 +34,7 @@ def test_tiles_give_the_whole_volumes_probability(kind, shape, on_disk, rng, tmp
     image, model = rng.integers(0, 255, shape, np.uint8), network(kind)
     told, count = [], []
     how = Refinement(3, on_iteration=told.append)
-    plan = plan_of(shape, on_disk=on_disk)
+    plan = plan_of(shape, sides=(32, 24, 20), on_disk=on_disk)
     with predict_in_tiles(image, Volume(image), model, tmp_path, plan, how, lambda: count.append(1)) as found:
         np.testing.assert_array_equal(found[:], predict(image, model, 3))
     assert len(count) == tile_passes(plan, model, how)
@@ -66,31 +66,15 @@ def test_crop_initial_mask_and_until_stable_are_those_of_the_whole_volume(rng, t
 
 def test_an_image_on_disk_is_read_as_one_in_memory(rng, tmp_path):
     image, model = rng.integers(0, 60000, (32, 48, 40), np.uint16), network(MicroNet)
-    with ScratchArray(tmp_path, image.shape, image.dtype) as stored:
+    with ScratchPieces(tmp_path, image.shape, (8, 20, 64), image.dtype) as stored:
         stored[:] = image
         with predict_in_tiles(stored, Volume(image), model, tmp_path, plan_of(image.shape)) as found:
             np.testing.assert_array_equal(found[:], predict(image, model))
 
 
-def test_boxes_of_a_scratch_array_are_those_of_an_array(rng, tmp_path):
-    shape = (5, 4, 7, 40)
-    expected = np.zeros(shape, np.uint16)
-    with ScratchArray(tmp_path, shape, np.uint16) as stored:
-        for _ in range(40):
-            cuts = [np.sort(rng.integers(0, length + 1, 2)) for length in shape]
-            box = tuple(slice(int(a), int(b)) for a, b in cuts)
-            values = rng.integers(0, 60000, expected[box].shape, np.uint16)
-            stored[box] = expected[box] = values
-            cuts = [np.sort(rng.integers(0, length + 1, 2)) for length in shape]
-            box = tuple(slice(int(a), int(b)) for a, b in cuts)
-            np.testing.assert_array_equal(stored[box], expected[box])
-        np.testing.assert_array_equal(stored[1:3], expected[1:3])
-        np.testing.assert_array_equal(np.stack(list(stored)), expected)
-
-
 def test_a_folder_that_takes_no_file_is_told(tmp_path):
     with pytest.raises(FileError, match="cannot write an intermediate volume into"):
-        ScratchArray(tmp_path / "none", (2, 2))
+        ScratchPieces(tmp_path / "none", (2, 2), (2, 2))
 
 
 def planned(shape, allowed, **more):

@@ -14,8 +14,9 @@ import numpy as np
 from micronet.core.classes import MOST_CLASSES, check_classes
 from micronet.core.errors import InputError
 from micronet.core.names import shortened
-from micronet.io.checks import check_dtype, clean_axes
+from micronet.io.checks import check_dtype, clean_axes, missing
 from micronet.measure.cleaning import Cleaning
+from micronet.measure.cutting import Cut
 
 __all__ = [
     "THREADS",
@@ -23,11 +24,15 @@ __all__ = [
     "Sizes",
     "Whole",
     "axes_option",
+    "block_option",
     "bytes_option",
     "classes_option",
+    "cluster_option",
     "commands_option",
     "device_option",
     "dtype_option",
+    "input_option",
+    "mask_option",
     "path_option",
     "plane_option",
     "range_option",
@@ -41,6 +46,7 @@ _SHOWN = 60
 _SPACINGS = (1e-4, 1e6)
 _LONGEST_AXIS, _MOST_VOXELS = 1_000_000, 1 << 40
 _MOST_BYTES = 10**18
+_MOST_PROCESSES = 1024
 # What common file systems allow.
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095
 
@@ -201,6 +207,32 @@ def clean_option(text: str) -> Cleaning:
         raise _refused(text, "µm³, largest, holes, or several of them, such as 500,largest,holes") from None
 
 
+def block_option(text: str) -> tuple[int, int, int]:
+    """Parse ``--block``: the edge of cubic blocks in voxels, or three lengths Z,Y,X.
+
+    >>> block_option("8"), block_option("2,8,8")
+    ((8, 8, 8), (2, 8, 8))
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) in (1, 3) and all(re.fullmatch(r"[0-9]{1,4}", part) for part in parts):
+        z, y, x = map(int, parts if len(parts) == 3 else parts * 3)
+        if min(z, y, x) > 0 and max(z, y, x) > 1:
+            return z, y, x
+    raise _refused(text, "voxels along an edge of the blocks, such as 8, or along Z,Y,X, such as 2,8,8")
+
+
+def cut_option(text: str) -> Cut:
+    """Parse ``--threshold-method``: otsu, triangle, or a percentile.
+
+    >>> str(cut_option("percentile:95"))
+    'percentile:95'
+    """
+    try:
+        return Cut.of(text)
+    except InputError:
+        raise _refused(text, "otsu, triangle, or percentile:P with P below 100, such as percentile:95") from None
+
+
 def resample_option(text: str) -> float | str:
     """Parse ``--resample``: a voxel size in µm; "network" for that of the weights, which is meant without a value."""
     if text == "network":
@@ -223,6 +255,23 @@ def part_option(text: str) -> tuple[int, int]:
     raise _refused(text, "a part and how many there are, such as 2/8; the first is 1/8")
 
 
+def cluster_option(text: str) -> str:
+    """Check ``--cluster``: how many processes, the address of a scheduler, or its file.
+
+    >>> cluster_option("8"), cluster_option("tcp://10.0.0.1:8786"), cluster_option("scheduler.json")
+    ('8', 'tcp://10.0.0.1:8786', 'scheduler.json')
+    """
+    if re.fullmatch(r"[0-9]{1,4}", text, re.ASCII) and 1 <= int(text) <= _MOST_PROCESSES:
+        return str(int(text))
+    if re.fullmatch(r"(tcp|tls|ucx|ws|wss)://[^\s/]+", text) or text.endswith(".json"):
+        return text
+    raise _refused(
+        text,
+        f"processes on this machine, 1 to {_MOST_PROCESSES}, the address of a scheduler such as tcp://host:8786, or "
+        "its file such as scheduler.json",
+    )
+
+
 def dtype_option(text: str) -> str:
     """Check ``--dtype``: a type of voxels that numpy knows and we read."""
     try:
@@ -243,6 +292,19 @@ def path_option(text: str) -> Path:
     if max(map(len, map(os.fsencode, path.parts)), default=0) > _LONGEST_NAME or len(os.fsencode(path)) > _LONGEST_PATH:
         raise _refused(text, f"a name of at most {_LONGEST_NAME} bytes, a path of at most {_LONGEST_PATH}")
     return path
+
+
+def input_option(text: str) -> Path:
+    """Check the path of something that is read: only here it is known which option it is for."""
+    path = path_option(text)
+    if not os.path.exists(path):
+        raise argparse.ArgumentTypeError(missing(path))
+    return path
+
+
+def mask_option(text: str) -> Path:
+    """Check what the refinement starts from: a file, or one of two words."""
+    return Path(text) if text in ("previous", "blank") else input_option(text)
 
 
 def commands_option(text: str) -> str:

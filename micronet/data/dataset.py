@@ -42,9 +42,11 @@ __all__ = [
     "classes_in",
     "dataset_files",
     "hashes",
+    "load_entry",
     "load_split",
     "open_dataset",
     "read_dataset",
+    "read_image",
 ]
 
 
@@ -175,7 +177,7 @@ def _try_load(entry: Entry, images: _Images, readable: bool = True) -> tuple[Sam
         return None, missing
     problems, image, labels = [], None, None
     try:
-        image = _read_image(entry, images)
+        image = read_image(entry, images)
     except MicronetError as error:
         problems.append(str(error))
     try:
@@ -190,7 +192,16 @@ def _try_load(entry: Entry, images: _Images, readable: bool = True) -> tuple[Sam
         return None, [str(error)]
 
 
-def _read_image(entry: Entry, images: _Images) -> tuple[Volume, float, float]:
+def load_entry(entry: Entry, images: _Images) -> Sample:
+    """Load one volume; InputError with all that is wrong with its files. `images` keeps those that were read."""
+    sample, problems = _try_load(entry, images)
+    if sample is None:
+        raise InputError(*problems)
+    return sample
+
+
+def read_image(entry: Entry, images: _Images) -> tuple[Volume, float, float]:
+    """Return the image of a volume with its mean and standard deviation; MicronetError where it cannot be read."""
     key = (entry.image.resolve(), entry.intensity, entry.axes, entry.spacing_um)
     if key not in images:
         volume = read_volume(entry.image, axes=entry.axes, spacing_um=entry.spacing_um, flat=True)
@@ -260,15 +271,19 @@ def _read_colours(entry: Entry) -> Volume:
 def dataset_files(dataset: DataSet) -> list[Path]:
     """Return every file that a data set consists of, its own included."""
     paths = [path for entry in dataset.entries for path in (entry.image, entry.annotation)]
-    return [dataset.path, *(file for path in paths for file in files_read_with(path))]
+    return [dataset.path, *(file for path in dict.fromkeys(paths) for file in files_read_with(path))]
 
 
 def hashes(dataset: DataSet) -> dict[str, dict[str, str]]:
     """Return the SHA-256 of every image and annotation, by volume, for the record of a run."""
+    known: dict[Path, str] = {}  # many volumes may share a file
+
+    def of(path: Path) -> str:
+        if path not in known:
+            known[path] = sha256_of(*files_of(path))
+        return known[path]
+
     return {
-        f"{entry.split}/{entry.name}": {
-            "image": sha256_of(*files_of(entry.image)),
-            "annotation": sha256_of(*files_of(entry.annotation)),
-        }
+        f"{entry.split}/{entry.name}": {"image": of(entry.image), "annotation": of(entry.annotation)}
         for entry in dataset.entries
     }

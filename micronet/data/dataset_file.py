@@ -28,8 +28,13 @@ __all__ = [
     "Found",
     "as_toml",
     "classes_in",
+    "inside",
+    "kind_problem",
     "read_all",
+    "read_content",
     "read_dataset",
+    "roots_of",
+    "understood",
 ]
 
 SPLITS = ("train", "validation", "test")
@@ -166,14 +171,35 @@ class Found:
 
 def read_all(path: Path, also_in: Sequence[str | os.PathLike[str]]) -> tuple[DataSet, list[Found], list[str]]:
     """Return what a file says as far as it can be understood, and what is wrong with it."""
-    content = _content(path)
+    content = read_content(path)
+    if content.get("labels") == "image":
+        raise InputError(
+            f"data set '{path}' says what each image holds (labels = \"image\"), which trains micranet "
+            f"{setting('network')}"
+        )
+    return understood(path, content, also_in)
+
+
+def roots_of(path: Path, also_in: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Return the folders that a data-set file may name files in."""
+    own = path.resolve().parent
+    return [own.parent if own.name == "datasets" else own, *(Path(folder).resolve() for folder in also_in)]
+
+
+def understood(
+    path: Path,
+    content: Mapping[str, Any],
+    also_in: Sequence[str | os.PathLike[str]],
+    rows: Sequence[Mapping[str, Any]] = (),
+) -> tuple[DataSet, list[Found], list[str]]:
+    """Return what the tables of a file say as `read_all`; `rows` are volumes that it lists elsewhere."""
     problems = _unknown_keys(content)
     augmentation, wrong = _augmentation(content.get("augmentation"))
     problems += [f"augmentation: {problem}" for problem in wrong]
-    own = path.resolve().parent
-    roots = [own.parent if own.name == "datasets" else own, *(Path(folder).resolve() for folder in also_in)]
+    roots = roots_of(path, also_in)
     defaults, tables = _tables(path, content)
     listed, wrong = _of_folder(content, path)
+    listed += [dict(row) for row in rows]
     problems += wrong
     tables = [*listed, *tables]
     found, wrong = _entries(defaults, tables, path.parent, roots)
@@ -195,12 +221,12 @@ def read_all(path: Path, also_in: Sequence[str | os.PathLike[str]]) -> tuple[Dat
 def classes_in(path: Path) -> tuple[str, ...]:
     """Return the classes that a data-set file names; none where it cannot be read, which who opens it will say."""
     try:
-        return _told_apart(_content(path), ())[1]
+        return _told_apart(read_content(path), ())[1]
     except MicronetError:
         return ()
 
 
-def _content(path: Path) -> dict[str, Any]:
+def read_content(path: Path) -> dict[str, Any]:
     """Return the tables of the file; FileError where it cannot be read, or would take too long to."""
     try:
         if path.exists() and not path.is_file():
@@ -239,7 +265,7 @@ def _entries(
 ) -> tuple[list[Found], list[str]]:
     """Return the volumes that the file lists, and what is wrong with them, with the others and with the defaults."""
     found = []
-    problems = [f"[defaults]: {_kind_problem(key, None, _TYPES)}" for key in defaults if key not in _TYPES]
+    problems = [f"[defaults]: {kind_problem(key, None, _TYPES)}" for key in defaults if key not in _TYPES]
     defaults = {key: value for key, value in defaults.items() if key in _TYPES}
     for number, table in enumerate(tables, 1):
         one, wrong = _entry(defaults | table, folder, roots)
@@ -337,7 +363,7 @@ def _augmentation(table: Any) -> tuple[Augmentation | None, list[str]]:
     kinds = {key: (int, float) if kind is float else (kind,) for key, kind in known.items()}
     problems = []
     for key, value in table.items():
-        if problem := _kind_problem(key, value, kinds):
+        if problem := kind_problem(key, value, kinds):
             problems.append(problem)
             continue
         try:
@@ -374,7 +400,7 @@ def _entry(table: Mapping[str, Any], folder: Path, roots: Sequence[Path]) -> tup
     problems = [(key, f"'{key}' is missing") for key in _NEEDED if key not in table]
     values: dict[str, Any] = {}
     for key, value in table.items():
-        if problem := _kind_problem(key, value, _TYPES):
+        if problem := kind_problem(key, value, _TYPES):
             problems.append((key, problem))
             continue
         try:
@@ -387,7 +413,7 @@ def _entry(table: Mapping[str, Any], folder: Path, roots: Sequence[Path]) -> tup
             continue
         try:
             path = existing(folder / values[key].replace("{name}", values.get("name", "")))
-            values[key] = _inside(key, path, roots)
+            values[key] = inside(key, path, roots)
         except InputError as error:
             problems.append((key, str(error)))
             del values[key]
@@ -398,7 +424,7 @@ def _entry(table: Mapping[str, Any], folder: Path, roots: Sequence[Path]) -> tup
     return Found(Entry(**{"split": "", **values}), wrong), problems
 
 
-def _kind_problem(key: str, value: Any, known: Mapping[str, tuple[type, ...]]) -> str:
+def kind_problem(key: str, value: Any, known: Mapping[str, tuple[type, ...]]) -> str:
     """Return what is wrong with a key or the kind of its value, an empty string where nothing is."""
     if key not in known:
         near = difflib.get_close_matches(key, known, 1)
@@ -449,7 +475,7 @@ def _in_its_words(problem: str) -> str:
 _NO_KEY = ("shape, dtype", "shape", "dtype", "time_lapse")
 
 
-def _inside(key: str, path: Path, roots: Sequence[Path]) -> Path:
+def inside(key: str, path: Path, roots: Sequence[Path]) -> Path:
     """Return a path that lies in one of the folders once links are followed; InputError for another."""
     try:
         found = path.resolve()

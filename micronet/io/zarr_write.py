@@ -26,6 +26,8 @@ __all__ = ["CHUNK", "LabelColour", "Writer", "boxes_of", "write", "write_from_pl
 CHUNK = 128
 # The last level of a pyramid has no axis longer than this.
 _SMALLEST = 128
+# Planes of a coarser level that are averaged at once.
+_HALVED = 16
 # Planes that come one after the other are gathered to a chunk's depth as far as that takes this.
 _GATHERED_BYTES = 256 << 20
 _UNITS = {"nm": "nanometer", "um": "micrometer", "mm": "millimeter", "cm": "centimeter", "m": "meter"}
@@ -45,24 +47,27 @@ class LabelColour:
 class Writer:
     """Writes one image of a store: its highest resolution box by box, then what is coarser.
 
+    Several processes may, each boxes of its own: `Writer.of` in one makes the store, `Writer` in the others opens it.
+
     Parameters
     ----------
     folder : Path
-        The group of the image; it is made.
-    grid : Volume
-        Where the voxels lie; its array is not looked at.
-    dtype : numpy dtype
-        Of what is written; bool is written as uint8.
-    version : {"0.5", "0.4"}
-        Of NGFF: zarr v3 or v2.
-    label : LabelColour, optional
+        The group of the image, which is there.
+    label : bool
         It is an image of labels: coarser levels have 1 where half of the voxels have.
-    chunk : (Z, Y, X)
-        Voxels of a chunk; whoever writes boxes at the same time, or one after the other, writes whole chunks.
     """
 
-    def __init__(
-        self,
+    def __init__(self, folder: Path, label: bool = False) -> None:
+        zarr = import_module("zarr")
+        self._folder, self._label = folder, label
+        names = sorted((name.name for name in folder.iterdir() if name.name.isdigit()), key=int)
+        with writing_store(folder):
+            self._arrays = [zarr.open_array(str(folder / name), mode="r+") for name in names]
+        self.chunk: tuple[int, ...] = self._arrays[0].chunks
+
+    @classmethod
+    def of(
+        cls,
         folder: Path,
         grid: Volume,
         dtype: np.dtype[Any],
@@ -70,18 +75,41 @@ class Writer:
         version: Version = "0.5",
         label: LabelColour | None = None,
         chunk: Sequence[int] = (CHUNK, CHUNK, CHUNK),
-    ) -> None:
-        self._folder, self._grid, self._label, self._version = folder, grid, label, version
-        self._dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype
-        self._format = 3 if version == "0.5" else 2
-        self.chunk = tuple(min(side, length) for side, length in zip(chunk, grid.shape, strict=True))
-        self._shapes = _pyramid(grid.shape)
+    ) -> Writer:
+        """Make the group of an image.
+
+        Parameters
+        ----------
+        folder : Path
+        grid : Volume
+            Where the voxels lie; its array is not looked at.
+        dtype : numpy dtype
+            Of what is written; bool is written as uint8.
+        version : {"0.5", "0.4"}
+            Of NGFF: zarr v3 or v2.
+        label : LabelColour, optional
+            It is an image of labels.
+        chunk : (Z, Y, X)
+            Voxels of a chunk, at most.
+        """
+        dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype
+        sides = [min(side, length) for side, length in zip(chunk, grid.shape, strict=True)]
         with writing_store(folder):
-            self._arrays = [self._created(number) for number in range(len(self._shapes))]
-            _write_group(folder, self._attributes(), version)
+            for number, shape in enumerate(_pyramid(grid.shape)):
+                _make_array(folder / str(number), shape, sides, dtype, 3 if version == "0.5" else 2)
+            _write_group(folder, _attributes(folder.name, grid, version, label), version)
+        return cls(folder, label is not None)
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of the levels, from the highest resolution on."""
+        return [array.shape for array in self._arrays]
 
     def __setitem__(self, box: Box, values: NDArray[Any]) -> None:
         """Write a box of the highest resolution, of whole chunks; FileError when the disk is full."""
+        for bounds, side, length in zip(box, self.chunk, self.shapes[0], strict=True):
+            if bounds.start % side or (bounds.stop % side and bounds.stop != length):
+                raise InputError(f"{box} of '{self._folder.name}' are not whole chunks of {self.chunk} voxels")
         with writing_store(self._folder):
             # One chunk at a time: when one of several fails, zarr goes on with the others, into a folder that is gone.
             for part in boxes_of(values.shape, self.chunk):
@@ -90,60 +118,74 @@ class Writer:
 
     def finish(self) -> None:
         """Write the coarser levels, each from the one above."""
-        for finer, coarse in itertools.pairwise(self._arrays):
-            for box in boxes_of(coarse.shape, coarse.chunks):
-                with writing_store(self._folder):
-                    part = tuple(
-                        slice(own.start * step, min(own.stop * step, length))
-                        for own, step, length in zip(box, _steps(finer.shape, coarse.shape), finer.shape, strict=True)
-                    )
-                    coarse[box] = _halved(np.asarray(finer[part]), coarse[box].shape, self._label is not None)
+        for level, shape in enumerate(self.shapes[1:], 1):
+            for box in boxes_of(shape, self.chunk):
+                self.halve(level, box)
 
-    def _created(self, number: int) -> Any:
-        zarr = import_module("zarr")
-        shape = self._shapes[number]
-        chunks = tuple(min(side, length) for side, length in zip(self.chunk, shape, strict=True))
-        more: dict[str, Any] = {"dimension_names": ["z", "y", "x"]} if self._format == 3 else {}
-        separator = {"name": "default" if self._format == 3 else "v2", "separator": "/"}
-        return zarr.create_array(
-            str(self._folder / str(number)),
-            shape=shape,
-            chunks=chunks,
-            dtype=self._dtype,
-            zarr_format=self._format,
-            chunk_key_encoding=separator,
-            fill_value=0,
-            config={"write_empty_chunks": True},  # one that is missing is then one that was lost
-            **more,
-        )
+    def halve(self, level: int, box: Box) -> None:
+        """Write a box, of whole chunks, of a coarser level from the one above, which is there."""
+        finer, coarse = self._arrays[level - 1], self._arrays[level]
+        with writing_store(self._folder):
+            for inner in boxes_of([part.stop - part.start for part in box], self.chunk):
+                own = tuple(slice(a.start + b.start, a.start + b.stop) for a, b in zip(box, inner, strict=True))
+                part = tuple(
+                    slice(one.start * step, min(one.stop * step, length))
+                    for one, step, length in zip(own, _steps(finer.shape, coarse.shape), finer.shape, strict=True)
+                )
+                found = np.asarray(finer[part])
+                deep, means = (
+                    _steps(finer.shape, coarse.shape)[0],
+                    np.empty([one.stop - one.start for one in own], coarse.dtype),
+                )
+                for z in range(0, len(means), _HALVED):  # sums of all of it would take eight times as much
+                    planes = means[z : z + _HALVED]
+                    planes[...] = _halved(found[deep * z : deep * (z + _HALVED)], planes.shape, self._label)
+                coarse[own] = means
 
-    def _attributes(self) -> dict[str, Any]:
-        unit = {"unit": _UNITS[self._grid.units]} if self._grid.units in _UNITS else {}
-        axes = [{"name": letter, "type": "space", **unit} for letter in "zyx"]
-        spacing = np.linalg.norm(self._grid.directions, axis=1)
-        origin = self._grid.origin[::-1]
-        datasets = []
-        for number in range(len(self._shapes)):
-            step = np.array([2.0 ** _halvings(length, number) for length in self._grid.shape])
-            first = origin + spacing * (step - 1) / 2  # the middle of the voxels that were averaged
-            transforms = [
-                {"type": "scale", "scale": (spacing * step).tolist()},
-                {"type": "translation", "translation": first.tolist()},
-            ]
-            datasets.append({"path": str(number), "coordinateTransformations": transforms})
-        stated = {"version": "0.4"} if self._version == "0.4" else {}
-        found: dict[str, Any] = {
-            "multiscales": [{**stated, "name": self._folder.name, "axes": axes, "datasets": datasets, "type": "mean"}]
+
+def _make_array(folder: Path, shape: Sequence[int], sides: Sequence[int], dtype: np.dtype[Any], form: int) -> None:
+    zarr = import_module("zarr")
+    more: dict[str, Any] = {"dimension_names": ["z", "y", "x"]} if form == 3 else {}
+    zarr.create_array(
+        str(folder),
+        shape=shape,
+        chunks=tuple(min(side, length) for side, length in zip(sides, shape, strict=True)),
+        dtype=dtype,
+        zarr_format=form,
+        chunk_key_encoding={"name": "default" if form == 3 else "v2", "separator": "/"},
+        fill_value=0,
+        config={"write_empty_chunks": True},  # one that is missing is then one that was lost
+        **more,
+    )
+
+
+def _attributes(name: str, grid: Volume, version: Version, label: LabelColour | None) -> dict[str, Any]:
+    unit = {"unit": _UNITS[grid.units]} if grid.units in _UNITS else {}
+    axes = [{"name": letter, "type": "space", **unit} for letter in "zyx"]
+    spacing = np.linalg.norm(grid.directions, axis=1)
+    origin = grid.origin[::-1]
+    datasets = []
+    for number in range(len(_pyramid(grid.shape))):
+        step = np.array([2.0 ** _halvings(length, number) for length in grid.shape])
+        first = origin + spacing * (step - 1) / 2  # the middle of the voxels that were averaged
+        transforms = [
+            {"type": "scale", "scale": (spacing * step).tolist()},
+            {"type": "translation", "translation": first.tolist()},
+        ]
+        datasets.append({"path": str(number), "coordinateTransformations": transforms})
+    stated = {"version": "0.4"} if version == "0.4" else {}
+    found: dict[str, Any] = {
+        "multiscales": [{**stated, "name": name, "axes": axes, "datasets": datasets, "type": "mean"}]
+    }
+    if label is not None:
+        rgba = [round(255 * part) for part in label.colour] + [255]
+        found["image-label"] = {
+            **stated,
+            "colors": [{"label-value": 1, "rgba": rgba}],
+            "properties": [{"label-value": 1, "name": label.name}],
+            "source": {"image": "../../"},
         }
-        if self._label is not None:
-            rgba = [round(255 * part) for part in self._label.colour] + [255]
-            found["image-label"] = {
-                **stated,
-                "colors": [{"label-value": 1, "rgba": rgba}],
-                "properties": [{"label-value": 1, "name": self._label.name}],
-                "source": {"image": "../../"},
-            }
-        return found
+    return found
 
 
 def write(path: Path, volume: Volume) -> None:
@@ -169,7 +211,7 @@ def write_from_planes(path: Path, grid: Volume, planes: Iterable[NDArray[Any]], 
     plane = height * width * grid.array.dtype.itemsize
     gathered = min(CHUNK, max(8, _GATHERED_BYTES // max(plane, 1) // 8 * 8))
     try:
-        writer = Writer(staging, grid, grid.array.dtype, version=version, chunk=(gathered, CHUNK, CHUNK))
+        writer = Writer.of(staging, grid, grid.array.dtype, version=version, chunk=(gathered, CHUNK, CHUNK))
         first = 0
         for block in _blocks(planes, gathered):
             writer[slice(first, first + len(block)), slice(0, height), slice(0, width)] = block
@@ -187,7 +229,7 @@ def write_labels(image: Path, grid: Volume, label: LabelColour, version: Version
     """Return the writer of a label of an image that is being written."""
     with writing_store(image):
         _write_group(image / "labels", {"labels": [label.name]}, version)
-    return Writer(image / "labels" / label.name, grid, np.dtype(np.uint8), version=version, label=label)
+    return Writer.of(image / "labels" / label.name, grid, np.dtype(np.uint8), version=version, label=label)
 
 
 def boxes_of(shape: Sequence[int], sides: Sequence[int]) -> Iterator[Box]:

@@ -41,6 +41,7 @@ __all__ = [
     "slab_refiner",
     "tile_sizes",
     "tile_steps",
+    "tile_store_shapes",
     "tile_stores",
     "tiles_of",
     "unkept",
@@ -223,20 +224,20 @@ def tiles_of(
     return list(tiles(size, sides)), list(tiles(coarser(size), coarse_sides))
 
 
-def tile_stores(
-    size: tuple[int, int, int], refines: bool, on_disk: bool, make: Callable[[tuple[int, ...], bool], Any]
-) -> Any:
-    """Return the `networks.kernels.tiles.Stores` of a volume; ``make(shape, on_disk)`` makes one.
-
-    The lowest level is never on the disk.
-    """
+def tile_store_shapes(size: tuple[int, int, int]) -> dict[str, tuple[int, int, int, int]]:
+    """Return the shapes (Z, channels, Y, X) of the `networks.kernels.tiles.Stores` of a volume, by name."""
     from micronet.networks.kernels.tiles import Stores
 
-    made: dict[str, Any] = {
-        name: make(shape, on_disk and name not in ("lowest", "bottom")) if refines or name != "mask" else None
-        for name, shape in Stores.shapes(size).items()
-    }
-    return Stores(**made)
+    return Stores.shapes(size)
+
+
+def tile_stores(size: tuple[int, int, int], refines: bool, opened: Callable[[str], Any]) -> Any:
+    """Return the `networks.kernels.tiles.Stores` of a volume; ``opened(name)`` gives one of `tile_store_shapes`."""
+    from micronet.networks.kernels.tiles import Stores
+
+    names = Stores.shapes(size)
+    found: dict[str, Any] = {name: opened(name) if refines or name != "mask" else None for name in names}
+    return Stores(**found)
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,7 @@ def tile_sizes(size: tuple[int, int, int], refines: bool) -> TileSizes:
     return TileSizes(
         lambda sides: tiles.tile_bytes(size, sides, threads),
         lambda sides: tiles.coarse_tile_bytes(size, sides),
-        tiles.store_bytes(size, int(refines)),
+        tiles.store_bytes(size, 2 * int(refines)),  # the masks before and after a pass
         tiles.lowest_bytes(size),
     )
 

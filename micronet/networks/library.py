@@ -16,8 +16,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from micronet.core.classes import BACKGROUND, LONGEST_NAME, MOST_CLASSES, check_classes
+from micronet.core.classes import BACKGROUND, check_classes
 from micronet.core.errors import InputError, setting
+from micronet.networks.class_names import class_names, class_names_tensor
 
 __all__ = [
     "LIBRARY",
@@ -44,9 +45,6 @@ _LARGEST = {
     "num_stacks": (1, 16),
 }
 _PREFIX = "config."
-# Names of classes in weights: the bytes of their UTF-8, a line each, as numbers of a tensor like all others.
-_BETWEEN = "\n"
-_MOST_BYTES = MOST_CLASSES * (4 * LONGEST_NAME + 1)
 _VNET_PARAMETERS = {2: 9_400_000, 3: 45_600_000}
 # Voxels of one slice that a 2-D network looks at are few; this many are computed at a time.
 _PIXELS_AT_A_TIME = 1 << 20
@@ -128,8 +126,7 @@ class _Config(nn.Module):
             number = NORMS.index(value) if name == "norm" else value
             self.register_buffer(name, torch.tensor(float(number)))
         if build.classes:
-            text = _BETWEEN.join(build.classes).encode()
-            self.register_buffer("classes", torch.tensor([float(byte) for byte in text]))
+            self.register_buffer("classes", class_names_tensor(build.classes))
 
 
 class LibraryNetwork(nn.Module):
@@ -374,19 +371,8 @@ def built_from(state: Mapping[str, Tensor]) -> LibraryNetwork:
     if "norm" in values:
         values["norm"] = NORMS[_whole(stated, "norm", len(NORMS) - 1)]
     if "classes" in stated:
-        values["classes"] = _names(stated["classes"])
+        values["classes"] = class_names(stated["classes"], f"{_PREFIX}classes")
     return kind(Build(**values))
-
-
-def _names(stated: Tensor) -> tuple[str, ...]:
-    """Return the names of classes that weights state; what they are is checked where a network is built."""
-    numbers = stated.tolist() if stated.ndim == 1 and 0 < stated.numel() <= _MOST_BYTES else [math.nan]
-    try:
-        if not all(number.is_integer() for number in numbers):
-            raise ValueError("not bytes")
-        return tuple(bytes(map(int, numbers)).decode().split(_BETWEEN))
-    except ValueError as error:  # what is no byte, and what is no UTF-8, is one too
-        raise InputError(f"the weights do not say what they tell apart: '{_PREFIX}classes' is no text") from error
 
 
 def _whole(stated: Mapping[str, Tensor], name: str, most: int) -> int:

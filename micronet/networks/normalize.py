@@ -1,7 +1,7 @@
 """From raw intensities and masks to what the networks were trained on."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +17,10 @@ __all__ = [
     "log_intensity",
     "normalize_image",
     "normalize_mask",
+    "plane_squares",
+    "plane_sum",
     "standardize",
+    "statistics_of",
 ]
 
 #: One over the standard deviation of a mask that is 5 % foreground.
@@ -63,17 +66,57 @@ def image_statistics(image: Planes) -> tuple[float, float]:
     size = math.prod(image.shape)
     if size == 0:
         raise InputError(f"an image of shape {image.shape} holds no voxel")
-    # Plane by plane in float64: exact for every integer type, and no second copy of the volume.
+    return statistics_of(
+        size,
+        (plane_sum(plane) for plane in image),
+        lambda mean: (plane_squares(plane, mean) for plane in image),
+        lambda: next(iter(image)).flat[0],
+    )
+
+
+def plane_sum(plane: NDArray[Any]) -> float:
+    """Return the sum over a plane (Y, X), in float64: exact for every integer type."""
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = sum(float(plane.sum(dtype=np.float64)) for plane in image) / size
-        squares = sum(float(np.square(plane - np.float64(mean)).sum()) for plane in image)
-    if not np.isfinite(squares):
-        bad = size - sum(int(np.count_nonzero(np.isfinite(plane))) for plane in image)
-        found = f"{bad:,} voxels that are not finite (NaN or infinity)" if bad else "values too large to normalise"
-        raise InputError(f"the image holds {found}")
-    sd = (squares / max(size - 1, 1)) ** 0.5
+        return float(plane.sum(dtype=np.float64))
+
+
+def plane_squares(plane: NDArray[Any], mean: float) -> tuple[float, int]:
+    """Return the sum of squared distances from the mean over a plane, and how many voxels make it infinite or NaN."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = float(np.square(plane - np.float64(mean)).sum())
+    return squares, 0 if np.isfinite(squares) else int(np.count_nonzero(~np.isfinite(plane)))
+
+
+def statistics_of(
+    size: int,
+    sums: Iterable[float],
+    squares: Callable[[float], Iterable[tuple[float, int]]],
+    first: Callable[[], Any],
+) -> tuple[float, float]:
+    """Return what `image_statistics` does of what its planes amount to, in their order.
+
+    Parameters
+    ----------
+    size : int
+        Number of voxels, at least one.
+    sums : iterable of float
+        What `plane_sum` gives of each plane.
+    squares : callable
+        Returns what `plane_squares` gives of each plane for a mean.
+    first : callable
+        Returns the first voxel, where all are the same.
+    """
+    mean = sum(sums) / size
+    found = list(squares(mean))
+    total = sum(one for one, _ in found)
+    if not np.isfinite(total):
+        # A mean that is none makes every plane so.
+        bad = sum(count for _, count in found)
+        words = f"{bad:,} voxels that are not finite (NaN or infinity)" if bad else "values too large to normalise"
+        raise InputError(f"the image holds {words}")
+    sd = (total / max(size - 1, 1)) ** 0.5
     if not sd > 1e-12 * abs(mean):
-        raise InputError(f"the image is constant: every voxel is {next(iter(image)).flat[0]}")
+        raise InputError(f"the image is constant: every voxel is {first()}")
     return mean, float(sd)
 
 

@@ -13,7 +13,15 @@ from micronet.io.mesh import MESH_FORMATS
 from micronet.segment.plan import Plan
 from micronet.segment.settings import Job
 
-__all__ = ["Earlier", "earlier_result", "other_input", "other_settings", "other_weights", "scored_otherwise"]
+__all__ = [
+    "Earlier",
+    "differences",
+    "earlier_result",
+    "other_input",
+    "other_settings",
+    "other_weights",
+    "scored_otherwise",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +109,7 @@ def earlier_result(plan: Plan) -> Earlier | None:
     record = plan.done
     if record is None:
         return None
-    different = list(_differences(record, plan.asked))
+    different = list(differences(record, plan.asked))
     if different:
         raise FileError(
             f"'{plan.outputs.record_path}' holds a result of other settings for '{plan.task.path.name}': "
@@ -132,7 +140,7 @@ def scored_otherwise(record: Mapping[str, Any], asked: Mapping[str, Any]) -> boo
     return bool(_hash(here) != asked["masks"]["annotation"]["sha256"] or segments[0] != segments[1])
 
 
-def _differences(record: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
+def differences(record: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
     """Yield what differs between the result that a record tells of and the one that is asked for, in words."""
     if "segments" in record:
         yield "several segments there, one mask asked"

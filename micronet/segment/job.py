@@ -40,7 +40,7 @@ from micronet.segment.results import (
 )
 from micronet.segment.settings import Job, Weights, check_results, check_stems
 from micronet.segment.slabs import predict_in_slabs
-from micronet.segment.store import refuse_wishes, segment_store
+from micronet.segment.store import forget_unfinished, refuse_wishes, segment_store
 from micronet.segment.windows import predicted_in_windows
 
 if TYPE_CHECKING:
@@ -67,15 +67,13 @@ def segment_file(
     path : Path
         The volume.
     weights : Weights
-        The network.
     job : Job
-        The settings.
     say : callable
         Receives what was read, chosen, found and written, a line at a time.
     on_iteration : callable, optional
         Receives an `Iteration` after each pass.
     force : bool
-        Do it again, and replace what is there, even when the result exists.
+        Do it again, and replace the result that is there.
     time_point : TimePoint, optional
         What to segment of `path`, where that holds or belongs to a recording.
     on_tile : callable
@@ -102,7 +100,9 @@ def segment_file(
             if done is not None:
                 return done
             plan.outputs.check_room()
-            return segment_store(plan, say, on_tile) if task.in_store else _segment(plan, say, on_iteration, on_tile)
+            if task.in_store:
+                return segment_store(plan, say, on_tile, force=force)
+            return _segment(plan, say, on_iteration, on_tile)
     except MemoryError:
         raise InputError(f"'{path}': memory ran out; say how much may be taken {setting('max_ram')}") from None
     except torch.cuda.OutOfMemoryError:
@@ -117,6 +117,8 @@ def _joined(plan: Plan, say: Callable[[str], None]) -> tuple[Outcome | None, Pla
     if earlier is None:
         return None, plan
     if not earlier.lacks:
+        if plan.task.in_store:
+            forget_unfinished(plan)
         return earlier.outcome, plan
     if plan.task.in_store:
         raise FileError(

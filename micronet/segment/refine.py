@@ -375,6 +375,14 @@ class Change:
             self._foreground += int(np.count_nonzero(inside))
         self._voxels += now.size
 
+    def join(self, other: Change) -> None:
+        """Take in what another gathered of other planes."""
+        self._largest = max(self._largest, other._largest)
+        self._total += other._total
+        self._flipped += other._flipped
+        self._foreground += other._foreground
+        self._voxels += other._voxels
+
     def iteration(self, number: int, seconds: float) -> Iteration:
         """Return what all of them amount to."""
         mean = self._total / self._voxels

@@ -16,6 +16,7 @@ from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.provenance import sha256_of
 from micronet.io import files_read_with, volume_stem
 from micronet.io.checks import is_store
+from micronet.io.hdf5_tensors import zoo_file
 from micronet.io.mesh import MESH_FORMATS
 from micronet.measure.cleaning import Cleaning
 from micronet.measure.lumen_files import surface_path, vessel_paths
@@ -48,7 +49,7 @@ class Weights:
         model = load_model(path, say)
         if network_of(model).in_um and device != "cpu":
             raise InputError(f"'{path}': a taught network is computed by the CPU {setting('device')}")
-        return cls(path, sha256_of(path), model.to(device))
+        return cls(path, sha256_of(zoo_file(path)), model.to(device))
 
     @property
     def network(self) -> Network:
@@ -95,7 +96,8 @@ class Job:
     and what is filled; the probability stays as it is. `resample_um` brings the volume to voxels of that length for
     the network, and what it finds back to the volume's grid. `max_ram` is how many bytes of memory may be taken; no
     number of a result depends on it but where a larger network goes through windows. `level` is which scale of an
-    OME-Zarr is segmented. `window`, `overlap`, `blend` and `border` are those of `WindowWish`.
+    OME-Zarr is segmented, `cluster` who does that: so many processes, or the workers of a scheduler (its address or
+    file). `window`, `overlap`, `blend` and `border` are those of `WindowWish`.
     """
 
     output: Path = Path("predictions")
@@ -122,6 +124,7 @@ class Job:
     clean: Cleaning | None = None
     resample_um: float | None = None
     level: int = 0
+    cluster: str | None = None
     window: int | None = None
     overlap: float | None = None
     blend: Blend | None = None
@@ -181,7 +184,7 @@ class Job:
     def parameters(self) -> dict[str, Any]:
         """Return what the numbers of a result depend on, as JSON has it."""
         settings = asdict(self)
-        for name in ("output", "report", "max_ram", "mesh", "measures", "label_tiff", "figure", "clean"):
+        for name in ("output", "report", "max_ram", "mesh", "measures", "label_tiff", "figure", "clean", "cluster"):
             del settings[name]
         # Where they are not asked for, the record is that of a version which did not know them.
         if self.clean is not None:

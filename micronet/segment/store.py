@@ -1,15 +1,18 @@
 """One job of a person whose volume is an OME-Zarr: as `job`, but tile by tile, so that it may be larger than memory.
 
 What comes out is an OME-Zarr too, ``<stem>_probability.ome.zarr`` with the mask as its labels, a preview and a record.
+This process does all of it, or the workers of a cluster do the steps (`store_work`), which are the same.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +26,31 @@ from micronet.core.outcome import Outcome
 from micronet.core.ram import Allowance, size
 from micronet.core.volume import Volume, share_grid
 from micronet.io import claimed_bytes, read_annotation
-from micronet.io.scratch_array import ScratchArray
+from micronet.io.checks import ReadOptions, check_axes
 from micronet.io.sidecar import refuse_second_log
 from micronet.io.zarr import Level, open_level
-from micronet.io.zarr_write import LabelColour, Version, Writer, boxes_of, write_labels
-from micronet.measure.overlap import Overlap, overlap
+from micronet.io.zarr_write import LabelColour, Version, Writer, write_labels
 from micronet.networks import engine
 from micronet.networks.card import card_line
-from micronet.networks.normalize import log_intensity
 from micronet.networks.padding import Padding
+from micronet.networks.registry import engine_parameters
 from micronet.report.preview import Scene, write_preview
+from micronet.segment.checkpoint import Checkpoint
+from micronet.segment.cluster import Crew, crew_of
 from micronet.segment.memory import Memory
 from micronet.segment.outputs import measure_counts
 from micronet.segment.plan import Plan, Task
 from micronet.segment.reading import Inputs, described, notes_on
-from micronet.segment.refine import Iteration, Refinement
+from micronet.segment.refine import Refinement, checked_depth, initial_probability
 from micronet.segment.results import Measured, Prediction, Watch, Written, changes, record_of, scored_line
+from micronet.segment.shelf import LocalShelf, SharedShelf, Shelf
 from micronet.segment.slabs import works_in_slabs
+from micronet.segment.store_work import Counts, StoreSpec, StoreWork, copied_bytes, sample_step, written_bytes
 from micronet.segment.tile_plan import TilePlan, plan_tiles
-from micronet.segment.tiles import predict_in_tiles, tile_passes
+from micronet.segment.tiles import Progress, Runner, refine_in_tiles, run_here, tile_passes
 
-__all__ = ["refuse_wishes", "segment_store"]
+__all__ = ["forget_unfinished", "refuse_wishes", "segment_store"]
 
-_COPIED_BYTES = 32 << 20
-# The preview shows every so many voxels, so that no axis has more.
-_SHOWN = 300
 # A plane in float64, its squares, and what is made of it.
 _PLANE_BYTES = 24
 
@@ -59,24 +62,25 @@ class _Store:
     level: Level
     grid: Volume
     masks: dict[str, Volume]
-    tiles: TilePlan
+    spec: StoreSpec
     memory: Memory
 
 
-@dataclass(eq=False)
-class _Counts:
-    """What is counted while the result is written."""
+@dataclass(frozen=True, eq=False)
+class _Shop:
+    """Where the steps are done: by this process, or by others.
 
-    inside: int = 0
-    agreement: Overlap = field(default_factory=lambda: Overlap(0, 0, 0))
-    outside: int = 0
-    shown: list[NDArray[Any]] = field(default_factory=list)
+    `place` gives a folder for the files of the result, which are outputs when its block ends well.
+    """
+
+    work: StoreWork
+    run: Runner
+    progress: Progress
+    place: Callable[[], AbstractContextManager[Path]]
 
 
 def segment_store(
-    plan: Plan,
-    say: Callable[[str], None],
-    on_tile: Callable[[int, int], None],
+    plan: Plan, say: Callable[[str], None], on_tile: Callable[[int, int], None], *, force: bool = False
 ) -> Outcome:
     """Segment an OME-Zarr.
 
@@ -86,49 +90,140 @@ def segment_store(
         As in `micronet.segment.job`.
     on_tile : callable
         Receives how many tiles are done, and how many there are at most over all passes.
+    force : bool
+        An unfinished segmentation of other settings gives way.
 
     Raises
     ------
     MicronetError
         For bad input, too little memory or room; nothing has been written then.
     """
-    task, watch = plan.task, Watch()
+    task = plan.task
     _check_network(task)
-    store = _planned(task, say)
-    job, model = task.job, task.weights.model
-    make_folder(job.output)
-    iterations: list[Iteration] = []
+    if task.job.cluster is None:
+        store = _planned(task, Allowance.of(task.job.max_ram), 0, None, say)
+        with _alone(plan, store, on_tile) as shop:
+            return _segment(plan, store, shop, {}, say)
+    checkpoint = Checkpoint(plan)
+    with crew_of(task.job.cluster, say) as crew, checkpoint.locked():
+        kept = checkpoint.kept(force)
+        try:
+            store = _planned(task, crew.allowance(task.job.max_ram), crew.processes, kept, say)
+            with _together(plan, store, crew, checkpoint, on_tile) as shop:
+                how_far = shop.progress.words
+                if how_far:
+                    say(f"  resumes     {how_far}")
+                outcome = _segment(plan, store, shop, {"processes": crew.processes, "lost": crew.lost}, say)
+        except BaseException:
+            if how_far := checkpoint.progress().words:
+                say(f"  kept        {checkpoint.folder}/: the same call goes on {how_far}")
+            else:
+                checkpoint.remove()
+            raise
+        checkpoint.remove()
+        return outcome
+
+
+def forget_unfinished(plan: Plan) -> None:
+    """Remove what a finished result left to be gone on with: its process was killed before it could."""
+    checkpoint = Checkpoint(plan)
+    if checkpoint.folder.exists():
+        with checkpoint.locked():
+            if checkpoint.kept(False) is not None:
+                checkpoint.remove()
+
+
+def _segment(plan: Plan, store: _Store, shop: _Shop, cluster: dict[str, Any], say: Callable[[str], None]) -> Outcome:
+    task, watch, work = plan.task, Watch(), shop.work
+    job, progress = task.job, shop.progress
+    if not progress.copied:
+        work.make_image()
+        shop.run("copy", work.copies, ticks=True)
+        progress.copied = True
+        progress.note()
+    shown = _sampled(work.shelf["image"])
+    outside = _outside(task, store.grid, shown)
+    if outside is not None:
+        say(f"  WARNING     {outside}")
+    watch.note("read")
     start = store.masks.get("initial_mask")
-    how = Refinement(job.passes, start, iterations.append, y_crop=job.y_crop, until_stable=job.until_stable)
-    total, done = tile_passes(store.tiles, model, how), itertools.count(1)
-    with ExitStack() as files:
-        image = files.enter_context(_copied(store.level, job.intensity == "log", job.output))
-        shown = _sampled(image)
-        outside = _outside(task, store.grid, shown)
-        if outside is not None:
-            say(f"  WARNING     {outside}")
-        watch.note("read")
-        with _named(task.path):
-            found = predict_in_tiles(
-                image, store.grid, model, job.output, store.tiles, how, lambda: on_tile(next(done), total)
-            )
-        probability = files.enter_context(found)
-        engine.forget_memory()
-        watch.note("predict")
-        if task.weights.network.refines:
-            say(f"  changes     {changes(iterations, task)}")
-        counts, written = _write(plan, store, probability, shown)
-        measured = _measured(task, store, counts, say)
-        watch.note("write")
-        grid, annotation = store.grid, store.masks.get("annotation")
-        inputs = Inputs(grid, grid, None, start, annotation, None, list(grid.notes), outside)
-        told = Prediction(np.empty(0, np.float32), iterations)
-        record = record_of(plan, store.memory, inputs, told, measured, written, watch.seconds)
-        record["memory"] |= {"tiles_zyx": list(store.tiles.sides), "coarse_on_disk": store.tiles.coarse_on_disk}
+    how = Refinement(job.passes, start, y_crop=job.y_crop, until_stable=job.until_stable)
+    with _named(task.path):
+        last = refine_in_tiles(work, shop.run, task.weights.network.passes(job.passes), how, progress)
+    engine.forget_memory()
+    watch.note("predict")
+    iterations = progress.iterations
+    if task.weights.network.refines:
+        say(f"  changes     {changes(iterations, task)}")
+    counts, written = _write(plan, store, shop, last, shown)
+    measured = _measured(task, store, counts, say)
+    watch.note("write")
+    grid, annotation = store.grid, store.masks.get("annotation")
+    inputs = Inputs(grid, grid, None, start, annotation, None, list(grid.notes), outside)
+    told = Prediction(np.empty(0, np.float32), iterations)
+    record = record_of(plan, store.memory, inputs, told, measured, written, watch.seconds)
+    record["memory"] |= {"tiles_zyx": list(store.spec.plan.sides), "coarse_on_disk": store.spec.plan.coarse_on_disk}
+    if cluster:
+        record["cluster"] = cluster
     plan.outputs.finish(record)
     names = [*(file.name for file in written.files.values()), plan.outputs.record_path.name]
     say(f"  wrote       {job.output}/: {', '.join(names)}")
     return measured.outcome(task.path, record)
+
+
+@contextmanager
+def _alone(plan: Plan, store: _Store, on_tile: Callable[[int, int], None]) -> Iterator[_Shop]:
+    """Give the shop of this process; what is between two steps vanishes with it."""
+    task = plan.task
+    make_folder(task.job.output)
+    with LocalShelf(task.job.output, store.spec.plan.in_memory) as shelf:
+        _put_masks(shelf, store)
+        work = StoreWork(shelf, store.spec, engine_parameters(task.weights.model), store.level)
+        progress = Progress()
+        yield _Shop(work, run_here(work, _ticking(task, work, progress, on_tile)), progress, plan.outputs.staged)
+
+
+@contextmanager
+def _together(
+    plan: Plan, store: _Store, crew: Crew, checkpoint: Checkpoint, on_tile: Callable[[int, int], None]
+) -> Iterator[_Shop]:
+    """Give the shop of a cluster; what is between two steps lies in the folder of the checkpoint."""
+    parameters, shelf = engine_parameters(plan.task.weights.model), SharedShelf(checkpoint.folder)
+    checkpoint.begin(store.spec, parameters)
+    _put_masks(shelf, store)
+    crew.check(checkpoint.folder)
+    work, progress = StoreWork(shelf, store.spec, parameters, store.level), checkpoint.progress()
+
+    @contextmanager
+    def place() -> Iterator[Path]:
+        made = checkpoint.folder / "result"
+        shutil.rmtree(made, ignore_errors=True)  # of a process that was killed
+        make_folder(made)
+        yield made
+        with plan.outputs.staged() as folder:
+            for file in list(made.iterdir()):
+                os.rename(file, folder / file.name)
+
+    yield _Shop(work, crew.runner(checkpoint.folder, _ticking(plan.task, work, progress, on_tile)), progress, place)
+
+
+def _put_masks(shelf: Shelf, store: _Store) -> None:
+    start, annotation = store.masks.get("initial_mask"), store.masks.get("annotation")
+    if start is not None:
+        shelf.put("start", initial_probability(store.grid, start))
+    if annotation is not None:
+        shelf.put("annotation", annotation.array)
+
+
+def _ticking(
+    task: Task, work: StoreWork, progress: Progress, on_tile: Callable[[int, int], None]
+) -> Callable[[], None]:
+    """Return what is called after each tile; tiles that were done before count as done."""
+    how = Refinement(task.job.passes)
+    total = work.copies + tile_passes(work.plan, task.weights.model, how) + work.results
+    before = work.copies * progress.copied + work.fine * (progress.encoded + len(progress.iterations))
+    done = itertools.count(before + 1)
+    return lambda: on_tile(next(done), total)
 
 
 def _outside(task: Task, grid: Volume, shown: NDArray[Any]) -> str | None:
@@ -162,39 +257,41 @@ def _check_network(task: Task) -> None:
         )
 
 
-def _planned(task: Task, say: Callable[[str], None]) -> _Store:
-    """Open the level, read the masks, and decide on the tiles."""
+def _planned(
+    task: Task, allowance: Allowance, processes: int, kept: StoreSpec | None, say: Callable[[str], None]
+) -> _Store:
+    """Open the level, read the masks, and decide on the tiles: as before, where there is what to go on with."""
     job, path = task.job, task.path
     level = open_level(path, job.level)
+    check_axes(ReadOptions(axes=job.axes), level.image.axes, path)
     grid = level.grid if job.spacing_um is None else level.grid.with_spacing(job.spacing_um)
-    allowance = Allowance.of(job.max_ram)
     depth = grid.shape[1] if job.y_crop is None else min(max(job.y_crop, 1), grid.shape[1])
-    refines = task.weights.network.refines
-    voxels = math.prod(grid.shape)
     masks = [claimed_bytes(task.sources.of(mask), axes=job.axes, shape=job.shape) for mask in task.masks.values()]
-    itemsize = 4 if job.intensity == "log" else level.dtype.itemsize
-    try:
-        tiles = plan_tiles(
-            Padding((grid.shape[0], depth, grid.shape[2])).shape,
-            refines=refines,
-            held=voxels * len(masks),
-            least=max(
-                _PLANE_BYTES * grid.shape[1] * grid.shape[2], 3 * _copied_bytes(level), *(2 * m for m in masks), 0
-            ),
-            itemsize=itemsize,
-            allowance=allowance,
-        )
-    except InputError as error:
-        raise InputError(f"'{path}': {error}") from error
-    words = f"{tiles.words}: about {size(tiles.needed)} needed, {allowance.words}"
-    words += f"; {size(tiles.scratch_bytes)} of intermediate files in {job.output}/"
+    voxels = math.prod(grid.shape)
+    tiles = None if kept is None or not allowance.fits(kept.plan.needed) else kept.plan
+    if tiles is None:
+        try:
+            tiles = plan_tiles(
+                Padding((grid.shape[0], depth, grid.shape[2])).shape,
+                refines=task.weights.network.refines,
+                held=voxels * len(masks),
+                least=max(
+                    _PLANE_BYTES * grid.shape[1] * grid.shape[2],
+                    copied_bytes(level),
+                    min(written_bytes(), 14 * voxels),
+                    *(2 * m for m in masks),
+                ),
+                itemsize=4 if job.intensity == "log" else level.dtype.itemsize,
+                allowance=allowance,
+                processes=processes,
+            )
+        except InputError as error:
+            raise InputError(f"'{path}': {error}") from error
+    words = f"{tiles.words}: about {size(tiles.needed)} needed{' in each process' if processes else ''}, "
+    words += f"{allowance.words}; {size(tiles.scratch_bytes)} of intermediate files in {job.output}/"
     say(f"  memory      {words}")
-    room = tiles.scratch_bytes + 3 * voxels
-    if free_bytes(job.output) < room:
-        raise FileError(
-            f"'{path}': intermediate files and result take {size(room)} in '{job.output}', "
-            f"{size(free_bytes(job.output))} are free; choose another disk {setting('output')}"
-        )
+    if kept is None:
+        _check_room(task, tiles.scratch_bytes + 3 * voxels)
     levels = f"level {job.level} of {level.image.levels}"
     say(f"  volume      {described(grid)}, {levels}, OME-Zarr {level.image.version}")
     for one in (*grid.notes, *notes_on(grid, None, task)):
@@ -204,7 +301,34 @@ def _planned(task: Task, say: Callable[[str], None]) -> _Store:
         say("  intensity   the logarithm of what is stored")
     grid, read = _masks(task, grid, say)
     memory = Memory(tiles.needed, allowance.bytes, None, words, voxels * len(masks), allowance)
-    return _Store(level, grid, read, tiles, memory)
+    return _Store(level, grid, read, _spec(task, grid, read, tiles), memory)
+
+
+def _check_room(task: Task, room: int) -> None:
+    free = free_bytes(task.job.output)
+    if free < room:
+        raise FileError(
+            f"'{task.path}': intermediate files and result take {size(room)} in '{task.job.output}', "
+            f"{size(free)} are free; choose another disk {setting('output')}"
+        )
+
+
+def _spec(task: Task, grid: Volume, masks: dict[str, Volume], tiles: TilePlan) -> StoreSpec:
+    """Return what a process has to know; InputError where a setting does not fit the volume."""
+    job, start = task.job, masks.get("initial_mask")
+    with _named(task.path):
+        depth = checked_depth(grid.array, task.weights.model, Refinement(job.passes, start, y_crop=job.y_crop))
+    return StoreSpec(
+        str(task.path.absolute()),
+        job.level,
+        job.intensity == "log",
+        job.threshold,
+        depth,
+        task.weights.network.refines,
+        start is not None,
+        "annotation" in masks,
+        tiles,
+    )
 
 
 def _masks(task: Task, grid: Volume, say: Callable[[str], None]) -> tuple[Volume, dict[str, Volume]]:
@@ -222,65 +346,32 @@ def _masks(task: Task, grid: Volume, say: Callable[[str], None]) -> tuple[Volume
     return grid, found
 
 
-@contextmanager
-def _copied(level: Level, logarithm: bool, folder: Path) -> Iterator[ScratchArray]:
-    """Give the voxels in a file from which they come faster than out of packed chunks; each chunk is read once."""
-    with ScratchArray(folder, level.shape, np.float32 if logarithm else level.dtype) as image:
-        for box in boxes_of(level.shape, _copied_sides(level)):
-            voxels = level[box]
-            image[box] = log_intensity(voxels) if logarithm else voxels
-        yield image
-
-
-def _copied_sides(level: Level) -> tuple[int, int, int]:
-    """Return the sides of what is copied at once: whole chunks, along X and then Y as many as the bytes allow."""
-    z, y, x = (min(piece, length) for piece, length in zip(level.pieces, level.shape, strict=True))
-    fits = max(1, _COPIED_BYTES // (z * y * x * max(level.dtype.itemsize, 4)))
-    wide = min(level.shape[2], x * fits)
-    high = min(level.shape[1], y * max(1, fits // -(-wide // x)))
-    return z, high, wide
-
-
-def _copied_bytes(level: Level) -> int:
-    return math.prod(_copied_sides(level)) * max(level.dtype.itemsize, 4)
-
-
-def _sampled(image: ScratchArray) -> NDArray[Any]:
+def _sampled(image: Any) -> NDArray[Any]:
     """Return every so many voxels of a volume along each axis, as the preview shows them."""
-    step = _step(image.shape)
+    step = sample_step(image.shape)
     return np.stack([image[z : z + 1][0][::step, ::step] for z in range(0, image.shape[0], step)])
 
 
-def _step(shape: Sequence[int]) -> int:
-    return -(-max(shape) // _SHOWN)
-
-
-def _write(plan: Plan, store: _Store, probability: ScratchArray, shown: NDArray[Any]) -> tuple[_Counts, Written]:
-    """Write the probability as uint8 (255·p, rounded), the mask as its labels, and the preview."""
+def _write(plan: Plan, store: _Store, shop: _Shop, last: int, shown: NDArray[Any]) -> tuple[Counts, Written]:
+    """Write probability and mask of the last pass, their coarser levels, and the preview."""
     task, grid, stem = plan.task, store.grid, plan.task.stem
-    counts = _Counts()
     version: Version = "0.4" if store.level.image.version == "0.4" else "0.5"
-    step = _step(grid.shape)
-    mask_shown = np.zeros(shown.shape, bool)
-    with plan.outputs.staged() as folder:
+    counts, step, mask_shown = Counts(), sample_step(grid.shape), np.zeros(shown.shape, bool)
+    with shop.place() as folder:
         files = {
             "probability": folder / f"{stem}_probability.ome.zarr",
             "preview": folder / f"{stem}_preview.png",
         }
-        label = LabelColour()
-        image = Writer(files["probability"], grid, np.dtype(np.uint8), version=version)
-        labels = write_labels(files["probability"], grid, label, version)
-        for box in boxes_of(grid.shape, image.chunk):
-            found = _deeper(probability, box)
-            mask = found > task.job.threshold
-            image[box] = np.rint(found * 255).astype(np.uint8)
-            labels[box] = mask.astype(np.uint8)
-            _count(counts, mask, box, store.masks.get("annotation"), probability.shape[1])
-            first = [-part.start % step for part in box]
-            place = tuple(slice(-(-part.start // step), -(-part.stop // step)) for part in box)
-            mask_shown[place] = mask[first[0] :: step, first[1] :: step, first[2] :: step]
-        image.finish()
-        labels.finish()
+        target = files["probability"]
+        Writer.of(target, grid, np.dtype(np.uint8), version=version)
+        write_labels(target, grid, LabelColour(), version)
+        for level, count in enumerate(shop.work.writes(target)):
+            if level:
+                shop.run("halve", count, level, target)
+                continue
+            for one in shop.run("write", count, last, target, ticks=True):
+                counts.join(one)
+                mask_shown[one.place] = one.shown
         title = write_name(stem) if step == 1 else f"{write_name(stem)} (1 of {step} voxels along each axis)"
         write_preview(files["preview"], _scene(store, shown, mask_shown, step, task.job.y_crop), title)
     return counts, Written(files, store.memory.needed, [], [], {})
@@ -298,24 +389,7 @@ def _scene(store: _Store, image: NDArray[Any], mask: NDArray[np.bool_], step: in
     )
 
 
-def _deeper(probability: ScratchArray, box: tuple[slice, slice, slice]) -> NDArray[np.float32]:
-    """Return a box of the probability, 0 where nothing was looked at."""
-    z, y, x = box
-    found: NDArray[np.float32] = probability[z, slice(min(y.start, probability.shape[1]), y.stop), x]
-    lacking = y.stop - y.start - found.shape[1]
-    return np.pad(found, ((0, 0), (0, lacking), (0, 0))) if lacking else found
-
-
-def _count(counts: _Counts, mask: NDArray[np.bool_], box: Any, annotation: Volume | None, depth: int) -> None:
-    counts.inside += int(np.count_nonzero(mask))
-    if annotation is not None:
-        true = annotation.array[box]
-        seen = max(0, min(depth - box[1].start, mask.shape[1]))
-        counts.agreement += overlap(mask[:, :seen], true[:, :seen])
-        counts.outside += int(np.count_nonzero(true[:, seen:]))
-
-
-def _measured(task: Task, store: _Store, counts: _Counts, say: Callable[[str], None]) -> Measured:
+def _measured(task: Task, store: _Store, counts: Counts, say: Callable[[str], None]) -> Measured:
     job, grid = task.job, store.grid
     looked_at = math.prod(grid.shape) // grid.shape[1] * min(job.y_crop or grid.shape[1], grid.shape[1])
     result, warnings = measure_counts(counts.inside, looked_at, grid, job.threshold)

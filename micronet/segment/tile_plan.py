@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from micronet.core.errors import InputError, setting
 from micronet.core.ram import MARGIN, PROGRAM, Allowance, size
@@ -37,10 +38,21 @@ class TilePlan:
     needed: int
     scratch_bytes: int
 
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> TilePlan:
+        """Return what ``asdict`` tells, by way of JSON."""
+        read: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in told.items()}
+        return cls(**read)
+
     @property
     def count(self) -> int:
         """Number of tiles."""
         return math.prod(-(-length // side) for length, side in zip(self.size, self.sides, strict=True))
+
+    @property
+    def in_memory(self) -> tuple[str, ...]:
+        """Names of the arrays that one process holds in memory (`micronet.segment.tile_work`)."""
+        return ("lowest", "bottom") if self.coarse_on_disk else ("lowest", "bottom", "pooled", "mask", "x3")
 
     @property
     def words(self) -> str:
@@ -54,7 +66,9 @@ class TilePlan:
         return all(4 * side >= length - 3 for side, length in zip(self.coarse_sides, self.size, strict=True))
 
 
-def plan_tiles(shape: Size, *, refines: bool, held: int, least: int, itemsize: int, allowance: Allowance) -> TilePlan:
+def plan_tiles(
+    shape: Size, *, refines: bool, held: int, least: int, itemsize: int, allowance: Allowance, processes: int = 0
+) -> TilePlan:
     """Choose the tiles that compute the fewest voxels twice and fit into memory.
 
     Parameters
@@ -70,7 +84,9 @@ def plan_tiles(shape: Size, *, refines: bool, held: int, least: int, itemsize: i
     itemsize : int
         Bytes of a voxel of the image as it lies on the disk.
     allowance : Allowance
-        Of memory.
+        Of memory, of each process.
+    processes : int
+        How many share the work, with all arrays on a disk; 0 for one that does it alone.
 
     Raises
     ------
@@ -78,34 +94,46 @@ def plan_tiles(shape: Size, *, refines: bool, held: int, least: int, itemsize: i
         If not even small tiles fit.
     """
     tiles = engine.tile_sizes(shape, refines)
-    room = math.inf if allowance.bytes is None else (allowance.bytes - PROGRAM) / MARGIN - held - tiles.lowest
+    if processes:  # the lowest level is a step like others; one process alone holds it all the time
+        least = max(least, tiles.lowest)
+    else:
+        held += tiles.lowest
+    room = math.inf if allowance.bytes is None else (allowance.bytes - PROGRAM) / MARGIN - held
     quarter = (shape[0] // 4, shape[1] // 4, shape[2] // 4)
     scratch = math.prod(shape) * (itemsize + 4 * (2 if refines else 1))
-    in_memory = (True, False) if tiles.stores < (1 - _LEFT_FOR_TILES) * room else (False,)
+    in_memory = (True, False) if tiles.stores < (1 - _LEFT_FOR_TILES) * room and not processes else (False,)
     for kept in in_memory:
         left = room - (tiles.stores if kept else 0)
-        coarse = _best(quarter, tiles.coarse, left)
-        sides = _best(shape, tiles.fine, left)
+        coarse = _best(quarter, tiles.coarse, left, processes)
+        sides = _best(shape, tiles.fine, left, processes)
         if coarse is None or sides is None or least > left:
             continue
         most = max(tiles.coarse(coarse), tiles.fine(sides), least) + (tiles.stores if kept else 0)
-        needed = int(PROGRAM + MARGIN * (held + tiles.lowest + most))
+        needed = int(PROGRAM + MARGIN * (held + most))
         return TilePlan(shape, sides, coarse, not kept, needed, scratch + (0 if kept else tiles.stores))
     smallest = max(tiles.fine((32, 32, 32)), tiles.coarse((32, 32, 32)), least)
-    needed = int(PROGRAM + MARGIN * (held + tiles.lowest + smallest))
+    needed = int(PROGRAM + MARGIN * (held + smallest))
     raise InputError(
         f"about {size(needed)} of memory needed even in tiles, {allowance.words}; free memory or allow more "
         f"{setting('max_ram')}"
     )
 
 
-def _best(shape: Size, bytes_of: Callable[[Size], int], room: float) -> Size | None:
-    """Return the sides of the tiles that fit and of which the windows hold the fewest voxels; None where none fit."""
+def _best(shape: Size, bytes_of: Callable[[Size], int], room: float, processes: int) -> Size | None:
+    """Return the sides of the tiles that fit and are done soonest; None where none fit.
+
+    One process alone takes longest where tiles' surroundings are most. Several are done when the last is: with its
+    share of tiles, and of another for half its time on average.
+    """
     found: tuple[float, Size] | None = None
     halo = 2 * engine.TILE_HALO
     for sides in itertools.product(*(_sides(length) for length in shape)):
         counts = [-(-length // side) for length, side in zip(shape, sides, strict=True)]
-        cost = float(math.prod(length + halo * (count - 1) for length, count in zip(shape, counts, strict=True)))
+        if processes:
+            window = math.prod(min(side + halo, length) for side, length in zip(sides, shape, strict=True))
+            cost = window * (-(-math.prod(counts) // processes) + 0.5)
+        else:
+            cost = float(math.prod(length + halo * (count - 1) for length, count in zip(shape, counts, strict=True)))
         cost *= _CUT_ROWS if counts[2] > 1 else 1
         if (found is None or cost < found[0]) and bytes_of((sides[0], sides[1], sides[2])) <= room:
             found = cost, (sides[0], sides[1], sides[2])

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from micronet.core.errors import MicronetError
 from micronet.training.accumulation import MeanGradient, Share
-from micronet.training.scoring import numbers_of, scores_of
+from micronet.training.scoring import numbers_of, with_numbers
 from micronet.training.trainer import Trainer
 
 __all__ = ["Processes", "RankLostError"]
@@ -92,7 +92,7 @@ class Processes:
         count = min(self.size, len(indices))
         for gradient in gradients[:count]:
             mean.add(gradient)
-        return [_heard(share.name, one, trainer.names) for one in said[:count]]
+        return [_heard(share, one) for one in said[:count]]
 
     def follow(self, trainer: Trainer) -> None:
         """Compute what the first process asks for, until it is done. Of every other process."""
@@ -170,6 +170,7 @@ def _said(share: Share) -> Tensor:
     return torch.tensor([share.loss, *numbers_of(share.scores)], dtype=torch.float64)
 
 
-def _heard(name: str, said: Tensor, names: Sequence[str]) -> Share:
+def _heard(share: Share, said: Tensor) -> Share:
+    """Return what another process says of a share, as this one's own is."""
     loss, *counts = said.tolist()
-    return Share(name, loss, scores_of(counts, names))
+    return Share(share.name, loss, with_numbers(share.scores, [int(count) for count in counts]))

@@ -224,6 +224,9 @@ class Recorder:
             self._add_scalars("validation", r.classes, r.step, ("mean_iou",))
             for name, one in zip(r.classes.names, r.classes.overlaps, strict=True):
                 self._add_scalars(f"validation/{name}", one, r.step, ("iou",))
+        for told in r.presence:
+            group = f"validation/{told.name}"
+            self._add_scalars(group, told, r.step, ("precision", "recall", "f1", "average_precision"))
         if self._scalars is not None and trainer.seen is not None:
             name, picture = trainer.seen
             self._scalars.add_image(f"validation/{name}", picture, r.step, dataformats="HWC")

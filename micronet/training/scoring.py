@@ -21,18 +21,16 @@ from micronet.segment.refine import Change, Iteration
 
 __all__ = [
     "Scored",
-    "added",
     "batch_scores",
     "classes_record",
     "compared",
     "found_in",
     "look_for_classes",
     "numbers_of",
-    "scores_of",
+    "pooled",
+    "with_numbers",
 ]
 
-# Names where lumen is told from background.
-_LUMEN_ALONE = 2
 #: Of lumen, or of several classes, which has the same scores, as means over the classes.
 Scored = Overlap | Confusion
 
@@ -72,22 +70,22 @@ def _in_a_row(one: Tensor) -> NDArray[Any]:
     return one.numpy().reshape(-1, *one.shape[3:])
 
 
-def added(scores: Sequence[Scored]) -> Scored:
+def pooled(scores: Sequence[Scored]) -> Scored:
     """Return the counts of several volumes together."""
     together: Scored = functools.reduce(operator.add, scores)
     return together
 
 
 def numbers_of(scores: Scored) -> list[int]:
-    """Return the counts as numbers in a row, of which `scores_of` makes the same."""
-    return [*astuple(scores)] if isinstance(scores, Overlap) else [count for row in scores.counts for count in row]
+    """Return the counts in a row."""
+    return list(astuple(scores)) if isinstance(scores, Overlap) else [count for row in scores.counts for count in row]
 
 
-def scores_of(numbers: Sequence[float], names: Sequence[str]) -> Scored:
-    """Return the counts of numbers in a row: of lumen alone, or of background and several classes of these names."""
-    counts = [int(number) for number in numbers]
-    size = len(names)
-    return Overlap(*counts) if size == _LUMEN_ALONE else Confusion.of(names, np.reshape(counts, (size, size)))
+def with_numbers(scores: Scored, numbers: Sequence[int]) -> Scored:
+    """Return counts of the same kind with other `numbers_of`."""
+    if isinstance(scores, Overlap):
+        return Overlap(*numbers)
+    return Confusion.of(scores.names, np.reshape(numbers, (len(scores.names), -1)))
 
 
 def classes_record(scores: Scored) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from micronet.core.errors import FileError, InputError, setting
 from micronet.core.ownership import check_outputs
 from micronet.core.provenance import sha256_of
 from micronet.data.dataset import DataSet, Sample, dataset_files
+from micronet.data.image_samples import ImageSample
 from micronet.io.checks import is_file
 from micronet.measure.confusion import Confusion, confusion_lines
 from micronet.networks.registry import model_for_state, network_of
@@ -22,6 +23,8 @@ from micronet.training import named_weights
 from micronet.training.commands import Command, forms
 from micronet.training.distortion import ready
 from micronet.training.ports import Bar, Ports, Settings, Wishes
+from micronet.training.presence import PresenceTrainer
+from micronet.training.presence_results import class_lines, planned_presence, told_of, write_presence
 from micronet.training.rate_search import STEPS, planned_search, try_rates, write_search
 from micronet.training.recorder import Recorder
 from micronet.training.results import planned_result, write_sample
@@ -38,7 +41,7 @@ from micronet.training.sayings import (
     time_for,
     validation_line,
 )
-from micronet.training.scoring import Scored, added
+from micronet.training.scoring import Scored, pooled
 from micronet.training.trainer import StepReport, Trainer, ValidationReport
 
 __all__ = ["Session"]
@@ -194,6 +197,8 @@ class Session:
             stalled = report.stalled
             recorder.note_validation(report)
             self._say(validation_line(report))
+            for line in class_lines(report.presence):
+                self._say(f"  {line}")
 
         def should_stop() -> bool:
             recorder.keep_if_due()
@@ -313,22 +318,60 @@ class Session:
             raise InputError("of several classes a voxel is the most probable one, so that no threshold applies")
         self.trainer.threshold = command.number
         self._recorder.keep()
-        self._say(f"probabilities above {command.number:g} are lumen")
+        what = "there" if self.trainer.network.of_images else "lumen"
+        self._say(f"probabilities above {command.number:g} are {what}")
 
     # --- looking ---
 
     def _do_val(self, _: Command) -> None:
-        self._segment("validation")
+        self._looked_at("validation")
 
     def _do_test(self, _: Command) -> None:
-        self._segment("test")
+        self._looked_at("test")
+
+    def _looked_at(self, split: str) -> None:
+        """Segment the volumes of a split, or tell which classes its images hold."""
+        if not self._samples.get(split, ()):
+            raise InputError(f"'{self._dataset.path}' lists no {split} volume")
+        self._recorder.weights()
+        if isinstance(self.trainer, PresenceTrainer):
+            self._tell_classes(split, self.trainer)
+        else:
+            self._segment(split)
+        if split == "test" and self._dataset.caution and not self.wishes.stop:
+            self._say(f"caution: {self._dataset.caution}")
+
+    def _tell_classes(self, split: str, trainer: PresenceTrainer) -> None:
+        """Tell which classes the images of a split hold, and write a table of it."""
+        samples = cast(Sequence[ImageSample], self._samples[split])
+        outputs = planned_presence(self.run, trainer.step, split)
+        check_outputs([outputs], dataset_files(self._dataset))
+        outputs.check_room()
+        self._recorder.begin()
+        found = []
+        with contextlib.closing(self._ports.progress(sum(len(sample.parts) for sample in samples))) as bar:
+
+            def on_part(_: object) -> None:
+                bar.update(sample.entry.name)
+                if self.wishes.stop:
+                    raise _StoppedError
+
+            for sample in samples:
+                try:
+                    found.append((sample, trainer.presence(sample, on_part)))
+                except _StoppedError:
+                    self._say("interrupted: nothing was written")
+                    return
+        scores = trainer.scored(found)
+        about = {"run": self.run.name, "step": trainer.step, "threshold": trainer.threshold, **told_of(scores)}
+        write_presence(outputs, trainer.classes, found, about)
+        for line in class_lines(scores):
+            self._say(line)
+        self._say(f"  wrote {outputs.paths[0]}")
 
     def _segment(self, split: str) -> None:
         """Segment the volumes of a split; a µr-Net refines from a blank mask."""
-        samples, trainer = self._samples.get(split, ()), self.trainer
-        if not samples:
-            raise InputError(f"'{self._dataset.path}' lists no {split} volume")
-        self._recorder.weights()
+        samples, trainer = self._samples[split], self.trainer
         passes = trainer.iterations if trainer.network.refines else None
         planned = [planned_result(self.run, trainer.step, sample, passes) for sample in samples]
         check_outputs(planned, dataset_files(self._dataset))
@@ -355,11 +398,9 @@ class Session:
                 self._say(f"  wrote {outputs.folder / stem}{', '.join(ends)}")
                 scored.append(scores)
         if len(samples) > 1:
-            self._say(f"all {len(samples)}: {scores_line(added(scored))}")
+            self._say(f"all {len(samples)}: {scores_line(pooled(scored))}")
         if isinstance(scored[0], Confusion):
-            self._say("\n".join(confusion_lines(cast("Confusion", added(scored)))))
-        if split == "test" and self._dataset.caution:
-            self._say(f"caution: {self._dataset.caution}")
+            self._say("\n".join(confusion_lines(cast("Confusion", pooled(scored)))))
 
     def _do_status(self, _: Command) -> None:
         trainer, left = self.trainer, self.trainer.steps_left

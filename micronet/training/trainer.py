@@ -18,6 +18,7 @@ from micronet.core.errors import InputError
 from micronet.data.augmentation import View
 from micronet.data.dataset import Sample
 from micronet.measure.confusion import Confusion
+from micronet.measure.presence import ClassScore
 from micronet.networks import engine
 from micronet.networks.library import LibraryNetwork, probability_of
 from micronet.networks.normalize import normalize_mask, standardize
@@ -25,15 +26,16 @@ from micronet.networks.padding import Padding
 from micronet.networks.registry import classes_of, network_of
 from micronet.report.outline import outlined
 from micronet.segment.refine import Iteration, refine
-from micronet.training.accumulation import Share, gradients_of, pooled
+from micronet.training.accumulation import Share, gradients_of, together
 from micronet.training.crops import Batch, Crops
+from micronet.training.image_crops import ImageCrops
 from micronet.training.losses import fbeta_loss
 from micronet.training.network_losses import logits_of, loss_named
 from micronet.training.ports import Ranks
 from micronet.training.practice import Course, Practice, new_optimizer
 from micronet.training.recipe import NUMPY_SEED, RECIPES, Plan, Recipe, learning_rate
 from micronet.training.round_masks import RoundMasks
-from micronet.training.scoring import Scored, added, batch_scores, compared, found_in, look_for_classes
+from micronet.training.scoring import Scored, batch_scores, compared, found_in, look_for_classes, pooled
 from micronet.training.soap import Soap
 from micronet.training.streams import DROPOUT, ORDER, OWN_MASK, VIEW, stream
 
@@ -66,7 +68,8 @@ class StepReport:
 class ValidationReport:
     """Scores on the validation volumes after `step` steps: pooled over volumes, µr-Net refined from blank.
 
-    `stalled` is `Trainer.stalled` after it; `classes` are the counts of several classes, None of lumen alone.
+    `stalled` is `Trainer.stalled` after it; `classes` are the counts of several classes, None of lumen alone;
+    `presence` are the scores of a network that tells what images hold.
     """
 
     step: int
@@ -78,6 +81,7 @@ class ValidationReport:
     stalled: bool
     seconds: float
     classes: Confusion | None = None
+    presence: tuple[ClassScore, ...] = ()
 
 
 class Trainer:
@@ -115,6 +119,8 @@ class Trainer:
         Of background and what the network tells apart from it.
     seen : (str, ndarray of shape (Y, X, 3), uint8) or None
         Name of the first validation volume, and a slice of it with what was found at the last validation.
+    class_scores : tuple of ClassScore
+        Of the last validation, where there are any.
     schedule_from : int
         The step at which the schedule of the rate began.
     beta_squared : float
@@ -142,7 +148,8 @@ class Trainer:
         self.model = model
         self.network = network_of(model)
         self.names = (BACKGROUND, *classes_of(model))
-        _check_names([*train, *validation], self.names)
+        if not self.network.of_images:
+            _check_names([*train, *validation], self.names)
         self.train_samples = list(train)
         self.validation_samples = list(validation)
         self.recipe = recipe
@@ -168,19 +175,21 @@ class Trainer:
         self.last_counts: Confusion | None = None
         self.seen: tuple[str, NDArray[np.uint8]] | None = None
         self.schedule_from = 0
+        self.class_scores: tuple[ClassScore, ...] = ()
         self.optimizer = self._new_optimizer()
         self._refines = self.network.refines
         self._begin_practice()
         self._legacy = np.random.RandomState(seed)
         self._legacy_at_round = self._legacy.get_state(legacy=True)
-        self._rounds = RoundMasks([sample.mask for sample in self.train_samples], recipe.distortion, seed)
+        masks = [sample.mask for sample in self.train_samples] if self._refines else []
+        self._rounds = RoundMasks(masks, recipe.distortion, seed)
 
     def _begin_practice(self) -> None:
         """Prepare the crops and the loss of a larger network."""
         practice = self.practice
-        self._crops: Crops | None = None
+        self._crops: Crops | ImageCrops | None = None
         if practice is not None:
-            self._crops = Crops(
+            crops = self._crops = Crops(
                 self.train_samples,
                 practice.crop_size,
                 practice.samples_per_volume,
@@ -188,7 +197,7 @@ class Trainer:
                 self.recipe.augmentation,
                 self.seed,
             )
-            voxels = self._crops.voxels
+            voxels = crops.voxels
             self._loss = loss_named(practice.loss, self._channels, voxels[1:].sum() / voxels.sum())
 
     @property
@@ -203,7 +212,9 @@ class Trainer:
 
     @property
     def _augmentation(self) -> dict[str, Any] | None:
-        return None if self.recipe.augmentation is None else asdict(self.recipe.augmentation)
+        if self.recipe.augmentation is None:
+            return None
+        return {name: value for name, value in asdict(self.recipe.augmentation).items() if _LATER.get(name) != value}
 
     @property
     def _practised(self) -> dict[str, Any] | None:
@@ -356,7 +367,7 @@ class Trainer:
         else:
             shares = self.ranks.gradients(self, indices)
         self.optimizer.step()
-        share = pooled(shares)
+        share = together(shares)
         scores = share.scores
         report = StepReport(
             self.step,
@@ -379,7 +390,10 @@ class Trainer:
         self.optimizer.zero_grad()
         probability, loss = self._looked(x, target, weight, drawn)
         loss.backward()  # type: ignore[no-untyped-call]
-        return Share(name, loss.item(), batch_scores(probability, target, weight, self.names))
+        return Share(name, loss.item(), self._step_scores(probability.detach(), target, weight))
+
+    def _step_scores(self, probability: Tensor, target: Tensor, weight: Tensor | None) -> Scored:
+        return batch_scores(probability, target, weight, self.names)
 
     def place(self) -> dict[str, Any]:
         """Return where the training is, as far as what a step sees depends on it; of types that JSON has."""
@@ -482,7 +496,7 @@ class Trainer:
         """
         began = time.perf_counter()
 
-        def look(_: Iteration) -> None:
+        def look(_: object) -> None:
             if should_stop():
                 raise _StoppedError
 
@@ -505,6 +519,7 @@ class Trainer:
             self.stalled,
             time.perf_counter() - began,
             counts,
+            self.class_scores,
         )
 
     def predict(self, sample: Sample, on_iteration: Callable[[Iteration], None] | None = None) -> NDArray[np.float32]:
@@ -519,7 +534,7 @@ class Trainer:
         return refine(image, np.zeros_like(image), self.model, self.iterations, on_iteration)
 
     def score(
-        self, samples: Sequence[Sample], on_iteration: Callable[[Iteration], None] | None = None
+        self, samples: Sequence[Sample], on_iteration: Callable[[Any], None] | None = None
     ) -> tuple[Scored, float]:
         """Return pooled counts at `threshold`, and the mean loss over the volumes."""
         counts, losses = [], []
@@ -530,7 +545,7 @@ class Trainer:
                 self.seen = sample.entry.name, _slice_of(sample, found != 0)
             counts.append(compared(found, sample.target, sample.weight, self.names))
             losses.append(self._validation_loss(sample, probability))
-        return added(counts), float(np.mean(losses))
+        return pooled(counts), float(np.mean(losses))
 
     def _validation_loss(self, sample: Sample, probability: NDArray[np.float32]) -> float:
         found, target = torch.from_numpy(probability), torch.from_numpy(sample.target)
@@ -640,6 +655,8 @@ _COUNTERS = (
 _COUNTS = ("best_counts", "last_counts")
 # What a step sees depends on these counters, beside the weights.
 _PLACE = ("step", "rounds_begun", "passes_begun", "beta_squared")
+# What augmentations of earlier sessions did not have: left out where it changes nothing.
+_LATER = {"gamma": 0.0, "chance": 1.0}
 # What earlier sessions did not save, and what they had.
 _LATER_COUNTERS = {"last_f": None, "last_step": None, "schedule_from": 0}
 
