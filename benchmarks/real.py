@@ -192,7 +192,7 @@ def micro_net(case: Case, labels: Labels, seed: int) -> Mask:
 def micro_r_net(case: Case, labels: Labels, seed: int) -> Mask:
     """µr-Net on the evened image, from the probability of the pixel members that `chosen` has."""
     pixels = default_learners(Lesson(normalize_image(case.image), labels, case.spacing_um))
-    return _taught(case, labels, seed, [MicroRNetLearner(pixels, steps=_STEPS["ur-net"], around=40.0)])
+    return taught(case, labels, seed, [MicroRNetLearner(pixels, steps=_STEPS["ur-net"], around=40.0)])
 
 
 def chosen(case: Case, labels: Labels, seed: int) -> Mask:
