@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,8 @@ from micronet.training.trainer import Trainer  # noqa: E402
 ROWS = ("shapes", "lobe", "real", "memory")
 #: Limits of memory that are tried, MB.
 LIMITS = (700, 900, 1200)
+# Steps before, and in which a step is timed.
+_WARM, _TIMED = 3, 10
 #: Steps of a µ-Net from which it is told how many a time has.
 PROBED = (4, 12)
 
@@ -82,9 +85,29 @@ def trained(
     recipe = replace(NETWORK_RECIPE, augmentation=CROPS, validate_every=arguments.validate_every)
     trainer = Trainer(model, train, validation, recipe, arguments.seed, practice=practice)
     began, cpu = time.perf_counter(), time.process_time()
-    while time.process_time() - cpu < cpu_seconds:
-        trainer.begin(1000)
-        trainer.run(lambda _: None, _told, lambda: time.process_time() - cpu >= cpu_seconds)
+
+    def work(steps: float = math.inf) -> None:
+        trainer.run(lambda _: None, _told, lambda: trainer.step >= steps or time.process_time() - cpu >= cpu_seconds)
+
+    # How many steps there is time for, so that a cosine ends with it; the first few prepare things.
+    trainer.begin(1000)
+    work(_WARM)
+    warm, first = time.process_time(), trainer.step
+    work(_WARM + _TIMED)
+    a_step = (time.process_time() - warm) / max(trainer.step - first, 1)
+    if validation:
+        before = time.process_time()
+        trainer.validate()
+        a_step += (time.process_time() - before) / arguments.validate_every
+    left = cpu_seconds - (time.process_time() - cpu)
+    trainer.begin(max(1, int(left / (a_step * trainer.steps_a_pass))))
+    work()
+    while time.process_time() - cpu < cpu_seconds:  # it took less time than told
+        trainer.fixed_rate = practice.min_lr
+        trainer.begin(1)
+        work()
+    if validation and trainer.last_step != trainer.step:
+        trainer.validate()
     spent = time.process_time() - cpu, time.perf_counter() - began
     if trainer.best_state is not None:
         model.load_state_dict(trainer.best_state)
@@ -124,7 +147,9 @@ def shapes(arguments: argparse.Namespace, folder: Path) -> Iterator[str]:
     crop = (1, arguments.crop, arguments.crop)
     names = ("background", "line", "ellipse")
     model = built("unet", arguments.seed, dimensions=2, depth=4, start_channels=16, classes=names[1:])
-    practice = Practice(crop, samples_per_volume=4, batch_size=8, loss=arguments.loss, lr=arguments.lr)
+    practice = Practice(
+        crop, samples_per_volume=4, batch_size=8, schedule=arguments.schedule, loss=arguments.loss, lr=arguments.lr
+    )
     found = trained(model, samples["train"], samples["validation"], practice, 60 * arguments.minutes, arguments)
     yield "| simulated shapes, three classes, U-Net 2-D | mean IoU | of line | of ellipse | CPU s | wall s | steps |"
     yield "|---|---|---|---|---|---|---|"
@@ -165,7 +190,9 @@ def lobe(arguments: argparse.Namespace, folder: Path) -> Iterator[str]:
     yield "| simulated optic lobe, 128³ | parameters | IoU, windows | IoU, whole | CPU s | wall s | steps |"
     yield "|---|---|---|---|---|---|---|"
     side = min(64, samples["train"][0].image.shape[0])
-    practice = Practice((side,) * 3, samples_per_volume=10, loss=arguments.loss, lr=arguments.lr)
+    practice = Practice(
+        (side,) * 3, samples_per_volume=10, schedule=arguments.schedule, loss=arguments.loss, lr=arguments.lr
+    )
     for title, name, build in (
         ("U-Net, depth 4", "unet", {"start_channels": 8}),
         ("stacked hourglass, two, depth 4", "hourglass", {"start_channels": 8, "num_stacks": 2}),
@@ -213,7 +240,7 @@ def _by(
     sample = Sample.of(case.name, volume, labels == 1, labels > 0)
     crop = tuple(min(side, length) for side, length in zip((16, 96, 96), case.image.shape, strict=True))
     model = built({"U-Net": "unet", "V-Net": "vnet"}[method], arguments.seed, start_channels=16)
-    practice = Practice((crop[0], crop[1], crop[2]), loss=arguments.loss, lr=arguments.lr)
+    practice = Practice((crop[0], crop[1], crop[2]), schedule=arguments.schedule, loss=arguments.loss, lr=arguments.lr)
     trained(model, [sample], [], practice, cpu, arguments)
     return np.asarray(in_windows(model, sample, WindowWish(window=128), folder)[0] > 0.5)
 
@@ -303,6 +330,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--overlap", type=float, default=0.5)
     p.add_argument("--loss", default="dice")
     p.add_argument("--lr", type=float, default=3e-3)
+    p.add_argument("--schedule", default="cosine")
     p.add_argument("--validate-every", type=int, default=100, metavar="N", help="steps (%(default)s)")
     p.add_argument("-o", "--output", type=Path, default=Path("networks.md"))
     return p
