@@ -230,7 +230,7 @@ def test_one_call_at_a_time_works_on_a_result(volume, segment, tmp_path):
     (segment.output / ".a.tiles").mkdir(parents=True)
     with (
         filelock.FileLock(segment.output / ".a.tiles" / ".lock"),
-        pytest.raises(FileError, match="a.ome.zarr' is being segmented by another process in"),
+        pytest.raises(FileError, match=r"a.ome.zarr' is being segmented by another process in"),
     ):
         segment(path)
 

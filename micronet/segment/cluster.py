@@ -24,6 +24,7 @@ import torch
 
 from micronet.core.errors import FileError, InputError, MicronetError, setting
 from micronet.core.ram import SHARE, Allowance, available_memory, size
+from micronet.segment import worker_setup
 from micronet.segment.checkpoint import work_of
 from micronet.segment.store_work import StoreWork
 from micronet.segment.tiles import Runner
@@ -232,6 +233,7 @@ def _local(distributed: Any, processes: int) -> Iterator[Any]:
             threads_per_worker=1,
             processes=True,
             memory_limit=0,
+            preload=[worker_setup.__name__],
             dashboard_address=":0",
             silence_logs=logging.CRITICAL,
         ) as cluster,
