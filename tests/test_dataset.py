@@ -126,7 +126,7 @@ def test_every_problem_of_the_file_is_told_at_once(lab):
         rewrite(lab, ("y_crop = 34", "y_crop = 0\n"), ('name = "lab"', 'colour = "blue"'), more=more)
 
     assert error.value.problems == (
-        "unknown key 'colour'; known: name, caution, folder, colours, [augmentation], [defaults], [[volume]]",
+        "unknown key 'colour'; known: name, caution, folder, colours, classes, [augmentation], [defaults], [[volume]]",
         "volume b: y_crop = 0 must be at least 1",
         'volume c: split = "exam" must be one of: "train", "validation", "test"',
         "volume 4: 'name' is missing",

@@ -25,6 +25,7 @@ LATE = {
     ("core.ownership", "fcntl"): "not on Windows",
     ("networks.engine", "micronet.networks.kernels"): "numba takes a second, and PyTorch can do without it",
     ("networks.library", "monai"): "an extra that takes seconds",
+    ("segment.windows", "monai"): "an extra that takes seconds",
     ("training.network_losses", "monai"): "an extra that takes seconds",
     ("networks.taught", "micronet.networks.pixel"): "it imports numba, for weights that were taught only",
     ("networks.taught", "micronet.networks.pixel_trees"): "it imports numba, for weights that were taught only",
@@ -43,6 +44,7 @@ LATE = {
     ("app.option_types", "torch"): "it takes a second, and only who asks for a GPU waits for it to read a command line",
     ("app.launch", "torch.utils.tensorboard"): "an extra",
     ("app.searching", "micronet.training.search"): "it imports Optuna, an extra",
+    ("app.segmenting", "micronet.app.looking"): "it imports scikit-image, for networks that say what an image holds",
     ("app.prompt", "readline"): "not on Windows",
 }
 # Rooms that keep functions short; all but the terminal's leave the words of the command line to it.

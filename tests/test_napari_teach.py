@@ -15,7 +15,7 @@ from running import call, read_json
 import infer
 import teach
 from micronet import Volume, read_annotation, read_volume, write_volume
-from micronet.app.napari.teacher import Planes, Saving, Seen, Teacher, mask_planes, places, save
+from micronet.app.napari.teacher import Planes, Saving, Seen, Teacher, annotation, mask_planes, places, save
 from micronet.app.napari.work import Progress, StoppedError, Work
 from micronet.core.errors import FileError, InputError
 from micronet.core.volume import upright
@@ -201,6 +201,18 @@ def test_mask_keeps_what_is_painted_and_is_empty_beyond_the_depth():
     assert mask.tolist() == [[[7, 7]] * 3, [[0, 1], [1, 0], [0, 0]]]
 
 
+def test_what_was_checked_is_annotated_as_the_mask_shows_it_but_for_strokes():
+    strokes = np.array([[[0, 0, 1, 2, 0]]], np.int32)
+    checked = np.array([[[1, 1, 1, 1, 0]]])
+    mask = np.array([[[1, 0, 0, 1, 1]]], np.uint8)
+    assert annotation(strokes, checked, mask).tolist() == [[[1, 2, 1, 2, 0]]]
+    assert annotation(strokes, 0 * checked).tolist() == strokes.tolist() == [[[0, 0, 1, 2, 0]]]
+    with pytest.raises(InputError, match=r"what was checked has shape \(1, 1, 4\), the image \(1, 1, 5\)"):
+        annotation(strokes, checked[..., 1:], mask)
+    with pytest.raises(InputError, match="there is no mask yet that could have been checked"):
+        annotation(strokes, checked)
+
+
 class TestSave:
     def test_files_are_those_of_teach_and_the_weights_say_the_same(
         self, answered, volume, tmp_path, monkeypatch, capsys
@@ -340,7 +352,7 @@ say = teach.say
 teach.say = lambda line: (said.append(line), say(line))
 layer = teach.image.value
 
-def wait(over, seconds=40):
+def wait(over, seconds=120):
     until = time.monotonic() + seconds
     while not over() and time.monotonic() < until:
         app.processEvents()
@@ -423,6 +435,25 @@ assert "Paint what it is" in said[-1], said
 if window:
     pause(0.3)
     viewer.window.screenshot("shot.png", canvas_only=False, flash=False)
+teach.check.native.click()
+checked = teach.checked.value
+assert checked.name == f"{layer.name} checked" and checked.mode == "paint" and mask.editable
+mended, looked_at = truth[7] ^ (np.indices(truth[7].shape)[0] == 20), checked.data.copy()
+mask.data[7], looked_at[7] = mended, 1
+answer, checked.data = teach._answer, looked_at
+teach.auto.value = True
+wait(lambda: teach._answer is not answer)
+assert (teach._answer[0].lesson.labels[7] == np.where(mended, 1, 2)).all() and (mask.data[7] == mended).all()
+assert (teach._answer[0].lesson.labels[9] == 0).all()  # nothing was checked there
+answer = teach._answer
+mask.paint((7, 21, 3), 1)  # further mended where it was checked
+wait(lambda: teach._answer is not answer)
+assert teach._answer[0].lesson.labels[7, 21, 3] == 1
+teach.auto.value = False
+teach.checked.value = strokes
+teach.begin.native.click()
+assert said[-1].endswith("on a layer of its own, and that is the strokes; Check makes one"), said
+teach.checked.value = checked
 teach.strokes.value = mask
 teach.begin.native.click()
 assert said[-1].startswith("that is the mask; choose the layer with the strokes"), said

@@ -226,3 +226,28 @@ def test_names_that_no_file_can_have_cost_a_line_at_the_prompt(folder, capsys):
         assert code == 2
         assert "internal error" not in out + err
         assert out.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("infer no.nrrd", "'no.nrrd' does not exist (INPUT)"),
+        ("infer scan.nrrd --annotation no.nrrd", "argument --annotation: 'no.nrrd' does not exist"),
+        ("infer scan.nrrd --initial-mask no.nrrd", "argument --initial-mask: 'no.nrrd' does not exist"),
+        (
+            "infer scan.nrrd --keep Mask.nrrd",
+            "--keep: 'Mask.nrrd' does not exist; there is 'mask.nrrd', which differs in",
+        ),
+        ("evaluate no.nrrd --annotation mask.nrrd", "'no.nrrd' does not exist (PREDICTION)"),
+        ("evaluate mask.nrrd --annotation mask.nrrd no.nrrd", "argument --annotation: 'no.nrrd' does not exist"),
+        ("prepare no.nrrd --domain log", "'no.nrrd' does not exist (INPUT)"),
+        ("prepare mask.nrrd --back-to no.nrrd", "argument --back-to: 'no.nrrd' does not exist"),
+        ("train_micronet --data no", "argument --data: 'no' does not exist"),
+        ("make_phantoms 1 --from-annotation no.seg.nrrd", "argument --from-annotation: 'no.seg.nrrd' does not exist"),
+    ],
+)
+def test_a_file_that_is_not_there_is_told_with_what_it_is_for(folder, line, message, capsys):
+    name, *arguments = line.split()
+    code, _, err = call(name, *arguments, capsys=capsys)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith(f"error: {message}") or message in err

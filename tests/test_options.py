@@ -13,6 +13,7 @@ from micronet.data.phantom import PRESETS
 from micronet.data.phantom_kinds import KINDS
 from micronet.data.scan import RawScan
 from micronet.networks import engine, library, registry
+from micronet.segment import window_plan
 from micronet.training import practice, recipe
 
 PARSERS = {
@@ -35,6 +36,8 @@ OTHERWISE = {
 }
 # What a message names by a variable.
 VARIABLES = {
+    "*clash": ("overlap", "blend"),
+    "*self.asked": ("window", "overlap", "blend", "border"),
     "role": ("lumen", "background"),
     "chooser": ("lumen", "segment"),
     "wish": (
@@ -51,12 +54,16 @@ def test_what_may_be_chosen_is_what_there_is():
     assert options.PHANTOMS == tuple(KINDS)
     assert options.AUGMENTATIONS == tuple(AUGMENTATIONS)
     assert get_args(engine.Engine) == ENGINES
+    assert get_args(window_plan.Blend) == window_plan.BLENDS == options.BLENDS
     assert sorted(recipe.RECIPES) == sorted(RECIPES)
     assert recipe.TORCH_SEED == SEED
     assert {entry.name: entry.title for entry in registry.entries() if entry.recipe and not entry.sized} == TITLES
     assert (
-        tuple(entry.name for entry in registry.entries() if entry.sized) == options.NETWORKS == tuple(library.LIBRARY)
+        tuple(entry.name for entry in registry.entries() if entry.sized and not entry.of_images)
+        == options.NETWORKS
+        == tuple(library.LIBRARY)
     )
+    assert tuple(entry.name for entry in registry.entries() if entry.of_images) == options.OF_IMAGES
     assert (options.NORMS, options.LOSSES) == (library.NORMS, practice.LOSSES)
     assert (options.OPTIMIZERS, options.SCHEDULES) == (practice.OPTIMIZERS, practice.SCHEDULES)
 

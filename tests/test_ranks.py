@@ -18,7 +18,7 @@ from micronet.app.sharing import place_of_process, usual_threads
 from micronet.core.threads import physical_cores
 from micronet.measure.overlap import Overlap
 from micronet.networks.weights import load_state
-from micronet.training.accumulation import Share, gradients_of, pooled
+from micronet.training.accumulation import Share, gradients_of, together
 from micronet.training.recipe import Plan
 
 
@@ -58,8 +58,8 @@ def test_gradients_and_running_means_of_a_step_are_the_means_over_its_volumes():
 
 def test_shares_of_a_step_are_told_as_one_with_the_mean_loss_and_all_counts():
     two = [Share("a", 0.25, Overlap(1, 2, 3)), Share("b", 0.75, Overlap(10, 20, 30))]
-    assert pooled(two) == Share("2 volumes", 0.5, Overlap(11, 22, 33))
-    assert pooled(two[:1]) == two[0]
+    assert together(two) == Share("2 volumes", 0.5, Overlap(11, 22, 33))
+    assert together(two[:1]) == two[0]
 
 
 def test_the_last_step_of_a_pass_has_the_volumes_that_are_left():

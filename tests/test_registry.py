@@ -53,10 +53,11 @@ def test_every_network_has_its_entry():
         ("unet", "U-Net", False, "train_network.py"),
         ("vnet", "V-Net", False, "train_network.py"),
         ("hourglass", "stacked hourglass", False, "train_network.py"),
+        ("micranet", "MICRA-Net", False, "train_network.py"),
     ]
     assert network_of(MicroNet()).name == "u-net"
     assert network_of(MicroRNet()).name == "ur-net"
-    assert [entry.passes(10) for entry in entries()] == [1, 10, 1, 1, 1, 1]
+    assert [entry.passes(10) for entry in entries()] == [1, 10, 1, 1, 1, 1, 1]
 
 
 def test_a_class_derived_from_a_network_is_that_network():

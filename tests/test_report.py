@@ -205,6 +205,22 @@ def test_the_edge_of_what_was_annotated_is_no_contour(tmp_path):
     assert drawn["everywhere"] > 300
 
 
+def test_a_plain_mask_of_some_planes_has_no_outline_where_they_end(image):
+    """Before, its contour was closed by a line along the last plane that was annotated."""
+    tubes = np.zeros(image.shape, bool)
+    tubes[:, 20:26, 22:30] = tubes[:, 30:34, 40:44] = True
+    part = tubes.copy()
+    part[15:] = False
+    for annotation, columns in ((part, 15), (tubes, 40), (_ball(image.shape), 40)):  # a ball ends by itself
+        panels = _panels(Scene(image, tubes, annotation=annotation))
+        blue = next(panel for caption, panel in panels.items() if caption.startswith("y ")).contours[0]
+        known = np.ones(blue.inside.shape, bool) if blue.known is None else blue.known
+        assert known.any(1).sum() == columns  # z runs down
+        along = panels["maximum along z"].contours[0]
+        assert along.known is None  # every line along z has been looked at where it counts
+        assert along.inside.any()
+
+
 def test_the_crop_is_a_white_line_and_the_mask_has_no_outline_there(tmp_path):
     flat = np.full((40, 40, 40), 100, np.float32)
     mask = np.zeros(flat.shape, bool)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from micronet.app.batch import run_batch
-from micronet.app.inputs import figure_wish, inputs_from
+from micronet.app.evaluating_classes import classes_to_score, score_classes
+from micronet.app.inputs import check_only, figure_wish, inputs_from
 from micronet.app.options import settings_of
 from micronet.app.terminal import tell
 from micronet.core import ram
@@ -47,6 +48,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     scoring = Scoring(arguments.beta, arguments.tolerance_um)
     figure = figure_wish(arguments)
     pairs = _pairs(arguments)
+    if classes := classes_to_score(arguments, pairs):
+        return score_classes(arguments, pairs, classes, reading)
     if figure is not None and len(pairs) > 1:
         raise InputError(f"--figure is of one volume, found {len(pairs)}: give one PREDICTION")
     outputs = planned_scores(
@@ -77,6 +80,7 @@ def _pairs(arguments: argparse.Namespace) -> list[Pair]:
     table = arguments.output / "scores.csv"
     if table.exists() and not arguments.force:
         raise FileError(f"'{table}' exists; --force replaces it, -o DIR writes elsewhere")
+    check_only(arguments.predictions, "PREDICTION")
     pairs, notes = find_pairs(arguments.predictions, arguments.annotations, probability=arguments.sweep)
     for note in notes:
         tell(f"note: {note}")

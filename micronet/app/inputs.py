@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,11 +12,11 @@ from micronet.core.errors import FileError, InputError
 from micronet.core.names import listed
 from micronet.io import VOLUME_SUFFIXES, is_volume_path
 from micronet.io.bscans import natural_order
-from micronet.io.checks import is_store
+from micronet.io.checks import is_store, missing
 from micronet.io.volume_names import is_result
 from micronet.report.wish import FigureWish
 
-__all__ = ["figure_wish", "inputs_from"]
+__all__ = ["check_only", "figure_wish", "inputs_from"]
 
 
 def inputs_from(paths: Sequence[Path], *, raw: bool) -> list[Path]:
@@ -25,6 +26,7 @@ def inputs_from(paths: Sequence[Path], *, raw: bool) -> list[Path]:
     are no inputs, which a line says; headerless files are only with `raw`. FileError when a folder holds no volume.
     """
     files: list[Path] = []
+    check_only(paths, "INPUT")
     for path in paths:
         if not path.is_dir() or is_store(path):
             files.append(path)
@@ -43,6 +45,12 @@ def inputs_from(paths: Sequence[Path], *, raw: bool) -> list[Path]:
             tell(f"note: {len(results)} results of ours in '{path}' are left: {listed(_names(results))}")
         files += [file for file in found if file not in results]
     return files
+
+
+def check_only(paths: Sequence[Path], role: str) -> None:
+    """Raise FileError, which says what it is for, where the only file named is not there; one of several is told."""
+    if len(paths) == 1 and not os.path.exists(paths[0]):
+        raise FileError(f"{missing(paths[0])} ({role})")
 
 
 def _names(files: Sequence[Path]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from torch import nn
@@ -16,10 +16,13 @@ from micronet.networks.registry import Network
 from micronet.training.crops import usual_crop
 from micronet.training.ports import Settings
 from micronet.training.practice import Practice
+from micronet.training.presence import IMAGE_LOSSES, IMAGE_PRACTICE
 from micronet.training.trainer import Trainer
 
-__all__ = ["asked_of", "check_size", "described", "practice_of"]
+__all__ = ["asked_of", "check_size", "described", "for_classes", "practice_of"]
 
+# What is asked of a network that tells what images hold, and what the data set says in its place.
+_IMAGE_BUILD, _OF_CROPS = ("dimensions", "start_channels"), ("crop_size", "samples_per_volume")
 # What a network may lack; the rest of its build depends on the data.
 _OPTIONAL = ("depth", "start_channels", "num_stacks", "kernel_size", "norm")
 
@@ -29,18 +32,35 @@ def asked_of(network: Network, arguments: argparse.Namespace, saved: Mapping[str
 
     InputError for what the network lacks, or a value that makes no sense.
     """
-    kind = LIBRARY[network.name]
-    lacking = [name for name in _OPTIONAL if getattr(arguments, name) is not None and name not in kind.takes]
+    takes = _IMAGE_BUILD if network.of_images else LIBRARY[network.name].takes
+    lacking = [name for name in _OPTIONAL if getattr(arguments, name) is not None and name not in takes]
     if lacking:
-        shown = ", ".join(f"--{name.replace('_', '-')}" for name in lacking)
-        raise InputError(f"{kind.title} has no {shown}; it is of one size there")
-    build = _given(arguments, [name for name in kind.takes if hasattr(arguments, name)], saved.get("build"))
+        raise InputError(f"{network.title} has no {_options(lacking)}; it is of one size there")
+    build = _given(arguments, [name for name in takes if hasattr(arguments, name)], saved.get("build"))
     practice = _given(arguments, [field.name for field in fields(Practice)], saved.get("practice"))
+    if network.of_images:
+        return {"build": build, "practice": _image_practice(practice)}
     Build(**build)
     if (crop := practice.get("crop_size")) is not None:
         practice["crop_size"] = _crop(crop, build.get("dimensions", 3))
     Practice(**{"crop_size": (1, 1, 1)} | practice)
     return {"build": build, "practice": practice}
+
+
+def _image_practice(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return what was asked for of a network that tells what images hold; InputError for what it has not."""
+    if given := [name for name in _OF_CROPS if name in asked]:
+        raise InputError(f"{_options(given)}: the data set says what is seen of an image, by its keys crop and step")
+    practice: dict[str, Any] = {"batch_size": IMAGE_PRACTICE.batch_size, "loss": IMAGE_PRACTICE.loss} | asked
+    if practice["loss"] not in IMAGE_LOSSES:
+        known = ", ".join(IMAGE_LOSSES)
+        raise InputError(f"--loss {practice['loss']}: what images hold is learned by one of {known}")
+    Practice(**{"crop_size": (1, 1, 1)} | practice)
+    return practice
+
+
+def _options(names: Sequence[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 def _given(arguments: argparse.Namespace, names: Sequence[str], saved: Any) -> dict[str, Any]:
@@ -70,6 +90,25 @@ def check_size(model: nn.Module, arguments: argparse.Namespace) -> None:
         raise InputError(f"the network has {count:,} parameters, fewer than --min-params {least:,}")
 
 
+def for_classes(settings: Settings, network: Network, classes: Sequence[str]) -> Settings:
+    """Return settings whose network tells the classes of the data set apart, where it has several.
+
+    InputError where no network of the kind does, or another session's did not.
+    """
+    before = list(settings.build.get("classes", ()))
+    if before and before != list(classes):
+        now = ", ".join(classes) or "one class"
+        raise InputError(f"the session tells {', '.join(before)} apart, '{settings.dataset}' now has {now}")
+    if not classes:
+        return settings
+    if not network.sized:
+        raise InputError(
+            f"'{settings.dataset}' has the classes {', '.join(classes)}, and a {network.title} tells one from "
+            f'background: write segment = "{classes[0]}" under [defaults] instead, or train_network.py takes them all'
+        )
+    return replace(settings, build={**settings.build, "classes": list(classes)})
+
+
 def practice_of(settings: Settings, samples: Sequence[Sample]) -> Practice:
     """Return the practice of a larger network, its crop the usual one of these volumes where nobody says."""
     asked = dict(settings.practice)
@@ -83,8 +122,10 @@ def described(trainer: Trainer) -> str:
     if practice is None:
         return ""
     count = sum(parameter.numel() for parameter in trainer.model.parameters())
+    several = f"classes {', '.join(trainer.names[1:])}; " if trainer.several else ""
     crop = " x ".join(map(str, practice.crop_size))
+    seen = f"crops ({crop})" if max(practice.crop_size) > 1 else "images"
     return (
-        f"{count:,} parameters; loss {practice.loss}, {practice.optimizer}, schedule {practice.schedule}, "
-        f"{trainer.steps_a_pass:,} steps of {practice.batch_size} crops ({crop}) an epoch"
+        f"{several}{count:,} parameters; loss {practice.loss}, {practice.optimizer}, schedule {practice.schedule}, "
+        f"{trainer.steps_a_pass:,} steps of {practice.batch_size} {seen} an epoch"
     )

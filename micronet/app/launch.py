@@ -14,13 +14,14 @@ import torch
 from torch import nn
 
 from micronet.app.computing import set_engine, set_threads
-from micronet.app.larger import asked_of, check_size, described, practice_of
+from micronet.app.image_training import image_trainer
+from micronet.app.larger import asked_of, check_size, described, for_classes, practice_of
 from micronet.app.prompt import Interrupts, TerminalBar, converse, line_editing, say, show_file
 from micronet.app.sharing import compute_for_the_first, joined, place_of_process, usual_threads
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import same_but_for_case
 from micronet.data.augmentation import AUGMENTATIONS, CROPS, CROPS_2D
-from micronet.data.dataset import DataSet, Sample, open_dataset, read_dataset
+from micronet.data.dataset import DataSet, Sample, classes_in, open_dataset, read_dataset
 from micronet.networks.engine import Work
 from micronet.networks.library import Build
 from micronet.networks.padding import Padding
@@ -94,7 +95,7 @@ class _Prepared:
 
     settings: Settings
     dataset: DataSet
-    samples: dict[str, list[Sample]]
+    samples: Mapping[str, Sequence[Sample]]
     trainer: Trainer
     why: str
     computes: str
@@ -104,13 +105,17 @@ class _Prepared:
 def _prepared(network: Network, arguments: argparse.Namespace, places: Places, root: Path) -> _Prepared:
     """Read the data, and build what trains on it."""
     settings, why = _settings(arguments, network, places, root)
-    model = new_model(network, settings)
-    check_size(model, arguments)
-    dataset, samples = open_dataset(settings.dataset, settings.data)
     work: list[Work] = ["training"] if network.tiling == "slabs" else []
     computes = set_engine(getattr(arguments, "engine", "auto"), work)
-    trainer, note = new_trainer(model.to(getattr(arguments, "device", "cpu")), settings, dataset, samples)
-    return _Prepared(settings, dataset, samples, trainer, why, computes, note)
+    if network.of_images:
+        settings, dataset, images, of_images = image_trainer(network, settings, arguments)
+        return _Prepared(settings, dataset, images, of_images, why, computes, "")
+    settings = for_classes(settings, network, classes_in(Path(settings.dataset)))
+    model = new_model(network, settings)
+    check_size(model, arguments)
+    dataset, volumes = open_dataset(settings.dataset, settings.data)
+    trainer, note = new_trainer(model.to(getattr(arguments, "device", "cpu")), settings, dataset, volumes)
+    return _Prepared(settings, dataset, volumes, trainer, why, computes, note)
 
 
 def _session(network: Network, arguments: argparse.Namespace, places: Places, ports: Ports, root: Path) -> Session:
@@ -155,7 +160,7 @@ def _say_notes(samples: Sequence[Sample], network: Network) -> None:
     """Say what was assumed of volumes, and which of them the network sees padded."""
     for assumed in dict.fromkeys(note for sample in samples for note in sample.notes):
         say(f"note: {assumed}")
-    for sample in samples:
+    for sample in samples if network.smallest_axis > 1 else ():
         if padded := Padding(sample.image.shape, network.smallest_axis).note:
             say(f"{sample.entry.name}: {padded}")
 

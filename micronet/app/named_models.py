@@ -19,7 +19,7 @@ def models_from(texts: Sequence[str], folders: Sequence[Path]) -> tuple[list[Pat
     ----------
     texts : sequence of str
         At least one. A path, or the name of weights in one of the folders, that has an ``=`` in it is no segment's.
-        Of several without a segment the last counts, as of any option.
+        Several may have no segment: it is for the networks to go together.
     folders : sequence of Path
         As `micronet.networks.weights.find_weights`.
 
@@ -27,7 +27,7 @@ def models_from(texts: Sequence[str], folders: Sequence[Path]) -> tuple[list[Pat
     -------
     paths : list of Path
     names : tuple of str
-        A segment for each path; none where weights are given without a name.
+        A segment for each path; none where weights are given without a name, of which there may be several.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def models_from(texts: Sequence[str], folders: Sequence[Path]) -> tuple[list[Pat
     if named and bare:
         raise InputError(f"--model {named[0][0]}=.. names a segment, and '{bare[0]}' none: name each, as SEGMENT=NAME")
     names = check_classes(name for name, _ in named) if named else ()
-    return [find_weights(weights, folders) for weights in bare[-1:] or (weights for _, weights in named)], names
+    return [find_weights(weights, folders) for weights in bare or (weights for _, weights in named)], names
 
 
 def _is_there(text: str, folders: Sequence[Path]) -> bool:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from micronet.core.classes import check_classes
+from micronet.core.classes import MOST_CLASSES, check_classes
 from micronet.core.errors import InputError
 from micronet.core.names import shortened
-from micronet.io.checks import check_dtype, clean_axes
+from micronet.io.checks import check_dtype, clean_axes, missing
 from micronet.measure.cleaning import Cleaning
+from micronet.measure.cutting import Cut
 
 __all__ = [
     "THREADS",
@@ -23,12 +24,15 @@ __all__ = [
     "Sizes",
     "Whole",
     "axes_option",
+    "block_option",
     "bytes_option",
     "classes_option",
     "cluster_option",
     "commands_option",
     "device_option",
     "dtype_option",
+    "input_option",
+    "mask_option",
     "path_option",
     "plane_option",
     "range_option",
@@ -176,6 +180,21 @@ def axes_option(text: str) -> str:
         raise _refused(text, "Z, Y and X once each, slowest first, such as ZYX (T and C may join)") from None
 
 
+def classes_option(text: str) -> tuple[str, ...]:
+    """Parse ``--classes``: names of two or more.
+
+    >>> classes_option("lumen, wall")
+    ('lumen', 'wall')
+    """
+    try:
+        names = check_classes(name.strip() for name in text.split(","))
+    except InputError as error:
+        raise _refused(text, f"names such as lumen,wall ({error})") from None
+    if not 1 < len(names) < MOST_CLASSES:
+        raise _refused(text, f"2 to {MOST_CLASSES - 1} names, such as lumen,wall")
+    return names
+
+
 def clean_option(text: str) -> Cleaning:
     """Parse ``--clean``: a smallest volume in µm³, largest, holes, or several of them.
 
@@ -188,16 +207,30 @@ def clean_option(text: str) -> Cleaning:
         raise _refused(text, "µm³, largest, holes, or several of them, such as 500,largest,holes") from None
 
 
-def classes_option(text: str) -> tuple[str, ...]:
-    """Parse ``--classes``: names with commas between.
+def block_option(text: str) -> tuple[int, int, int]:
+    """Parse ``--block``: the edge of cubic blocks in voxels, or three lengths Z,Y,X.
 
-    >>> classes_option("lumen, vessel wall")
-    ('lumen', 'vessel wall')
+    >>> block_option("8"), block_option("2,8,8")
+    ((8, 8, 8), (2, 8, 8))
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) in (1, 3) and all(re.fullmatch(r"[0-9]{1,4}", part) for part in parts):
+        z, y, x = map(int, parts if len(parts) == 3 else parts * 3)
+        if min(z, y, x) > 0 and max(z, y, x) > 1:
+            return z, y, x
+    raise _refused(text, "voxels along an edge of the blocks, such as 8, or along Z,Y,X, such as 2,8,8")
+
+
+def cut_option(text: str) -> Cut:
+    """Parse ``--threshold-method``: otsu, triangle, or a percentile.
+
+    >>> str(cut_option("percentile:95"))
+    'percentile:95'
     """
     try:
-        return check_classes(name.strip() for name in text.split(","))
-    except InputError as error:
-        raise _refused(text, f"names with commas between, such as lumen,wall ({error})") from None
+        return Cut.of(text)
+    except InputError:
+        raise _refused(text, "otsu, triangle, or percentile:P with P below 100, such as percentile:95") from None
 
 
 def resample_option(text: str) -> float | str:
@@ -259,6 +292,19 @@ def path_option(text: str) -> Path:
     if max(map(len, map(os.fsencode, path.parts)), default=0) > _LONGEST_NAME or len(os.fsencode(path)) > _LONGEST_PATH:
         raise _refused(text, f"a name of at most {_LONGEST_NAME} bytes, a path of at most {_LONGEST_PATH}")
     return path
+
+
+def input_option(text: str) -> Path:
+    """Check the path of something that is read: only here it is known which option it is for."""
+    path = path_option(text)
+    if not os.path.exists(path):
+        raise argparse.ArgumentTypeError(missing(path))
+    return path
+
+
+def mask_option(text: str) -> Path:
+    """Check what the refinement starts from: a file, or one of two words."""
+    return Path(text) if text in ("previous", "blank") else input_option(text)
 
 
 def commands_option(text: str) -> str:

@@ -16,13 +16,17 @@ from micronet.app.option_types import (
     Sizes,
     Whole,
     axes_option,
+    block_option,
     bytes_option,
     classes_option,
     clean_option,
     cluster_option,
     commands_option,
+    cut_option,
     device_option,
     dtype_option,
+    input_option,
+    mask_option,
     part_option,
     path_option,
     plane_option,
@@ -62,6 +66,7 @@ PRESETS = (
 )
 FORMATS = ("nrrd", "ome.zarr")
 PHANTOMS = ("oct", "shapes", "optic-lobe")
+BLENDS = ("gaussian", "constant")
 ENGINES = ("auto", "numba", "torch")
 RECIPES = ("default", "published")
 AUGMENTATIONS = ("none", "flips", "full")
@@ -69,6 +74,8 @@ SEED = 43283
 MODEL = "ur-net_phantom"
 TITLES = {"u-net": "µ-Net", "ur-net": "µr-Net"}
 NETWORKS = ("unet", "vnet", "hourglass")
+#: What tells which classes an image holds.
+OF_IMAGES = ("micranet",)
 NORMS = ("batch", "instance", "group")
 LOSSES = ("dice", "bce", "weighted_bce", "boundary_dice", "cross_entropy", "focal", "fbeta")
 OPTIMIZERS = ("adam", "sgd", "rmsprop", "soap")
@@ -121,6 +128,7 @@ def infer_parser() -> argparse.ArgumentParser:
         help=f"weights (default: {MODEL}); SEGMENT=NAME, once for each, for several segments in one file",
     )
     _add_refinement(p)
+    _add_maps(p)
     _add_y_crop(p, "look only at the first N voxels in depth (Y)")
     p.add_argument("--intensity", choices=("as stored", "log"), default="as stored", help="log: of linear intensities")
     _add_axes(p, "order of the axes, where the file does not say")
@@ -136,8 +144,8 @@ def infer_parser() -> argparse.ArgumentParser:
     )
     _add_headerless(p, Sizes((3, 4)), "such as uint16")
     _add_segment(p, "mask to take")
-    p.add_argument("--annotation", type=path_option, metavar="FILE", help="true mask to score the result against")
-    p.add_argument("--keep", type=path_option, metavar="FILE", help="edited mask: its checked voxels stay as they are")
+    p.add_argument("--annotation", type=input_option, metavar="FILE", help="true mask to score the result against")
+    p.add_argument("--keep", type=input_option, metavar="FILE", help="edited mask: its checked voxels stay as they are")
     _add_checked(p, "of it that says which (default: checked)")
     _add_report(p)
     _add_figure(p)
@@ -149,6 +157,7 @@ def infer_parser() -> argparse.ArgumentParser:
     _add_level(p)
     p.add_argument("--device", type=device_option, default="cpu", help="cpu (default) or cuda")
     _add_max_ram(p)
+    _add_windows(p)
     p.add_argument(
         "--clean",
         type=clean_option,
@@ -168,6 +177,16 @@ def infer_parser() -> argparse.ArgumentParser:
     return p
 
 
+def _add_maps(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--threshold-method",
+        type=cut_option,
+        metavar="WAY",
+        help="of a micranet: where maps are cut: otsu (default), triangle, percentile:P",
+    )
+    p.add_argument("--maps", action="store_true", help="of a micranet: write the maps too")
+
+
 def evaluate_parser() -> argparse.ArgumentParser:
     """Return the parser of ``evaluate.py``."""
     p = argparse.ArgumentParser(description="Score predicted masks against annotations.")
@@ -176,7 +195,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
         "--annotation",
         dest="annotations",
         nargs="+",
-        type=path_option,
+        type=input_option,
         required=True,
         metavar="FILE",
         help="or folders",
@@ -200,6 +219,12 @@ def evaluate_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--prediction-segment", type=text_option, metavar="NAME|INDEX", help="which segment of a .seg.nrrd prediction"
     )
+    p.add_argument(
+        "--classes",
+        type=classes_option,
+        metavar="A,B,..",
+        help="segments that exclude each other, or what numbers from 1 mean (default: as the predictions' records say)",
+    )
     _add_axes(p, "order of the axes, where files do not say")
     _add_spacing(p, "voxel size in µm")
     _add_report(p)
@@ -207,7 +232,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
         "--image",
         dest="images",
         nargs="+",
-        type=path_option,
+        type=input_option,
         default=[],
         metavar="FILE",
         help="shown in it; or folders",
@@ -253,10 +278,10 @@ def prepare_parser() -> argparse.ArgumentParser:
         help="ome.zarr: may be larger than memory, infer.py reads it box by box (default: %(default)s)",
     )
     p.add_argument(
-        "--back-to", type=path_option, metavar="RAW", help="INPUT are masks: write them on the grid of this scan"
+        "--back-to", type=input_option, metavar="RAW", help="INPUT are masks: write them on the grid of this scan"
     )
     p.add_argument(
-        "--record", type=path_option, metavar="JSON", help="what prepare.py wrote of RAW (default: looked for)"
+        "--record", type=input_option, metavar="JSON", help="what prepare.py wrote of RAW (default: looked for)"
     )
     _add_segment(p, "to map back")
     p.add_argument("--interpolation", choices=("linear", "nearest"), default="linear", help="of masks (%(default)s)")
@@ -297,7 +322,7 @@ def make_phantoms_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--time-points", type=many, default=1, metavar="T", help="OCT: one heart beat in T volumes each")
     p.add_argument(
-        "--from-annotation", type=path_option, nargs="+", metavar="FILE", help="OCT over these masks instead"
+        "--from-annotation", type=input_option, nargs="+", metavar="FILE", help="OCT over these masks instead"
     )
     _add_segment(p, "mask is the lumen")
     _add_spacing(p, "of the mask, in µm")
@@ -312,7 +337,7 @@ def make_phantoms_parser() -> argparse.ArgumentParser:
 def new_dataset_parser() -> argparse.ArgumentParser:
     """Return the parser of ``new_dataset.py``."""
     p = argparse.ArgumentParser(description="Write FOLDER/dataset.toml, which training takes, of what lies in FOLDER.")
-    p.add_argument("folder", type=path_option, metavar="FOLDER", help="images and their annotations")
+    p.add_argument("folder", type=input_option, metavar="FOLDER", help="images and their annotations")
     _add_debug(p)
     return p
 
@@ -343,13 +368,21 @@ def bootstrap_parser() -> argparse.ArgumentParser:
 def teach_parser() -> argparse.ArgumentParser:
     """Return the parser of ``teach.py``."""
     p = argparse.ArgumentParser(description="Learn from strokes or slices painted on a volume, and segment all of it.")
-    p.add_argument("input", type=path_option, metavar="IMAGE", help="the volume")
+    p.add_argument("input", type=input_option, metavar="IMAGE", help="the volume")
     p.add_argument(
         "--labels",
-        type=path_option,
-        required=True,
+        type=input_option,
         metavar="FILE",
         help="what was painted: .seg.nrrd of 3D Slicer, or 0 not annotated, 1 lumen, 2 background",
+    )
+    p.add_argument(
+        "--blocks",
+        type=input_option,
+        metavar="FILE",
+        help="instead of labels, which blocks hold lumen: .csv (z,y,x,lumen), a voxel a block, or a mask of it",
+    )
+    p.add_argument(
+        "--block", type=block_option, metavar="N", help="edge of the blocks in voxels (default: 8), or Z,Y,X"
     )
     p.add_argument("--lumen", type=text_option, metavar="SEGMENT", help="segment that is lumen (default: so called)")
     p.add_argument("--background", type=text_option, metavar="SEGMENT", help="and the one that is background")
@@ -409,7 +442,12 @@ def network_parser() -> argparse.ArgumentParser:
     What a resumed session knows itself, and what a network may lack, has no default here.
     """
     p = _ProjectParser(description="Train a larger network; without --run, commands are typed or piped in.")
-    p.add_argument("--network", choices=NETWORKS, required=True, help="MONAI's U-Net or V-Net, or a stacked hourglass")
+    p.add_argument(
+        "--network",
+        choices=(*NETWORKS, *OF_IMAGES),
+        required=True,
+        help="MONAI's U-Net or V-Net, a stacked hourglass, or, where only is known what images hold, MICRA-Net",
+    )
     _add_data(p)
     _add_network(p)
     _add_practice(p)
@@ -433,7 +471,9 @@ def _add_network(p: argparse.ArgumentParser) -> None:
     count = Whole(0, 1_000_000_000)
     p.add_argument("--dimensions", type=Whole(2, 3), metavar="2|3", help="2: every slice by itself (default: 3)")
     p.add_argument("--depth", type=Whole(1, 8), metavar="N", help="halvings of the resolution (default: 4)")
-    p.add_argument("--start-channels", type=Whole(1, 512), metavar="N", help="of the first layer (default: 4)")
+    p.add_argument(
+        "--start-channels", type=Whole(1, 512), metavar="N", help="of the first layer (default: 4; micranet 32)"
+    )
     p.add_argument("--num-stacks", type=Whole(1, 16), metavar="N", help="U-Nets in a row, of an hourglass (default: 1)")
     p.add_argument("--kernel-size", type=Whole(3, 7), metavar="N", help="of the convolutions, odd (default: 3)")
     p.add_argument("--norm", choices=NORMS, help="normalisation (default: batch)")
@@ -450,8 +490,8 @@ def _add_practice(p: argparse.ArgumentParser) -> None:
         help="of what a step sees (default: 64, where there is room)",
     )
     p.add_argument("--samples-per-volume", type=number, metavar="N", help="crops of each an epoch (default: 10)")
-    p.add_argument("--batch-size", type=Whole(1, 4096), metavar="N", help="crops a step (default: 1)")
-    p.add_argument("--loss", choices=LOSSES, help="default: dice")
+    p.add_argument("--batch-size", type=Whole(1, 4096), metavar="N", help="crops a step (default: 1; micranet 16)")
+    p.add_argument("--loss", choices=LOSSES, help="default: dice; micranet weighted_bce")
     p.add_argument("--optimizer", choices=OPTIMIZERS, help="default: adam")
     p.add_argument("--lr", type=rate, metavar="X", help="learning rate at first (default: 0.001)")
     p.add_argument("--weight-decay", type=Real(0, 1), metavar="X", help="default: 0")
@@ -472,7 +512,7 @@ def _add_data(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--data",
-        type=path_option,
+        type=input_option,
         action="append",
         metavar="DIR",
         help="a further folder that the data set may name files in",
@@ -546,7 +586,7 @@ def _add_refinement(p: argparse.ArgumentParser) -> None:
     p.add_argument("--until-stable", action="store_true", help="refine until the mask has settled (100 times at most)")
     p.add_argument(
         "--initial-mask",
-        type=path_option,
+        type=mask_option,
         metavar="FILE|previous|blank",
         help="start from this mask instead of a blank one; with --time-lapse from the last one's (default) or blank",
     )
@@ -623,6 +663,19 @@ def _add_max_ram(p: argparse.ArgumentParser) -> None:
         type=bytes_option,
         metavar="SIZE",
         help=f"memory to take at most, such as 3GB (default: {100 * SHARE:.0f} %% of what is free)",
+    )
+
+
+def _add_windows(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--window", type=Whole(1, 1_000_000), metavar="N", help="larger networks: look at cubes of N voxels a side"
+    )
+    p.add_argument(
+        "--overlap", type=Real(0, 0.9), metavar="PART", help="by which windows overlap and are averaged (default: 0.5)"
+    )
+    p.add_argument("--blend", choices=BLENDS, help="weights of their average (default: gaussian)")
+    p.add_argument(
+        "--border", type=Whole(0, 1_000_000), metavar="N", help="instead: inner cubes with N voxels around, no average"
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from micronet.app.batch import run_batch
+from micronet.app.inputs import check_only
 from micronet.app.options import settings_of
 from micronet.app.terminal import tell
 from micronet.core.names import check_apart
@@ -29,6 +30,7 @@ _Job = Callable[[Path, Callable[[int, int], None]], tuple[str, str]]
 
 def prepare(arguments: argparse.Namespace) -> int:
     """Prepare each scan, or map each mask back; a bad one never stops the others. Returns the exit code."""
+    check_only(arguments.inputs, "INPUT")
     for note in check_apart((scan_name(path), path) for path in arguments.inputs):
         tell(f"note: {note}")
     scan = settings_of(RawScan, arguments)

@@ -7,11 +7,13 @@ import contextlib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from micronet.app.computing import set_engine, set_threads
+from micronet.app.larger import for_classes
 from micronet.app.launch import new_model, new_trainer
 from micronet.app.options import AUGMENTATIONS
 from micronet.app.prompt import TerminalBar
@@ -100,18 +102,21 @@ def _candidate(
     """Return what the search needs to know of the network; a trial is trained as the training scripts do it."""
     from micronet.training.search import spaces
 
-    build = {} if arguments.dimensions is None else {"dimensions": arguments.dimensions}
+    same = Settings(
+        dataset=str(dataset.path),
+        recipe=network.recipe,
+        seed=arguments.seed,
+        iterations=arguments.iterations,
+        validate_every=arguments.validate_every,
+        threads=0,
+        build={} if arguments.dimensions is None else {"dimensions": arguments.dimensions},
+    )
+    same = for_classes(same, network, dataset.classes)
 
     def make(settings: Mapping[str, Any]) -> Trainer:
-        asked = Settings(
-            dataset=str(dataset.path),
-            recipe=network.recipe,
-            seed=arguments.seed,
-            iterations=arguments.iterations,
-            validate_every=arguments.validate_every,
-            threads=0,
+        asked = replace(
+            same,
             augmentation=None if settings.get("augmentation") == spaces.OWN else settings.get("augmentation"),
-            build=build,
             practice=_practice(settings) if network.sized else {},
         )
         model = new_model(network, asked).to(arguments.device)
@@ -124,7 +129,8 @@ def _candidate(
     smallest = [min(sample.image.shape[axis] for sample in samples["train"]) for axis in range(3)]
     if arguments.dimensions == 2:
         smallest[0] = 1
-    return spaces.larger(make, smallest, len(network.classes), arguments.epochs, bar.step)
+    channels = len(dataset.classes) + 1 if dataset.classes else 1
+    return spaces.larger(make, smallest, channels, arguments.epochs, bar.step)
 
 
 def _practice(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from micronet.core.outcome import Outcome
 from micronet.core.ownership import Outputs
 from micronet.io.checks import is_store
 from micronet.networks.card import trained_spacing
+from micronet.report.wish import FigureWish
 from micronet.segment.job import Job, Weights, check_results, check_stems, segment_file
 from micronet.segment.members import Members
 from micronet.segment.summary import BatchSummary, planned_summary, summary_lines
@@ -34,19 +35,20 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
         arguments.model or [MODEL],
         [arguments.project / "checkpoints", Path("trained_models"), root / "trained_models"],
     )
+    several = [Weights.load(path, arguments.device, say=tell) for path in weights_paths]
+    if _are_of_images(several, names):
+        from micronet.app.looking import look_at_inputs  # it imports scikit-image
+
+        paths = inputs_from(arguments.inputs, raw=arguments.shape is not None)
+        return look_at_inputs(paths, _part(paths, arguments.part), several, arguments)
+    _refuse_options_of_images(arguments)
     demo = not arguments.inputs
     paths = _volumes(arguments, root, annotated=not names)
     start = _start(arguments)
-    alone = arguments.annotation or ((arguments.initial_mask or arguments.keep) and not arguments.time_lapse)
-    if len(paths) > 1 and alone:
-        raise InputError(f"--annotation, --keep and --initial-mask go with one input, found {len(paths)}")
     for note in check_stems(paths):
         tell(f"note: {note}")
-    figure = figure_wish(arguments)
-    if figure is not None and (len(paths) > 1 or arguments.time_lapse):
-        raise InputError("--figure is of one volume: give one INPUT, without --time-lapse")
+    job = settings_of(Job, arguments, figure=_figure(paths, arguments), resample_um=None)
     _check_cluster(paths, arguments)
-    job = settings_of(Job, arguments, figure=figure, resample_um=None)
     if names:
         check_several(job, arguments, exclusive=False)
     # Of a cluster each process has one thread, if nobody says otherwise.
@@ -63,8 +65,9 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
             tell(f"nothing to do: there are {len(paths)} volumes, fewer than parts")
             return 0
         every, paths = paths, these
-    several = [Weights.load(path, arguments.device, say=tell) for path in weights_paths]
     weights = several[0]
+    for one in several:
+        job.window_wish.check(one.model)
     members = Members.of(several, names) if names else Members.told_apart_by(weights)
     job = replace(job, resample_um=_one_spacing(arguments.resample_um, several))
     computes = set_engine(arguments.engine, frozenset().union(*(one.work for one in several)), arguments.device)
@@ -83,6 +86,17 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
     return code
 
 
+def _figure(paths: list[Path], arguments: argparse.Namespace) -> FigureWish | None:
+    """Return the figure that is asked for; InputError where it, or a mask, is of one input and there are several."""
+    alone = arguments.annotation or ((arguments.initial_mask or arguments.keep) and not arguments.time_lapse)
+    if len(paths) > 1 and alone:
+        raise InputError(f"--annotation, --keep and --initial-mask go with one input, found {len(paths)}")
+    figure = figure_wish(arguments)
+    if figure is not None and (len(paths) > 1 or arguments.time_lapse):
+        raise InputError("--figure is of one volume: give one INPUT, without --time-lapse")
+    return figure
+
+
 def _check_cluster(paths: list[Path], arguments: argparse.Namespace) -> None:
     """Raise InputError where a cluster is asked for and not all inputs are OME-Zarr."""
     if arguments.cluster is None:
@@ -94,6 +108,25 @@ def _check_cluster(paths: list[Path], arguments: argparse.Namespace) -> None:
             f"--cluster is for OME-Zarr, not for {which}: leave it out (--part 1/8 is one of eight processes that "
             "share a folder of volumes)"
         )
+
+
+def _are_of_images(several: Sequence[Weights], names: Sequence[str]) -> bool:
+    """Whether the networks say what an image holds; InputError where they do not go together."""
+    of_images = sum(one.network.of_images for one in several)
+    if names and of_images:
+        raise InputError("--model SEGMENT=NAME goes with networks that find one lumen: a micranet names its classes")
+    if len(several) > 1 and not names and of_images < len(several):
+        raise InputError(
+            f"{len(several)} networks and no segments: name each, as --model SEGMENT=NAME (only networks that say what "
+            "an image holds are averaged)"
+        )
+    return of_images > 0
+
+
+def _refuse_options_of_images(arguments: argparse.Namespace) -> None:
+    for name, given in (("--threshold-method", arguments.threshold_method), ("--maps", arguments.maps)):
+        if given:
+            raise InputError(f"{name} goes with a network that says what an image holds (micranet), not with others")
 
 
 def _volumes(arguments: argparse.Namespace, root: Path, *, annotated: bool) -> list[Path]:

@@ -37,7 +37,13 @@ def segment_into_several(
     def segment(path: Path) -> Outcome:
         with pass_bar(members.passes(job)) as bar:
             return segment_several(
-                path, members, job, say=tell, on_iteration=bar.advance, force=arguments.force or not arguments.inputs
+                path,
+                members,
+                job,
+                say=tell,
+                on_iteration=bar.advance,
+                force=arguments.force or not arguments.inputs,
+                on_tile=bar.tiles,
             )
 
     if summary is None:

@@ -19,27 +19,51 @@ from micronet.networks.engine import Work
 from micronet.networks.evening import planes_are_thick
 from micronet.networks.taught import Taught
 from micronet.networks.weights import find_weights, load_model
+from micronet.training.blocks.job import BlockWish, labels_path, teach_blocks
 from micronet.training.teach.course import Progress
 from micronet.training.teach.job import TeachJob, WouldReplaceError, teach_file
 
 __all__ = ["teach"]
+
+_USUAL_BLOCK = (8, 8, 8)
 
 
 def teach(arguments: argparse.Namespace, root: Path) -> int:
     """Teach on one volume; `root` holds ``trained_models/``. Returns the exit code."""
     trained = Path("trained_models")
     start = None if arguments.start is None else find_weights(arguments.start, [trained, root / trained])
+    wish = _block_wish(arguments)
     job = settings_of(TeachJob, arguments, start=start, weights_folder=trained)
     set_threads(arguments.threads)
     earlier = None if start is None else load_model(start)
     set_engine("auto", _work(arguments) | (earlier.work if isinstance(earlier, Taught) else set()))
     try:
         with _bar() as advance:
-            outcome = teach_file(arguments.input, job, say=tell, on_progress=advance, force=arguments.force)
+            if wish is not None:
+                outcome = teach_blocks(arguments.input, wish, job, say=tell, on_progress=advance, force=arguments.force)
+            else:
+                outcome = teach_file(arguments.input, job, say=tell, on_progress=advance, force=arguments.force)
     except WouldReplaceError as error:
+        arguments.labels = None if wish is not None else arguments.labels
         raise InputError(f"{error}, such as: {_elsewhere(arguments, error.name)}") from error
     tell(f"{outcome.status}  {outcome.path.name}  {outcome.message}")
     return 0
+
+
+def _block_wish(arguments: argparse.Namespace) -> BlockWish | None:
+    """Return what is told of blocks, and leave in --labels where the sparse labels of them will be."""
+    if (arguments.labels is None) == (arguments.blocks is None):
+        raise InputError("teach.py learns from --labels FILE or from --blocks FILE: give one of them")
+    if arguments.blocks is None:
+        if arguments.block is not None:
+            raise InputError("--block goes with --blocks FILE")
+        return None
+    for name in ("lumen", "background", "checked", "start", "free_labels"):
+        if getattr(arguments, name):
+            option = "from" if name == "start" else name.replace("_", "-")
+            raise InputError(f"--{option} goes with --labels, not with --blocks")
+    arguments.labels = labels_path(arguments.output, arguments.input)
+    return BlockWish(arguments.blocks, arguments.block or _USUAL_BLOCK)
 
 
 def _work(arguments: argparse.Namespace) -> set[Work]:

@@ -15,7 +15,7 @@ from scipy import ndimage
 from micronet.core.errors import InputError
 from micronet.networks.models import MINIMUM_AXIS
 
-__all__ = ["AUGMENTATIONS", "CROPS", "CROPS_2D", "FLIPS", "Augmentation", "Box", "View"]
+__all__ = ["AUGMENTATIONS", "CROPS", "CROPS_2D", "FLIPS", "IMAGES", "Augmentation", "Box", "View"]
 
 #: (first, end) of the voxels along each axis.
 Box = tuple[tuple[int, int], ...]
@@ -45,6 +45,11 @@ class Augmentation:
         the part that is seen is as long along both.
     elastic : float
         Typical displacement in voxels, smooth over `_BEND` voxels; 0 bends nothing.
+    gamma : float
+        Largest change of the logarithm of an exponent, to which greys are taken between the least and the greatest
+        that are seen; 0 changes none.
+    chance : float
+        How often contrast and brightness change, and how often greys are taken to an exponent: each by itself.
     """
 
     flips: str = "zx"
@@ -55,6 +60,8 @@ class Augmentation:
     speckle: float = 0.15
     turns: str = ""
     elastic: float = 0.0
+    gamma: float = 0.0
+    chance: float = 1.0
 
     def __post_init__(self) -> None:
         """Raise InputError for values that mean nothing."""
@@ -66,10 +73,13 @@ class Augmentation:
             raise InputError(f"smallest_crop = {self.smallest_crop} must lie in (0, 1]")
         if self.shortest_axis < MINIMUM_AXIS:
             raise InputError(f"shortest_axis = {self.shortest_axis} must be at least {MINIMUM_AXIS}")
-        for name, limit in (("contrast", 1.0), ("brightness", 10.0), ("speckle", 10.0), ("elastic", 20.0)):
+        limits = {"contrast": 1.0, "brightness": 10.0, "speckle": 10.0, "elastic": 20.0, "gamma": 3.0}
+        for name, limit in limits.items():
             value = getattr(self, name)
             if not 0 <= value < limit:
                 raise InputError(f"{name} = {value} must lie in [0, {limit:g})")
+        if not 0 <= self.chance <= 1:
+            raise InputError(f"chance = {self.chance} must lie in [0, 1]")
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> View:
         """Draw one view of a (Z, Y, X) volume: a part of it, and how that is seen."""
@@ -96,7 +106,14 @@ class Augmentation:
         ]
         turned = tuple((*plane, int(rng.integers(4))) for plane in planes)
         bent = self.elastic if self.elastic > 0 and max(lengths) > 1 else 0.0
-        return View(box, mirrored, gain, offset, speckle, noise_seed, turned, bent)
+        exponent = 1.0
+        if self.gamma > 0:
+            exponent = float(np.exp(rng.uniform(-self.gamma, self.gamma)))
+        if self.chance < 1:
+            toned, curved = rng.random(2) < self.chance
+            gain, offset = (gain, offset) if toned else (1.0, 0.0)
+            exponent = exponent if curved else 1.0
+        return View(box, mirrored, gain, offset, speckle, noise_seed, turned, bent, exponent)
 
 
 #: What helps on phantoms, and what a data set's [augmentation] starts from; docs/training.md says what the rest does.
@@ -104,6 +121,10 @@ FLIPS = Augmentation(smallest_crop=1.0, contrast=0.0, brightness=0.0, speckle=0.
 #: Of the crops of larger networks: volumes, and images, which have no depth that light comes from.
 CROPS = Augmentation(smallest_crop=1.0, turns="zx", elastic=1.0)
 CROPS_2D = replace(CROPS, flips="yx", turns="yx")
+#: Of images of which only is known what they hold.
+IMAGES = Augmentation(
+    flips="zyx", smallest_crop=1.0, contrast=0.25, brightness=0.25, speckle=0.0, gamma=0.4, chance=0.5
+)
 
 # Displacements are drawn on a grid of this distance in voxels.
 _BEND = 16
@@ -124,34 +145,35 @@ class View:
     noise_seed: int
     turned: tuple[tuple[int, int, int], ...] = ()
     bent: float = 0.0
+    exponent: float = 1.0
 
     @classmethod
     def whole(cls, shape: tuple[int, ...]) -> View:
         """Return the view that changes nothing."""
         return cls(tuple((0, length) for length in shape), (False, False, False), 1.0, 0.0, 0.0, 0)
 
-    def place(self, array: NDArray[_Scalar]) -> NDArray[_Scalar]:
+    def place(self, array: NDArray[_Scalar], *, labels: bool = False) -> NDArray[_Scalar]:
         """Return the part of a (Z, Y, X) array that is seen, bent, turned and mirrored, contiguous.
 
-        Where it is bent an image, real or integer, is interpolated linearly and becomes float32; a bool mask takes the
-        nearest voxel.
+        Where it is bent an image, real or integer, is interpolated linearly and becomes float32; a bool mask, and uint8
+        `labels`, take the nearest voxel.
         """
-        part = self._bend(array) if self.bent else array[tuple(slice(first, end) for first, end in self.box)]
+        part = self._bend(array, labels) if self.bent else array[tuple(slice(first, end) for first, end in self.box)]
         for one, other, quarters in self.turned:
             part = np.rot90(part, quarters, (one, other))
         steps = tuple(slice(None, None, -1) if mirror else slice(None) for mirror in self.mirrored)
         return np.ascontiguousarray(part[steps])
 
-    def _bend(self, array: NDArray[Any]) -> NDArray[Any]:
+    def _bend(self, array: NDArray[Any], labels: bool) -> NDArray[Any]:
         """Return the part that is seen, each voxel from its displaced place in the volume, at its edge at most."""
         places = self._places
         ends = zip(places, array.shape, strict=True)
         spans = [(max(int(axis.min()), 0), min(int(axis.max()) + 2, length)) for axis, length in ends]
         part = array[tuple(slice(min(first, end - 1), end) for first, end in spans)]
         local = places - np.array([min(first, end - 1) for first, end in spans], np.float32)[:, None, None, None]
-        if array.dtype == np.bool_:
+        if labels or array.dtype == np.bool_:
             nearest: NDArray[Any] = ndimage.map_coordinates(part.view(np.uint8), local, order=0, mode="nearest")
-            return nearest.view(np.bool_)
+            return nearest.view(array.dtype)
         linear: NDArray[Any] = ndimage.map_coordinates(part.astype(np.float32), local, order=1, mode="nearest")
         return linear
 
@@ -171,7 +193,14 @@ class View:
         return places
 
     def tone(self, seen: NDArray[np.float32]) -> None:
-        """Give a part already in place, standardised, the contrast, brightness and speckle of this view; in place."""
+        """Give a part already in place, standardised, the greys, contrast, brightness and speckle of this view."""
+        if self.exponent != 1 and (span := float(np.ptp(seen))) > 0:
+            least = seen.min()
+            seen -= least
+            seen /= np.float32(span)
+            np.power(seen, np.float32(self.exponent), out=seen)
+            seen *= np.float32(span)
+            seen += least
         if self.gain != 1:
             seen *= np.float32(self.gain)
         if self.offset != 0:

@@ -11,12 +11,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from micronet.core.classes import BACKGROUND
 from micronet.core.errors import InputError, MicronetError
 from micronet.core.provenance import sha256_of
 from micronet.core.volume import Volume, share_grid
-from micronet.data.dataset_file import BACKGROUND, SPLITS, DataSet, DataSetError, Entry, as_toml, read_all, read_dataset
+from micronet.data.dataset_file import (
+    SPLITS,
+    DataSet,
+    DataSetError,
+    Entry,
+    as_toml,
+    classes_in,
+    read_all,
+    read_dataset,
+)
 from micronet.io import files_of, files_read_with, read_annotation, read_volume
 from micronet.io.checks import build_volume
+from micronet.io.classes import read_classes
 from micronet.io.images import read_colours
 from micronet.io.sidecar import refuse_second_log
 from micronet.networks.normalize import image_statistics, log_intensity, standardize
@@ -28,11 +39,14 @@ __all__ = [
     "Entry",
     "Sample",
     "check_dataset",
+    "classes_in",
     "dataset_files",
     "hashes",
+    "load_entry",
     "load_split",
     "open_dataset",
     "read_dataset",
+    "read_image",
 ]
 
 
@@ -43,6 +57,8 @@ class Sample:
     `image` (Z, Y, X) is cropped, in the file's own number type (float32 after a logarithm); `mask` is bool;
     `weight` is bool, False where nothing is annotated, or None where everything is. `mean` and `sd` are those of
     the whole volume before the crop. `notes` say what had to be assumed for the annotation to lie on the image.
+    `classes` is None where lumen is told from background; else uint8, 0 background, 1 the first class of the entry,
+    .., and `mask` is where it is not 0.
     """
 
     entry: Entry
@@ -53,6 +69,17 @@ class Sample:
     mean: float
     sd: float
     notes: tuple[str, ...] = ()
+    classes: NDArray[np.uint8] | None = None
+
+    @property
+    def target(self) -> NDArray[Any]:
+        """What a network is to say: `classes` where there are several, else `mask`."""
+        return self.mask if self.classes is None else self.classes
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the numbers of `target` mean, background first."""
+        return (BACKGROUND, *(self.entry.classes or ("lumen",)))
 
     @classmethod
     def of(
@@ -150,7 +177,7 @@ def _try_load(entry: Entry, images: _Images, readable: bool = True) -> tuple[Sam
         return None, missing
     problems, image, labels = [], None, None
     try:
-        image = _read_image(entry, images)
+        image = read_image(entry, images)
     except MicronetError as error:
         problems.append(str(error))
     try:
@@ -165,7 +192,16 @@ def _try_load(entry: Entry, images: _Images, readable: bool = True) -> tuple[Sam
         return None, [str(error)]
 
 
-def _read_image(entry: Entry, images: _Images) -> tuple[Volume, float, float]:
+def load_entry(entry: Entry, images: _Images) -> Sample:
+    """Load one volume; InputError with all that is wrong with its files. `images` keeps those that were read."""
+    sample, problems = _try_load(entry, images)
+    if sample is None:
+        raise InputError(*problems)
+    return sample
+
+
+def read_image(entry: Entry, images: _Images) -> tuple[Volume, float, float]:
+    """Return the image of a volume with its mean and standard deviation; MicronetError where it cannot be read."""
     key = (entry.image.resolve(), entry.intensity, entry.axes, entry.spacing_um)
     if key not in images:
         volume = read_volume(entry.image, axes=entry.axes, spacing_um=entry.spacing_um, flat=True)
@@ -176,66 +212,78 @@ def _read_image(entry: Entry, images: _Images) -> tuple[Volume, float, float]:
     return images[key]
 
 
-def _combined(entry: Entry, found: tuple[Volume, float, float], labels: Volume) -> Sample:
+def _combined(entry: Entry, found: tuple[Volume, float, float], read: _Labels) -> Sample:
     volume, mean, sd = found
+    labels, weight = read
     # The annotation may settle the length unit of the image.
     volume, labels, note = share_grid(volume, labels, str(entry.image), str(entry.annotation))
     notes = (note,) if note else ()
-    mask: NDArray[np.bool_] = labels.array if labels.array.dtype == bool else labels.array == 1
-    weight: NDArray[np.bool_] | None = labels.array != 0 if entry.labels == "sparse" else None
     if entry.within is not None:
-        inside = np.zeros(mask.shape, bool)
+        inside = np.zeros(labels.shape, bool)
         inside[tuple(slice(first, end) for first, end in entry.within)] = True
         weight = inside if weight is None else weight & inside
     depth = slice(None, entry.y_crop)
-    image, mask = volume.array[:, depth], mask[:, depth]
+    image, target = (np.ascontiguousarray(array[:, depth]) for array in (volume.array, labels.array))
+    mask: NDArray[np.bool_] = target != 0 if entry.classes else target
     weight = None if weight is None else np.ascontiguousarray(weight[:, depth])
     counted = mask if weight is None else mask & weight
     if not counted.any() and not entry.may_be_empty:
-        raise InputError(f"'{entry.annotation}': no lumen voxel is annotated inside the crop")
-    return Sample(entry, volume, np.ascontiguousarray(image), np.ascontiguousarray(mask), weight, mean, sd, notes)
+        what = "voxel of a class" if entry.classes else "lumen voxel"
+        raise InputError(f"'{entry.annotation}': no {what} is annotated inside the crop")
+    return Sample(entry, volume, image, mask, weight, mean, sd, notes, target if entry.classes else None)
 
 
-def _read_labels(entry: Entry) -> Volume:
-    """Return the annotation: bool, or of a sparse one 0 (not annotated), 1 (lumen) and 2 (background)."""
+# What an annotation says, bool or the numbers of classes; and where it says anything, None where everywhere.
+_Labels = tuple[Volume, NDArray[np.bool_] | None]
+
+
+def _read_labels(entry: Entry) -> _Labels:
     if entry.colours and entry.annotation.suffix.lower() == ".png":
-        return _read_colours(entry)
+        return _read_colours(entry), None
+    how: dict[str, Any] = {"axes": entry.axes, "spacing_um": entry.spacing_um, "flat": True}
+    if entry.classes:
+        found = read_classes(entry.annotation, entry.classes, sparse=entry.labels == "sparse", **how)
+        return found.volume, found.counted
     if entry.labels == "mask":
         segment = None if entry.segment is None else str(entry.segment)
-        how: dict[str, Any] = {"axes": entry.axes, "spacing_um": entry.spacing_um, "flat": True}
-        return read_annotation(entry.annotation, segment=segment, **how).mask
-    labels = read_volume(entry.annotation, axes=entry.axes, spacing_um=entry.spacing_um, flat=True)
+        return read_annotation(entry.annotation, segment=segment, **how).mask, None
+    labels = read_volume(entry.annotation, **how)
     if not np.isin(labels.array, (0, 1, 2)).all():
         raise InputError(
             f"'{entry.annotation}': sparse labels are 0 (not annotated), 1 (lumen), 2 (background); "
             f"found {np.unique(labels.array)[:8].tolist()}"
         )
-    return labels
+    return labels.with_array(labels.array == 1), labels.array != 0
 
 
 def _read_colours(entry: Entry) -> Volume:
-    """Return the mask of a colour-coded PNG, True where the one class beside the background is."""
+    """Return what a colour-coded PNG says: the number of the class, or whether it is the only one."""
     named = dict(entry.colours)
-    numbers = {colour: int(name != BACKGROUND) for name, colour in named.items()}
+    order = [BACKGROUND, *(entry.classes or (name for name in named if name != BACKGROUND))]
+    numbers = {colour: order.index(name) for name, colour in named.items()}
     if BACKGROUND not in named and (0, 0, 0) not in numbers:
         numbers[(0, 0, 0)] = 0
-    mask = read_colours(entry.annotation, numbers) == 1
-    labels = build_volume(entry.annotation, mask)
+    found = read_colours(entry.annotation, numbers)
+    labels = build_volume(entry.annotation, found if entry.classes else found == 1)
     return labels if entry.spacing_um is None else labels.with_spacing(entry.spacing_um)
 
 
 def dataset_files(dataset: DataSet) -> list[Path]:
     """Return every file that a data set consists of, its own included."""
     paths = [path for entry in dataset.entries for path in (entry.image, entry.annotation)]
-    return [dataset.path, *(file for path in paths for file in files_read_with(path))]
+    return [dataset.path, *(file for path in dict.fromkeys(paths) for file in files_read_with(path))]
 
 
 def hashes(dataset: DataSet) -> dict[str, dict[str, str]]:
     """Return the SHA-256 of every image and annotation, by volume, for the record of a run."""
+    known: dict[Path, str] = {}  # many volumes may share a file
+
+    def of(path: Path) -> str:
+        if path not in known:
+            known[path] = sha256_of(*files_of(path))
+        return known[path]
+
     return {
-        f"{entry.split}/{entry.name}": {
-            "image": sha256_of(*files_of(entry.image)),
-            "annotation": sha256_of(*files_of(entry.annotation)),
-        }
+        f"{entry.split}/{entry.name}": {"image": of(entry.image), "annotation": of(entry.annotation)}
         for entry in dataset.entries
     }

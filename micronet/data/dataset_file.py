@@ -13,17 +13,31 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-from micronet.core.errors import SETTINGS, FileError, InputError, setting
+from micronet.core.classes import BACKGROUND, MOST_CLASSES, check_classes
+from micronet.core.errors import SETTINGS, FileError, InputError, MicronetError, setting
 from micronet.core.names import existing, name_key
 from micronet.data.augmentation import FLIPS, Augmentation
 from micronet.data.folders import folder_tables
 from micronet.io.images import parse_colour
 
-__all__ = ["BACKGROUND", "SPLITS", "DataSet", "DataSetError", "Entry", "Found", "as_toml", "read_all", "read_dataset"]
+__all__ = [
+    "SPLITS",
+    "DataSet",
+    "DataSetError",
+    "Entry",
+    "Found",
+    "as_toml",
+    "classes_in",
+    "inside",
+    "kind_problem",
+    "read_all",
+    "read_content",
+    "read_dataset",
+    "roots_of",
+    "understood",
+]
 
 SPLITS = ("train", "validation", "test")
-#: What the colours call it; black where they do not.
-BACKGROUND = "background"
 _LARGEST_FILE = 1_000_000
 _MOST_DOTS = 200
 _MOST_USES = 1000
@@ -72,6 +86,8 @@ class Entry:
         For files that do not state them.
     colours : tuple of (str, (red, green, blue))
         Name and colour of every class, of a mask that is a colour-coded PNG.
+    classes : tuple of str
+        Names of several exclusive classes beside background; none where lumen is told from background.
     may_be_empty : bool
         No lumen need be annotated: of the images of a folder, many may have none.
     """
@@ -88,6 +104,7 @@ class Entry:
     axes: str | None = None
     spacing_um: tuple[float, float, float] | None = None
     colours: tuple[tuple[str, tuple[int, int, int]], ...] = ()
+    classes: tuple[str, ...] = ()
     may_be_empty: bool = False
 
 
@@ -96,6 +113,7 @@ class DataSet:
     """What a data-set file says; nothing is loaded yet.
 
     `caution` is a sentence to be shown wherever test scores are; `augmentation` takes the place of the recipe's.
+    `classes` are those of every volume.
     """
 
     path: Path
@@ -103,6 +121,7 @@ class DataSet:
     entries: tuple[Entry, ...]
     caution: str = ""
     augmentation: Augmentation | None = None
+    classes: tuple[str, ...] = ()
 
     def split(self, split: str) -> tuple[Entry, ...]:
         """Return the volumes of one split, in the order of the file."""
@@ -152,21 +171,42 @@ class Found:
 
 def read_all(path: Path, also_in: Sequence[str | os.PathLike[str]]) -> tuple[DataSet, list[Found], list[str]]:
     """Return what a file says as far as it can be understood, and what is wrong with it."""
-    content = _content(path)
+    content = read_content(path)
+    if content.get("labels") == "image":
+        raise InputError(
+            f"data set '{path}' says what each image holds (labels = \"image\"), which trains micranet "
+            f"{setting('network')}"
+        )
+    return understood(path, content, also_in)
+
+
+def roots_of(path: Path, also_in: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Return the folders that a data-set file may name files in."""
+    own = path.resolve().parent
+    return [own.parent if own.name == "datasets" else own, *(Path(folder).resolve() for folder in also_in)]
+
+
+def understood(
+    path: Path,
+    content: Mapping[str, Any],
+    also_in: Sequence[str | os.PathLike[str]],
+    rows: Sequence[Mapping[str, Any]] = (),
+) -> tuple[DataSet, list[Found], list[str]]:
+    """Return what the tables of a file say as `read_all`; `rows` are volumes that it lists elsewhere."""
     problems = _unknown_keys(content)
     augmentation, wrong = _augmentation(content.get("augmentation"))
     problems += [f"augmentation: {problem}" for problem in wrong]
-    own = path.resolve().parent
-    roots = [own.parent if own.name == "datasets" else own, *(Path(folder).resolve() for folder in also_in)]
+    roots = roots_of(path, also_in)
     defaults, tables = _tables(path, content)
     listed, wrong = _of_folder(content, path)
+    listed += [dict(row) for row in rows]
     problems += wrong
     tables = [*listed, *tables]
     found, wrong = _entries(defaults, tables, path.parent, roots)
-    colours, more = _colours(content.get("colours"))
+    colours, classes, more = _told_apart(content, [defaults, *tables])
     problems += more
     found = [
-        replace(one, entry=replace(one.entry, colours=colours, may_be_empty=number < len(listed)))
+        replace(one, entry=replace(one.entry, colours=colours, classes=classes, may_be_empty=number < len(listed)))
         for number, one in enumerate(found)
     ]
     splits = [(defaults | table).get("split") for table in tables]
@@ -175,10 +215,18 @@ def read_all(path: Path, also_in: Sequence[str | os.PathLike[str]]) -> tuple[Dat
         problems.append('no volume with split = "train"')
     problems += _overlaps([one.entry for one in found if not one.wrong & {"split", "within"}])
     name, caution = str(content.get("name", path.stem)), str(content.get("caution", ""))
-    return DataSet(path, name, tuple(one.entry for one in found), caution, augmentation), found, problems
+    return DataSet(path, name, tuple(one.entry for one in found), caution, augmentation, classes), found, problems
 
 
-def _content(path: Path) -> dict[str, Any]:
+def classes_in(path: Path) -> tuple[str, ...]:
+    """Return the classes that a data-set file names; none where it cannot be read, which who opens it will say."""
+    try:
+        return _told_apart(read_content(path), ())[1]
+    except MicronetError:
+        return ()
+
+
+def read_content(path: Path) -> dict[str, Any]:
     """Return the tables of the file; FileError where it cannot be read, or would take too long to."""
     try:
         if path.exists() and not path.is_file():
@@ -199,8 +247,8 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _unknown_keys(content: Mapping[str, Any]) -> list[str]:
-    unknown = set(content) - {"name", "caution", "folder", "colours", "augmentation", "defaults", "volume"}
-    known = "name, caution, folder, colours, [augmentation], [defaults], [[volume]]"
+    unknown = set(content) - {"name", "caution", "folder", "colours", "classes", "augmentation", "defaults", "volume"}
+    known = "name, caution, folder, colours, classes, [augmentation], [defaults], [[volume]]"
     return [f"unknown key '{key}'; known: {known}" for key in sorted(unknown)]
 
 
@@ -217,7 +265,7 @@ def _entries(
 ) -> tuple[list[Found], list[str]]:
     """Return the volumes that the file lists, and what is wrong with them, with the others and with the defaults."""
     found = []
-    problems = [f"[defaults]: {_kind_problem(key, None, _TYPES)}" for key in defaults if key not in _TYPES]
+    problems = [f"[defaults]: {kind_problem(key, None, _TYPES)}" for key in defaults if key not in _TYPES]
     defaults = {key: value for key, value in defaults.items() if key in _TYPES}
     for number, table in enumerate(tables, 1):
         one, wrong = _entry(defaults | table, folder, roots)
@@ -243,7 +291,41 @@ def _of_folder(content: Mapping[str, Any], path: Path) -> tuple[list[dict[str, A
         return [], [str(error)]
 
 
-def _colours(table: Any) -> tuple[tuple[tuple[str, tuple[int, int, int]], ...], list[str]]:
+_Colours = tuple[tuple[str, tuple[int, int, int]], ...]
+
+
+def _told_apart(
+    content: Mapping[str, Any], tables: Sequence[Mapping[str, Any]]
+) -> tuple[_Colours, tuple[str, ...], list[str]]:
+    """Return name and colour of every class, the names of several classes, and what is wrong with them."""
+    colours, problems = _colours(content.get("colours"))
+    coloured = tuple(name for name, _ in colours if name != BACKGROUND)
+    classes, wrong = _classes(content.get("classes", [*coloured] if len(coloured) > 1 else None))
+    problems += wrong
+    if classes and coloured and set(classes) != set(coloured):
+        problems.append(f"classes are {', '.join(classes)}, colours name {', '.join(coloured)}: name the same")
+        classes = coloured
+    if classes and any("segment" in table for table in tables):
+        problems.append("segment chooses one of several, classes names all: give one of the two")
+    return colours, classes, problems
+
+
+def _classes(named: Any) -> tuple[tuple[str, ...], list[str]]:
+    """Return the names of several classes, none where there are none, and what is wrong with them."""
+    if named is None:
+        return (), []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        return (), [f'classes = {as_toml(named)} must be an array of names, such as ["lumen", "wall"]']
+    if not 1 < len(named) < MOST_CLASSES:
+        alone = f"; one alone is segment = {as_toml(named[0])}" if len(named) == 1 else ""
+        return (), [f"classes must be 2 to {MOST_CLASSES - 1}, found {len(named)}{alone}"]
+    try:
+        return check_classes(named), []
+    except InputError as error:
+        return (), [f"classes: {error}"]
+
+
+def _colours(table: Any) -> tuple[_Colours, list[str]]:
     """Return name and colour of every class, and what is wrong with them."""
     if table is None:
         return (), []
@@ -256,8 +338,8 @@ def _colours(table: Any) -> tuple[tuple[tuple[str, tuple[int, int, int]], ...], 
         return (), [f"colours: {error}"]
     if len({colour for _, colour in found}) < len(found):
         return (), ["colours: two classes have the same colour"]
-    if len([name for name, _ in found if name != BACKGROUND]) != 1:
-        return (), [f"colours must name one class beside {BACKGROUND}, such as {example}; found {len(found)}"]
+    if not set(table) - {BACKGROUND}:
+        return (), [f"colours must name one class beside {BACKGROUND} or more, such as {example}; found {len(found)}"]
     return found, []
 
 
@@ -281,7 +363,7 @@ def _augmentation(table: Any) -> tuple[Augmentation | None, list[str]]:
     kinds = {key: (int, float) if kind is float else (kind,) for key, kind in known.items()}
     problems = []
     for key, value in table.items():
-        if problem := _kind_problem(key, value, kinds):
+        if problem := kind_problem(key, value, kinds):
             problems.append(problem)
             continue
         try:
@@ -318,7 +400,7 @@ def _entry(table: Mapping[str, Any], folder: Path, roots: Sequence[Path]) -> tup
     problems = [(key, f"'{key}' is missing") for key in _NEEDED if key not in table]
     values: dict[str, Any] = {}
     for key, value in table.items():
-        if problem := _kind_problem(key, value, _TYPES):
+        if problem := kind_problem(key, value, _TYPES):
             problems.append((key, problem))
             continue
         try:
@@ -331,7 +413,7 @@ def _entry(table: Mapping[str, Any], folder: Path, roots: Sequence[Path]) -> tup
             continue
         try:
             path = existing(folder / values[key].replace("{name}", values.get("name", "")))
-            values[key] = _inside(key, path, roots)
+            values[key] = inside(key, path, roots)
         except InputError as error:
             problems.append((key, str(error)))
             del values[key]
@@ -342,7 +424,7 @@ def _entry(table: Mapping[str, Any], folder: Path, roots: Sequence[Path]) -> tup
     return Found(Entry(**{"split": "", **values}), wrong), problems
 
 
-def _kind_problem(key: str, value: Any, known: Mapping[str, tuple[type, ...]]) -> str:
+def kind_problem(key: str, value: Any, known: Mapping[str, tuple[type, ...]]) -> str:
     """Return what is wrong with a key or the kind of its value, an empty string where nothing is."""
     if key not in known:
         near = difflib.get_close_matches(key, known, 1)
@@ -381,7 +463,7 @@ def _in_its_words(problem: str) -> str:
     """Return a problem that names keys of the file where it named settings; others stay (`core.errors.setting`)."""
 
     def named(found: re.Match[str]) -> str:
-        keys = [name for name in found[1].split(", ") if name in _TYPES]
+        keys = [name for name in found[1].split(", ") if name in _TYPES or name == "classes"]
         if not keys:
             return "" if found[1] in _NO_KEY else found[0]
         return f" (key{'' if len(keys) == 1 else 's'}: {', '.join(keys)})"
@@ -393,7 +475,7 @@ def _in_its_words(problem: str) -> str:
 _NO_KEY = ("shape, dtype", "shape", "dtype", "time_lapse")
 
 
-def _inside(key: str, path: Path, roots: Sequence[Path]) -> Path:
+def inside(key: str, path: Path, roots: Sequence[Path]) -> Path:
     """Return a path that lies in one of the folders once links are followed; InputError for another."""
     try:
         found = path.resolve()

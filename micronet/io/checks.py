@@ -88,12 +88,17 @@ def regular_file(path: str | os.PathLike[str]) -> Path:
     if folder:
         raise FileError(f"'{found}' is a folder, expected a volume file")
     if not there:
-        raise FileError(f"'{found}' does not exist{_near(found)}")
+        raise FileError(missing(found))
     if not found.is_file():
         raise FileError(f"'{found}' is not a regular file")
     if not os.access(found, os.R_OK):
         raise FileError(f"'{found}' cannot be opened: permission denied")
     return found
+
+
+def missing(path: Path) -> str:
+    """Return what is told of a file that is not there."""
+    return f"'{path}' does not exist{_near(path)}"
 
 
 def is_store(path: str | os.PathLike[str]) -> bool:

@@ -288,10 +288,13 @@ def _by_name(files: Sequence[Path]) -> dict[str, Path]:
     return named
 
 
-def check_reading(pair: Pair, reading: Reading, sources: Sources, allowance: Allowance) -> int:
-    """Return about how many bytes reading a pair takes, by the headers alone; MemoryLimitError where it is too much."""
+def check_reading(pair: Pair, reading: Reading, sources: Sources, allowance: Allowance, *, flat: bool = False) -> int:
+    """Return about how many bytes reading a pair takes, by the headers alone; MemoryLimitError where it is too much.
+
+    `flat` as of `micronet.io.read_volume`.
+    """
     annotation, prediction, image = (
-        0 if path is None else claimed_bytes(sources.of(path), axes=reading.axes)
+        0 if path is None else claimed_bytes(sources.of(path), axes=reading.axes, flat=flat)
         for path in (pair.annotation, pair.prediction, pair.image)
     )
     # A file is read and turned, the mask is chosen from it, and the last one stays.

@@ -19,7 +19,11 @@ from micronet.measure.thresholds import Sweep
 from micronet.measure.thresholds_plot import write_sweep_plot
 
 __all__ = [
+    "CONFUSION",
     "MADE_BY",
+    "PAGE",
+    "SCORES",
+    "SUMMARY",
     "ScoreTables",
     "planned_scores",
     "settings_of",
@@ -31,7 +35,8 @@ __all__ = [
 
 #: What the record of scores says that made them.
 MADE_BY = "evaluate.py"
-_SCORES, _SUMMARY, _PAGE = "scores.csv", "summary.csv", "scores_report.html"
+#: Files of an evaluation; one of them is of several classes only.
+SCORES, SUMMARY, PAGE, CONFUSION = "scores.csv", "summary.csv", "scores_report.html", "confusion.csv"
 _SCORE_NAMES = [field.name for field in fields(Scores)]
 
 
@@ -45,14 +50,14 @@ def planned_scores(
     figure: str | None = None,
 ) -> Outputs:
     """Return the files that the scores of some pairs consist of, `figure` among them; the record is ``scores.json``."""
-    names = [_SCORES, *([figure] if figure is not None else [])]
+    names = [SCORES, *([figure] if figure is not None else [])]
     for pair in pairs:
         if reading.probability:
             names += [f"{pair.name}_sweep.{kind}" for kind in ("csv", "png")]
         if measures:
             roles = (vessel_paths(folder, f"{pair.name}_{role}") for role in ("predicted", "annotated"))
             names += [path.name for paths in roles for path in paths.values()]
-    whole = {_SUMMARY: len(pairs) > 1, _PAGE: report}
+    whole = {SUMMARY: len(pairs) > 1, PAGE: report, CONFUSION: False}
     names += [name for name, wanted in whole.items() if wanted]
     return Outputs(folder, "scores.json", MADE_BY, names, outdated=[name for name in whole if name not in names])
 
@@ -90,7 +95,7 @@ class ScoreTables:
         With the first row whatever of ours tells of earlier scores is removed.
         """
         if not self.evaluations:
-            self._outputs.remove((_PAGE, _SUMMARY))
+            self._outputs.remove((PAGE, SUMMARY))
         rows = [(_told(one), one.scores) for one in (*self.evaluations, evaluation)]
         with self._outputs.staged() as folder:
             if evaluation.sweep is not None:
@@ -98,19 +103,19 @@ class ScoreTables:
                 write_sweep(folder / table, evaluation.sweep, self._settings)
                 write_sweep_plot(folder / plot, evaluation.sweep, self._reading.threshold, title=evaluation.pair.name)
                 self._sweeps += [table, plot]
-            write_scores(folder / _SCORES, rows, self._scoring, self._settings)
+            write_scores(folder / SCORES, rows, self._scoring, self._settings)
         self.evaluations.append(evaluation)
 
     def finish(self, summaries: Sequence[Summary], page: Page | None = None) -> list[Path]:
         """Write the medians where there are several pairs, the page, and the record; return the paths of all files."""
-        files = [_SCORES, *self._sweeps]
+        files = [SCORES, *self._sweeps]
         with self._outputs.staged() as folder:
             if len(self.evaluations) > 1:
-                files.insert(1, _SUMMARY)
-                write_summary(folder / _SUMMARY, summaries, self._scoring, self._settings)
+                files.insert(1, SUMMARY)
+                write_summary(folder / SUMMARY, summaries, self._scoring, self._settings)
             if page is not None:
-                files.append(_PAGE)
-                page.write(folder / _PAGE, summaries)
+                files.append(PAGE)
+                page.write(folder / PAGE, summaries)
         self._outputs.finish({"pairs": [one.pair.name for one in self.evaluations], "versions": versions()})
         return [self._outputs.folder / name for name in files]
 

@@ -16,8 +16,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from micronet.core.classes import BACKGROUND, LONGEST_NAME, MOST_CLASSES, check_classes
+from micronet.core.classes import BACKGROUND, check_classes
 from micronet.core.errors import InputError, setting
+from micronet.networks.class_names import class_names, class_names_tensor
 
 __all__ = [
     "LIBRARY",
@@ -44,9 +45,6 @@ _LARGEST = {
     "num_stacks": (1, 16),
 }
 _PREFIX = "config."
-# Names of classes in weights: the bytes of their UTF-8, a line each, as numbers of a tensor like all others.
-_BETWEEN = "\n"
-_MOST_BYTES = MOST_CLASSES * (4 * LONGEST_NAME + 1)
 _VNET_PARAMETERS = {2: 9_400_000, 3: 45_600_000}
 # Voxels of one slice that a 2-D network looks at are few; this many are computed at a time.
 _PIXELS_AT_A_TIME = 1 << 20
@@ -128,8 +126,7 @@ class _Config(nn.Module):
             number = NORMS.index(value) if name == "norm" else value
             self.register_buffer(name, torch.tensor(float(number)))
         if build.classes:
-            text = _BETWEEN.join(build.classes).encode()
-            self.register_buffer("classes", torch.tensor([float(byte) for byte in text]))
+            self.register_buffer("classes", class_names_tensor(build.classes))
 
 
 class LibraryNetwork(nn.Module):
@@ -186,14 +183,23 @@ class LibraryNetwork(nn.Module):
 
     @property
     def voxel_bytes(self) -> int:
-        """Bytes a voxel that a pass takes beside input and output, about."""
-        outputs = self.build.out_channels
-        return 4 * (3 + 3 * outputs if self.build.dimensions == 2 else self._features_held + 4 * outputs)
+        """Bytes a voxel that is computed takes during a pass beside input and output, at most; measured."""
+        return 4 * (self._features_held + 4 * self.build.out_channels)
 
     @property
     def _features_held(self) -> int:
-        """Numbers a voxel that a pass holds at the finest resolution beside its outputs; measured."""
-        return self.build.start_channels
+        """Numbers a voxel that a pass holds at the finest resolution beside its outputs."""
+        return self.build.start_channels + (6 if self.build.depth == 1 else 3)
+
+    def pass_bytes(self, size: Sequence[int]) -> int:
+        """Return the bytes that a pass over so many voxels (Z, Y, X) takes beside input and output, about."""
+        multiple: int = 2**self.halvings
+        depth, height, width = (-(-length // multiple) * multiple for length in size)
+        if self.build.dimensions == 3:
+            return depth * height * width * self.voxel_bytes
+        at_a_time = min(size[0], _slices_at_a_time(*size[1:]))
+        held = 4 * (3 + 3 * self.build.out_channels) * math.prod(size)
+        return held + at_a_time * height * width * self.voxel_bytes
 
     def scores(self, x: Tensor) -> list[Tensor]:
         """Return the logits (N, out_channels, D, H, W) of every output, the one that counts last.
@@ -209,7 +215,7 @@ class LibraryNetwork(nn.Module):
             return self._of_any_size(x)
         count, _, depth, height, width = x.shape
         slices = x.transpose(1, 2).reshape(count * depth, 1, height, width)
-        at_a_time = len(slices) if self.training else max(1, _PIXELS_AT_A_TIME // (height * width))
+        at_a_time = len(slices) if self.training else _slices_at_a_time(height, width)
         found = [self._of_any_size(part) for part in torch.split(slices, at_a_time)]
         together = [torch.cat(parts) for parts in zip(*found, strict=True)]
         return [one.reshape(count, depth, self.build.out_channels, height, width).transpose(1, 2) for one in together]
@@ -299,7 +305,9 @@ class Hourglass(LibraryNetwork):
 
     @property
     def _features_held(self) -> int:
-        return 3 * self.build.start_channels + 14 + self.build.num_stacks * self.build.out_channels
+        build = self.build
+        links = 6 if build.num_stacks > 1 else 4
+        return links * build.start_channels + 8 + build.num_stacks * (build.out_channels + 2)
 
     def _outputs(self, x: Tensor) -> list[Tensor]:
         found: list[Tensor] = []
@@ -313,6 +321,10 @@ class Hourglass(LibraryNetwork):
 
 #: The networks of this module by their names.
 LIBRARY: Mapping[str, type[LibraryNetwork]] = {kind.name: kind for kind in (UNet, VNet, Hourglass)}
+
+
+def _slices_at_a_time(height: int, width: int) -> int:
+    return max(1, _PIXELS_AT_A_TIME // (height * width))
 
 
 def probability_of(scores: Tensor) -> Tensor:
@@ -359,19 +371,8 @@ def built_from(state: Mapping[str, Tensor]) -> LibraryNetwork:
     if "norm" in values:
         values["norm"] = NORMS[_whole(stated, "norm", len(NORMS) - 1)]
     if "classes" in stated:
-        values["classes"] = _names(stated["classes"])
+        values["classes"] = class_names(stated["classes"], f"{_PREFIX}classes")
     return kind(Build(**values))
-
-
-def _names(stated: Tensor) -> tuple[str, ...]:
-    """Return the names of classes that weights state; what they are is checked where a network is built."""
-    numbers = stated.tolist() if stated.ndim == 1 and 0 < stated.numel() <= _MOST_BYTES else [math.nan]
-    try:
-        if not all(number.is_integer() for number in numbers):
-            raise ValueError("not bytes")
-        return tuple(bytes(map(int, numbers)).decode().split(_BETWEEN))
-    except ValueError as error:  # what is no byte, and what is no UTF-8, is one too
-        raise InputError(f"the weights do not say what they tell apart: '{_PREFIX}classes' is no text") from error
 
 
 def _whole(stated: Mapping[str, Tensor], name: str, most: int) -> int:

@@ -5,7 +5,8 @@ A network comes in with one call of `register`; inference, training, memory, fil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from micronet.core.errors import InputError
 from micronet.networks import library
+from micronet.networks.micranet import MicraNet, is_micranet, micranet_for_state
 from micronet.networks.models import MINIMUM_AXIS, MicroNet, MicroRNet, check_values
 from micronet.networks.taught import Taught, is_taught, taught_for_state
 
@@ -55,9 +57,12 @@ class Network:
         Voxels; shorter axes are padded.
     receptive_field : int or None
         An output voxel sees at most so many voxels to each side; None where it sees the whole volume.
-    tiling : {"whole", "slabs"}
-        What it can do with a volume that does not fit into memory: nothing, or compute it slab by slab to the bit, as
-        the numba engine does.
+    tiling : {"whole", "slabs", "windows"}
+        What it can do with a volume that does not fit into memory: nothing; compute it slab by slab to the bit, as the
+        numba engine does; or look at it in windows, which gives other numbers (`micronet.segment.windows`).
+    of_images : bool
+        Whether it says what an image holds instead of where: its module returns (N, classes) and names the classes
+        itself, as `micronet.networks.micranet.MicraNet`.
     in_um : bool
         Whether it needs the voxel size and takes any: its module has ``predict(image, spacing_um)``, as
         `micronet.networks.taught.Taught`, pads for itself and says itself what memory it takes (`pass_bytes`).
@@ -80,7 +85,7 @@ class Network:
     refines: bool
     smallest_axis: int
     receptive_field: int | None
-    tiling: Literal["whole", "slabs"]
+    tiling: Literal["whole", "slabs", "windows"]
     torch_bytes: int
     recipe: str
     script: str
@@ -88,14 +93,17 @@ class Network:
     made_from: str | None = field(default=None)
     sized: bool = False
     in_um: bool = False
+    of_images: bool = False
 
     def passes(self, iterations: int) -> int:
         """Return how often it looks at a volume when that many refinements are asked for."""
         return iterations if self.refines else 1
 
-    def voxel_bytes(self, model: nn.Module) -> int:
-        """Return the bytes a voxel that PyTorch takes for one pass of a network of this entry, as `torch_bytes`."""
-        return int(getattr(model, "voxel_bytes", self.torch_bytes))
+    def pass_bytes(self, model: nn.Module, size: Sequence[int]) -> int:
+        """Return the bytes that PyTorch takes for one pass of a network of this entry over so many voxels (Z, Y, X)."""
+        if isinstance(model, library.LibraryNetwork):
+            return model.pass_bytes(size)
+        return math.prod(size) * int(getattr(model, "voxel_bytes", self.torch_bytes))
 
 
 def _only_by_teaching() -> nn.Module:
@@ -111,7 +119,7 @@ def _of_library(kind: type[library.LibraryNetwork]) -> Network:
         refines=False,
         smallest_axis=1,
         receptive_field=None,
-        tiling="whole",
+        tiling="windows",
         torch_bytes=0,  # a network of its size knows
         recipe="network",
         script="train_network.py",
@@ -165,6 +173,22 @@ _ENTRIES: dict[str, Network] = {
             in_um=True,
         ),
         *map(_of_library, library.LIBRARY.values()),
+        Network(
+            name=MicraNet.name,
+            title=MicraNet.title,
+            module=MicraNet,
+            build=MicraNet,
+            refines=False,
+            smallest_axis=1,
+            receptive_field=None,
+            tiling="whole",
+            torch_bytes=0,  # a network of its size knows
+            recipe="network",
+            script="train_network.py",
+            classes=(),
+            sized=True,
+            of_images=True,
+        ),
     )
 }
 
@@ -249,9 +273,12 @@ def model_for_state(state: Mapping[str, Tensor]) -> nn.Module:
     # Building draws initial weights; leave the caller's stream alone. (On the meta device, which has no memory, a draw
     # imports PyTorch's compiler, 2 s.)
     with torch.random.fork_rng(devices=[]):
-        if library.states_settings(state):
+        candidates: dict[str, nn.Module]
+        if is_micranet(state):
+            candidates = {MicraNet.name: micranet_for_state(state)}
+        elif library.states_settings(state):
             model = library.built_from(state)
-            candidates: dict[str, nn.Module] = {model.name: model}
+            candidates = {model.name: model}
         else:
             candidates = {name: entry.build() for name, entry in _ENTRIES.items() if not (entry.sized or entry.in_um)}
     misfits = {name: _misfits(state, model) for name, model in candidates.items()}
@@ -259,7 +286,7 @@ def model_for_state(state: Mapping[str, Tensor]) -> nn.Module:
     if any(misfits[nearest].values()):
         problems = [f"{kind}: {_listed(names)}" for kind, names in misfits[nearest].items() if names]
         titles = " nor a ".join(_ENTRIES[name].title for name in candidates)
-        neither = f"not a {network_named(nearest).title}" if nearest in library.LIBRARY else f"neither a {titles}"
+        neither = f"not a {network_named(nearest).title}" if _ENTRIES[nearest].sized else f"neither a {titles}"
         raise InputError(f"{neither}; against {nearest}: {'; '.join(problems)}")
     check_values(state)
     candidates[nearest].load_state_dict(state)
@@ -268,12 +295,14 @@ def model_for_state(state: Mapping[str, Tensor]) -> nn.Module:
 
 def dimensions_of(model: nn.Module) -> int:
     """Return 2 for a network that looks at every (Y, X) slice by itself, else 3."""
+    if isinstance(model, MicraNet):
+        return model.dimensions
     return model.build.dimensions if isinstance(model, library.LibraryNetwork) else 3
 
 
 def classes_of(model: nn.Module) -> tuple[str, ...]:
     """Return what the output channels of a network are the probability of: the lumen, or several exclusive classes."""
-    return model.classes if isinstance(model, library.LibraryNetwork) else network_of(model).classes
+    return model.classes if isinstance(model, library.LibraryNetwork | MicraNet) else network_of(model).classes
 
 
 def engine_parameters(model: nn.Module) -> dict[str, Tensor]:

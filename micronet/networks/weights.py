@@ -17,6 +17,7 @@ from micronet.core.errors import FileError, InputError, setting
 from micronet.core.files import atomic_path, make_folder
 from micronet.core.names import existing
 from micronet.io.checks import is_file
+from micronet.io.hdf5_tensors import is_zoo, read_tensors
 from micronet.networks.pickle_guard import checked_archive
 from micronet.networks.registry import model_for_state, network_of
 
@@ -38,7 +39,8 @@ def find_weights(name: str, folders: Sequence[Path]) -> Path:
     Parameters
     ----------
     name : str
-        A path, or the name of a file in one of the folders, with or without ``.pt``.
+        A path, or the name of a file in one of the folders, with or without ``.pt``; of a network in an HDF5 file
+        ``zoo.h5:ARCHITECTURE/MODEL``.
     folders : sequence of Path
         Searched in this order when `name` is no existing path.
 
@@ -53,7 +55,7 @@ def find_weights(name: str, folders: Sequence[Path]) -> Path:
     """
     candidates = [Path(name), *(folder / file for folder in folders for file in (f"{name}.pt", name))]
     for candidate in map(existing, candidates):
-        if is_file(candidate):
+        if is_file(candidate) or is_zoo(candidate):
             return candidate
     known = sorted({file.stem for folder in folders for file in folder.glob("*.pt")})
     raise FileError(
@@ -68,7 +70,7 @@ def load_state(path: str | os.PathLike[str], say: Callable[[str], None] | None =
     Parameters
     ----------
     path : path
-        A file that ``torch.save`` wrote from a state dict.
+        A file that ``torch.save`` wrote from a state dict, or ``zoo.h5:ARCHITECTURE/MODEL``.
     say : callable, optional
         Receives a line for what had to be converted: another number type, names with a prefix such as ``module.``.
 
@@ -82,7 +84,11 @@ def load_state(path: str | os.PathLike[str], say: Callable[[str], None] | None =
     FileError
         If there is no such file, it is no weight file, or it holds anything but floating-point tensors by name.
     """
-    state = _read(Path(path), "weight", "the weights of a network", _LARGEST_BYTES, _LARGEST_FILE)
+    state: Any
+    if is_zoo(Path(path)):
+        state = OrderedDict((key, torch.from_numpy(array)) for key, array in read_tensors(Path(path)).items())
+    else:
+        state = _read(Path(path), "weight", "the weights of a network", _LARGEST_BYTES, _LARGEST_FILE)
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(tensor, Tensor) and tensor.is_floating_point()
         for key, tensor in state.items()

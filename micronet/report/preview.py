@@ -6,10 +6,12 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import label
 
 from micronet.core.classes import colour
 from micronet.core.errors import InputError
@@ -31,6 +33,8 @@ __all__ = ["Further", "Scene", "View", "views", "write_paper_figure", "write_pre
 _Flat = Callable[[NDArray[Any]], NDArray[Any]]
 
 _AXES = "zyx"
+# Where lumen ends in a plane with so much as this part of the median plane's, it was not annotated further.
+_FULL = 0.5
 # Inches: one and two columns of a journal, 89 and 183 mm.
 _ONE_PANEL, _ALL_PANELS = Sheet(3.5, 5.0, 300), Sheet(7.2, 2.6, 300)
 
@@ -218,11 +222,11 @@ class Scene:
             view.axes,
             f"maximum along {letter}" if plane is None else f"{letter} {plane + self.origin[view.axis]} of {whole}",
             grey_range(picture, projection=True) if grey is None else grey,
-            self._contours(flat, plane is None, looked_at),
+            self._contours(view, flat, plane is None, looked_at),
             None if crop is None else crop - 0.5,
         )
 
-    def _contours(self, flat: _Flat, projected: bool, looked_at: NDArray[np.bool_] | None) -> list[Contour]:
+    def _contours(self, view: View, flat: _Flat, projected: bool, looked_at: NDArray[np.bool_] | None) -> list[Contour]:
         """Return the contours of a picture, the lowest first.
 
         Annotations lie below the segmentation and are wider, so that both show where they agree; the first segment lies
@@ -233,17 +237,36 @@ class Scene:
             Contour(flat(_inside(mask)), name, colour(number), known=looked_at)
             for number, (name, mask) in enumerate(masks, 1)
         ]
-        annotations = [self.annotation, *(one.annotation for one in self.further)]
-        below = [self._annotated_in(flat, one, projected) for one in annotations if one is not None]
+        below = [
+            self._annotated_in(flat, one, projected, _annotated_planes(view, planes))
+            for one, planes in zip(self._annotations, self._planes_annotated, strict=True)
+        ]
         return [*below, *reversed(drawn)]
 
-    def _annotated_in(self, flat: _Flat, annotation: NDArray[Any], projected: bool) -> Contour:
-        annotated, known = _inside(annotation), None
+    @property
+    def _annotations(self) -> list[NDArray[Any]]:
+        every = [self.annotation, *(one.annotation for one in self.further)]
+        return [one for one in every if one is not None]
+
+    def _annotated_in(
+        self, flat: _Flat, annotation: NDArray[Any], projected: bool, known: NDArray[np.bool_] | None
+    ) -> Contour:
+        annotated = _inside(annotation)
         if self.known is not None:
             annotated, known = annotated & self.known, flat(self.known)
             if projected:  # lumen along the way is known from one voxel, that there is none from all of them
                 known = flat(annotated) | ~flat(~self.known)
         return Contour(flat(annotated), self.annotation_name, ANNOTATION_COLOUR, 1.6, known)
+
+    @cached_property
+    def _planes_annotated(self) -> list[list[NDArray[np.bool_]]]:
+        """Return, of each annotation along (Z, Y, X), which planes were annotated, by how abruptly its lumen ends.
+
+        Real lumens come to their end in planes of an eighth of the usual area at most (ten annotated embryos).
+        """
+        if self.known is not None:
+            return [[np.ones(n, bool) for n in self.image.shape] for _ in self._annotations]
+        return [[_annotated(_inside(one), axis) for axis in range(3)] for one in self._annotations]
 
     def rows(self, planes: Sequence[int]) -> tuple[list[Panel], list[Panel]]:
         """Return three slices and three projections."""
@@ -313,6 +336,26 @@ def write_paper_figure(path: str | os.PathLike[str], scene: Scene, wish: FigureW
         return
     chosen = [*rows[0], *rows[1]][PANELS.index(wish.panel)]
     write_figure(path, draw_sheet([[chosen]], replace(_ONE_PANEL, unit=part.unit)), dpi=_ONE_PANEL.dpi)
+
+
+def _annotated_planes(view: View, planes: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_] | None:
+    """Return what of a picture lies in planes that were annotated, given along (Z, Y, X); None for all of it."""
+    down, right = (planes[axis] for axis in (view.down, view.right))
+    return None if down.all() and right.all() else down[:, None] & right
+
+
+def _annotated(mask: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
+    """Return which planes along an axis were annotated: all, unless several lumens end in a plane that is full of them.
+
+    One alone may be a straight tube that is seen from the side.
+    """
+    areas = np.count_nonzero(mask, axis=tuple(other for other in range(3) if other != axis))
+    lumen: NDArray[np.bool_] = areas > 0
+    beside = np.pad(lumen, 1, mode="edge")
+    last = np.flatnonzero(lumen & ~(beside[:-2] & beside[2:]))
+    full = [plane for plane in last if areas[plane] >= _FULL * np.median(areas[lumen])]
+    several = any(label(mask.take(plane, axis))[1] > 1 for plane in full)
+    return lumen if several else np.ones(len(areas), bool)
 
 
 def _inside(mask: NDArray[Any]) -> NDArray[np.bool_]:

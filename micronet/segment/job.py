@@ -41,6 +41,7 @@ from micronet.segment.results import (
 from micronet.segment.settings import Job, Weights, check_results, check_stems
 from micronet.segment.slabs import predict_in_slabs
 from micronet.segment.store import forget_unfinished, refuse_wishes, segment_store
+from micronet.segment.windows import predicted_in_windows
 
 if TYPE_CHECKING:
     from micronet.segment.report import SegmentReport
@@ -76,8 +77,8 @@ def segment_file(
     time_point : TimePoint, optional
         What to segment of `path`, where that holds or belongs to a recording.
     on_tile : callable
-        Receives how many tiles of an OME-Zarr are done, and how many there are at most over all passes; then
-        `on_iteration` is not called.
+        Receives how many windows, or tiles of an OME-Zarr, are done, and how many there are at most over all passes;
+        then `on_iteration` is not called.
 
     Returns
     -------
@@ -101,13 +102,13 @@ def segment_file(
             plan.outputs.check_room()
             if task.in_store:
                 return segment_store(plan, say, on_tile, force=force)
-            return _segment(plan, say, on_iteration)
+            return _segment(plan, say, on_iteration, on_tile)
     except MemoryError:
         raise InputError(f"'{path}': memory ran out; say how much may be taken {setting('max_ram')}") from None
     except torch.cuda.OutOfMemoryError:
-        raise InputError(
-            f"'{path}' does not fit into the memory of the GPU; the CPU works in slabs {setting('device')}"
-        ) from None
+        larger = weights.network.tiling == "windows"
+        how = f"windows take less {setting('window')}, the CPU has more" if larger else "the CPU works in slabs"
+        raise InputError(f"'{path}' does not fit into the memory of the GPU; {how} {setting('device')}") from None
 
 
 def _joined(plan: Plan, say: Callable[[str], None]) -> tuple[Outcome | None, Plan]:
@@ -130,14 +131,20 @@ def _joined(plan: Plan, say: Callable[[str], None]) -> tuple[Outcome | None, Pla
     return None, plan_task(replace(plan.task, job=earlier.whole()))
 
 
-def _segment(plan: Plan, say: Callable[[str], None], on_iteration: Callable[[Iteration], None] | None) -> Outcome:
+def _segment(
+    plan: Plan,
+    say: Callable[[str], None],
+    on_iteration: Callable[[Iteration], None] | None,
+    on_tile: Callable[[int, int], None],
+) -> Outcome:
     task, watch = plan.task, Watch()
     memory = plan_room(task)
     say(f"  memory      {memory.description}")
     inputs = read_inputs(task, say)
     watch.note("read")
     page = _new_page(task.job, inputs)
-    with predicted(task, inputs, memory, None if page is None else page.add, on_iteration) as prediction:
+    on_pass = None if page is None else page.add
+    with predicted(task, inputs, memory, on_pass, on_iteration, on_tile) as prediction:
         watch.note("predict")
         if task.weights.network.refines:
             say(f"  changes     {changes(prediction.iterations, task)}")
@@ -162,6 +169,7 @@ def predicted(
     memory: Memory,
     on_pass: Callable[[Planes, Iteration], None] | None,
     on_iteration: Callable[[Iteration], None] | None,
+    on_tile: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[Prediction]:
     """Give what the network finds; what lies on the disk is gone after the block.
 
@@ -171,7 +179,7 @@ def predicted(
 
     def note_iteration(iteration: Iteration) -> None:
         iterations.append(iteration)
-        if on_iteration is not None:
+        if on_iteration is not None and memory.windows is None:
             on_iteration(iteration)
 
     keep = None if inputs.keep is None else inputs.keep.array
@@ -196,18 +204,30 @@ def predicted(
         keep=keep if keep is None or inputs.grid is None else inputs.grid.kept(keep),
     )
     with ExitStack() as files:
-        probability: Planes
         try:
-            if memory.slab_planes is None:
-                probability = predict_whole(inputs.seen, task.weights.model, how)
-            else:
-                make_folder(job.output)
-                found = predict_in_slabs(inputs.seen, task.weights.model, job.output, memory.slab_planes, how)
-                probability = files.enter_context(found)
+            probability = files.enter_context(_looked(task, inputs, memory, how, on_tile))
         except InputError as error:
             raise InputError(f"'{task.path}': {error}") from error
         engine.forget_memory()  # what follows needs some itself
         yield Prediction(on_input(probability), iterations)
+
+
+@contextmanager
+def _looked(
+    task: Task, inputs: Inputs, memory: Memory, how: Refinement, on_tile: Callable[[int, int], None]
+) -> Iterator[Planes]:
+    """Give the probability on the network's grid, computed as the memory allows."""
+    model, folder = task.weights.model, task.job.output
+    if memory.windows is not None:
+        make_folder(folder)
+        with predicted_in_windows(inputs.seen, model, memory.windows, folder, how, on_tile) as (every, _):
+            yield every[0]
+    elif memory.slab_planes is not None:
+        make_folder(folder)
+        with predict_in_slabs(inputs.seen, model, folder, memory.slab_planes, how) as found:
+            yield found
+    else:
+        yield predict_whole(inputs.seen, model, how)
 
 
 def _new_page(job: Job, inputs: Inputs) -> SegmentReport | None:

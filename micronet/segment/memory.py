@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,11 +19,18 @@ from micronet.networks import engine
 from micronet.networks.padding import Padding
 from micronet.networks.registry import network_of
 from micronet.segment.slabs import works_in_slabs
+from micronet.segment.window_plan import Windows, WindowWish
 
 __all__ = ["Memory", "Need", "memory_without_network", "plan_memory"]
 
 # Thicker slabs save nearly nothing: 16 planes beside each are computed twice.
 _THICKEST = 128
+# Bytes a parameter while weights are read, before anything else is; a V-Net's are a third of what it takes.
+_READING_WEIGHTS = 10
+# What importing MONAI adds to the program; measured.
+_MONAI = 80_000_000
+# What is read at once of planes that lie on the disk.
+_PLANES_READ = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -97,11 +104,17 @@ class Need:
         reading = self.beside + max([stored + image, 2 * stored, *(mask + kept for mask in self.masks)])
         return int(ram.PROGRAM + ram.MARGIN * max(reading, self.held(0) + max(self.wishes.values(), default=0)))
 
-    def bytes(self, model: nn.Module, planes: int | None = None) -> int:
-        """Return about how many bytes the process takes at most: whole, or in slabs of some planes."""
-        voxels = math.prod(self.shape)
+    @property
+    def crop(self) -> tuple[int, int, int]:
+        """What is looked at, (Z, Y, X)."""
         depth, _, width = self.seen or self.shape
-        padding = Padding((depth, self.depth, width), network_of(model).smallest_axis)
+        return depth, self.depth, width
+
+    def bytes(self, model: nn.Module, planes: int | None = None, windows: Windows | None = None) -> int:
+        """Return about how many bytes the process takes at most: whole, in slabs of some planes, or in windows."""
+        voxels = math.prod(self.shape)
+        depth = self.crop[0]
+        padding = Padding(self.crop, network_of(model).smallest_axis)
         size = padding.shape
         image = voxels * (4 if self.logarithm else self.stored.itemsize)
         # Readers turn axes and byte order, and a mask is chosen from labels, before they are what they will be.
@@ -109,8 +122,14 @@ class Need:
         kept = (len(self.masks) + 3 * self.soft_start) * voxels
         reading = self.beside + max([stored + image, 2 * stored, *(image + mask + kept for mask in self.masks)])
         reading += self._resampled()
-        holding = self._inputs()
-        if planes is not None:
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        holding = self._inputs() + 4 * parameters
+        if windows is not None:
+            work, planes = windows.work_bytes(model), 0 if windows.on_disk else None
+            output = (1 + self.classes) * voxels
+            results = 4 * self._looked_at()
+            output += min(results, _PLANES_READ) if windows.on_disk else 2 * self.classes * results
+        elif planes is not None:
             work = engine.pass_bytes(size, planes)
             if padding.needed:  # what is read is padded, and of a thin stack all planes at a time
                 work += 2 * 4 * math.prod(size[1:]) * (size[0] if size[0] > depth else planes + 16)
@@ -120,7 +139,8 @@ class Need:
             work += 4 * (self.classes - 1) * math.prod(padding.shape)
             output = (1 + self.classes) * voxels + (4 * self.classes + 4) * self._looked_at()
         after = self.held(planes) + max(self.wishes.values(), default=0)
-        return int(ram.PROGRAM + ram.MARGIN * max(reading, holding + work, holding + output, after))
+        most = max(_READING_WEIGHTS * parameters, reading, holding + work, holding + output, after)
+        return int(_program(model) + ram.MARGIN * most)
 
     def _whole(self, model: nn.Module, padding: Padding) -> int:
         """Return what it takes to look at the whole volume at once, beside what is held."""
@@ -130,12 +150,13 @@ class Need:
             return 8 * math.prod(padding.inside) + int(taught.pass_bytes(padding.inside, self.spacing_um))
         # The image and, for a µr-Net, the last probability, the same normalised, and what it started from.
         work = looked_at * (4 + 12 * network.refines)
-        work += engine.pass_bytes(padding.shape) if works_in_slabs(model) else looked_at * network.voxel_bytes(model)
+        slabs = works_in_slabs(model)
+        work += engine.pass_bytes(padding.shape) if slabs else network.pass_bytes(model, padding.shape)
         return 2 * work if padding.needed else work  # beside what is padded, the same without its margins
 
     def scratch_bytes(self, model: nn.Module) -> int:
         """Return how much room slabs take on the disk."""
-        return 4 * self._looked_at() * (2 if network_of(model).refines else 1)
+        return 4 * self._looked_at() * (2 if network_of(model).refines else self.classes)
 
 
 @dataclass(frozen=True)
@@ -149,13 +170,15 @@ class Memory:
     allowed : int or None
         Bytes; None where nobody says and the system does not tell.
     slab_planes : int or None
-        Thickness of the slabs; None for the whole volume at once.
+        Thickness of the slabs; None for the whole volume at once, or windows.
     description : str
         One line, to be shown to the person.
     held : int
         Bytes, estimated, that are held once the mask is known, beside the program.
     allowance : Allowance
         The same as `allowed`, with its words.
+    windows : Windows or None
+        The windows in which a larger network looks at it; None where it does so at once.
     """
 
     needed: int
@@ -164,6 +187,7 @@ class Memory:
     description: str
     held: int
     allowance: Allowance
+    windows: Windows | None = None
 
     def check(self, wish: str, work: int) -> int:
         """Return the bytes of the process with the work of a setting, now that the mask is known.
@@ -173,8 +197,12 @@ class Memory:
         return self.allowance.check(self.held, work, _wished(wish))
 
 
-def plan_memory(need: Need, model: nn.Module, max_ram: int | None, folder: Path) -> Memory:
+def plan_memory(
+    need: Need, model: nn.Module, max_ram: int | None, folder: Path, wish: WindowWish | None = None
+) -> Memory:
     """Decide how a volume is segmented: whole where that fits into memory, else in the thickest slabs that do.
+
+    A larger network goes through it in windows where it does not fit, or where that is asked for.
 
     Parameters
     ----------
@@ -184,6 +212,8 @@ def plan_memory(need: Need, model: nn.Module, max_ram: int | None, folder: Path)
         Bytes that the process may take; by default `SHARE` of what is available now.
     folder : Path
         Where slabs have their intermediate files; it need not exist yet.
+    wish : WindowWish, optional
+        What is asked of windows.
 
     Returns
     -------
@@ -192,16 +222,19 @@ def plan_memory(need: Need, model: nn.Module, max_ram: int | None, folder: Path)
     Raises
     ------
     InputError
-        If not even the thinnest slabs fit, or slabs are not possible.
+        If not even the thinnest slabs or smallest windows fit, or neither is possible.
     FileError
         If there is no room for the intermediate files.
     """
-    allowance = Allowance.of(max_ram)
+    allowance, wish = Allowance.of(max_ram, _program(model)), wish or WindowWish()
+    wish.check(model)
     whole, limit = need.bytes(model), allowance.words
-    if allowance.fits(whole):
+    if allowance.fits(whole) and not wish.asked:
         return Memory(
             whole, allowance.bytes, None, f"whole: about {size(whole)} needed, {limit}", need.held(None), allowance
         )
+    if network_of(model).tiling == "windows":
+        return _in_windows(need, model, allowance, folder, wish)
     if not works_in_slabs(model):
         raise InputError(
             f"about {size(whole)} of memory needed, {limit}; only the numba engine on the CPU could do it in slabs "
@@ -209,7 +242,7 @@ def plan_memory(need: Need, model: nn.Module, max_ram: int | None, folder: Path)
         )
     planes = next((n for n in range(_THICKEST, 0, -4) if allowance.fits(need.bytes(model, n))), None)
     if planes is None:
-        _refuse(need, model, allowance)
+        _refuse(need, allowance, lambda one: one.bytes(model, 4), need.held(4), "in slabs, ")
     planes = min(planes, -(-(need.seen or need.shape)[0] // 4) * 4)
     needed, scratch = need.bytes(model, planes), need.scratch_bytes(model)
     _check_room(folder, scratch)
@@ -230,16 +263,46 @@ def memory_without_network(need: Need, max_ram: int | None) -> Memory:
     )
 
 
-def _refuse(need: Need, model: nn.Module, allowance: Allowance) -> NoReturn:
-    """Say what does not fit even in slabs: a wish, where it would fit without it."""
+def _in_windows(need: Need, model: nn.Module, allowance: Allowance, folder: Path, wish: WindowWish) -> Memory:
+    """Return the largest windows that fit; whose result lies on the disk where it has to."""
+    smallest: Windows | None = None
+    for windows in wish.candidates(model, need.crop):
+        smallest, needed = windows, need.bytes(model, windows=windows)
+        if not allowance.fits(needed):
+            continue
+        how = "" if wish.asked else f"{size(need.bytes(model))} would be needed whole: "
+        how += f"{windows.words}: about {size(needed)} needed, {allowance.words}"
+        if windows.on_disk:
+            scratch = need.scratch_bytes(model)
+            _check_room(folder, scratch)
+            how += f"; {size(scratch)} of intermediate files in {folder}/"
+        held = need.held(0 if windows.on_disk else None)
+        return Memory(needed, allowance.bytes, None, how, held, allowance, windows)
+    if smallest is None:
+        raise InputError(
+            f"the windows that are tried have nothing inside a border of {wish.border} on each side: smaller, or a "
+            f"larger window {setting('border', 'window')}"
+        )
+    last, chosen = smallest, "" if wish.window is None else f" {setting('window')}"
+    words = f"in {last.sides_words}{chosen}, "
+    _refuse(need, allowance, lambda one: one.bytes(model, windows=last), need.held(0), words)
+
+
+def _refuse(need: Need, allowance: Allowance, bytes_of: Callable[[Need], int], held: int, how: str) -> NoReturn:
+    """Say what does not fit even in the smallest parts: a wish, where it would fit without it."""
     for wish in need.wishes:
         others = {name: least for name, least in need.wishes.items() if name != wish}
-        if allowance.fits(replace(need, wishes=others).bytes(model, 4)):
-            allowance.check(need.held(4), need.wishes[wish], _wished(wish))
+        if allowance.fits(bytes_of(replace(need, wishes=others))):
+            allowance.check(held, need.wishes[wish], _wished(wish))
     raise InputError(
-        f"about {size(need.bytes(model, 4))} of memory needed even in slabs, {allowance.words}; crop the volume, "
+        f"about {size(bytes_of(need))} of memory needed even {how}{allowance.words}; crop the volume, "
         f"free memory or allow more {setting('max_ram')}"
     )
+
+
+def _program(model: nn.Module) -> int:
+    """Return what the program takes before it holds anything."""
+    return ram.PROGRAM + (_MONAI if network_of(model).tiling == "windows" else 0)
 
 
 def _wished(wish: str) -> str:

@@ -138,9 +138,10 @@ def plan_task(task: Task) -> Plan:
 
 
 def plan_room(task: Task) -> Memory:
-    """Decide, by the headers alone, whether the volume is segmented whole or in slabs."""
+    """Decide, by the headers alone, whether the volume is segmented whole, in slabs or in windows."""
     try:
-        return plan_memory(_need(task, task.masks.values()), task.weights.model, task.job.max_ram, task.job.output)
+        job, need = task.job, _need(task, task.masks.values())
+        return plan_memory(need, task.weights.model, job.max_ram, job.output, job.window_wish)
     except InputError as error:
         raise InputError(f"'{task.path}': {error}") from error
 

@@ -214,6 +214,7 @@ def record_of(
         "seconds": {step: round(lasted, 3) for step, lasted in seconds.items()},
         "memory": {
             "slab_planes": memory.slab_planes,
+            **({} if memory.windows is None else {"windows": memory.windows.record}),
             "estimated_bytes": written.needed,
             "allowed_bytes": memory.allowed,
         },

@@ -16,6 +16,7 @@ from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.provenance import sha256_of
 from micronet.io import files_read_with, volume_stem
 from micronet.io.checks import is_store
+from micronet.io.hdf5_tensors import zoo_file
 from micronet.io.mesh import MESH_FORMATS
 from micronet.measure.cleaning import Cleaning
 from micronet.measure.lumen_files import surface_path, vessel_paths
@@ -24,6 +25,7 @@ from micronet.networks.engine import Work
 from micronet.networks.registry import Network, classes_of, dimensions_of, network_of
 from micronet.networks.weights import load_model
 from micronet.report.wish import FigureWish
+from micronet.segment.window_plan import Blend, WindowWish
 
 __all__ = ["MADE_BY", "Job", "Weights", "check_results", "check_stems", "read_beside"]
 
@@ -47,7 +49,7 @@ class Weights:
         model = load_model(path, say)
         if network_of(model).in_um and device != "cpu":
             raise InputError(f"'{path}': a taught network is computed by the CPU {setting('device')}")
-        return cls(path, sha256_of(path), model.to(device))
+        return cls(path, sha256_of(zoo_file(path)), model.to(device))
 
     @property
     def network(self) -> Network:
@@ -93,8 +95,9 @@ class Job:
     that Fiji opens, `figure` for pictures to be put into a paper. `clean` says which pieces of the mask are removed
     and what is filled; the probability stays as it is. `resample_um` brings the volume to voxels of that length for
     the network, and what it finds back to the volume's grid. `max_ram` is how many bytes of memory may be taken; no
-    number of a result depends on it. `level` is which scale of an OME-Zarr is segmented, `cluster` who does that:
-    so many processes, or the workers of a scheduler (its address or file).
+    number of a result depends on it but where a larger network goes through windows. `level` is which scale of an
+    OME-Zarr is segmented, `cluster` who does that: so many processes, or the workers of a scheduler (its address or
+    file). `window`, `overlap`, `blend` and `border` are those of `WindowWish`.
     """
 
     output: Path = Path("predictions")
@@ -122,6 +125,10 @@ class Job:
     resample_um: float | None = None
     level: int = 0
     cluster: str | None = None
+    window: int | None = None
+    overlap: float | None = None
+    blend: Blend | None = None
+    border: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:
@@ -132,6 +139,12 @@ class Job:
             raise InputError(f"there must be at least 1 iteration, found {self.iterations} {setting('iterations')}")
         if self.checked is not None and self.keep is None:
             raise InputError(f"a segment was named of no mask to keep {setting('checked', 'keep')}")
+        _ = self.window_wish  # refuses what makes no sense
+
+    @property
+    def window_wish(self) -> WindowWish:
+        """What is asked of windows."""
+        return WindowWish(self.window, self.overlap, self.blend, self.border)
 
     @property
     def passes(self) -> int:
@@ -182,6 +195,9 @@ class Job:
             del settings["keep"], settings["checked"]
         if not self.level:
             del settings["level"]
+        for name in ("window", "overlap", "blend", "border"):
+            if settings[name] is None:
+                del settings[name]
         return {key: _plain(value) for key, value in settings.items()} | {"iterations": self.passes}
 
 

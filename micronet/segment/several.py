@@ -5,16 +5,18 @@ Each network looks at the volume as `job` lets it look, so that a segment is wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from micronet.core.errors import InputError, setting
+from micronet.core.exclusive import most_probable
+from micronet.core.files import make_folder
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.planes import Planes
@@ -34,6 +36,7 @@ from micronet.segment.settings import Job
 from micronet.segment.several_earlier import earlier_segments
 from micronet.segment.several_files import Piece, Pieces, finish
 from micronet.segment.several_page import SegmentsPage
+from micronet.segment.windows import predicted_in_windows
 
 __all__ = ["segment_several"]
 
@@ -46,6 +49,7 @@ def segment_several(
     say: Callable[[str], None],
     on_iteration: Callable[[Iteration], None] | None = None,
     force: bool = False,
+    on_tile: Callable[[int, int], None] = lambda done, total: None,
 ) -> Outcome:
     """Segment one volume into several segments and write what was found.
 
@@ -57,7 +61,7 @@ def segment_several(
         The segments and their networks.
     job : Job
         The settings; they hold for each network.
-    say, on_iteration, force
+    say, on_iteration, force, on_tile
         As `micronet.segment.job.segment_file`.
 
     Returns
@@ -85,12 +89,14 @@ def segment_several(
                 say(f"  anew        for {', '.join(done.lacks)}")
                 plan = _plan(path, members, done.job, sources, say)
             plan.outputs.check_room()
-            return _segment(plan, say, on_iteration)
+            page = SegmentsPage(plan.members.names) if plan.job.report else None
+            return _segment(plan, _Listeners(page, Watch(), say, on_iteration, on_tile))
     except MemoryError:
         raise InputError(f"'{path}': memory ran out; say how much may be taken {setting('max_ram')}") from None
     except torch.cuda.OutOfMemoryError:
         raise InputError(
-            f"'{path}' does not fit into the memory of the GPU; the CPU has more {setting('device')}"
+            f"'{path}' does not fit into the memory of the GPU; larger networks take windows {setting('window')}, and "
+            f"the CPU has more {setting('device')}"
         ) from None
 
 
@@ -114,6 +120,7 @@ class _Listeners:
     watch: Watch
     say: Callable[[str], None]
     on_iteration: Callable[[Iteration], None] | None
+    on_tile: Callable[[int, int], None]
 
 
 def _plan(path: Path, members: Members, job: Job, sources: Sources, say: Callable[[str], None]) -> _Plan:
@@ -140,11 +147,9 @@ def _plan(path: Path, members: Members, job: Job, sources: Sources, say: Callabl
     return _Plan(members, job, tuple(tasks), frozenset(known), outputs, asked)
 
 
-def _segment(plan: _Plan, say: Callable[[str], None], on_iteration: Callable[[Iteration], None] | None) -> Outcome:
-    page = SegmentsPage(plan.members.names) if plan.job.report else None
-    listeners = _Listeners(page, Watch(), say, on_iteration)
-    pieces = (_apart if plan.members.exclusive else _one_by_one)(plan, listeners)
-    return finish(plan.job, pieces, plan.outputs, plan.asked, page, listeners.watch, say)
+def _segment(plan: _Plan, to: _Listeners) -> Outcome:
+    pieces = (_apart if plan.members.exclusive else _one_by_one)(plan, to)
+    return finish(plan.job, pieces, plan.outputs, plan.asked, to.page, to.watch, to.say)
 
 
 def _one_by_one(plan: _Plan, to: _Listeners) -> Pieces:
@@ -163,7 +168,7 @@ def _one_by_one(plan: _Plan, to: _Listeners) -> Pieces:
         if task.segment not in plan.scored:
             inputs = replace(inputs, annotation=None)
         on_pass = None if to.page is None else to.page.listener(task.segment, inputs.volume, plan.job.threshold)
-        with predicted(task, inputs, memory, on_pass, to.on_iteration) as prediction:
+        with predicted(task, inputs, memory, on_pass, to.on_iteration, to.on_tile) as prediction:
             if weights.network.refines:
                 to.say(f"  changes     {changes(prediction.iterations, task)}")
             measured = measure_prediction(task, inputs, prediction, to.say)
@@ -189,40 +194,49 @@ def _apart(plan: _Plan, to: _Listeners) -> Pieces:
     }
     to.watch.note("read")
     job = plan.job
-    crop = job.y_crop if inputs.grid is None else inputs.grid.depth(job.y_crop)
-    try:
-        probability, passes = predict_classes(
-            inputs.seen, first.weights.model, Refinement(1, None, to.on_iteration, y_crop=crop)
-        )
-    except InputError as error:
-        raise InputError(f"'{first.path}': {error}") from error
-    planes: list[Planes] = [one if inputs.grid is None else inputs.grid.back(one, job.y_crop) for one in probability]
-    to.watch.note("predict")
-    labels = _most_probable(planes)
-    for number, task in enumerate(plan.tasks, 1):
-        alone = replace(inputs, annotation=annotations[task.segment] if task.segment in plan.scored else None)
-        prediction = Prediction(planes[number - 1], [passes[number - 1]])
-        measured = measure_found(task, alone, labels == number, to.say)
-        if to.page is not None:
-            to.page.listener(task.segment, inputs.volume, 0.5)(measured.mask, passes[number - 1])
-        found.append(_piece(task, alone, prediction, measured, memory, to.page))
+    with _classes(first, inputs, memory, to) as (probability, passes):
+        planes: list[Planes] = [
+            one if inputs.grid is None else inputs.grid.back(one, job.y_crop) for one in probability
+        ]
+        to.watch.note("predict")
+        labels = most_probable(planes)
+        for number, task in enumerate(plan.tasks, 1):
+            alone = replace(inputs, annotation=annotations[task.segment] if task.segment in plan.scored else None)
+            prediction = Prediction(planes[number - 1], [passes[number - 1]])
+            measured = measure_found(task, alone, labels == number, to.say)
+            if to.page is not None:
+                to.page.listener(task.segment, inputs.volume, 0.5)(measured.mask, passes[number - 1])
+            found.append(_piece(task, alone, prediction, measured, memory, to.page))
     return _pieces(plan, inputs.volume, found)
+
+
+@contextmanager
+def _classes(
+    task: Task, inputs: Inputs, memory: Memory, to: _Listeners
+) -> Iterator[tuple[Sequence[Planes], list[Iteration]]]:
+    """Give the probability of each class and what the pass did; what lies on the disk is gone after the block."""
+    job, model = task.job, task.weights.model
+    crop = job.y_crop if inputs.grid is None else inputs.grid.depth(job.y_crop)
+    how = Refinement(1, None, to.on_iteration, y_crop=crop)
+    with ExitStack() as files:
+        try:
+            if memory.windows is None:
+                probability, passes = predict_classes(inputs.seen, model, how)
+                found: tuple[Sequence[Planes], list[Iteration]] = list(probability), passes
+            else:
+                make_folder(job.output)
+                how = replace(how, on_iteration=None)
+                windows = predicted_in_windows(inputs.seen, model, memory.windows, job.output, how, to.on_tile)
+                found = files.enter_context(windows)
+        except InputError as error:
+            raise InputError(f"'{task.path}': {error}") from error
+        yield found
 
 
 def _pieces(plan: _Plan, volume: Volume, found: Sequence[Piece]) -> Pieces:
     first = plan.tasks[0]
     device = str(next(first.weights.model.parameters()).device)
     return Pieces(first.path, first.stem, volume, tuple(found), device)
-
-
-def _most_probable(probabilities: Sequence[Planes]) -> NDArray[np.uint8]:
-    """Return the number of each voxel's class; 0 where the rest, which is the background's, is as much as any."""
-    labels = np.zeros(probabilities[0].shape, np.uint8)
-    for plane, classes in zip(labels, zip(*probabilities, strict=True), strict=True):
-        stacked = np.stack(classes)
-        best = stacked.argmax(0)
-        plane[...] = np.where(stacked.max(0) > 1 - stacked.sum(0), best + 1, 0)
-    return labels
 
 
 def _piece(

@@ -220,6 +220,7 @@ def _told(piece: Piece, written: Written) -> dict[str, Any]:
         "files": _names(written.files),
         "memory": {
             "slab_planes": memory.slab_planes,
+            **({} if memory.windows is None else {"windows": memory.windows.record}),
             "estimated_bytes": written.needed,
             "allowed_bytes": memory.allowed,
         },

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from micronet.measure.overlap import Overlap
+from micronet.training import scoring
 
-__all__ = ["MeanGradient", "Share", "gradients_of", "pooled"]
+__all__ = ["MeanGradient", "Share", "gradients_of", "together"]
 
 
 class Share(NamedTuple):
@@ -18,7 +18,7 @@ class Share(NamedTuple):
 
     name: str
     loss: float
-    scores: Overlap
+    scores: scoring.Scored
 
 
 class MeanGradient:
@@ -83,12 +83,11 @@ def gradients_of(model: nn.Module, count: int, share: Callable[[int], Share]) ->
     return shares
 
 
-def pooled(shares: Sequence[Share]) -> Share:
+def together(shares: Sequence[Share]) -> Share:
     """Return several shares as one: mean loss, counts added up."""
     if len(shares) == 1:
         return shares[0]
-    scores = shares[0].scores
-    for share in shares[1:]:
-        scores += share.scores
-    name = "crops" if shares[0].name == "crops" else f"{len(shares)} volumes"
-    return Share(name, sum(share.loss for share in shares) / len(shares), scores)
+    name = shares[0].name if shares[0].name in ("crops", "images") else f"{len(shares)} volumes"
+    return Share(
+        name, sum(share.loss for share in shares) / len(shares), scoring.pooled([share.scores for share in shares])
+    )

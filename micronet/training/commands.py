@@ -65,6 +65,12 @@ _FORMS: Mapping[str, Form] = {
     "finish": Form("finish", "save everything and leave"),
     "quit": Form("quit", "save everything and leave, even if saving fails; exit is the same"),
 }
+# Of a network that tells what images hold.
+_OF_IMAGES: Mapping[str, Form] = {
+    "val": Form("val", "tell what the validation images hold, write a table and score it"),
+    "test": Form("test", "tell what the test images hold, write a table and score it"),
+    "threshold": Form("threshold X", "call a class there above probability X, 0 <= X < 1, in val, test and validation"),
+}
 # Other words for the same.
 _ALSO = {"?": "help", "exit": "quit"}
 _BARE = ("status", "val", "test", "bootstrap", "log", "plot", "finish", "quit")
@@ -75,9 +81,10 @@ _BETAS = (0.001, 1000.0)
 
 def forms(network: str) -> dict[str, Form]:
     """Return the commands of a network by verb; training is ``"train"``."""
+    said = {**_FORMS, **(_OF_IMAGES if network_named(network).of_images else {})}
     return {
         "train": _TRAIN[network_named(network).refines],
-        **{verb: form for verb, form in _FORMS.items() if _has(network, verb)},
+        **{verb: form for verb, form in said.items() if _has(network, verb)},
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,10 @@ _USUAL, _MOST_NAMED = 64, 12
 
 
 class Batch(NamedTuple):
-    """What one step sees: the network's input, target and weight (N, C, D, H, W), and how the log calls it."""
+    """What one step sees: the network's input, target and weight (N, C, D, H, W), and how the log calls it.
+
+    The target is bool, or of several classes their numbers, uint8.
+    """
 
     x: Tensor
     target: Tensor
@@ -41,8 +44,8 @@ def usual_crop(samples: Sequence[Sample], dimensions: int) -> tuple[int, int, in
 class Crops:
     """Draws the batches of an epoch: `samples_per_volume` crops of every volume, in a random order.
 
-    A crop is centred on a voxel that is annotated, moved inwards where it would leave the volume: of lumen or of
-    background, with equal chances, as far as the volume has both annotated.
+    A crop is centred on a voxel that is annotated, moved inwards where it would leave the volume: of background, of
+    lumen or of any of several classes, with equal chances, as far as the volume has them annotated.
 
     Parameters
     ----------
@@ -56,7 +59,7 @@ class Crops:
     Raises
     ------
     InputError
-        If a crop is larger than a volume, or lumen or background is annotated nowhere.
+        If a crop is larger than a volume, or lumen, background or a class is annotated nowhere.
     """
 
     def __init__(
@@ -82,7 +85,7 @@ class Crops:
         self._seed = seed
         self._planes = [_per_plane(sample) for sample in samples]
         self.voxels = sum(planes.sum(1) for planes in self._planes)
-        for count, name in zip(self.voxels, ("background", "lumen"), strict=True):
+        for count, name in zip(self.voxels, samples[0].names, strict=True):
             if not count:
                 raise InputError(f"the class {name} has no annotated voxel in the training volumes")
 
@@ -106,14 +109,15 @@ class Crops:
 
     def _crop(
         self, index: int, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_] | None]:
+    ) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[np.bool_] | None]:
         sample = self._samples[index]
         view = self._view(index, rng)
         if view.bent and sample.weight is not None and not view.place(sample.weight).any():
             view = replace(view, bent=0.0)  # the one annotated voxel was bent away
         image = standardize(view.place(sample.image), sample.mean, sample.sd)
         view.tone(image)
-        return image, view.place(sample.mask), None if sample.weight is None else view.place(sample.weight)
+        target = view.place(sample.target, labels=True)
+        return image, target, None if sample.weight is None else view.place(sample.weight)
 
     def _view(self, index: int, rng: np.random.Generator) -> View:
         centre = self._annotated(index, rng)
@@ -134,7 +138,7 @@ class Crops:
         ends = np.cumsum(planes[label])
         number = int(rng.integers(ends[-1]))
         z = int(np.searchsorted(ends, number, side="right"))
-        mask = sample.mask[z] == bool(label)
+        mask = sample.target[z] == label
         inside = mask if sample.weight is None else mask & sample.weight[z]
         at = np.flatnonzero(inside)[number - int(ends[z] - planes[label][z])]
         y, x = divmod(int(at), inside.shape[1])
@@ -142,10 +146,12 @@ class Crops:
 
 
 def _per_plane(sample: Sample) -> NDArray[np.int64]:
-    """Return how many voxels of background and lumen are annotated in each plane, (2, Z)."""
-    counted = np.ones((), bool) if sample.weight is None else sample.weight
-    lumen = np.count_nonzero(sample.mask & counted, axis=(1, 2))
-    return np.stack([np.count_nonzero(~sample.mask & counted, axis=(1, 2)), lumen])
+    """Return how many voxels of background and of each class are annotated in each plane, (1 + classes, Z)."""
+    counts = np.empty((len(sample.names), len(sample.target)), np.int64)
+    for z, plane in enumerate(sample.target):
+        inside = plane.ravel() if sample.weight is None else plane[sample.weight[z]]
+        counts[:, z] = np.bincount(inside.view(np.uint8), minlength=len(counts))
+    return counts
 
 
 def _stacked(arrays: Sequence[NDArray[np.generic]]) -> Tensor:

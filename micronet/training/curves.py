@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from micronet.core.classes import colour
 from micronet.core.names import shortened, write_name
 from micronet.report.figure import new_figure, tidy_axes, write_figure
 
@@ -47,8 +48,11 @@ def write_curves(
     *,
     changes: Sequence[tuple[int, str]] = (),
     title: str = "",
+    classes: Mapping[str, Curve] | None = None,
 ) -> None:
     """Write a PNG with the Dice above and the loss below, per training volume and for the validation.
+
+    Of several classes the Dice is their mean, and that of each at validation is drawn beside it.
 
     Parameters
     ----------
@@ -61,6 +65,8 @@ def write_curves(
     changes : sequence of (int, str)
         From which step on something else was set, and what: marked by a line.
     title : str
+    classes : mapping of str to Curve, optional
+        Of the validation, by class.
 
     Raises
     ------
@@ -70,12 +76,15 @@ def write_curves(
     figure = new_figure(10, 7, _DPI)
     axes: tuple[Axes, Axes] = figure.subplots(2, 1, sharex=True)
     for number, (name, curve) in enumerate(training.items()):
-        rounds, colour = divmod(number, len(_COLOURS))
-        style = {"color": _COLOURS[colour], "linestyle": _DASHES[rounds % len(_DASHES)]}
+        rounds, place = divmod(number, len(_COLOURS))
+        style = {"color": _COLOURS[place], "linestyle": _DASHES[rounds % len(_DASHES)]}
         _draw(axes, curve, linewidth=1.1, label=f" {shortened(write_name(name), _LONGEST_NAME)}", **style)
     _draw(axes, validation, color=_VALIDATION_COLOUR, linewidth=2.0, marker="o", markersize=3.5, label=" validation")
     score, loss = axes
-    score.set_ylabel("Dice (F)")
+    for number, (name, curve) in enumerate((classes or {}).items(), 1):
+        label = f" validation, {shortened(write_name(name), _LONGEST_NAME)}"
+        score.plot(curve.steps, curve.f, color=colour(number), linewidth=1.6, marker="s", markersize=3, label=label)
+    score.set_ylabel("mean Dice of the classes" if classes else "Dice (F)")
     score.set_ylim(0, 1.02)
     loss.set_ylabel("loss")
     loss.set_xlabel("step")

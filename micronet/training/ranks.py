@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -19,8 +18,8 @@ import torch.distributed
 from torch import Tensor, nn
 
 from micronet.core.errors import MicronetError
-from micronet.measure.overlap import Overlap
 from micronet.training.accumulation import MeanGradient, Share
+from micronet.training.scoring import numbers_of, with_numbers
 from micronet.training.trainer import Trainer
 
 __all__ = ["Processes", "RankLostError"]
@@ -93,7 +92,7 @@ class Processes:
         count = min(self.size, len(indices))
         for gradient in gradients[:count]:
             mean.add(gradient)
-        return [_heard(share.name, one) for one in said[:count]]
+        return [_heard(share, one) for one in said[:count]]
 
     def follow(self, trainer: Trainer) -> None:
         """Compute what the first process asks for, until it is done. Of every other process."""
@@ -168,9 +167,10 @@ def _values(model: nn.Module) -> list[Tensor]:
 
 
 def _said(share: Share) -> Tensor:
-    return torch.tensor([share.loss, *astuple(share.scores)], dtype=torch.float64)
+    return torch.tensor([share.loss, *numbers_of(share.scores)], dtype=torch.float64)
 
 
-def _heard(name: str, said: Tensor) -> Share:
+def _heard(share: Share, said: Tensor) -> Share:
+    """Return what another process says of a share, as this one's own is."""
     loss, *counts = said.tolist()
-    return Share(name, loss, Overlap(*map(int, counts)))
+    return Share(share.name, loss, with_numbers(share.scores, [int(count) for count in counts]))

@@ -75,7 +75,11 @@ class Recorder:
         self._origin: dict[str, Any] = {"weights": f"drawn with torch seed {torch.initial_seed()}"}
         self._failure: MicronetError | None = None
         self._kept_step: int | None = None
-        self.run = Run.fresh(trainer.network.name, places, keep_every)
+        self.run = self._fresh_run()
+
+    def _fresh_run(self) -> Run:
+        names = self._trainer.names if self._trainer.several else ()
+        return Run.fresh(self._trainer.network.name, self._places, self._keep_every, names)
 
     @property
     def begun(self) -> bool:
@@ -154,7 +158,7 @@ class Recorder:
         self._commands = self._commands[-1:]
         self._manifest = None
         self._close_scalars()
-        self.run = Run.fresh(self._trainer.network.name, self._places, self._keep_every)
+        self.run = self._fresh_run()
 
     # --- a training ---
 
@@ -212,10 +216,17 @@ class Recorder:
         self._log(
             LogRow(
                 r.step, "validation", None, None, trainer.beta_squared,
-                r.loss, r.precision, r.recall, r.f, int(r.best), round(r.seconds, 4),
+                r.loss, r.precision, r.recall, r.f, int(r.best), round(r.seconds, 4), _of_classes(r),
             )
         )  # fmt: skip
         self._add_scalars("validation", report, r.step, ("loss", "precision", "recall", "f"))
+        if r.classes is not None:
+            self._add_scalars("validation", r.classes, r.step, ("mean_iou",))
+            for name, one in zip(r.classes.names, r.classes.overlaps, strict=True):
+                self._add_scalars(f"validation/{name}", one, r.step, ("iou",))
+        for told in r.presence:
+            group = f"validation/{told.name}"
+            self._add_scalars(group, told, r.step, ("precision", "recall", "f1", "average_precision"))
         if self._scalars is not None and trainer.seen is not None:
             name, picture = trainer.seen
             self._scalars.add_image(f"validation/{name}", picture, r.step, dataformats="HWC")
@@ -360,6 +371,14 @@ class Recorder:
         if not changed:
             return []
         return [f"note: these volumes are not what the run was trained on before: {', '.join(changed)}"]
+
+
+def _of_classes(report: ValidationReport) -> tuple[float, ...]:
+    """Return what the log has of several classes; nothing of lumen alone."""
+    if report.classes is None:
+        return ()
+    each = [score for one in report.classes.overlaps for score in (one.iou, one.f_score())]
+    return (report.classes.mean_iou, *each)
 
 
 def _larger(trainer: Trainer) -> dict[str, Any]:

@@ -40,6 +40,8 @@ __all__ = [
 ]
 
 _FORMAT = 1
+# Columns of the log that begin so name the classes.
+_IOU = "iou "
 # What the records of a run say that made them.
 _MADE_BY = "training"
 # No file system that is in use counts time in larger steps.
@@ -62,7 +64,10 @@ class Places:
 
 
 class LogRow(NamedTuple):
-    """One line of the log; `kind` is ``"step"`` or ``"validation"``, the columns that do not apply are None."""
+    """One line of the log; `kind` is ``"step"`` or ``"validation"``, the columns that do not apply are None.
+
+    `of_classes` are, of a validation of several classes, their mean IoU and the IoU and Dice of background and of each.
+    """
 
     step: int
     kind: str
@@ -75,6 +80,7 @@ class LogRow(NamedTuple):
     f: float
     best: int | None
     seconds: float
+    of_classes: tuple[float, ...] = ()
 
 
 @dataclass
@@ -110,9 +116,13 @@ class Run:
     places : Places
     keep_every : int, optional
         Keep the weights of every so many steps.
+    names : sequence of str
+        Of background and classes where there are several: the log has columns for them.
     """
 
-    def __init__(self, network: str, number: int, places: Places, keep_every: int | None = None) -> None:
+    def __init__(
+        self, network: str, number: int, places: Places, keep_every: int | None = None, names: Sequence[str] = ()
+    ) -> None:
         if keep_every is not None and keep_every < 1:
             raise InputError(f"weights are kept every 1 step or more, found {keep_every} {setting('keep_every')}")
         self.network = network
@@ -121,6 +131,7 @@ class Run:
         self.keep_every = keep_every
         self.suffix = "" if number == 1 else f"-{number}"
         self.name = network + self.suffix
+        self.names = tuple(names)
         self.rows: list[LogRow] = []
         self._kept = _Kept()
         self._log_whole = False  # whether the CSV holds all rows, and nothing but them
@@ -135,7 +146,7 @@ class Run:
         self._logs = Outputs(places.logs, self.manifest_path.name, _MADE_BY, names, **how)
 
     @classmethod
-    def fresh(cls, network: str, places: Places, keep_every: int | None = None) -> Run:
+    def fresh(cls, network: str, places: Places, keep_every: int | None = None, names: Sequence[str] = ()) -> Run:
         """Return a run whose names no earlier one has used."""
         used = {
             int(found[1] or 1)
@@ -143,7 +154,7 @@ class Run:
             for name in _names(folder)
             if (found := _owner(network).fullmatch(name))
         }
-        return cls(network, max(used, default=0) + 1, places, keep_every)
+        return cls(network, max(used, default=0) + 1, places, keep_every, names)
 
     @classmethod
     def reopen(cls, path: Path, places: Places, keep_every: int | None = None) -> tuple[Run, dict[str, Any]]:
@@ -156,7 +167,7 @@ class Run:
             if content["format"] != _FORMAT:
                 raise FileError(f"'{path}' is of format {content['format']}, this micronet reads {_FORMAT}")
             run = cls(str(content["network"]), int(content["number"]), places, keep_every)
-            run.rows = _parse(content["log"])
+            run.rows, run.names = _parse(content["log"])
             run._kept = _Kept(**content["kept"])
             state = dict(content["state"])
         except (KeyError, TypeError, ValueError, csv.Error) as error:
@@ -194,7 +205,7 @@ class Run:
         if not self._log_whole:
             self.write_log()
             return
-        text = _formatted([_written(row)]).encode()
+        text = _formatted([_written(row, self.names)]).encode()
         self._log_digest.update(text)
         self._log_whole = False
         try:
@@ -213,7 +224,7 @@ class Run:
 
     def write_log(self) -> None:
         """Write the CSV from the rows, whole or not at all; rows of another future (a lost interval) go."""
-        text = _log_text(self.rows).encode()
+        text = _log_text(self.rows, self.names).encode()
         with self._logs.staged() as folder:
             (folder / self.log_path.name).write_bytes(text)
         self._log_bytes, self._log_digest = len(text), sha256(text)
@@ -243,7 +254,7 @@ class Run:
             "format": _FORMAT,
             "network": self.network,
             "number": self.number,
-            "log": _log_text(self.rows),
+            "log": _log_text(self.rows, self.names),
             "kept": asdict(self._kept),
             "state": dict(state),
         }
@@ -289,13 +300,16 @@ class Run:
     def write_plot(self, changes: Sequence[tuple[int, str]] = ()) -> None:
         """Write the plot of all rows, and from which step on something else was set."""
         training: dict[str, Curve] = {}
-        validation = Curve()
+        validation, classes = Curve(), {name: Curve() for name in self.names[1:]}
         for row in self.rows:
             curve = validation if row.kind == "validation" else training.setdefault(str(row.volume), Curve())
             curve.add(row.step, row.f, row.loss)
+            for name, dice in zip(self.names, row.of_classes[2::2], strict=False):
+                if name in classes:
+                    classes[name].add(row.step, dice, row.loss)
         with self._logs.staged() as folder:
-            path = folder / self.plot_path.name
-            write_curves(path, dict(sorted(training.items())), validation, changes=changes, title=self.name)
+            path, ordered = folder / self.plot_path.name, dict(sorted(training.items()))
+            write_curves(path, ordered, validation, changes=changes, title=self.name, classes=classes)
 
 
 # Files of a run, with its number: weights, session, logs.
@@ -382,19 +396,30 @@ def _formatted(rows: Iterable[Sequence[object]]) -> str:
     return stream.getvalue()
 
 
-def _log_text(rows: Sequence[LogRow]) -> str:
-    return _formatted([LogRow._fields]) + _formatted(map(_written, rows))
+def _columns(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of the log: of several classes there are more."""
+    each = [column for name in names for column in (f"{_IOU}{write_name(name)}", f"dice {write_name(name)}")]
+    return (*LogRow._fields[:-1], *(["mean_iou", *each] if names else []))
 
 
-def _written(row: LogRow) -> LogRow:
-    return row._replace(volume=None if row.volume is None else write_name(row.volume))
+def _log_text(rows: Sequence[LogRow], names: Sequence[str]) -> str:
+    return _formatted([_columns(names)]) + _formatted(_written(row, names) for row in rows)
 
 
-def _parse(text: str) -> list[LogRow]:
+def _written(row: LogRow, names: Sequence[str]) -> list[object]:
+    volume = None if row.volume is None else write_name(row.volume)
+    further = row.of_classes or (None,) * (1 + 2 * len(names)) if names else ()
+    return [*row._replace(volume=volume)[:-1], *further]
+
+
+def _parse(text: str) -> tuple[list[LogRow], tuple[str, ...]]:
+    """Return the rows of a log, and the names of background and classes where there are several."""
     lines = csv.reader(io.StringIO(text))
-    if tuple(next(lines, ())) != LogRow._fields:
+    columns = tuple(next(lines, ()))
+    names = tuple(read_name(name.removeprefix(_IOU)) for name in columns if name.startswith(_IOU))
+    if columns != _columns(names):
         raise ValueError("not a log")
-    return [
+    rows = [
         LogRow(
             int(step),
             kind,
@@ -407,6 +432,8 @@ def _parse(text: str) -> list[LogRow]:
             float(f),
             int(best) if best else None,
             float(seconds),
+            tuple(map(float, of_classes)) if any(of_classes) else (),
         )
-        for step, kind, volume, rate, beta_squared, loss, precision, recall, f, best, seconds in lines
+        for step, kind, volume, rate, beta_squared, loss, precision, recall, f, best, seconds, *of_classes in lines
     ]
+    return rows, names

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from micronet.measure.confusion import Confusion
+from micronet.segment.outputs import score_line
 from micronet.training.run_files import LogRow
+from micronet.training.scoring import Scored
 from micronet.training.trainer import StepReport, Trainer, ValidationReport
 
 __all__ = [
@@ -15,6 +18,7 @@ __all__ = [
     "log_lines",
     "not_the_best",
     "rate_in_use",
+    "scores_line",
     "time_for",
     "validation_line",
 ]
@@ -32,10 +36,21 @@ def bar_text(report: StepReport) -> str:
 def validation_line(report: ValidationReport) -> str:
     """Return the line of a validation."""
     r = report
+    classes = ""
+    if r.classes is not None:
+        each = zip(r.classes.names[1:], r.classes.overlaps[1:], strict=True)
+        classes = f"  mean IoU {r.classes.mean_iou:.4f} ({', '.join(f'{name} {one.iou:.3f}' for name, one in each)})"
     return (
         f"step {r.step:>6,}  validation F {r.f:.4f}  precision {r.precision:.4f}  recall {r.recall:.4f}  "
-        f"loss {r.loss:.4f}{'  best so far' if r.best else ''}"
+        f"loss {r.loss:.4f}{classes}{'  best so far' if r.best else ''}"
     )
+
+
+def scores_line(scores: Scored) -> str:
+    """Return the scores of a volume: of several classes their means."""
+    if isinstance(scores, Confusion):
+        return f"mean IoU {scores.mean_iou:.4f} (without background {scores.iou:.4f}), mean Dice {scores.f_score():.4f}"
+    return score_line(scores)
 
 
 def best_line(trainer: Trainer) -> str:

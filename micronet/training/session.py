@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor
 
@@ -13,15 +14,17 @@ from micronet.core.errors import FileError, InputError, setting
 from micronet.core.ownership import check_outputs
 from micronet.core.provenance import sha256_of
 from micronet.data.dataset import DataSet, Sample, dataset_files
+from micronet.data.image_samples import ImageSample
 from micronet.io.checks import is_file
-from micronet.measure.overlap import Overlap
+from micronet.measure.confusion import Confusion, confusion_lines
 from micronet.networks.registry import model_for_state, network_of
 from micronet.networks.weights import bootstrap
-from micronet.segment.outputs import score_line
 from micronet.training import named_weights
 from micronet.training.commands import Command, forms
 from micronet.training.distortion import ready
 from micronet.training.ports import Bar, Ports, Settings, Wishes
+from micronet.training.presence import PresenceTrainer
+from micronet.training.presence_results import class_lines, planned_presence, told_of, write_presence
 from micronet.training.rate_search import STEPS, planned_search, try_rates, write_search
 from micronet.training.recorder import Recorder
 from micronet.training.results import planned_result, write_sample
@@ -34,12 +37,19 @@ from micronet.training.sayings import (
     log_lines,
     not_the_best,
     rate_in_use,
+    scores_line,
     time_for,
     validation_line,
 )
+from micronet.training.scoring import Scored, pooled
 from micronet.training.trainer import StepReport, Trainer, ValidationReport
 
 __all__ = ["Session"]
+
+
+def _told_apart(trainer: Trainer) -> str:
+    """Return above which threshold voxels are lumen, or which classes there are."""
+    return f"classes {', '.join(trainer.names[1:])}" if trainer.several else f"threshold {trainer.threshold:g}"
 
 
 class _StoppedError(Exception):
@@ -187,6 +197,8 @@ class Session:
             stalled = report.stalled
             recorder.note_validation(report)
             self._say(validation_line(report))
+            for line in class_lines(report.presence):
+                self._say(f"  {line}")
 
         def should_stop() -> bool:
             recorder.keep_if_due()
@@ -230,6 +242,8 @@ class Session:
         source = {"network": self.network, "run": self.run.name, "step": self.trainer.step}
         if settings := getattr(self.trainer.model, "settings", None):
             source |= {"build": settings}
+        if (counts := self.trainer.present_counts) is not None:
+            source |= {"validation": counts.record()}
         aside = named_weights.write_weights(outputs, path, weights, source)
         if aside is not None:
             self._say(f"{path} was there already, with other weights: they are now {aside}")
@@ -246,6 +260,9 @@ class Session:
         found = network_of(model).name
         if found != self.network:
             raise FileError(f"{source} holds a {found}, this session trains a {self.network}")
+        here, there = (getattr(one, "settings", None) for one in (self.trainer.model, model))
+        if here != there:
+            raise FileError(f"{source} is built as {there}, the network of this session as {here}")
         self._recorder.keep()
         self.trainer.start_afresh(weights, step)
         origin = {"weights": source, **({"sha256": sha256_of(Path(source))} if is_file(source) else {})}
@@ -297,30 +314,70 @@ class Session:
         self._say(f"β² is {command.number:g}")
 
     def _do_threshold(self, command: Command) -> None:
+        if self.trainer.several:
+            raise InputError("of several classes a voxel is the most probable one, so that no threshold applies")
         self.trainer.threshold = command.number
         self._recorder.keep()
-        self._say(f"probabilities above {command.number:g} are lumen")
+        what = "there" if self.trainer.network.of_images else "lumen"
+        self._say(f"probabilities above {command.number:g} are {what}")
 
     # --- looking ---
 
     def _do_val(self, _: Command) -> None:
-        self._segment("validation")
+        self._looked_at("validation")
 
     def _do_test(self, _: Command) -> None:
-        self._segment("test")
+        self._looked_at("test")
+
+    def _looked_at(self, split: str) -> None:
+        """Segment the volumes of a split, or tell which classes its images hold."""
+        if not self._samples.get(split, ()):
+            raise InputError(f"'{self._dataset.path}' lists no {split} volume")
+        self._recorder.weights()
+        if isinstance(self.trainer, PresenceTrainer):
+            self._tell_classes(split, self.trainer)
+        else:
+            self._segment(split)
+        if split == "test" and self._dataset.caution and not self.wishes.stop:
+            self._say(f"caution: {self._dataset.caution}")
+
+    def _tell_classes(self, split: str, trainer: PresenceTrainer) -> None:
+        """Tell which classes the images of a split hold, and write a table of it."""
+        samples = cast(Sequence[ImageSample], self._samples[split])
+        outputs = planned_presence(self.run, trainer.step, split)
+        check_outputs([outputs], dataset_files(self._dataset))
+        outputs.check_room()
+        self._recorder.begin()
+        found = []
+        with contextlib.closing(self._ports.progress(sum(len(sample.parts) for sample in samples))) as bar:
+
+            def on_part(_: object) -> None:
+                bar.update(sample.entry.name)
+                if self.wishes.stop:
+                    raise _StoppedError
+
+            for sample in samples:
+                try:
+                    found.append((sample, trainer.presence(sample, on_part)))
+                except _StoppedError:
+                    self._say("interrupted: nothing was written")
+                    return
+        scores = trainer.scored(found)
+        about = {"run": self.run.name, "step": trainer.step, "threshold": trainer.threshold, **told_of(scores)}
+        write_presence(outputs, trainer.classes, found, about)
+        for line in class_lines(scores):
+            self._say(line)
+        self._say(f"  wrote {outputs.paths[0]}")
 
     def _segment(self, split: str) -> None:
         """Segment the volumes of a split; a µr-Net refines from a blank mask."""
-        samples, trainer = self._samples.get(split, ()), self.trainer
-        if not samples:
-            raise InputError(f"'{self._dataset.path}' lists no {split} volume")
-        self._recorder.weights()
+        samples, trainer = self._samples[split], self.trainer
         passes = trainer.iterations if trainer.network.refines else None
         planned = [planned_result(self.run, trainer.step, sample, passes) for sample in samples]
         check_outputs(planned, dataset_files(self._dataset))
         planned[0].check_room()
         self._recorder.begin()
-        pooled = Overlap(0, 0, 0)
+        scored: list[Scored] = []
         with contextlib.closing(self._ports.progress((passes or 1) * len(samples))) as bar:
 
             def after_pass(_: object) -> None:
@@ -335,14 +392,15 @@ class Session:
                     self._say("interrupted: the volumes that were not reported were not written")
                     return
                 scores = write_sample(outputs, sample, probability, trainer.threshold, self.run.name, trainer.step)
-                self._say(f"{sample.entry.name}: {score_line(scores)}")
-                stem = outputs.folder / outputs.record_path.stem
-                self._say(f"  wrote {stem}.seg.nrrd, _probability.nrrd, _preview.png")
-                pooled += scores
+                self._say(f"{sample.entry.name}: {scores_line(scores)}")
+                stem = outputs.record_path.stem
+                ends = sorted((name.removeprefix(stem) for name in outputs.names or ()), key=".seg.nrrd".__ne__)
+                self._say(f"  wrote {outputs.folder / stem}{', '.join(ends)}")
+                scored.append(scores)
         if len(samples) > 1:
-            self._say(f"all {len(samples)}: {score_line(pooled)}")
-        if split == "test" and self._dataset.caution:
-            self._say(f"caution: {self._dataset.caution}")
+            self._say(f"all {len(samples)}: {scores_line(pooled(scored))}")
+        if isinstance(scored[0], Confusion):
+            self._say("\n".join(confusion_lines(cast("Confusion", pooled(scored)))))
 
     def _do_status(self, _: Command) -> None:
         trainer, left = self.trainer, self.trainer.steps_left
@@ -355,7 +413,7 @@ class Session:
             state = f"{left:,} steps left of '{self._recorder.training}', {time_left}: resume does them"
         self._say(
             f"{self.run.name}: step {trainer.step:,}; {state}\n"
-            f"rate {rate_in_use(trainer)}, β² {trainer.beta_squared:g}, threshold {trainer.threshold:g}, "
+            f"rate {rate_in_use(trainer)}, β² {trainer.beta_squared:g}, {_told_apart(trainer)}, "
             f"recipe {trainer.recipe.name}\n"
             f"best validation: {best}\n"
             f"data set: {self._dataset.name} ({', '.join(f'{len(s)} {split}' for split, s in self._samples.items())})"

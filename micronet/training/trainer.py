@@ -13,25 +13,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from micronet.core.classes import BACKGROUND
 from micronet.core.errors import InputError
 from micronet.data.augmentation import View
 from micronet.data.dataset import Sample
-from micronet.measure.overlap import Overlap, overlap
+from micronet.measure.confusion import Confusion
+from micronet.measure.presence import ClassScore
 from micronet.networks import engine
 from micronet.networks.library import LibraryNetwork, probability_of
 from micronet.networks.normalize import normalize_mask, standardize
 from micronet.networks.padding import Padding
-from micronet.networks.registry import network_of
+from micronet.networks.registry import classes_of, network_of
 from micronet.report.outline import outlined
 from micronet.segment.refine import Iteration, refine
-from micronet.training.accumulation import Share, gradients_of, pooled
+from micronet.training.accumulation import Share, gradients_of, together
 from micronet.training.crops import Batch, Crops
+from micronet.training.image_crops import ImageCrops
 from micronet.training.losses import fbeta_loss
 from micronet.training.network_losses import logits_of, loss_named
 from micronet.training.ports import Ranks
 from micronet.training.practice import Course, Practice, new_optimizer
 from micronet.training.recipe import NUMPY_SEED, RECIPES, Plan, Recipe, learning_rate
 from micronet.training.round_masks import RoundMasks
+from micronet.training.scoring import Scored, batch_scores, compared, found_in, look_for_classes, pooled
 from micronet.training.soap import Soap
 from micronet.training.streams import DROPOUT, ORDER, OWN_MASK, VIEW, stream
 
@@ -44,7 +48,10 @@ class _StoppedError(Exception):
 
 @dataclass(frozen=True)
 class StepReport:
-    """One optimisation step; `step` counts from 0, scores are at 0.5 on the voxels that the step saw."""
+    """One optimisation step; `step` counts from 0, scores are at 0.5 on the voxels that the step saw.
+
+    Of several classes they are means over the classes, here and in a validation.
+    """
 
     step: int
     volume: str
@@ -61,7 +68,8 @@ class StepReport:
 class ValidationReport:
     """Scores on the validation volumes after `step` steps: pooled over volumes, µr-Net refined from blank.
 
-    `stalled` is `Trainer.stalled` after it.
+    `stalled` is `Trainer.stalled` after it; `classes` are the counts of several classes, None of lumen alone;
+    `presence` are the scores of a network that tells what images hold.
     """
 
     step: int
@@ -72,6 +80,8 @@ class ValidationReport:
     best: bool
     stalled: bool
     seconds: float
+    classes: Confusion | None = None
+    presence: tuple[ClassScore, ...] = ()
 
 
 class Trainer:
@@ -103,8 +113,14 @@ class Trainer:
         Of the best validation so far.
     last_f, last_step : float, int or None
         Of the last validation.
+    best_counts, last_counts : Confusion or None
+        Of both, where there are several classes.
+    names : tuple of str
+        Of background and what the network tells apart from it.
     seen : (str, ndarray of shape (Y, X, 3), uint8) or None
         Name of the first validation volume, and a slice of it with what was found at the last validation.
+    class_scores : tuple of ClassScore
+        Of the last validation, where there are any.
     schedule_from : int
         The step at which the schedule of the rate began.
     beta_squared : float
@@ -131,6 +147,9 @@ class Trainer:
             raise InputError("there is no volume to train on")
         self.model = model
         self.network = network_of(model)
+        self.names = (BACKGROUND, *classes_of(model))
+        if not self.network.of_images:
+            _check_names([*train, *validation], self.names)
         self.train_samples = list(train)
         self.validation_samples = list(validation)
         self.recipe = recipe
@@ -152,21 +171,25 @@ class Trainer:
         self.best_state: dict[str, torch.Tensor] | None = None
         self.last_f: float | None = None
         self.last_step: int | None = None
+        self.best_counts: Confusion | None = None
+        self.last_counts: Confusion | None = None
         self.seen: tuple[str, NDArray[np.uint8]] | None = None
         self.schedule_from = 0
+        self.class_scores: tuple[ClassScore, ...] = ()
         self.optimizer = self._new_optimizer()
         self._refines = self.network.refines
         self._begin_practice()
         self._legacy = np.random.RandomState(seed)
         self._legacy_at_round = self._legacy.get_state(legacy=True)
-        self._rounds = RoundMasks([sample.mask for sample in self.train_samples], recipe.distortion, seed)
+        masks = [sample.mask for sample in self.train_samples] if self._refines else []
+        self._rounds = RoundMasks(masks, recipe.distortion, seed)
 
     def _begin_practice(self) -> None:
         """Prepare the crops and the loss of a larger network."""
         practice = self.practice
-        self._crops: Crops | None = None
+        self._crops: Crops | ImageCrops | None = None
         if practice is not None:
-            self._crops = Crops(
+            crops = self._crops = Crops(
                 self.train_samples,
                 practice.crop_size,
                 practice.samples_per_volume,
@@ -174,10 +197,12 @@ class Trainer:
                 self.recipe.augmentation,
                 self.seed,
             )
-            background, lumen = self._crops.voxels
-            self._loss = loss_named(
-                practice.loss, cast(LibraryNetwork, self.model).build.out_channels, lumen / (background + lumen)
-            )
+            voxels = crops.voxels
+            self._loss = loss_named(practice.loss, self._channels, voxels[1:].sum() / voxels.sum())
+
+    @property
+    def _channels(self) -> int:
+        return cast(LibraryNetwork, self.model).build.out_channels
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         if self.practice is not None:
@@ -187,7 +212,9 @@ class Trainer:
 
     @property
     def _augmentation(self) -> dict[str, Any] | None:
-        return None if self.recipe.augmentation is None else asdict(self.recipe.augmentation)
+        if self.recipe.augmentation is None:
+            return None
+        return {name: value for name, value in asdict(self.recipe.augmentation).items() if _LATER.get(name) != value}
 
     @property
     def _practised(self) -> dict[str, Any] | None:
@@ -225,6 +252,16 @@ class Trainer:
     def present_f(self) -> float | None:
         """F of the present weights, None where they were not validated."""
         return self.last_f if self.last_step == self.step else None
+
+    @property
+    def several(self) -> bool:
+        """Whether it tells several classes apart, and not lumen from background."""
+        return len(self.names) > _LUMEN_ALONE
+
+    @property
+    def present_counts(self) -> Confusion | None:
+        """Counts of several classes at the validation of the present weights, None where there was none."""
+        return self.last_counts if self.last_step == self.step else None
 
     @property
     def _shares_a_pass(self) -> int:
@@ -330,7 +367,7 @@ class Trainer:
         else:
             shares = self.ranks.gradients(self, indices)
         self.optimizer.step()
-        share = pooled(shares)
+        share = together(shares)
         scores = share.scores
         report = StepReport(
             self.step,
@@ -353,12 +390,10 @@ class Trainer:
         self.optimizer.zero_grad()
         probability, loss = self._looked(x, target, weight, drawn)
         loss.backward()  # type: ignore[no-untyped-call]
-        scores = overlap(
-            probability.detach()[:, 0].cpu().numpy() > 0.5,
-            target[:, 0].numpy(),
-            None if weight is None else weight[:, 0].numpy() > 0,
-        )
-        return Share(name, loss.item(), scores)
+        return Share(name, loss.item(), self._step_scores(probability.detach(), target, weight))
+
+    def _step_scores(self, probability: Tensor, target: Tensor, weight: Tensor | None) -> Scored:
+        return batch_scores(probability, target, weight, self.names)
 
     def place(self) -> dict[str, Any]:
         """Return where the training is, as far as what a step sees depends on it; of types that JSON has."""
@@ -461,17 +496,18 @@ class Trainer:
         """
         began = time.perf_counter()
 
-        def look(_: Iteration) -> None:
+        def look(_: object) -> None:
             if should_stop():
                 raise _StoppedError
 
         scores, loss = self.score(self.validation_samples, look)
-        self.last_f, self.last_step = scores.f_score(), self.step
+        counts = scores if isinstance(scores, Confusion) else None
+        self.last_f, self.last_step, self.last_counts = scores.f_score(), self.step, counts
         if self.practice is not None:
             self.course.note_validation(loss, self.practice)
         best = self.best_f is None or scores.f_score() > self.best_f
         if best:
-            self.best_f, self.best_step = scores.f_score(), self.step
+            self.best_f, self.best_step, self.best_counts = scores.f_score(), self.step, counts
             self.best_state = {key: tensor.detach().clone() for key, tensor in self.model.state_dict().items()}
         return ValidationReport(
             self.step,
@@ -482,35 +518,43 @@ class Trainer:
             best,
             self.stalled,
             time.perf_counter() - began,
+            counts,
+            self.class_scores,
         )
 
     def predict(self, sample: Sample, on_iteration: Callable[[Iteration], None] | None = None) -> NDArray[np.float32]:
-        """Return the probability on the cropped volume; a µr-Net refines from a blank mask."""
+        """Return the probability on the cropped volume, (Z, Y, X); a µr-Net refines from a blank mask.
+
+        Of several classes it has one more axis, the first, of the classes.
+        """
         image = sample.normalized()
         self.model.eval()
+        if sample.classes is not None:
+            return look_for_classes(image, self.model, on_iteration)
         return refine(image, np.zeros_like(image), self.model, self.iterations, on_iteration)
 
     def score(
-        self, samples: Sequence[Sample], on_iteration: Callable[[Iteration], None] | None = None
-    ) -> tuple[Overlap, float]:
+        self, samples: Sequence[Sample], on_iteration: Callable[[Any], None] | None = None
+    ) -> tuple[Scored, float]:
         """Return pooled counts at `threshold`, and the mean loss over the volumes."""
-        counts, losses = Overlap(0, 0, 0), []
+        counts, losses = [], []
         for sample in samples:
             probability = self.predict(sample, on_iteration)
+            found = found_in(probability, self.threshold)
             if self.validation_samples and sample is self.validation_samples[0]:
-                self.seen = sample.entry.name, _slice_of(sample, probability > self.threshold)
-            counts += overlap(probability > self.threshold, sample.mask, sample.weight)
+                self.seen = sample.entry.name, _slice_of(sample, found != 0)
+            counts.append(compared(found, sample.target, sample.weight, self.names))
             losses.append(self._validation_loss(sample, probability))
-        return counts, float(np.mean(losses))
+        return pooled(counts), float(np.mean(losses))
 
     def _validation_loss(self, sample: Sample, probability: NDArray[np.float32]) -> float:
-        found, target = torch.from_numpy(probability), torch.from_numpy(sample.mask)
+        found, target = torch.from_numpy(probability), torch.from_numpy(sample.target)
         weight = None if sample.weight is None else torch.from_numpy(sample.weight)
         if self.practice is None:
             return fbeta_loss(found, target, self.beta_squared, weight).item()
         weight = None if weight is None else weight[None, None].float()
-        channels = cast(LibraryNetwork, self.model).build.out_channels
-        return self._loss(logits_of(found[None, None], channels), target[None, None], weight, self.beta_squared).item()
+        found = found[None, None] if sample.classes is None else found[None]
+        return self._loss(logits_of(found, self._channels), target[None, None], weight, self.beta_squared).item()
 
     def state(self) -> dict[str, Any]:
         """Return all that a run needs to go on bit for bit, of types that `torch.load(weights_only=True)` reads."""
@@ -532,6 +576,7 @@ class Trainer:
             "legacy": _packed(self._legacy.get_state(legacy=True)),
             "legacy_at_round": _packed(self._legacy_at_round),
             **{name: getattr(self, name) for name in (*_COUNTERS, *_LATER_COUNTERS)},
+            **{name: counts.counts for name in _COUNTS if (counts := getattr(self, name)) is not None},
         }
 
     def restore(self, state: Mapping[str, Any], begun: int | None = None) -> None:
@@ -560,6 +605,8 @@ class Trainer:
             setattr(self, name, state[name])
         for name, unsaid in _LATER_COUNTERS.items():
             setattr(self, name, state.get(name, unsaid))
+        for name in _COUNTS:
+            setattr(self, name, Confusion.of(self.names, state[name]) if name in state else None)
         self.begun = self.step if begun is None else begun
 
     def start_afresh(self, state: Mapping[str, Tensor], step: int = 0) -> None:
@@ -572,10 +619,18 @@ class Trainer:
         self.step = self.begun = self.schedule_from = step
         self.abandon_plan()
         if state is self.best_state:
-            self.last_f, self.last_step = self.best_f, step
+            self.last_f, self.last_step, self.last_counts = self.best_f, step, self.best_counts
             return
-        self.best_f, self.best_step, self.best_state = None, None, None
-        self.last_f, self.last_step = None, None
+        self.best_f, self.best_step, self.best_state, self.best_counts = None, None, None, None
+        self.last_f, self.last_step, self.last_counts = None, None, None
+
+
+def _check_names(samples: Sequence[Sample], names: Sequence[str]) -> None:
+    """Raise InputError where a volume has other classes than the network."""
+    for sample in samples:
+        if sample.names != names:
+            here, there = (", ".join(one[1:]) for one in (names, sample.names))
+            raise InputError(f"the network tells {here} from background, volume {sample.entry.name} has {there}")
 
 
 def _slice_of(sample: Sample, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -584,6 +639,8 @@ def _slice_of(sample: Sample, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return outlined(sample.image[z], mask[z], sample.mask[z])
 
 
+# Names where lumen is told from background.
+_LUMEN_ALONE = 2
 _COUNTERS = (
     "step",
     "rounds_begun",
@@ -594,8 +651,12 @@ _COUNTERS = (
     "best_f",
     "best_step",
 )
+# Of several classes only.
+_COUNTS = ("best_counts", "last_counts")
 # What a step sees depends on these counters, beside the weights.
 _PLACE = ("step", "rounds_begun", "passes_begun", "beta_squared")
+# What augmentations of earlier sessions did not have: left out where it changes nothing.
+_LATER = {"gamma": 0.0, "chance": 1.0}
 # What earlier sessions did not save, and what they had.
 _LATER_COUNTERS = {"last_f": None, "last_step": None, "schedule_from": 0}
 

@@ -18,7 +18,7 @@ from micronet.core.names import file_part, write_name
 from micronet.core.threads import physical_cores
 from micronet.core.volume import Volume
 from micronet.io import volume_stem
-from micronet.io.labels import LUMEN, Labels
+from micronet.io.labels import BACKGROUND, LUMEN, Labels
 from micronet.io.sidecar import refuse_second_log
 from micronet.networks.normalize import log_intensity
 from micronet.training.teach.live import Answer, LiveImage
@@ -27,7 +27,7 @@ from micronet.training.teach.material import Material
 from micronet.training.teach.plan import TeachJob
 from micronet.training.teach.result import Found, save_found
 
-__all__ = ["MADE_BY", "Planes", "Saving", "Seen", "Teacher", "mask_planes", "places", "save"]
+__all__ = ["MADE_BY", "Planes", "Saving", "Seen", "Teacher", "annotation", "mask_planes", "places", "save"]
 
 #: What the record of a result says that made it.
 MADE_BY = "napari Teach"
@@ -136,6 +136,43 @@ class Teacher:
             self._live = LiveImage(seen.grid.with_array(seen.array), log=seen.log, y_crop=seen.y_crop)
             self._seen = seen
         return self._live
+
+
+def annotation(
+    strokes: NDArray[Any], checked: NDArray[Any] | None = None, mask: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """Return what is annotated: strokes, and where it was checked the mask as it is shown, but for strokes.
+
+    Parameters
+    ----------
+    strokes : ndarray of whole numbers, of the image's shape
+        0 not painted, 1 lumen, 2 background.
+    checked : ndarray of the same shape, optional
+        Above 0 where a person has looked at the mask, and has mended it where it was wrong.
+    mask : ndarray of the same shape, optional
+        Above 0 in the lumen; None where nothing is shown yet.
+
+    Returns
+    -------
+    ndarray
+        A copy, of the type of `strokes`.
+
+    Raises
+    ------
+    InputError
+        If what was checked has another shape, or there is no mask that it could be about.
+    """
+    labels = np.array(strokes)
+    if checked is None or not np.any(checked):
+        return labels
+    if checked.shape != labels.shape:
+        raise InputError(f"what was checked has shape {checked.shape}, the image {labels.shape}")
+    if mask is None or mask.shape != labels.shape:
+        raise InputError("there is no mask yet that could have been checked: paint strokes, and wait for it")
+    for plane, looked_at, inside in zip(labels, checked, mask, strict=True):
+        where = (looked_at > 0) & (plane == 0)
+        plane[where] = np.where(inside[where] > 0, LUMEN, BACKGROUND)
+    return labels
 
 
 def mask_planes(planes: Planes, labels: NDArray[Any], threshold: float, out: NDArray[np.uint8]) -> None:

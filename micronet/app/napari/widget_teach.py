@@ -1,16 +1,17 @@
 """The widget "Teach": strokes on an image become a mask that changes in place, and files where asked."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import napari
 import numpy as np
-from magicgui.widgets import CheckBox, FileEdit, LineEdit, PushButton
+from magicgui.widgets import CheckBox, ComboBox, FileEdit, LineEdit, PushButton
 from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
 from micronet.app.napari.layers import GRID, STROKE_COLOURS, STROKES
-from micronet.app.napari.teacher import Planes, Saving, Seen, Teacher, mask_planes, places, save
+from micronet.app.napari.teacher import Planes, Saving, Seen, Teacher, annotation, mask_planes, places, save
 from micronet.app.napari.widget_panel import Panel, after, layer_choice, path_of, row, settled_grid
 from micronet.core.errors import InputError
 from micronet.core.volume import Volume
@@ -25,6 +26,7 @@ _PAUSE = 500
 _BRUSH = 5
 _CLEAR = "transparent"
 _MASK = {None: _CLEAR, 0: _CLEAR, 1: "#35e07c"}
+_CHECKED = {None: _CLEAR, 0: _CLEAR, 1: "#d64ddb"}
 _WELCOME = "Paint some lumen and some background; the mask follows half a second after each stroke."
 
 
@@ -42,9 +44,20 @@ class TeachWidget(Panel):
             label="Strokes",
             tooltip="labels layer: 1 lumen, 2 background, 0 not painted; the buttons below make one",
         )
+        self.checked = layer_choice(
+            self.viewer,
+            Labels,
+            optional=True,
+            label="Checked",
+            tooltip="labels layer: what it marks was looked at, and counts as annotated as the mask shows it; the mask "
+            "can be mended then",
+        )
         self.lumen = PushButton(text="Paint lumen", tooltip="brush with label 1")
         self.background = PushButton(text="Paint background", tooltip="brush with label 2")
         self.erase = PushButton(text="Erase", tooltip="take painted voxels back; Ctrl-Z undoes a stroke")
+        self.check = PushButton(
+            text="Check", tooltip="brush that marks what you have looked at, mended or right as it is"
+        )
         self.auto = CheckBox(
             text="Learn after every stroke",
             value=True,
@@ -58,13 +71,13 @@ class TeachWidget(Panel):
             enabled=False,
             tooltip=".seg.nrrd for 3D Slicer, probability, preview, strokes, and weights for infer.py and Segment",
         )
-        tools = row(self.lumen, self.background, self.erase)
-        self.lay_out([self.image, self.strokes, tools, self.auto, self.threshold, self.log, self.depth])
+        tools = row(self.lumen, self.background, self.erase, self.check)
+        self.lay_out([self.image, self.strokes, self.checked, tools, self.auto, self.threshold, self.log, self.depth])
         self.extend([row(self.next), self.folder, self.name, row(self.save)])
-        self._teacher, self._mask = Teacher(), _Mask(self.viewer)
+        self._teacher, self._mask = Teacher(), _Mask(self.viewer, self._on_change)
         self._answer: tuple[Answer, Seen] | None = None
         self._learned: NDArray[Any] | None = None  # strokes, as they were when last learned from
-        self._watched: Labels | None = None
+        self._watched: list[Labels] = []
         self._stored: Any = None  # the image as the layer has it, perhaps on disk, and in memory
         self._array: NDArray[Any] = np.empty(0)
         self._places: list[Place] | None = None
@@ -78,8 +91,10 @@ class TeachWidget(Panel):
         self.begin.changed.connect(lambda: self.tried(lambda: self.learn(whole=True)))
         for button, label in ((self.lumen, LUMEN), (self.background, BACKGROUND), (self.erase, 0)):
             button.changed.connect(lambda _, label=label: self.tried(lambda: self.paint(label)))
+        self.check.changed.connect(lambda: self.tried(self.mark_checked))
         self.image.changed.connect(self._on_image)
-        self.strokes.changed.connect(self._on_strokes)
+        for layer in (self.strokes, self.checked):
+            layer.changed.connect(self._on_strokes)
         for setting in (self.auto, self.log, self.depth):
             setting.changed.connect(self._on_setting)
         self.threshold.changed.connect(self._redraw)
@@ -88,40 +103,57 @@ class TeachWidget(Panel):
 
     def paint(self, label: int) -> None:
         """Let the brush paint a label, on a new layer where there is none that fits the image."""
-        image, strokes = self.chosen_image(), self.strokes.value
-        if strokes is None or strokes.data.shape != image.data.shape:
-            strokes = self.viewer.add_labels(
-                np.zeros(image.data.shape, np.uint8),
-                name=f"{image.name} strokes",
-                **_place(image),
-                colormap=STROKE_COLOURS,
-            )
-            strokes.metadata |= {GRID: settled_grid(image, None), STROKES: True}
-            strokes.brush_size = _BRUSH
-            self.strokes.value = strokes
+        strokes = self._layer_for(self.strokes, "strokes", STROKE_COLOURS)
+        strokes.metadata[STROKES] = True
         self.viewer.layers.selection.active = strokes
         strokes.selected_label = label or strokes.selected_label
         strokes.mode = "paint" if label else "erase"
 
+    def mark_checked(self) -> None:
+        """Let the brush mark what was looked at, on a new layer where there is none that fits the image."""
+        checked = self._layer_for(self.checked, "checked", _CHECKED)
+        self.viewer.layers.selection.active = checked
+        checked.selected_label, checked.mode = 1, "paint"
+
+    def _layer_for(self, choice: ComboBox, what: str, colours: dict[Any, str]) -> Labels:
+        """Return the labels layer that is chosen, or a new one where there is none that fits the image."""
+        image, layer = self.chosen_image(), choice.value
+        if layer is None or layer.data.shape != image.data.shape:
+            empty = np.zeros(image.data.shape, np.uint8)
+            layer = self.viewer.add_labels(empty, name=f"{image.name} {what}", **_place(image), colormap=colours)
+            layer.metadata[GRID] = settled_grid(image, None)
+            layer.brush_size = _BRUSH
+            choice.value = layer
+        return layer
+
     def learn(self, *, whole: bool) -> None:
         """Begin to learn from the strokes as they are now: all learners, or pixel trees alone."""
         image, strokes = self.chosen_image(), self.strokes.value
-        if strokes is None:
-            raise InputError("paint some lumen and some background first: the buttons above make a layer for it")
-        if self._mask.is_in(strokes):
-            raise InputError("that is the mask; choose the layer with the strokes, or paint: the buttons make one")
+        self._learned = labels = self._labels_of(image)
         grid, path = settled_grid(image, strokes), path_of(image)
         if image.data is not self._stored:
             self._stored, self._array = image.data, np.asarray(image.data)
         seen = Seen(self._array, grid, self.log.value, self.y_crop, None if path is None else Path(path))
-        self._learned = np.array(strokes.data)
         around = int(np.clip(image.world_to_data(self.viewer.dims.point)[0], 0, len(image.data) - 1))
-        labels = self._learned
         self.start(
             self._teacher.work(seen, labels, whole=whole, around=around),
             lambda planes: self._mask.show(image, grid, planes, labels, self.threshold.value),
             lambda answer: self._on_answer(answer, seen, whole),
         )
+
+    def _labels_of(self, image: Image) -> NDArray[Any]:
+        """Return what is annotated; InputError where there is nothing, or layers are chosen for what they are not."""
+        strokes, checked = self.strokes.value, self.checked.value
+        if strokes is None:
+            raise InputError("paint some lumen and some background first: the buttons above make a layer for it")
+        if self._mask.is_in(strokes):
+            raise InputError("that is the mask; choose the layer with the strokes, or paint: the buttons make one")
+        if checked is None:
+            return annotation(strokes.data)
+        if checked is strokes or self._mask.is_in(checked):
+            what = "the strokes" if checked is strokes else "the mask"
+            raise InputError(f"what was checked is marked on a layer of its own, and that is {what}; Check makes one")
+        return annotation(strokes.data, checked.data, self._mask.of(image))
 
     def write(self) -> None:
         """Save what is shown."""
@@ -169,13 +201,15 @@ class TeachWidget(Panel):
         self.next.enabled = self.save.enabled = False
 
     def _on_strokes(self) -> None:
-        if self._watched is not None:
-            for event in _changes(self._watched):
+        for layer in self._watched:
+            for event in _changes(layer):
                 event.disconnect(self._on_change)
-        self._watched = self.strokes.value
-        if self._watched is not None:
-            for event in _changes(self._watched):
+        self._mask.editable(self.checked.value is not None)
+        self._watched = [layer for layer in (self.strokes.value, self.checked.value) if layer is not None]
+        for layer in self._watched:
+            for event in _changes(layer):
                 event.connect(self._on_change)
+        if self._watched:
             self._on_change()
 
     def _on_change(self, event: Any = None) -> None:
@@ -188,11 +222,11 @@ class TeachWidget(Panel):
 
     def _learn_by_itself(self) -> None:
         strokes = self.strokes.value
-        if not self.auto.value or strokes is None or self.image.value is None:
+        if not self.auto.value or strokes is None or self.image.value is None or not np.any(strokes.data):
             return
-        if not np.any(strokes.data) or (self._learned is not None and np.array_equal(strokes.data, self._learned)):
-            return
-        self.tried(lambda: self.learn(whole=False))
+        labels = self.tried(lambda: self._labels_of(self.image.value))
+        if labels is not None and (self._learned is None or not np.array_equal(labels, self._learned)):
+            self.tried(lambda: self.learn(whole=False))
 
     def _redraw(self) -> None:
         if self._answer is not None and not self.busy:
@@ -233,10 +267,11 @@ class TeachWidget(Panel):
 class _Mask:
     """The labels layer with the mask: it is made with the first one, and changes in place."""
 
-    def __init__(self, viewer: napari.Viewer) -> None:
-        self._viewer = viewer
+    def __init__(self, viewer: napari.Viewer, on_mended: Callable[[Any], None]) -> None:
+        self._viewer, self._on_mended = viewer, on_mended
         self._image: Image | None = None
         self._layer: Labels | None = None
+        self._editable = False
 
     def show(self, image: Image, grid: Volume, planes: Planes, labels: NDArray[Any], threshold: float) -> None:
         """Take in the probability of some planes, and show them."""
@@ -259,6 +294,18 @@ class _Mask:
         """Whether a layer is that of the mask."""
         return self._layer is layer
 
+    def of(self, image: Image) -> NDArray[Any] | None:
+        """Return the mask of an image as it is shown, and as a person has mended it; None where there is none."""
+        if self._layer is None or self._image is not image or self._layer not in self._viewer.layers:
+            return None
+        return np.asarray(self._layer.data)
+
+    def editable(self, whether: bool) -> None:
+        """Let the mask be painted on, or not: where nothing was checked, the next answer would overwrite it."""
+        self._editable = whether
+        if self._layer is not None:
+            self._layer.editable = whether
+
     def voxels(self) -> int:
         """Return how many are lumen."""
         return 0 if self._layer is None else int(np.count_nonzero(self._layer.data))
@@ -274,8 +321,8 @@ class _Mask:
             metadata={GRID: grid},
             **_place(image),
         )
-        # Strokes on it would be lost with the next answer; a copy of the layer can be painted on.
-        self._layer.editable = False
+        self._layer.editable = self._editable
+        self._layer.events.paint.connect(self._on_mended)
         self._viewer.layers.move(len(self._viewer.layers) - 1, self._viewer.layers.index(image) + 1)
         self._viewer.layers.selection.active = active
 

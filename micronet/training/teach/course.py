@@ -146,7 +146,7 @@ def teach(
         If a class is missing.
     """
     candidates = list(learners or default_learners(lesson))
-    expected = [learner.name for learner in candidates]
+    expected = [one.name for one in candidates]
     folds = _folds(lesson)
     if folds.what == ONE_SLICE:  # they are told and do not decide: half of them take half the time
         folds = replace(folds, folds=folds.folds[::2])
@@ -164,8 +164,7 @@ def teach(
         return Course(earlier.network, choice, comparison)
     if list(choice.names) == expected:
         candidates += companions
-        joined = tuple(learner.name for learner in companions)
-        choice = replace(choice, names=(*choice.names, *joined), joined=joined)
+        choice = choice.joined_by(learner.name for learner in companions)
     everything = np.ones(len(lesson.lumen), bool)
     members: list[Member] = []
     for learner in candidates:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from typing import Protocol
@@ -106,6 +106,11 @@ class Choice:
     scores: dict[str, float]
     held_out: str
     joined: tuple[str, ...] = ()
+
+    def joined_by(self, names: Iterable[str]) -> Choice:
+        """Return the choice with learners of which nothing was held out."""
+        joined = tuple(names)
+        return replace(self, names=(*self.names, *joined), joined=joined)
 
     def told(self) -> str:
         """Return the one line that says what was chosen, and why."""

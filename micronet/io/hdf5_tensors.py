@@ -1,0 +1,107 @@
+"""The weights of a network in an HDF5 file that holds many: a group ``ARCHITECTURE/MODEL`` with an array a tensor."""
+
+from __future__ import annotations
+
+import math
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from micronet.core.errors import FileError, InputError, setting
+from micronet.core.names import listed
+from micronet.io.checks import is_file
+from micronet.io.hdf5 import require_h5py
+
+__all__ = ["is_zoo", "read_tensors", "zoo_file"]
+
+_NAMED = re.compile(r"(?P<file>.+\.(?:h5|hdf5))(?::(?P<group>[^:]+))?", re.IGNORECASE)
+_MOST_ELEMENTS, _MOST_TENSORS, _DEEPEST = 125_000_000, 10_000, 8
+
+
+def is_zoo(path: Path) -> bool:
+    """Whether a path names weights in an HDF5 file: ``zoo.h5:ARCHITECTURE/MODEL``, or the file itself."""
+    return _NAMED.fullmatch(str(path)) is not None and is_file(zoo_file(path))
+
+
+def zoo_file(path: Path) -> Path:
+    """Return the file that weights lie in: that before the colon, or of others `path` itself.
+
+    >>> zoo_file(Path("zoo.h5:micranet/one")).name, zoo_file(Path("a.pt")).name
+    ('zoo.h5', 'a.pt')
+    """
+    found = _NAMED.fullmatch(str(path))
+    return Path(found["file"]) if found else path
+
+
+def read_tensors(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Return the arrays of a group by name, those of groups in it with a point between the names; nothing is executed.
+
+    Raises
+    ------
+    FileError
+        If there is no such group (it lists those there are), one of its arrays is no array of real numbers, lies in
+        another file, or is too large for a network; sizes are checked before memory is taken.
+    InputError
+        If h5py is missing.
+    """
+    require_h5py()
+    h5py = import_module("h5py")
+    found = _NAMED.fullmatch(str(path))
+    name = (found["group"] if found else None) or ""
+    file = zoo_file(path)
+    try:
+        with h5py.File(file, "r") as zoo:
+            group = _group(h5py, zoo, name, file)
+            arrays = dict(_arrays(h5py, group, ""))
+            if not arrays or len(arrays) > _MOST_TENSORS or sum(one.size for one in arrays.values()) > _MOST_ELEMENTS:
+                raise InputError(f"{name} holds nothing, or more than any network")
+            return {key: np.asarray(one[()], np.float32) for key, one in arrays.items()}
+    except InputError as error:
+        raise FileError(f"'{file}': {error}") from error
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise FileError(f"'{file}' is no HDF5 file that can be read") from error
+
+
+def _group(h5py: Any, zoo: Any, name: str, file: Path) -> Any:
+    parts = [part for part in name.split("/") if part]
+    here = zoo
+    for part in parts:
+        here = _own(h5py, here, part) if isinstance(here, h5py.Group) and part in here else None
+    if len(parts) != 2 or not isinstance(here, h5py.Group):
+        there = [
+            f"{file.name}:{one}/{two}"
+            for one in zoo
+            if isinstance(zoo.get(one, getlink=True), h5py.HardLink) and isinstance(zoo[one], h5py.Group)
+            for two in zoo[one]
+        ]
+        raise InputError(f"no model '{name}' in it {setting('model')}; there are {listed(sorted(there)) or 'none'}")
+    return here
+
+
+def _arrays(h5py: Any, group: Any, before: str, depth: int = 0) -> Any:
+    """Yield the arrays of a group and of those in it, by name."""
+    if depth > _DEEPEST:
+        raise InputError("its groups lie too deep in each other")
+    for key in group:
+        found = _own(h5py, group, key)
+        if isinstance(found, h5py.Group):
+            yield from _arrays(h5py, found, f"{before}{key}.", depth + 1)
+            continue
+        if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "fiu":
+            raise InputError(f"{before}{key} is no array of numbers")
+        if found.external or found.is_virtual:
+            raise InputError(f"{before}{key} lies in another file, which is not opened")
+        if math.prod(found.shape) > _MOST_ELEMENTS or (found.chunks and math.prod(found.chunks) > _MOST_ELEMENTS):
+            raise InputError(f"{before}{key} has the shape {found.shape}: too large for a network")
+        yield f"{before}{key}", found
+
+
+def _own(h5py: Any, group: Any, name: str) -> Any:
+    """Return what a group holds under a name; InputError where it is a link to elsewhere."""
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise InputError(f"{name} is a link, which is not followed")
+    return group[name]

@@ -1,0 +1,230 @@
+"""What infer.py writes of a network that says what an image holds: presence, segmentation, points, maps, record."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+import infer
+from micronet.core.errors import FileError, InputError
+from micronet.io import read_segmentation, read_volume
+from micronet.measure.cutting import Cut
+from micronet.networks.micranet import MicraNet
+from micronet.networks.weights import save_state
+from micronet.segment.settings import Weights
+from micronet.segment.weak.found import detections, look, stands_out
+from micronet.segment.weak.job import look_at_file
+from micronet.segment.weak.settings import Ensemble, WeakJob
+
+CENTRES = ((20, 20), (20, 70), (60, 40))
+
+
+def detector(dimensions=2, classes=("bright", "dark"), least=2.0):
+    """Return a network made by hand: a class is there where the image is above, or below, so many deviations.
+
+    Channel 0 of each layer is what is bright, channel 1 what is dark, each smoothed a little on its way.
+    """
+    model = MicraNet(dimensions, classes, 2).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm3d):
+                module.weight.fill_(math.sqrt(1 + module.eps))
+            if isinstance(module, torch.nn.Conv2d | torch.nn.Conv3d):
+                middle = (1,) * dimensions
+                for channel in range(2):
+                    source = channel if module.in_channels > 1 else 0
+                    module.weight[(channel, source, *middle)] = -1.0 if channel and module.in_channels == 1 else 1.0
+        for number in range(len(classes)):
+            model.linear.weight[number, number % 2] = 4.0
+            model.linear.bias[number] = -4.0 * least
+    return model
+
+
+def spots(shape=(1, 90, 100), centres=CENTRES, radius=6, level=100):
+    rng = np.random.default_rng(0)
+    image = rng.normal(50, 2, shape)
+    y, x = np.mgrid[: shape[1], : shape[2]]
+    for row, column in centres:
+        image[:, (y - row) ** 2 + (x - column) ** 2 <= radius**2] += level
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tifffile.imwrite("spots.tif", spots()[0])
+    save_state("micranet_1.pt", detector().state_dict())
+    return tmp_path
+
+
+def run(*words):
+    return infer.main(infer.build_parser().parse_args([*map(str, words), "--threads", "1"]))
+
+
+def rows_of(path):
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    return list(csv.DictReader(lines))
+
+
+def test_an_image_is_segmented_counted_and_its_pieces_are_points(here, capsys):
+    assert run("spots.tif", "--model", "micranet_1.pt") == 0
+    told = {row["class"]: row for row in rows_of(here / "predictions" / "spots_classes.csv")}
+    assert float(told["bright"]["probability"]) > 0.9
+    assert (told["bright"]["there"], told["bright"]["pieces"]) == ("1", "3")
+    assert (told["dark"]["there"], told["dark"]["pieces"]) == ("0", "0")
+    points = rows_of(here / "predictions" / "spots_detections.csv")
+    assert {row["image"] for row in points} == {"spots.tif"}  # nothing matches by position in a list
+    found = [(int(row["axis-1"]), int(row["axis-2"])) for row in points]
+    assert len(found) == 3
+    for centre in CENTRES:
+        assert min(math.dist(centre, place) for place in found) <= 7
+    assert all(row["class"] == "bright" and 0 < float(row["score"]) <= 1 for row in points)
+    segmentation = read_segmentation(here / "predictions" / "spots.seg.nrrd")
+    assert [segment.name for segment in segmentation.segments] == ["bright", "dark"]
+    mask = segmentation.labels[..., 0] == segmentation.segments[0].label_value
+    truth = spots() > 100
+    assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.8  # each pooling widens what is bright
+    record = json.loads((here / "predictions" / "spots.json").read_text(encoding="utf-8"))
+    assert record["classes"]["bright"]["pieces"] == 3
+    assert {one["name"] for one in record["outputs"]} == {
+        f"spots{end}" for end in (".seg.nrrd", "_preview.png", "_classes.csv", "_detections.csv")
+    }
+    assert "bright 3, dark 0" in capsys.readouterr().out
+
+
+def test_it_is_done_once_and_again_only_where_asked(here, capsys):
+    words = ("spots.tif", "--model", "micranet_1.pt")
+    assert run(*words) == run(*words) == 0
+    assert "skipped" in capsys.readouterr().out
+    with pytest.raises(FileError, match=r"a result of other parameters for 'spots\.tif'"):
+        run(*words, "--threshold-method", "triangle")
+    assert run(*words, "--threshold-method", "triangle", "--force") == 0
+    save_state("micranet_2.pt", detector(least=1.0).state_dict())
+    with pytest.raises(FileError, match="a result of other weights and parameters"):
+        run("spots.tif", "--model", "micranet_2.pt")
+
+
+def test_a_file_of_a_person_is_not_replaced(here):
+    (here / "predictions").mkdir()
+    (here / "predictions" / "spots_detections.csv").write_text("mine")
+    with pytest.raises(FileError, match="is in the way"):
+        run("spots.tif", "--model", "micranet_1.pt", "--force")
+    assert (here / "predictions" / "spots_detections.csv").read_text() == "mine"
+
+
+def test_several_networks_are_averaged_and_their_spread_is_a_map(here):
+    save_state("micranet_2.pt", detector(least=1.0).state_dict())
+    words = ("--model", "micranet_1.pt", "--model", "micranet_2.pt", "--maps")
+    assert run("spots.tif", *words) == 0
+    spread = read_volume(here / "predictions" / "spots_bright_spread.nrrd").array
+    assert spread.shape == (1, 90, 100)
+    assert float(np.abs(spread).max()) < 1e-3  # they look alike, and are sure of other shares
+    record = json.loads((here / "predictions" / "spots.json").read_text(encoding="utf-8"))
+    assert [one["path"] for one in record["weights"]["members"]] == ["micranet_1.pt", "micranet_2.pt"]
+
+
+def test_the_mean_and_the_spread_by_hand():
+    one, other = detector(), detector()
+    with torch.no_grad():  # the other sees the dark for the bright
+        other.blocks[0][0].weight.neg_()
+    image = np.random.default_rng(1).normal(size=(1, 24, 24)).astype(np.float32)
+    alone = [look([network], image) for network in (one, other)]
+    both = look([one, other], image)
+    np.testing.assert_allclose(both.precise, (alone[0].precise + alone[1].precise) / 2, atol=1e-5)
+    np.testing.assert_allclose(both.spread, np.abs(alone[0].precise - alone[1].precise) / 2, atol=1e-3)
+    np.testing.assert_allclose(both.probability, (alone[0].probability + alone[1].probability) / 2, atol=1e-6)
+    assert alone[0].spread is None
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda: detector(classes=("bright", "dim")), "networks of other classes cannot be averaged"),
+        (lambda: detector(3), "networks of other dimensions cannot be averaged"),
+    ],
+)
+def test_networks_of_another_kind_are_not_averaged(here, other, message):
+    save_state("micranet_2.pt", other().state_dict())
+    with pytest.raises(InputError, match=message):
+        run("spots.tif", "--model", "micranet_1.pt", "--model", "micranet_2.pt")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--mesh", "stl"], "--mesh does not go with a network that says what an image holds"),
+        (["--until-stable"], "--until-stable does not go with"),
+        (["--resample"], "--resample does not go with"),
+        (["--time-lapse"], "--time-lapse does not go with"),
+        (["--model", "ur-net_phantom"], "2 networks and no segments"),
+        (["--max-ram", "1MB"], "'spots.tif' does not fit"),
+    ],
+)
+def test_what_such_a_network_has_no_use_for_is_refused(here, words, message):
+    with pytest.raises(InputError, match=message):
+        run("spots.tif", "--model", "micranet_1.pt", *words)
+    assert not (here / "predictions").exists()
+
+
+def test_options_of_such_networks_are_refused_with_others(here):
+    with pytest.raises(InputError, match="--maps goes with a network that says what an image holds"):
+        run("--maps")
+
+
+def test_a_stack_is_looked_at_plane_by_plane_by_a_flat_network_and_whole_by_another(here):
+    stack = spots((10, 48, 56), ((20, 20),))
+    stack[5:] = spots((5, 48, 56), ())
+    tifffile.imwrite("stack.tif", stack, imagej=True, metadata={"axes": "ZYX"})
+    run("stack.tif", "--model", "micranet_1.pt", "--spacing", "2,1,1")
+    told = [row for row in rows_of(here / "predictions" / "stack_classes.csv") if row["class"] == "bright"]
+    assert [row["there"] for row in told] == [*"1111100000", "1"]
+    assert told[-1] == told[-1] | {"plane": "all", "pieces": "1"}
+    (point,) = rows_of(here / "predictions" / "stack_detections.csv")
+    assert float(point["z_um"]) == 2 * int(point["axis-0"]) < 10
+    save_state("micranet_3.pt", detector(3).state_dict())
+    run("stack.tif", "--model", "micranet_3.pt", "--spacing", "2,1,1", "-o", "volume")
+    (bright,) = [row for row in rows_of(here / "volume" / "stack_classes.csv") if row["class"] == "bright"]
+    assert (bright["plane"], bright["pieces"]) == ("", "1")
+
+
+def test_a_piece_is_a_point_at_its_largest_value_by_hand():
+    found = np.zeros((1, 6, 8), np.float32)
+    found[0, 1, 1:4] = 2, 4, 3
+    found[0, 4, 6] = 1
+    mask = stands_out(found, [True], Cut.of("percentile:50"))
+    assert mask.sum() == 4
+    first, second = detections(0, found, mask, [0.5])
+    assert (first.voxel, first.score, first.voxels) == ((0, 1, 2), 0.5, 3)
+    assert (second.voxel, second.score, second.voxels) == ((0, 4, 6), 0.125, 1)
+    assert not stands_out(found, [False], Cut.of("otsu")).any()
+
+
+def test_pieces_can_be_cleaned(here):
+    image = spots()
+    image[0, 80:82, 80:82] = 150
+    tifffile.imwrite("specks.tif", image[0])
+    run("specks.tif", "--model", "micranet_1.pt", "--spacing", "1", "--clean", "30")
+    assert len(rows_of(here / "predictions" / "specks_detections.csv")) == 3
+
+
+def test_the_points_open_in_napari_as_a_layer(here):
+    run("spots.tif", "--model", "micranet_1.pt")
+    reader = pytest.importorskip("napari_builtins.io._read")
+    data, meta, kind = reader.csv_to_layer_data(str(here / "predictions" / "spots_detections.csv"))
+    assert kind == "points"
+    assert data.shape == (3, 3)
+    assert list(meta["properties"]["class"]) == ["bright"] * 3
+
+
+def test_a_constant_image_is_refused_in_one_line(here):
+    tifffile.imwrite("flat.tif", np.full((40, 40), 7, np.uint8))
+    ensemble = Ensemble((Weights.load(here / "micranet_1.pt"),))
+    with pytest.raises(InputError, match=r"'flat\.tif': ") as caught:
+        look_at_file(here.joinpath("flat.tif").relative_to(here), ensemble, WeakJob(), say=lambda _: None)
+    assert "\n" not in str(caught.value)

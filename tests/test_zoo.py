@@ -1,0 +1,66 @@
+"""Weights in an HDF5 file that holds many networks: the one that is named, and nothing that is not an array."""
+
+import numpy as np
+import pytest
+import torch
+
+from micronet.core.errors import FileError
+from micronet.networks.micranet import MicraNet
+from micronet.networks.weights import find_weights, load_model
+
+h5py = pytest.importorskip("h5py")
+
+
+@pytest.fixture
+def zoo(tmp_path):
+    torch.manual_seed(0)
+    model = MicraNet(2, ("ring", "fibre"), 2).eval()
+    with h5py.File(tmp_path / "zoo.h5", "w") as file:
+        for name in ("one", "two"):
+            for key, tensor in model.state_dict().items():
+                file[f"micranet/{name}/{key}"] = tensor.numpy()
+        for key, tensor in model.state_dict().items():  # groups in groups are names with points
+            file[f"nested/one/{key.replace('.', '/')}"] = tensor.numpy()
+    return tmp_path / "zoo.h5", model
+
+
+@pytest.mark.parametrize("name", ["micranet/one", "nested/one"])
+def test_a_network_of_a_zoo_is_that_which_was_put_in(zoo, name):
+    path, model = zoo
+    found = load_model(find_weights(f"{path}:{name}", []))
+    assert found.classes == ("ring", "fibre")
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(found.state_dict()[key], tensor.float())
+
+
+@pytest.mark.parametrize("name", ["", ":micranet/three", ":micranet", ":micranet/one/linear"])
+def test_one_that_is_not_there_is_told_with_those_that_are(zoo, name):
+    path, _ = zoo
+    with pytest.raises(FileError, match=r"no model .* there are zoo\.h5:micranet/one, zoo\.h5:micranet/two"):
+        load_model(find_weights(f"{path}{name}", []))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda group: group.__setitem__("x", b"text"), "x is no array of numbers"),
+        (lambda group: group.__setitem__("x", h5py.SoftLink("/micranet/two")), "x is a link"),
+        (lambda group: group.__setitem__("x", h5py.ExternalLink("other.h5", "/")), "x is a link"),
+        (lambda group: group.create_dataset("x", (10**6, 10**6), "f4"), "too large for a network"),
+        (lambda group: group.create_dataset("x", (2,), "f4", external=[("x.raw", 0, 8)]), "lies in another file"),
+        (lambda group: group.__setitem__("x", np.ones(3)), "not a MICRA-Net; .* extra: x"),
+    ],
+)
+def test_what_is_no_tensor_of_the_network_is_refused_in_one_line(zoo, spoil, message):
+    path, _ = zoo
+    with h5py.File(path, "a") as file:
+        spoil(file["micranet/one"])
+    with pytest.raises(FileError, match=message) as caught:
+        load_model(find_weights(f"{path}:micranet/one", []))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_hdf5_is_refused(tmp_path):
+    (tmp_path / "zoo.h5").write_bytes(b"no")
+    with pytest.raises(FileError, match="is no HDF5 file that can be read"):
+        load_model(find_weights(f"{tmp_path / 'zoo.h5'}:a/b", []))
