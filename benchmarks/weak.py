@@ -9,7 +9,8 @@ else of the annotation is shown. All masks are scored on all voxels of these pla
 learns from the same block labels: every voxel of a block counts as the block does. Seconds are CPU seconds of the
 process, so that a busy machine measures the same. `--minutes` is the CPU time that training and the map may take.
 
-Rows of shapes make their images, and need no DATA: 256 x 256 pixels with small ellipses to be found among lines. A
+Rows of shapes make their images, and need no DATA: 256 x 256 pixels with small ellipses to be found among lines;
+those of usual shapes have ellipses and lines as `make_phantoms.py --kind shapes` draws them, large and on each other. A
 network of images is shown crops of 64 x 64 and whether an ellipse, or a line, has 20 pixels in them; a U-Net the same
 crops with masks. Both train for so many minutes. Of 40 other images: a point is the centre of a piece, and right
 within 3 pixels of that of an ellipse that no other point has; pieces of fewer than 12 pixels are left out.
@@ -22,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +63,7 @@ from micronet.training.teach.lesson import Lesson  # noqa: E402
 from micronet.training.trainer import Trainer  # noqa: E402
 
 _PLANES, _UM = 50, (1.0, 1.0, 1.0)
-_SHAPES, _LEAST = "small ellipses among lines, SIMULATED", 12
+_LEAST = 12
 
 
 @dataclass(frozen=True)
@@ -163,11 +165,26 @@ def forest(edge: int) -> Callable[[Task], list[Score]]:
     return run
 
 
-def _shapes(seed: int, count: int) -> list[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
+@dataclass(frozen=True)
+class Drawn:
+    """Which shapes are drawn, and what they are called."""
+
+    name: str
+    shapes: Shapes
+
+
+_SMALL = Drawn(
+    "small ellipses among lines, SIMULATED",
+    Shapes(lines=(1, 5), line_length=(0.1, 0.4), ellipses=(1, 9), semi_axis=(0.018, 0.035)),
+)
+_USUAL = Drawn("shapes of make_phantoms.py, SIMULATED", Shapes())
+
+
+def _shapes(drawn: Drawn, seed: int, count: int) -> list[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
     """Return images (1, Y, X), normalised, and their labels: 1 line, 2 ellipse."""
-    what = Shapes(lines=(1, 5), line_length=(0.1, 0.4), ellipses=(1, 9), semi_axis=(0.018, 0.035))
-    drawn = (draw_shapes((256, 256), np.random.default_rng([seed, 64, number]), what) for number in range(count))
-    return [(normalize_image(image.astype(np.float32)[None]), labels[None]) for image, labels in drawn]
+    rngs = (np.random.default_rng([seed, 64, number]) for number in range(count))
+    pairs = (draw_shapes((256, 256), rng, drawn.shapes) for rng in rngs)
+    return [(normalize_image(image.astype(np.float32)[None]), labels[None]) for image, labels in pairs]
 
 
 def _until(task: Task) -> Callable[[], bool]:
@@ -184,17 +201,17 @@ def _of_crops(number: int, image: NDArray[np.float32], labels: NDArray[np.uint8]
     return ImageSample.of(str(number), image, parts)
 
 
-def shapes_images(task: Task) -> list[Score]:
+def shapes_images(drawn: Drawn, task: Task) -> list[Score]:
     """Score the pieces, and the points, of a MICRA-Net that was told which crops hold a line or an ellipse."""
     began = time.process_time()
     torch.manual_seed(task.seed)
     model = MicraNet(2, ("line", "ellipse"), 8)
-    data = [_of_crops(number, *pair) for number, pair in enumerate(_shapes(task.seed, 100))]
+    data = [_of_crops(number, *pair) for number, pair in enumerate(_shapes(drawn, task.seed, 100))]
     trainer = PresenceTrainer(model, data, seed=task.seed, practice=replace(IMAGE_PRACTICE, lr=2e-3))
     trainer.begin(1000)
     trainer.run(lambda _: None, lambda _: None, _until(task))
     took = time.process_time() - began
-    tests = _shapes(task.seed + 1000, 40)
+    tests = _shapes(drawn, task.seed + 1000, 40)
     parts = [presence_of(model, _of_crops(0, *pair)) for pair in tests]
     truth = [[part.labels for part in _of_crops(0, *pair).parts] for pair in tests]
     scores = class_scores(model.classes, np.concatenate(truth), np.concatenate(parts))
@@ -210,13 +227,13 @@ def shapes_images(task: Task) -> list[Score]:
     name = f"image labels, {trainer.step} steps"
     presence = ", ".join(f"{one.name} F1 {one.f1:.3f} AP {one.average_precision:.3f}" for one in scores)
     return [
-        Score(f"{name}: presence in crops", _SHAPES, presence, took),
-        _detected(f"{name}: centres of pieces", found, truths, [_centres(mask) for mask in found], took),
-        _detected(f"{name}: points at the maximum", found, truths, points, took),
+        Score(f"{name}: presence in crops", drawn.name, presence, took),
+        _detected(f"{name}: centres of pieces", drawn, found, truths, [_centres(mask) for mask in found], took),
+        _detected(f"{name}: points at the maximum", drawn, found, truths, points, took),
     ]
 
 
-def shapes_masks(task: Task) -> list[Score]:
+def shapes_masks(drawn: Drawn, task: Task) -> list[Score]:
     """Score a U-Net that was shown every pixel of the ellipses."""
     began = time.process_time()
     torch.manual_seed(task.seed)
@@ -224,7 +241,7 @@ def shapes_masks(task: Task) -> list[Score]:
     grid = upright(_UM)
     data = [
         Sample.of(str(number), Volume(image, grid, units="um"), labels == 2)
-        for number, (image, labels) in enumerate(_shapes(task.seed, 100))
+        for number, (image, labels) in enumerate(_shapes(drawn, task.seed, 100))
     ]
     practice = Practice((1, 64, 64), samples_per_volume=49, batch_size=16, lr=2e-3)
     recipe = replace(NETWORK_RECIPE, augmentation=CROPS_2D)
@@ -232,13 +249,13 @@ def shapes_masks(task: Task) -> list[Score]:
     trainer.begin(1000)
     trainer.run(lambda _: None, lambda _: None, _until(task))
     took = time.process_time() - began
-    tests = _shapes(task.seed + 1000, 40)
+    tests = _shapes(drawn, task.seed + 1000, 40)
     model.eval()
     with torch.inference_mode():
         found = [model(torch.from_numpy(image)[None, None])[0, 0, 0].numpy() > 0.5 for image, _ in tests]
     points = [_centres(mask) for mask in found]
     name = f"U-Net with masks, {trainer.step} steps"
-    return [_detected(name, found, [labels[0] == 2 for _, labels in tests], points, took)]
+    return [_detected(name, drawn, found, [labels[0] == 2 for _, labels in tests], points, took)]
 
 
 def _centres(mask: NDArray[np.bool_], least: int = _LEAST) -> NDArray[np.float64]:
@@ -249,6 +266,7 @@ def _centres(mask: NDArray[np.bool_], least: int = _LEAST) -> NDArray[np.float64
 
 def _detected(
     name: str,
+    drawn: Drawn,
     found: Sequence[NDArray[np.bool_]],
     truths: Sequence[NDArray[np.bool_]],
     points: Sequence[NDArray[np.float64]],
@@ -268,7 +286,7 @@ def _detected(
         f"F1 {counts.f_score():.3f} precision {counts.precision:.3f} recall {counts.recall:.3f} "
         f"Dice {pooled.f_score():.3f} count off by {np.mean(off):.2f}"
     )
-    return Score(name, _SHAPES, numbers, took)
+    return Score(name, drawn.name, numbers, took)
 
 
 #: Of light sheet first; add a row with a line here.
@@ -278,8 +296,10 @@ ROWS: dict[str, Callable[[Task], list[Score]]] = {
     "blocks-16": blocks(16),
     "forest-8": forest(8),
     "forest-16": forest(16),
-    "shapes-images": shapes_images,
-    "shapes-masks": shapes_masks,
+    "shapes-images": partial(shapes_images, _SMALL),
+    "shapes-masks": partial(shapes_masks, _SMALL),
+    "usual-shapes-images": partial(shapes_images, _USUAL),
+    "usual-shapes-masks": partial(shapes_masks, _USUAL),
 }
 
 
