@@ -2,12 +2,14 @@
 
 python benchmarks/real.py DATA                                   # all of it
 python benchmarks/real.py DATA --only forest pixel --volumes lightsheet --seeds 1
+python benchmarks/real.py DATA -o real.json                      # again: goes on where it was interrupted
 
 DATA holds lightsheet/brain_vessels.tif with brain_vessels_sparse.tif, and two_photon/NAME.nrrd with NAME_label.nrrd.
 Of a two-photon volume the central 384 x 384 voxels of every plane are taken. Each method is given the same annotated
 voxels and scored on those that were not annotated; where the truth is known in a part of the volume, in that part. In
 clDice both masks hold the annotation where there is one. Seconds are those from labels to mask, training and features
-included.
+included. MONAI's U-Net trains for the CPU seconds that `chosen` took for the same labels and seed, cross-validation and
+µ-Net included; where `chosen` is not asked for it is run for that. Every score is written when it is there.
 
 To add a method, add a line to METHODS. Needs scikit-learn and MONAI (requirements-dev.txt).
 """
@@ -15,8 +17,11 @@ To add a method, add a line to METHODS. Needs scikit-learn and MONAI (requiremen
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import sys
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,10 +48,11 @@ from micronet.measure.overlap import overlap  # noqa: E402
 from micronet.measure.topology import cl_dice  # noqa: E402
 from micronet.networks.kernels.scale_space import default_scales, features_at  # noqa: E402
 from micronet.networks.normalize import normalize_image  # noqa: E402
-from micronet.training.teach.course import teach  # noqa: E402
+from micronet.training.teach.course import default_learners, teach  # noqa: E402
 from micronet.training.teach.learners import MicroNetLearner, TreesLearner  # noqa: E402
 from micronet.training.teach.lesson import Learner, Lesson  # noqa: E402
 from micronet.training.teach.pixel import train_pixel_network  # noqa: E402
+from micronet.training.teach.refiner import MicroRNetLearner  # noqa: E402
 
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.uint8]  # 0 not annotated, 1 lumen, 2 background
@@ -60,7 +66,7 @@ TWO_PHOTON = (
 TASKS = ("one slice", "three slices", "strokes", "corrections")
 _CROP = 384
 #: Training steps of the networks.
-_STEPS = {"pixel": 400, "u-net": 120}
+_STEPS = {"pixel": 400, "u-net": 120, "ur-net": 100}
 
 
 @dataclass(frozen=True)
@@ -170,32 +176,41 @@ def pixel(case: Case, labels: Labels, seed: int) -> Mask:
 
 def trees(case: Case, labels: Labels, seed: int) -> Mask:
     """Boosted trees on the same features."""
-    return _taught(case, labels, seed, [TreesLearner()])
+    return taught(case, labels, seed, [TreesLearner()])
 
 
 def even_trees(case: Case, labels: Labels, seed: int) -> Mask:
     """Boosted trees on the features of the evened image."""
-    return _taught(case, labels, seed, [TreesLearner(around=40.0)])
+    return taught(case, labels, seed, [TreesLearner(around=40.0)])
 
 
 def micro_net(case: Case, labels: Labels, seed: int) -> Mask:
     """µ-Net on the isotropic grid."""
-    return _taught(case, labels, seed, [MicroNetLearner(steps=_STEPS["u-net"], most_voxels=1_000_000)])
+    return taught(case, labels, seed, [MicroNetLearner(steps=_STEPS["u-net"], most_voxels=1_000_000)])
+
+
+def micro_r_net(case: Case, labels: Labels, seed: int) -> Mask:
+    """µr-Net on the evened image, from the probability of the pixel members that `chosen` has."""
+    pixels = default_learners(Lesson(normalize_image(case.image), labels, case.spacing_um))
+    return taught(case, labels, seed, [MicroRNetLearner(pixels, steps=_STEPS["ur-net"], around=40.0)])
 
 
 def chosen(case: Case, labels: Labels, seed: int) -> Mask:
     """Taught as teach.py does it."""
-    return _taught(case, labels, seed, None)
+    return taught(case, labels, seed, None)
 
 
-def _taught(case: Case, labels: Labels, seed: int, learners: Sequence[Learner] | None) -> Mask:
+def taught(case: Case, labels: Labels, seed: int, learners: Sequence[Learner] | None) -> Mask:
+    """By these learners, or as teach.py chooses among its own."""
     image = normalize_image(case.image)
     course = teach(Lesson(image, labels, case.spacing_um), seed, learners=learners)
     return course.network.predict(image, case.spacing_um) > 0.5
 
 
 def monai_unet(case: Case, labels: Labels, seed: int) -> Mask:
-    """MONAI's 3-D U-Net on patches around annotated voxels, for about the CPU time that `chosen` took last."""
+    """MONAI's 3-D U-Net on patches around annotated voxels, for the CPU seconds that `chosen` took for these labels."""
+    if _key(case, labels, seed) not in _CPU:
+        timed("chosen", case, labels, seed)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     image = normalize_image(case.image)
@@ -206,7 +221,7 @@ def monai_unet(case: Case, labels: Labels, seed: int) -> Mask:
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     places, size = np.argwhere(known), np.minimum(image.shape, (16, 96, 96))
     began = time.process_time()
-    while time.process_time() - began < _CPU.get("chosen", 30.0):
+    while time.process_time() - began < _CPU[_key(case, labels, seed)]:
         middle = places[rng.integers(len(places))]
         first = np.clip(middle - rng.integers(0, size), 0, np.subtract(image.shape, size))
         box = tuple(slice(f, f + n) for f, n in zip(first, size, strict=True))
@@ -243,11 +258,26 @@ METHODS: dict[str, Callable[[Case, Labels, int], Mask]] = {
     "trees": trees,
     "even trees": even_trees,
     "u-net": micro_net,
+    "ur-net": micro_r_net,
     "chosen": chosen,
     "monai": monai_unet,
 }
-#: CPU seconds that a method took last.
-_CPU: dict[str, float] = {}
+#: CPU seconds that `chosen` took.
+_CPU: dict[tuple[str, int, int], float] = {}
+
+
+def _key(case: Case, labels: Labels, seed: int) -> tuple[str, int, int]:
+    return case.name, zlib.crc32(labels.tobytes()), seed
+
+
+def timed(method: str, case: Case, labels: Labels, seed: int) -> tuple[Mask, dict[str, float]]:
+    """Return what a method makes of labels, and the seconds by the clock and of the cores."""
+    began, cpu = time.perf_counter(), time.process_time()
+    predicted = METHODS[method](case, labels, seed)
+    took = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
+    if method == "chosen":
+        _CPU[_key(case, labels, seed)] = took["cpu_seconds"]
+    return predicted, took
 
 
 def score(case: Case, labels: Labels, predicted: Mask) -> dict[str, float]:
@@ -291,22 +321,34 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("real.json"), help="the table lies beside it, .md")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    rows: list[dict[str, Any]] = []
+    about = {"threads": arguments.threads, "versions": versions()}
+    rows, asked = earlier_rows(arguments.output, about), []
     for case in read_cases(arguments.data, arguments.volumes or ("lightsheet", *TWO_PHOTON)):
-        for task in arguments.tasks:
-            painted = [annotate(case, task, seed) for seed in range(arguments.seeds)]
-            for method in arguments.only:
-                for seed, labels in enumerate(painted):
-                    began, cpu = time.perf_counter(), time.process_time()
-                    predicted = METHODS[method](case, labels, seed)
-                    seconds, _CPU[method] = time.perf_counter() - began, time.process_time() - cpu
-                    rows.append({"volume": case.name, "task": task, "method": method, "seed": seed})
-                    rows[-1] |= {"seconds": seconds, "cpu_seconds": _CPU[method], **score(case, labels, predicted)}
-                    print(rows[-1], flush=True)
-    text = table(rows, arguments.only, arguments.tasks)
-    write_json(arguments.output, {"scores": rows, "threads": arguments.threads, "versions": versions()})
+        for task, seed in itertools.product(arguments.tasks, range(arguments.seeds)):
+            keys = [{"volume": case.name, "task": task, "method": method, "seed": seed} for method in arguments.only]
+            asked += keys
+            missing = [key for key in keys if not any(key.items() <= row.items() for row in rows)]
+            labels = annotate(case, task, seed) if missing else case.truth
+            for key in missing:
+                predicted, took = timed(key["method"], case, labels, seed)
+                rows.append(key | took | score(case, labels, predicted))
+                write_json(arguments.output, {"scores": rows, **about})
+                print(rows[-1], flush=True)
+    shown = [row for row in rows if any(key.items() <= row.items() for key in asked)]
+    text = table(shown, arguments.only, arguments.tasks)
     arguments.output.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
     print(f"\n{text}")
+
+
+def earlier_rows(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the scores of a run that was interrupted; it ends where these are of other versions or threads."""
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if any(found.get(name) != value for name, value in about.items()):
+        sys.exit(f"'{path}' holds scores of other versions or threads; give another file (-o)")
+    print(f"{len(found['scores'])} scores are there")
+    return list(found["scores"])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import evaluate
 import make_phantoms
 import train_micronet
 import train_network
-from micronet import load_model
+from micronet import load_model, predict
 from micronet.core.errors import InputError
 from micronet.core.exclusive import most_probable
 from micronet.core.volume import Volume, upright
@@ -21,11 +21,13 @@ from micronet.data.dataset import DataSetError, Sample, classes_in, open_dataset
 from micronet.io import Segment, read_segmentation, write_segmentation, write_volume
 from micronet.io.classes import read_classes
 from micronet.measure.confusion import Confusion, confusion, confusion_lines
+from micronet.measure.overlap import Overlap
 from micronet.networks.library import LIBRARY, Build
 from micronet.networks.registry import classes_of
 from micronet.training.crops import Crops
 from micronet.training.practice import Practice
 from micronet.training.recipe import NETWORK_RECIPE
+from micronet.training.scoring import numbers_of, with_numbers
 from micronet.training.trainer import Trainer
 
 NAMES = ("lumen", "wall")
@@ -427,9 +429,13 @@ def test_shapes_train_to_weights_that_know_their_classes_and_results_that_evalua
     assert scored["together"]["mean_iou"] == pytest.approx(told["scores"]["mean_iou"])
     assert "Confusion matrix" in (tmp_path / "scores" / "scores_report.html").read_text(encoding="utf-8")
 
-    code, out, err = call(train_network, "--network", "unet", "--resume", "--threads", 1, "--run", "1", capsys=capsys)
-    assert code == 0, out + err
+    code, out, err = call(
+        train_network, "--network", "unet", "--resume", "--threads", 1, "--run", "status; threshold 0.3", capsys=capsys
+    )
+    assert code == 2
     assert "classes line, ellipse; " in out
+    assert "classes line, ellipse, recipe" in out
+    assert "no threshold applies" in out
 
 
 @pytest.mark.parametrize(
@@ -594,3 +600,16 @@ def test_a_search_draws_only_losses_of_several_classes():
     drawn = Drawn()
     larger(lambda _: None, (1, 48, 48), 3, 1, lambda _: None).suggest(drawn)
     assert drawn.choices["loss"] == ["dice", "boundary_dice", "cross_entropy", "focal"]
+
+
+def test_one_probability_is_not_taken_for_that_of_several_classes():
+    model = LIBRARY["unet"](Build(depth=1, classes=NAMES)).eval()
+    with pytest.raises(InputError, match="this U-Net tells lumen, wall apart, each with a probability of its own"):
+        predict(tube()[0], model)
+
+
+def test_counts_go_from_process_to_process_as_numbers():
+    names = ("background", *NAMES)
+    scores = Confusion(names, ((8, 1, 1), (0, 2, 0), (0, 3, 5)))
+    assert with_numbers(Confusion(names, ((0,) * 3,) * 3), numbers_of(scores)) == scores
+    assert with_numbers(Overlap(0, 0, 0), numbers_of(Overlap(3, 1, 2))) == Overlap(3, 1, 2)

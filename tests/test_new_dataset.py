@@ -13,7 +13,7 @@ from micronet.core.volume import Volume, upright
 from micronet.data.dataset import open_dataset, read_dataset
 from micronet.data.layouts import LAYOUTS, AnnotatedVolume
 from micronet.data.new_dataset import embryo_of, split_by_embryo
-from micronet.io import read_annotation, read_volume, write_volume
+from micronet.io import Segment, read_annotation, read_volume, write_segmentation, write_volume
 
 
 @pytest.fixture
@@ -181,3 +181,15 @@ def test_one_embryo_of_eight_is_held_out_and_the_most_of_all_train():
 
 def test_a_layout_is_a_function_that_finds_nothing_in_an_empty_folder(tmp_path):
     assert [find(tmp_path) for find in LAYOUTS] == [None] * len(LAYOUTS)
+
+
+def test_segments_that_all_annotations_have_are_offered_as_classes(lab, capsys):
+    for path in lab.glob("*.seg.nrrd"):
+        mask = read_annotation(path).mask
+        segments = [(Segment(name=name), mask.array) for name in ("lumen", path.name[:2], "wall")]
+        path.unlink()
+        write_segmentation(path, segments, mask)
+    code, out, _ = run(lab, capsys)
+    assert code == 2  # which of them is the lumen nobody has said
+    assert "name one (key: segment)" in out
+    assert '\n# classes = ["lumen", "wall"]   # all of them' in (lab / "dataset.toml").read_text(encoding="utf-8")

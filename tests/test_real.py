@@ -40,17 +40,20 @@ def case(real):
     return real.Case("tube", image.astype(np.uint16), np.where(inside, 1, 2).astype(np.uint8), (1.0, 1.0, 1.0))
 
 
-METHODS = ("forest", "otsu", "sato", "pixel", "trees", "even trees", "chosen", "u-net", "monai")
+METHODS = ("forest", "otsu", "sato", "pixel", "trees", "even trees", "chosen", "u-net", "ur-net", "monai")
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_makes_a_mask_of_the_volume_from_one_slice(real, case, method, monkeypatch):
     assert set(METHODS) == set(real.METHODS)
-    monkeypatch.setattr(real, "_STEPS", {"pixel": 30, "u-net": 1})
-    monkeypatch.setitem(real._CPU, "chosen", 0.2)  # seconds of MONAI's network: as the µ-Net's steps too few
+    monkeypatch.setattr(real, "_STEPS", {"pixel": 30, "u-net": 1, "ur-net": 2})
     labels = real.annotate(case, "one slice", 0)
-    found = real.METHODS[method](case, labels, 0)
+    # Seconds of MONAI's network: as the µ-Net's steps too few.
+    monkeypatch.setitem(real._CPU, real._key(case, labels, 0), 0.2)
+    found, took = real.timed(method, case, labels, 0)
     assert (found.shape, found.dtype) == (case.image.shape, bool)
+    if method == "chosen":
+        assert real._CPU[real._key(case, labels, 0)] == took["cpu_seconds"]  # what MONAI's network is given
     if method in ("forest", "otsu", "pixel", "trees", "chosen"):
         assert real.score(case, labels, found)["dice"] > 0.9
 
@@ -117,3 +120,10 @@ def test_a_run_prints_a_table_and_writes_every_score(real, tmp_path, monkeypatch
     assert lines[2] == f"| lightsheet | otsu | {told}, {scores[0]['seconds']:.1f} |"
     assert lines[-1].startswith("| mean of 2 two-photon | otsu | ")
     assert lines[-1] in capsys.readouterr().out
+    table = out.with_suffix(".md").read_text()
+    real.main()  # what is there is not done again
+    assert capsys.readouterr().out.startswith("3 scores are there\n\n|")
+    assert (json.loads(out.read_text())["scores"], out.with_suffix(".md").read_text()) == (scores, table)
+    monkeypatch.setattr(sys, "argv", [*argv, "--seeds", "1", "--threads", "2", "-o", str(out)])
+    with pytest.raises(SystemExit, match=r"scores\.json' holds scores of other versions or threads"):
+        real.main()

@@ -172,6 +172,12 @@ def test_scores_are_not_added_to_a_result_that_is_an_ome_zarr(volume, weights, r
         segment(path, weights, tmp_path, annotation=tmp_path / "m.seg.nrrd")
 
 
+def test_axes_that_contradict_those_of_the_store_are_refused(volume, weights, tmp_path):
+    path = write_volume(tmp_path / "a.ome.zarr", volume)
+    with pytest.raises(InputError, match=r"a.ome.zarr' states its axes itself \(ZYX\); 'YZX' \(setting: axes\)"):
+        segment(path, weights, tmp_path, axes="YZX")
+
+
 def test_refinement_of_a_store_that_has_not_settled_is_told(volume, weights, tmp_path):
     path = write_volume(tmp_path / "a.ome.zarr", volume)
     outcome, said = segment(path, weights, tmp_path, until_stable=True)

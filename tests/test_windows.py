@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from running import call, call_for_last_line, read_json
 
-from micronet import MicroNet, predict
+import infer
+from micronet import MicroNet, Volume, predict, read_volume, write_volume
 from micronet.core.errors import InputError
+from micronet.core.volume import upright
 from micronet.networks.library import Build, UNet, VNet
 from micronet.networks.normalize import normalize_image
+from micronet.networks.weights import save_state
 from micronet.segment.memory import Need, plan_memory
 from micronet.segment.refine import Refinement
 from micronet.segment.window_plan import WindowWish
@@ -215,22 +220,22 @@ class TestPlan:
     def test_what_does_not_fit_goes_in_the_largest_windows_that_do(self, tmp_path):
         model = fresh(build=Build())
         whole = self.NEED.bytes(model)
-        chosen = [plan_memory(self.NEED, model, limit * 10**6, tmp_path) for limit in (1150, 720, 650, 620)]
-        assert whole > 1150e6
+        chosen = [plan_memory(self.NEED, model, limit * 10**6, tmp_path) for limit in (1250, 800, 740, 700)]
+        assert whole > 1250e6
         assert all(one.needed <= one.allowed for one in chosen)
         sides = [one.windows.sides[0] for one in chosen]
         assert sides == sorted(sides, reverse=True)
         assert [one.windows.on_disk for one in chosen] == [False, True, True, True]
         assert sides[0] == 128 > sides[-1]
-        assert chosen[0].description.startswith("1.35 GB would be needed whole: 36 windows of 128 x 128 x 128 voxels")
+        assert chosen[0].description.startswith("1.43 GB would be needed whole: 36 windows of 128 x 128 x 128 voxels")
         assert "60 MB of intermediate files in" in chosen[1].description
 
     def test_what_does_not_fit_even_in_small_windows_is_refused(self, tmp_path):
         model = fresh(build=Build())
-        with pytest.raises(InputError, match=r"MB of memory needed even in [\d,]+ windows of 32 x 32 x 32 voxels, 520"):
-            plan_memory(self.NEED, model, 520_000_000, tmp_path)
-        with pytest.raises(InputError, match=r"even in \d+ windows of 96 x 96 x 96 voxels \(setting: window\), 600 MB"):
-            plan_memory(self.NEED, model, 600_000_000, tmp_path, WindowWish(window=96))
+        with pytest.raises(InputError, match=r"MB of memory needed even in [\d,]+ windows of 32 x 32 x 32 voxels, 600"):
+            plan_memory(self.NEED, model, 600_000_000, tmp_path)
+        with pytest.raises(InputError, match=r"even in \d+ windows of 96 x 96 x 96 voxels \(setting: window\), 680 MB"):
+            plan_memory(self.NEED, model, 680_000_000, tmp_path, WindowWish(window=96))
 
     def test_weights_count(self, tmp_path):
         """A V-Net has 45.6 million, and they are in memory twice while they are read."""
@@ -285,3 +290,163 @@ def test_a_pass_takes_what_it_is_said_to_take():
     ratios = [float(line) for line in ran.stdout.split()]
     told = {f"{kind} {build}": ratio for (kind, build, _), ratio in zip(cases, ratios, strict=True)}
     assert all(0.4 < ratio < 1.1 for ratio in told.values()), told
+
+
+# --- the script ---
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A tube of 24 x 40 x 36 voxels, and an untrained network that calls about half of it lumen."""
+    monkeypatch.chdir(tmp_path)
+    for name, model in (
+        ("unet_a", fresh()),
+        ("unet_flat", fresh(build=FLAT)),
+        ("unet_classes", fresh(build=Build(depth=1, start_channels=2, classes=("lumen", "wall")))),
+        ("u-net_a", MicroNet()),
+    ):
+        save_state(tmp_path / "checkpoints" / f"{name}.pt", model.state_dict())
+    write_volume(tmp_path / "a.nrrd", Volume(image(24, 40, 36), upright((2, 2, 2)), units="um"))
+    return tmp_path
+
+
+#: What the process is said to take before it holds a volume: little, so that small volumes count.
+@pytest.fixture
+def light(monkeypatch):
+    monkeypatch.setattr("micronet.core.ram.PROGRAM", 1_000_000)
+    monkeypatch.setattr("micronet.segment.memory._MONAI", 0)
+
+
+def segmented(output, *options, capsys, model="unet_a"):
+    code, out, err = call(infer, "a.nrrd", "--model", model, "-o", output, "--threads", 1, *options, capsys=capsys)
+    assert code == 0, err
+    return out, read_json(Path(output) / "a.json")
+
+
+def levels(output, name="a_probability.nrrd"):
+    return read_volume(Path(output) / name).array
+
+
+def rounded(probability):
+    return np.rint(probability * 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("options", "wish"),
+    [
+        (("--window", 16), WindowWish(16)),
+        (("--window", 16, "--overlap", 0.25), WindowWish(16, 0.25)),
+        (("--window", 16, "--blend", "constant"), WindowWish(16, blend="constant")),
+        (("--window", 16, "--border", 0), WindowWish(16, border=0)),
+    ],
+)
+def test_each_option_changes_what_is_found_as_it_says(folder, options, wish, capsys):
+    model = fresh()
+    out, record = segmented("out", *options, capsys=capsys)
+    volume = image(24, 40, 36)
+    assert np.array_equal(levels("out"), rounded(found_in(volume, model, wish, folder)[0]))
+    others = [WindowWish(16), WindowWish(16, 0.25), WindowWish(16, blend="constant"), WindowWish(16, border=0)]
+    others = [found_in(volume, model, one, folder)[0] for one in others if one != wish]
+    assert all(not np.array_equal(levels("out"), rounded(one)) for one in [*others, predict(volume, model)])
+    windows = windows_of(wish, model, volume.shape)
+    assert f"  memory      {windows.words}: about" in out
+    assert record["memory"]["windows"] == windows.record
+    assert {name: record["parameters"][name] for name in wish.asked} == {
+        name: getattr(wish, name) for name in wish.asked
+    }
+
+
+def test_without_them_it_is_looked_at_whole_and_the_record_is_as_before(folder, capsys):
+    out, record = segmented("out", capsys=capsys)
+    assert "  memory      whole: about" in out
+    assert np.array_equal(levels("out"), rounded(predict(image(24, 40, 36), fresh())))
+    assert "windows" not in record["memory"]
+    assert not {"window", "overlap", "blend", "border"} & set(record["parameters"])
+
+
+def test_a_result_of_other_windows_is_told_and_one_of_the_same_is_skipped(folder, capsys):
+    segmented("out", "--window", 16, "--overlap", 0.25, capsys=capsys)
+    out, _ = segmented("out", "--window", 16, "--overlap", 0.25, capsys=capsys)
+    assert "1 skipped" in out
+    for options, words in (
+        (("--window", 16), "overlap 0.25 there, none asked"),
+        (("--window", 12, "--overlap", 0.25), "window 16 there, 12 asked"),
+        ((), "window 16 there, none asked"),
+        (("--window", 16, "--border", 2), "border none there, 2 asked"),
+    ):
+        code, out, err = call(infer, "a.nrrd", "--model", "unet_a", "-o", "out", *options, capsys=capsys)
+        assert code == 2
+        assert words in out + err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--model", "u-net_a", "--window", 16), "µ-Net takes volumes whole or in slabs with the same bits, windows "
+         "are of the larger networks: leave them out (--window)"),
+        (("--model", "u-net_a", "--overlap", 0.5, "--blend", "constant"), "leave them out (--overlap, --blend)"),
+        (("--model", "u-net_a", "--border", 4), "leave them out (--border)"),
+        (("--model", "unet_a", "--border", 4, "--overlap", 0.5), "leave one out (--border, --overlap)"),
+        (("--model", "unet_a", "--window", 8, "--border", 4), "have nothing inside a border of 4 on each side"),
+        (("--model", "unet_a", "--window", 0), "'0': expected a whole number from 1"),
+        (("--model", "unet_a", "--overlap", 1), "'1': expected a number from 0 to 0.9"),
+        (("--model", "unet_a", "--border", "-1"), "expected a whole number from 0"),
+        (("--model", "a=u-net_a", "--model", "b=unet_a", "--window", 16), "leave them out (--window)"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_costs_a_line_and_writes_nothing(folder, options, message, capsys):
+    code, _, err = call_for_last_line(infer, "a.nrrd", *options, capsys=capsys)
+    assert code == 2
+    assert message in err
+    assert not Path("predictions").exists()
+
+
+@pytest.mark.usefixtures("light")
+def test_what_does_not_fit_goes_in_windows_whose_result_lies_on_disk_and_a_line_says_so(folder, capsys):
+    model = fresh()
+    big = image(40, 300, 200)
+    write_volume(folder / "a.nrrd", Volume(big, upright((2, 2, 2)), units="um"))
+    out, record = segmented("out", "--max-ram", "38MB", capsys=capsys)
+    memory = record["memory"]
+    assert re.search(r"memory      1\d\d MB would be needed whole: \d+ windows of \d+ x \d+ x \d+ voxels", out)
+    assert re.search(r"38 MB allowed \(--max-ram\); 10 MB of intermediate files in out/", out)
+    assert memory["estimated_bytes"] <= memory["allowed_bytes"] == 38_000_000
+    side = memory["windows"]["sides_zyx"][1]
+    assert np.array_equal(levels("out"), rounded(found_in(big, model, WindowWish(side), folder)[0]))
+    assert sorted(path.suffix for path in Path("out").iterdir()) == [".json", ".nrrd", ".nrrd", ".png"]
+
+
+def test_a_2d_network_and_one_of_several_classes_go_in_windows_too(folder, capsys):
+    volume = image(24, 40, 36)
+    segmented("flat", "--window", 16, model="unet_flat", capsys=capsys)
+    expected = found_in(volume, fresh(build=FLAT), WindowWish(16), folder)[0]
+    assert np.array_equal(levels("flat"), rounded(expected))
+    out, record = segmented("classes", "--window", 16, model="unet_classes", capsys=capsys)
+    assert "windows of 16 x 16 x 16 voxels, overlap 0.5, weights gaussian" in out
+    model = fresh(build=Build(depth=1, start_channels=2, classes=("lumen", "wall")))
+    each = found_in(volume, model, WindowWish(16), folder)
+    for name, probability in zip(("lumen", "wall"), each, strict=True):
+        assert np.array_equal(levels("classes", f"a_{name}_probability.nrrd"), rounded(probability))
+    assert [one["memory"]["windows"]["count"] for one in record["segments"]] == [2 * 4 * 4] * 2
+
+
+PROCESS = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="ru_maxrss is in kilobytes on Linux")
+def test_a_process_takes_no_more_than_it_is_allowed(folder, root):
+    model = fresh(build=Build(depth=4, start_channels=2))
+    save_state(folder / "unet_quick.pt", model.state_dict())
+    write_volume(folder / "big.nrrd", Volume(image(96, 320, 320), upright((2, 2, 2)), units="um"))
+    command = [sys.executable, str(root / "infer.py"), "big.nrrd", "--model", "unet_quick.pt", "--overlap", "0"]
+    command += ["--max-ram", "670MB", "--threads", "1"]  # 1 GB whole
+    ran = subprocess.run(
+        [sys.executable, "-c", PROCESS, *command], capture_output=True, text=True, check=True, cwd=folder
+    )
+    memory = read_json(folder / "predictions" / "big.json")["memory"]
+    assert memory["windows"]["count"] > 1
+    assert int(ran.stdout) <= memory["estimated_bytes"] <= 670_000_000

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from micronet.app.batch import run_batch
 from micronet.app.terminal import tell
+from micronet.core import ram
 from micronet.core.errors import InputError
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import check_outputs
-from micronet.core.ram import Allowance
 from micronet.io import Sources
 from micronet.measure.class_pairs import (
     ClassTables,
@@ -87,7 +87,7 @@ class _Scorer:
     def score(self, pair: Pair) -> Outcome:
         """Read, compare, write."""
         with Sources() as sources:
-            check_reading(pair, self.reading, sources, Allowance.of(self.max_ram), flat=True)
+            check_reading(pair, self.reading, sources, ram.Allowance.of(self.max_ram, ram.SCORING), flat=True)
             classes = read_class_pair(pair, self.names, self.reading, sources)
         tell(f"  {classes.descriptions[0]} against {classes.descriptions[1]}")
         for note in classes.notes:

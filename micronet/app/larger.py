@@ -122,7 +122,7 @@ def described(trainer: Trainer) -> str:
     if practice is None:
         return ""
     count = sum(parameter.numel() for parameter in trainer.model.parameters())
-    several = f"classes {', '.join(trainer.names[1:])}; " if len(trainer.names) > 2 else ""
+    several = f"classes {', '.join(trainer.names[1:])}; " if trainer.several else ""
     crop = " x ".join(map(str, practice.crop_size))
     seen = f"crops ({crop})" if max(practice.crop_size) > 1 else "images"
     return (

@@ -31,7 +31,7 @@ def most_probable(probabilities: Sequence[Any] | NDArray[np.float32]) -> NDArray
     [[[1, 2, 0]]]
     """
     found = np.empty(probabilities[0].shape, np.uint8)
-    for z, out in enumerate(found):  # plane by plane: no temporary of the volume's size
-        planes = np.stack([np.asarray(one[z], np.float32) for one in probabilities])
-        out[...] = np.argmax(np.concatenate(((1 - planes.sum(0))[None], planes)), axis=0)
+    for out, planes in zip(found, zip(*probabilities, strict=True), strict=True):  # no temporary of the volume's size
+        shares = np.stack(planes)
+        out[...] = np.argmax(np.concatenate(((1 - shares.sum(0))[None], shares)), axis=0)
     return found

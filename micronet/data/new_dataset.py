@@ -8,13 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from micronet.core.errors import FileError, InputError
+from micronet.core.errors import FileError, InputError, MicronetError
 from micronet.core.names import listed
 from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.version import __version__
 from micronet.data.dataset_file import SPLITS
 from micronet.data.layouts import LAYOUTS, AnnotatedVolume
 from micronet.io import files_read_with
+from micronet.io.formats import suffix_of
+from micronet.io.seg_nrrd import segment_names
 
 __all__ = ["embryo_of", "split_by_embryo", "write_new_dataset"]
 
@@ -25,6 +27,7 @@ _TIME_POINT = re.compile(r"(?:^|(?<=[_. -]))(?:t|tp|time|timepoint|time_point|fr
 # One embryo of so many is for validation, and one for test: as in the published split, of 14.
 _ONE_OF = 8
 _LEAST_FOR_TEST = 3
+_SEGMENTATIONS, _LEAST_CLASSES = (".nrrd", ".nhdr"), 2
 
 
 def write_new_dataset(folder: Path, say: Callable[[str], None]) -> Path:
@@ -130,6 +133,7 @@ def _toml(folder: Path, volumes: Sequence[AnnotatedVolume], splits: Sequence[str
         f"# Made by {_MADE_BY} of what lies here, and made anew when that runs again; once you change it, it is yours.",
         "# datasets/README.md says what the keys mean.",
         f"name = {_quoted(folder.resolve().name)}",
+        *_several(volumes),
         "",
         "[defaults]",
         '# intensity = "log"      # for linear intensities, as of light-sheet or confocal microscopes',
@@ -140,6 +144,21 @@ def _toml(folder: Path, volumes: Sequence[AnnotatedVolume], splits: Sequence[str
         lines += ["", "[[volume]]", f"name = {_quoted(one.name)}", f'split = "{split}"']
         lines += [f"image = {_quoted(image)}", f"annotation = {_quoted(annotation)}"]
     return "\n".join(lines) + "\n"
+
+
+def _several(volumes: Sequence[AnnotatedVolume]) -> list[str]:
+    """Return a line for whoever wants to tell several segments apart that all annotations have; none without any."""
+    common: list[str] | None = None
+    for one in volumes:
+        try:
+            names = segment_names(one.annotation) if suffix_of(one.annotation) in _SEGMENTATIONS else []
+        except MicronetError:  # whoever trains on it will be told
+            continue
+        common = names if common is None else [name for name in common if name in names]
+    if common is None or len(common) < _LEAST_CLASSES or not all(name.isprintable() for name in common):
+        return []
+    told = ", ".join(map(_quoted, common))
+    return [f"# classes = [{told}]   # all of them, where they exclude each other: train_network.py tells them apart"]
 
 
 def _quoted(text: str) -> str:

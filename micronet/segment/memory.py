@@ -27,6 +27,10 @@ __all__ = ["Memory", "Need", "memory_without_network", "plan_memory"]
 _THICKEST = 128
 # Bytes a parameter while weights are read, before anything else is; a V-Net's are a third of what it takes.
 _READING_WEIGHTS = 10
+# What importing MONAI adds to the program; measured.
+_MONAI = 80_000_000
+# What is read at once of planes that lie on the disk.
+_PLANES_READ = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,8 @@ class Need:
         if windows is not None:
             work, planes = windows.work_bytes(model), 0 if windows.on_disk else None
             output = (1 + self.classes) * voxels
-            output += 0 if windows.on_disk else 2 * 4 * self.classes * self._looked_at()
+            results = 4 * self._looked_at()
+            output += min(results, _PLANES_READ) if windows.on_disk else 2 * self.classes * results
         elif planes is not None:
             work = engine.pass_bytes(size, planes)
             if padding.needed:  # what is read is padded, and of a thin stack all planes at a time
@@ -135,7 +140,7 @@ class Need:
             output = (1 + self.classes) * voxels + (4 * self.classes + 4) * self._looked_at()
         after = self.held(planes) + max(self.wishes.values(), default=0)
         most = max(_READING_WEIGHTS * parameters, reading, holding + work, holding + output, after)
-        return int(ram.PROGRAM + ram.MARGIN * most)
+        return int(_program(model) + ram.MARGIN * most)
 
     def _whole(self, model: nn.Module, padding: Padding) -> int:
         """Return what it takes to look at the whole volume at once, beside what is held."""
@@ -221,7 +226,7 @@ def plan_memory(
     FileError
         If there is no room for the intermediate files.
     """
-    allowance, wish = Allowance.of(max_ram), wish or WindowWish()
+    allowance, wish = Allowance.of(max_ram, _program(model)), wish or WindowWish()
     wish.check(model)
     whole, limit = need.bytes(model), allowance.words
     if allowance.fits(whole) and not wish.asked:
@@ -293,6 +298,11 @@ def _refuse(need: Need, allowance: Allowance, bytes_of: Callable[[Need], int], h
         f"about {size(bytes_of(need))} of memory needed even {how}{allowance.words}; crop the volume, "
         f"free memory or allow more {setting('max_ram')}"
     )
+
+
+def _program(model: nn.Module) -> int:
+    """Return what the program takes before it holds anything."""
+    return ram.PROGRAM + (_MONAI if network_of(model).tiling == "windows" else 0)
 
 
 def _wished(wish: str) -> str:

@@ -23,7 +23,7 @@ from micronet.networks.normalize import (
     normalize_mask,
 )
 from micronet.networks.padding import Padding
-from micronet.networks.registry import engine_parameters, network_of
+from micronet.networks.registry import classes_of, engine_parameters, network_of
 
 __all__ = [
     "MASK",
@@ -317,6 +317,11 @@ def _refined(
     image: NDArray[np.float32], start: NDArray[np.float32], model: nn.Module, how: Refinement
 ) -> NDArray[np.float32]:
     network = network_of(model)
+    if len(classes := classes_of(model)) > 1:
+        raise InputError(
+            f"this {network.title} tells {', '.join(classes)} apart, each with a probability of its own "
+            "(micronet.segment.refine.predict_classes), where one of lumen is expected"
+        )
     padding = Padding(image.shape, network.smallest_axis)
     look = _looker(padding.pad(image), model)
     before, iterations = start, list[Iteration]()

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from micronet.core.errors import InputError, setting
+from micronet.core.exclusive import most_probable
 from micronet.core.files import make_folder
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import Outputs, check_outputs
@@ -148,6 +148,8 @@ def _plan(path: Path, members: Members, job: Job, sources: Sources, say: Callabl
 
 
 def _segment(plan: _Plan, to: _Listeners) -> Outcome:
+    for task in plan.tasks:
+        task.weights.make_ready()
     pieces = (_apart if plan.members.exclusive else _one_by_one)(plan, to)
     return finish(plan.job, pieces, plan.outputs, plan.asked, to.page, to.watch, to.say)
 
@@ -199,7 +201,7 @@ def _apart(plan: _Plan, to: _Listeners) -> Pieces:
             one if inputs.grid is None else inputs.grid.back(one, job.y_crop) for one in probability
         ]
         to.watch.note("predict")
-        labels = _most_probable(planes)
+        labels = most_probable(planes)
         for number, task in enumerate(plan.tasks, 1):
             alone = replace(inputs, annotation=annotations[task.segment] if task.segment in plan.scored else None)
             prediction = Prediction(planes[number - 1], [passes[number - 1]])
@@ -237,16 +239,6 @@ def _pieces(plan: _Plan, volume: Volume, found: Sequence[Piece]) -> Pieces:
     first = plan.tasks[0]
     device = str(next(first.weights.model.parameters()).device)
     return Pieces(first.path, first.stem, volume, tuple(found), device)
-
-
-def _most_probable(probabilities: Sequence[Planes]) -> NDArray[np.uint8]:
-    """Return the number of each voxel's class; 0 where the rest, which is the background's, is as much as any."""
-    labels = np.zeros(probabilities[0].shape, np.uint8)
-    for plane, classes in zip(labels, zip(*probabilities, strict=True), strict=True):
-        stacked = np.stack(classes)
-        best = stacked.argmax(0)
-        plane[...] = np.where(stacked.max(0) > 1 - stacked.sum(0), best + 1, 0)
-    return labels
 
 
 def _piece(

@@ -26,6 +26,7 @@ from micronet.core.outcome import Outcome
 from micronet.core.ram import Allowance, size
 from micronet.core.volume import Volume, share_grid
 from micronet.io import claimed_bytes, read_annotation
+from micronet.io.checks import ReadOptions, check_axes
 from micronet.io.sidecar import refuse_second_log
 from micronet.io.zarr import Level, open_level
 from micronet.io.zarr_write import LabelColour, Version, Writer, write_labels
@@ -99,6 +100,7 @@ def segment_store(
     """
     task = plan.task
     _check_network(task)
+    task.weights.make_ready()
     if task.job.cluster is None:
         store = _planned(task, Allowance.of(task.job.max_ram), 0, None, say)
         with _alone(plan, store, on_tile) as shop:
@@ -262,6 +264,7 @@ def _planned(
     """Open the level, read the masks, and decide on the tiles: as before, where there is what to go on with."""
     job, path = task.job, task.path
     level = open_level(path, job.level)
+    check_axes(ReadOptions(axes=job.axes), level.image.axes, path)
     grid = level.grid if job.spacing_um is None else level.grid.with_spacing(job.spacing_um)
     depth = grid.shape[1] if job.y_crop is None else min(max(job.y_crop, 1), grid.shape[1])
     masks = [claimed_bytes(task.sources.of(mask), axes=job.axes, shape=job.shape) for mask in task.masks.values()]

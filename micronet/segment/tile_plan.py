@@ -94,7 +94,11 @@ def plan_tiles(
         If not even small tiles fit.
     """
     tiles = engine.tile_sizes(shape, refines)
-    room = math.inf if allowance.bytes is None else (allowance.bytes - PROGRAM) / MARGIN - held - tiles.lowest
+    if processes:  # the lowest level is a step like others; one process alone holds it all the time
+        least = max(least, tiles.lowest)
+    else:
+        held += tiles.lowest
+    room = math.inf if allowance.bytes is None else (allowance.bytes - PROGRAM) / MARGIN - held
     quarter = (shape[0] // 4, shape[1] // 4, shape[2] // 4)
     scratch = math.prod(shape) * (itemsize + 4 * (2 if refines else 1))
     in_memory = (True, False) if tiles.stores < (1 - _LEFT_FOR_TILES) * room and not processes else (False,)
@@ -105,10 +109,10 @@ def plan_tiles(
         if coarse is None or sides is None or least > left:
             continue
         most = max(tiles.coarse(coarse), tiles.fine(sides), least) + (tiles.stores if kept else 0)
-        needed = int(PROGRAM + MARGIN * (held + tiles.lowest + most))
+        needed = int(PROGRAM + MARGIN * (held + most))
         return TilePlan(shape, sides, coarse, not kept, needed, scratch + (0 if kept else tiles.stores))
     smallest = max(tiles.fine((32, 32, 32)), tiles.coarse((32, 32, 32)), least)
-    needed = int(PROGRAM + MARGIN * (held + tiles.lowest + smallest))
+    needed = int(PROGRAM + MARGIN * (held + smallest))
     raise InputError(
         f"about {size(needed)} of memory needed even in tiles, {allowance.words}; free memory or allow more "
         f"{setting('max_ram')}"

@@ -25,8 +25,6 @@ __all__ = ["Recorder"]
 
 # Commands that change how a training goes on, and what the plot calls them.
 _CHANGES = {"lr": "rate", "rp": "β²"}
-# Names where lumen is told from background.
-_OF_ONE_CLASS = 2
 
 
 class Recorder:
@@ -80,7 +78,7 @@ class Recorder:
         self.run = self._fresh_run()
 
     def _fresh_run(self) -> Run:
-        names = self._trainer.names if len(self._trainer.names) > _OF_ONE_CLASS else ()
+        names = self._trainer.names if self._trainer.several else ()
         return Run.fresh(self._trainer.network.name, self._places, self._keep_every, names)
 
     @property

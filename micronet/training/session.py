@@ -47,6 +47,11 @@ from micronet.training.trainer import StepReport, Trainer, ValidationReport
 __all__ = ["Session"]
 
 
+def _told_apart(trainer: Trainer) -> str:
+    """Return above which threshold voxels are lumen, or which classes there are."""
+    return f"classes {', '.join(trainer.names[1:])}" if trainer.several else f"threshold {trainer.threshold:g}"
+
+
 class _StoppedError(Exception):
     """The person wishes no more of a segmentation."""
 
@@ -309,6 +314,8 @@ class Session:
         self._say(f"β² is {command.number:g}")
 
     def _do_threshold(self, command: Command) -> None:
+        if self.trainer.several:
+            raise InputError("of several classes a voxel is the most probable one, so that no threshold applies")
         self.trainer.threshold = command.number
         self._recorder.keep()
         what = "there" if self.trainer.network.of_images else "lumen"
@@ -406,7 +413,7 @@ class Session:
             state = f"{left:,} steps left of '{self._recorder.training}', {time_left}: resume does them"
         self._say(
             f"{self.run.name}: step {trainer.step:,}; {state}\n"
-            f"rate {rate_in_use(trainer)}, β² {trainer.beta_squared:g}, threshold {trainer.threshold:g}, "
+            f"rate {rate_in_use(trainer)}, β² {trainer.beta_squared:g}, {_told_apart(trainer)}, "
             f"recipe {trainer.recipe.name}\n"
             f"best validation: {best}\n"
             f"data set: {self._dataset.name} ({', '.join(f'{len(s)} {split}' for split, s in self._samples.items())})"

@@ -254,6 +254,11 @@ class Trainer:
         return self.last_f if self.last_step == self.step else None
 
     @property
+    def several(self) -> bool:
+        """Whether it tells several classes apart, and not lumen from background."""
+        return len(self.names) > _LUMEN_ALONE
+
+    @property
     def present_counts(self) -> Confusion | None:
         """Counts of several classes at the validation of the present weights, None where there was none."""
         return self.last_counts if self.last_step == self.step else None
@@ -634,6 +639,8 @@ def _slice_of(sample: Sample, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return outlined(sample.image[z], mask[z], sample.mask[z])
 
 
+# Names where lumen is told from background.
+_LUMEN_ALONE = 2
 _COUNTERS = (
     "step",
     "rounds_begun",
@@ -644,12 +651,12 @@ _COUNTERS = (
     "best_f",
     "best_step",
 )
+# Of several classes only.
+_COUNTS = ("best_counts", "last_counts")
 # What a step sees depends on these counters, beside the weights.
 _PLACE = ("step", "rounds_begun", "passes_begun", "beta_squared")
 # What augmentations of earlier sessions did not have: left out where it changes nothing.
 _LATER = {"gamma": 0.0, "chance": 1.0}
-# Of several classes only.
-_COUNTS = ("best_counts", "last_counts")
 # What earlier sessions did not save, and what they had.
 _LATER_COUNTERS = {"last_f": None, "last_step": None, "schedule_from": 0}
 

@@ -29,6 +29,7 @@ from micronet.training.teach.prevalence import annotates_slices, logit_shift, pr
 from micronet.training.trainer import StepReport, Trainer
 
 __all__ = [
+    "IsotropicGrid",
     "MicroNetLearner",
     "PixelLearner",
     "TaughtMicroNet",
@@ -37,7 +38,9 @@ __all__ = [
     "TreesLearner",
     "corrected_for",
     "drawn_of",
+    "part_of",
     "seen_planes",
+    "without_corrections",
 ]
 
 Array = NDArray[np.float32]
@@ -260,15 +263,16 @@ class PixelLearner:
 
 @dataclass(frozen=True)
 class TaughtMicroNet:
-    """A µ-Net after a lesson."""
+    """A µ-Net, or a µr-Net with the pixel members that it starts from, after a lesson."""
 
     member: Member
     lesson: Lesson
+    starts: tuple[Member, ...] = ()
 
     @cached_property
     def probability(self) -> Array:
         """What it says of every voxel."""
-        return Taught([self.member], self.lesson.spacing_um).predict(self.lesson.image, self.lesson.spacing_um)
+        return Taught(self.members(), self.lesson.spacing_um).predict(self.lesson.image, self.lesson.spacing_um)
 
     def at(self, asked: Mask) -> Array:
         """Return the probability of some voxels of the lesson."""
@@ -279,8 +283,8 @@ class TaughtMicroNet:
         return self.probability
 
     def members(self) -> list[Member]:
-        """Return the network, with the grid that it looks at."""
-        return [self.member]
+        """Return the network, with the grid that it looks at, after those that it starts from."""
+        return [*self.starts, self.member]
 
 
 class MicroNetLearner:
@@ -311,34 +315,56 @@ class MicroNetLearner:
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtMicroNet:
         """Train on some voxels of the lesson, and all of the others'."""
-        beside = lesson.corrections
-        if beside is not None and _both(lesson.lumen[learned & beside.whole]):
-            learned = learned & beside.whole
-        step_um = float(np.float32(isotropic_step(lesson.labels.shape, lesson.spacing_um, self.most_voxels)))
-        around_um = float(np.float32(self.around * min(lesson.spacing_um)))
-        labels = np.zeros_like(lesson.labels)
-        labels[lesson.annotated] = np.where(learned, lesson.labels[lesson.annotated], 0)
-        lessons = [replace(lesson, labels=labels), *lesson.others]
-        samples = [_sample(one, step_um, around_um) for one in lessons]
+        grid = IsotropicGrid.of(lesson, self.most_voxels, self.around)
+        samples = [grid.sample(one) for one in (part_of(lesson, without_corrections(lesson, learned)), *lesson.others)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = MicroNet()
         trainer = Trainer(network, samples, (), RECIPES["default"], seed)
         trainer.begin(-(-self.steps // len(samples)))  # so many times all volumes
         trainer.run(self.on_step or (lambda report: None), lambda report: None)
-        return TaughtMicroNet(Member("unet", network.eval(), step_um=step_um, around_um=around_um), lesson)
+        member = Member("unet", network.eval(), step_um=grid.step_um, around_um=grid.around_um)
+        return TaughtMicroNet(member, lesson)
 
 
-def _sample(lesson: Lesson, step_um: float, around_um: float) -> Sample:
-    """Return a volume on the isotropic grid, with its labels."""
-    shape = isotropic_shape(lesson.labels.shape, lesson.spacing_um, step_um)
-    seen = _looked_at(lesson, around_um)
-    image = _padded(resampled(normalize_image(seen) if around_um else seen, shape))
-    labels = _nearest(lesson.labels, shape)
-    labels = np.pad(labels, [(0, n - m) for n, m in zip(image.shape, labels.shape, strict=True)])
-    sample = Sample.of("volume", Volume(image, upright()), labels == 1, labels > 0)
-    # The image is normalised already: what was added to fill it up must not count.
-    return replace(sample, mean=0.0, sd=1.0)
+def without_corrections(lesson: Lesson, learned: Mask) -> Mask:
+    """Return those voxels that lie in whole slices, if these have both classes; else all."""
+    beside = lesson.corrections
+    return learned & beside.whole if beside is not None and _both(lesson.lumen[learned & beside.whole]) else learned
+
+
+def part_of(lesson: Lesson, learned: Mask) -> Lesson:
+    """Return a lesson of some of its voxels."""
+    labels = np.zeros_like(lesson.labels)
+    labels[lesson.annotated] = np.where(learned, lesson.labels[lesson.annotated], 0)
+    return replace(lesson, labels=labels)
+
+
+class IsotropicGrid(NamedTuple):
+    """The grid on which a µ-Net or µr-Net looks at a lesson, as weights hold it."""
+
+    step_um: float
+    around_um: float
+
+    @classmethod
+    def of(cls, lesson: Lesson, most_voxels: int, around: float) -> IsotropicGrid:
+        """Return the grid for so many voxels at most, and surroundings in units of the finest spacing."""
+        step_um = isotropic_step(lesson.labels.shape, lesson.spacing_um, most_voxels)
+        return cls(float(np.float32(step_um)), float(np.float32(around * min(lesson.spacing_um))))
+
+    def array(self, array: Array, spacing_um: Sequence[float]) -> Array:
+        """Return a volume on the grid, its axes long enough for a µ-Net."""
+        return _padded(resampled(array, isotropic_shape(array.shape, spacing_um, self.step_um)))
+
+    def sample(self, lesson: Lesson) -> Sample:
+        """Return the image and the labels of a lesson, on the grid."""
+        seen = _looked_at(lesson, self.around_um)
+        image = self.array(normalize_image(seen) if self.around_um else seen, lesson.spacing_um)
+        labels = _nearest(lesson.labels, isotropic_shape(lesson.labels.shape, lesson.spacing_um, self.step_um))
+        labels = np.pad(labels, [(0, n - m) for n, m in zip(image.shape, labels.shape, strict=True)])
+        sample = Sample.of("volume", Volume(image, upright()), labels == 1, labels > 0)
+        # The image is normalised already: what was added to fill it up must not count.
+        return replace(sample, mean=0.0, sd=1.0)
 
 
 def _nearest(labels: NDArray[np.uint8], shape: Sequence[int]) -> NDArray[np.uint8]:
