@@ -233,7 +233,7 @@ def kills(arguments: argparse.Namespace, folder: Path) -> Iterator[str]:
                         os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
 
                 segment(path, 6, kill)
-                client.wait_for_workers(2)
+                client.wait_for_workers(2, timeout=600)
             row = done[kind]
             row[0] += 1
             row[1] += int(np.count_nonzero(segment.probability != expected))

@@ -9,6 +9,7 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError
 
+import filelock
 import numpy as np
 import pytest
 from disks import fill
@@ -221,7 +222,17 @@ def test_a_folder_that_is_none_of_ours_is_not_touched(volume, segment, tmp_path)
     (segment.output / ".a.tiles" / "notes.txt").write_text("mine")
     with pytest.raises(FileError, match="is in the way: it is no unfinished segmentation of ours"):
         segment(path, force=True)
-    assert (segment.output / ".a.tiles" / "notes.txt").read_text() == "mine"
+    assert [file.name for file in (segment.output / ".a.tiles").iterdir()] == ["notes.txt"]
+
+
+def test_one_call_at_a_time_works_on_a_result(volume, segment, tmp_path):
+    path = write_volume(tmp_path / "a.ome.zarr", volume)
+    (segment.output / ".a.tiles").mkdir(parents=True)
+    with (
+        filelock.FileLock(segment.output / ".a.tiles" / ".lock"),
+        pytest.raises(FileError, match=r"a.ome.zarr' is being segmented by another process in"),
+    ):
+        segment(path)
 
 
 def test_schedulers_that_are_not_there_are_one_line(tmp_path, monkeypatch):

@@ -99,6 +99,21 @@ def test_more_memory_means_fewer_tiles_and_the_coarse_levels_stay_in_memory():
     assert "on disk" in small.words
 
 
+def test_several_processes_get_tiles_alike_with_all_arrays_on_the_disk():
+    alone = planned((1000, 1000, 1000), 16 * 10**9)
+    shared = planned((1000, 1000, 1000), 16 * 10**9, processes=8)
+    assert alone.count < 8 <= shared.count
+    assert shared.coarse_on_disk
+    assert shared.needed < alone.needed
+    assert planned((1000, 1000, 1000), 16 * 10**9, processes=100).count >= 100
+
+
+def test_the_lowest_level_is_a_step_of_one_of_several_processes_and_has_to_fit():
+    with pytest.raises(InputError, match="even in tiles"):
+        planned((10_000, 10_000, 10_000), 16 * 10**9, processes=128)
+    assert planned((10_000, 10_000, 10_000), 26 * 10**9, processes=128).needed < 26 * 10**9
+
+
 def test_too_little_memory_is_refused():
     with pytest.raises(InputError, match=r"even in tiles, so much; free memory or allow more \(setting: max_ram\)"):
         planned((1000, 1000, 1000), PROGRAM + 1000)

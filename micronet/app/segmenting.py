@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from micronet.app.batch import run_batch
-from micronet.app.computing import set_engine, set_threads
+from micronet.app.computing import choose_engine, set_threads
 from micronet.app.inputs import figure_wish, inputs_from
 from micronet.app.named_models import models_from
 from micronet.app.options import MODEL, settings_of
@@ -65,12 +65,14 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
             tell(f"nothing to do: there are {len(paths)} volumes, fewer than parts")
             return 0
         every, paths = paths, these
+    work = {kind for one in several for kind in one.work}
+    computes, make_ready = choose_engine(arguments.engine, work, arguments.device)
+    several = [replace(one, make_ready=make_ready) for one in several]
     weights = several[0]
     for one in several:
         job.window_wish.check(one.model)
     members = Members.of(several, names) if names else Members.told_apart_by(weights)
     job = replace(job, resample_um=_one_spacing(arguments.resample_um, several))
-    computes = set_engine(arguments.engine, frozenset().union(*(one.work for one in several)), arguments.device)
     for one in several:
         tell(f"weights {one.path} ({one.network.name}); {computes}, {arguments.device}, {threads} threads")
     if members is not None:

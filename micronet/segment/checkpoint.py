@@ -91,6 +91,10 @@ class Checkpoint:
             yield
         finally:
             lock.release()
+            if not (self.folder / _JOB).exists():  # nothing was begun, or all is done
+                with contextlib.suppress(OSError):
+                    (self.folder / _LOCK).unlink(missing_ok=True)
+                    self.folder.rmdir()
 
     def begin(self, spec: StoreSpec, parameters: Mapping[str, torch.Tensor]) -> None:
         """Write what everybody has to know."""

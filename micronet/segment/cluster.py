@@ -24,6 +24,7 @@ import torch
 
 from micronet.core.errors import FileError, InputError, MicronetError, setting
 from micronet.core.ram import SHARE, Allowance, available_memory, size
+from micronet.segment import worker_setup
 from micronet.segment.checkpoint import work_of
 from micronet.segment.store_work import StoreWork
 from micronet.segment.tiles import Runner
@@ -64,6 +65,7 @@ class Crew:
         self._client, self._say = client, say
         self.lost = 0
         self._closing = False
+        self._there = set[Any](self.workers)
         client.subscribe_topic("all", self._hear)
 
     @property
@@ -145,13 +147,21 @@ class Crew:
             time.sleep(0.1)
 
     def _hear(self, event: tuple[float, Any]) -> None:
-        told = event[1]
-        if self._closing or not isinstance(told, dict) or told.get("action") != "remove-worker" or told.get("expected"):
+        told = event[1] if isinstance(event[1], dict) else {}
+        action, worker = told.get("action"), told.get("worker")
+        if action == "add-worker":
+            self._there.add(worker)
+        if self._closing or action != "remove-worker":
+            return
+        self._there.discard(worker)
+        if not self._there:
+            self._say("  cluster     no worker is left: waiting for others; what is finished is kept")
+        if told.get("expected"):
             return
         self.lost += 1
         begun = len(told.get("processing-tasks") or ())
         again = f"; {begun} of its tiles are done again by others" if begun else ""
-        self._say(f"  cluster     worker {told.get('worker')} is lost{again}")
+        self._say(f"  cluster     worker {worker} is lost{again}")
 
 
 @contextmanager
@@ -223,6 +233,7 @@ def _local(distributed: Any, processes: int) -> Iterator[Any]:
             threads_per_worker=1,
             processes=True,
             memory_limit=0,
+            preload=[worker_setup.__name__],
             dashboard_address=":0",
             silence_logs=logging.CRITICAL,
         ) as cluster,

@@ -148,6 +148,8 @@ def _plan(path: Path, members: Members, job: Job, sources: Sources, say: Callabl
 
 
 def _segment(plan: _Plan, to: _Listeners) -> Outcome:
+    for task in plan.tasks:
+        task.weights.make_ready()
     pieces = (_apart if plan.members.exclusive else _one_by_one)(plan, to)
     return finish(plan.job, pieces, plan.outputs, plan.asked, to.page, to.watch, to.say)
 
