@@ -5,6 +5,7 @@ python infer.py embryo.nrrd --model ur-net_b0.5_1200         # one volume, publi
 python infer.py scans/ -o masks --until-stable               # every volume of a folder
 python infer.py stack.npy --axes YZX --spacing 5,2,2         # a file that does not say its axes or spacing
 python infer.py beat.tif --time-lapse                        # every time point of a 4-D file, or of several files
+python infer.py embryo.nrrd --model lumen=A --model wall=B   # several segments in one file, a network each
 python infer.py embryo.nrrd --keep edited.seg.nrrd -o kept   # an edited mask: what you checked stays as it is
 """
 

@@ -2,6 +2,7 @@
 
 python teach.py embryo.nrrd --labels strokes.seg.nrrd         # of 3D Slicer: segments "lumen" and "background"
 python teach.py scan.tif --labels labels.tif --spacing 5,2,2  # of napari or Fiji: 1 lumen, 2 background
+python teach.py embryo.nrrd --labels strokes.seg.nrrd --classes lumen,wall    # several classes at once
 python infer.py other.nrrd --model taught_embryo              # what was taught, on another volume
 """
 

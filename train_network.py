@@ -1,8 +1,9 @@
-"""Train a larger network (U-Net, V-Net, stacked hourglass) on the data sets, and at the prompt, of the µ-Nets.
+"""Train a larger network (U-Net, V-Net, stacked hourglass, MICRA-Net) on data sets, and at the prompt, of the µ-Nets.
 
 python train_network.py --network unet --dataset mine.toml --run "30; val; finish"
 python train_network.py --network hourglass --num-stacks 2 --dataset mine.toml      # a prompt; help lists its commands
 python train_network.py --network unet --dimensions 2 --dataset images.toml         # slices, PNG, TIFF
+python train_network.py --network micranet --dimensions 2 --dataset images.toml     # a yes or no for each image
 python train_network.py --network unet --resume                                     # go on with what was interrupted
 """
 

@@ -176,31 +176,32 @@ def pixel(case: Case, labels: Labels, seed: int) -> Mask:
 
 def trees(case: Case, labels: Labels, seed: int) -> Mask:
     """Boosted trees on the same features."""
-    return _taught(case, labels, seed, [TreesLearner()])
+    return taught(case, labels, seed, [TreesLearner()])
 
 
 def even_trees(case: Case, labels: Labels, seed: int) -> Mask:
     """Boosted trees on the features of the evened image."""
-    return _taught(case, labels, seed, [TreesLearner(around=40.0)])
+    return taught(case, labels, seed, [TreesLearner(around=40.0)])
 
 
 def micro_net(case: Case, labels: Labels, seed: int) -> Mask:
     """µ-Net on the isotropic grid."""
-    return _taught(case, labels, seed, [MicroNetLearner(steps=_STEPS["u-net"], most_voxels=1_000_000)])
+    return taught(case, labels, seed, [MicroNetLearner(steps=_STEPS["u-net"], most_voxels=1_000_000)])
 
 
 def micro_r_net(case: Case, labels: Labels, seed: int) -> Mask:
     """µr-Net on the evened image, from the probability of the pixel members that `chosen` has."""
     pixels = default_learners(Lesson(normalize_image(case.image), labels, case.spacing_um))
-    return _taught(case, labels, seed, [MicroRNetLearner(pixels, steps=_STEPS["ur-net"], around=40.0)])
+    return taught(case, labels, seed, [MicroRNetLearner(pixels, steps=_STEPS["ur-net"], around=40.0)])
 
 
 def chosen(case: Case, labels: Labels, seed: int) -> Mask:
     """Taught as teach.py does it."""
-    return _taught(case, labels, seed, None)
+    return taught(case, labels, seed, None)
 
 
-def _taught(case: Case, labels: Labels, seed: int, learners: Sequence[Learner] | None) -> Mask:
+def taught(case: Case, labels: Labels, seed: int, learners: Sequence[Learner] | None) -> Mask:
+    """By these learners, or as teach.py chooses among its own."""
     image = normalize_image(case.image)
     course = teach(Lesson(image, labels, case.spacing_um), seed, learners=learners)
     return course.network.predict(image, case.spacing_um) > 0.5

@@ -14,7 +14,7 @@ import train_network
 from micronet import load_model
 from micronet.core.errors import InputError
 from micronet.data.augmentation import IMAGES, View
-from micronet.data.image_samples import Cut, ImageSample, Part, whole_box
+from micronet.data.image_samples import Cut, ImageSample, Part, boxes_of, whole_box
 from micronet.networks.micranet import MicraNet
 from micronet.training.image_crops import ImageCrops
 from micronet.training.presence import IMAGE_PRACTICE, IMAGE_RECIPE, PresenceTrainer, presence_of
@@ -120,7 +120,7 @@ def test_the_loss_is_pytorchs_with_the_classes_weighted_by_how_rare_they_are(los
     expected = nn.functional.binary_cross_entropy_with_logits(
         one.model.scores(batch.x), batch.target, pos_weight=weights
     )
-    probability, found = one._looked(batch.x, batch.target, None)
+    probability, found = one._looked(batch.x, batch.target, None, 0)
     torch.testing.assert_close(found, expected)
     assert probability.shape == (4, 2)
 
@@ -136,7 +136,7 @@ def test_labels_that_nobody_gave_do_not_count_in_the_loss():
     each = nn.functional.binary_cross_entropy_with_logits(
         one.model.train().scores(batch.x), batch.target, reduction="none"
     )
-    _, loss = one._looked(batch.x, batch.target, batch.weight)
+    _, loss = one._looked(batch.x, batch.target, batch.weight, 0)
     assert loss.item() == pytest.approx((each * batch.weight).sum().item() / 6)
 
 
@@ -193,6 +193,19 @@ def test_probabilities_come_back_by_image_and_part():
     alone = presence_of(model, data[2])[0]
     assert np.array_equal(told[2], alone)
     assert alone.shape == (2,)
+
+
+def test_parts_looked_at_together_have_the_probabilities_that_each_has_alone():
+    torch.manual_seed(2)
+    model = MicraNet(2, ("dot", "line"), 2)
+    image = image_with(1, 1, 3, (40, 70))
+    cut = Cut((1, 16, 16), (1, 16, 16))
+    labels = np.array([1, 1], np.int8)
+    parts = [Part(box, labels) for box in (*boxes_of(image.shape, cut), whole_box(image.shape))]
+    together = presence_of(model, ImageSample.of("a", image, parts))
+    alone = [presence_of(model, ImageSample.of("a", image, [part]))[0] for part in parts]
+    assert len(together) == len(parts) == 16
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from disks import fill
 
+from micronet import Volume, write_volume
 from micronet.networks.kernels.jit import LANES, cache_folder
 
 COMPILE = """
@@ -94,6 +96,29 @@ def test_a_full_disk_costs_the_cache_and_not_the_work(tmp_path, small_disk, engi
     assert "Traceback" not in said
     (disk / "ballast").unlink()
     assert start() == "compiling the engine for this machine, once; this takes about half a minute\n"
+
+
+SKIP = """
+import sys, infer
+code = infer.main(infer.build_parser().parse_args(sys.argv[1:]))
+print("numba" in sys.modules, "micronet.networks.kernels" in sys.modules)
+sys.exit(code)
+"""
+
+
+def test_a_batch_that_only_skips_neither_compiles_nor_loads_the_engine(tmp_path, engine_ready, rng, root):
+    """Before, the whole engine was compiled where there was none yet, and then nothing computed."""
+    for name in "ab":
+        write_volume(tmp_path / f"{name}.nrrd", Volume(rng.integers(0, 255, (32, 32, 32), np.uint8)))
+    words = [tmp_path / "a.nrrd", tmp_path / "b.nrrd", "--model", "u-net_phantom", "-o", tmp_path / "out"]
+    command = [sys.executable, "-B", "-c", SKIP, *map(str, words)]
+    first = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+    assert "2 done\nTrue True\n" in first.stdout
+    cold = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "nothing")}
+    second = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, env=cold)
+    assert "2 skipped\nFalse False\n" in second.stdout
+    assert second.stderr == ""
+    assert not (tmp_path / "nothing").exists()
 
 
 COMPILED = """

@@ -295,6 +295,7 @@ def test_phantoms_over_masks_of_any_name_make_a_data_set_that_is_read(folder, ca
     assert found == ["Gef%E4%DF", DECOMPOSED, "a#b", "two%0Alines", "del%7F", 'x"y\\z', "Case", "case"]
     assert sum(map(len, load_split(read_dataset(path)).values())) == len(names)
     twins = (f"{COMPOSED}.seg.nrrd", f"{DECOMPOSED}.seg.nrrd")
+    write_mask(folder / twins[0], mask)
     code, _, err = call(make_phantoms, "--from-annotation", *twins, "-o", "b", capsys=capsys)
     assert code == 2
     assert "two annotations would both be called" in err

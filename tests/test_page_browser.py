@@ -12,12 +12,13 @@ import pytest
 from matplotlib.image import imread, imsave
 
 from micronet import MicroRNet, Volume, write_volume
+from micronet.core import classes
 from micronet.core.ownership import RECORD_KEYS
 from micronet.networks.weights import save_state
 from micronet.report.page.grid import Grid
 from micronet.report.page.html import Section, figure, note, table, write_page
 from micronet.report.page.plots import Line, plot
-from micronet.report.page.scroller import Movie, Shown
+from micronet.report.page.scroller import Movie, Outlined, Shown
 from micronet.segment.job import Job, Weights, segment_file
 
 FLAGS = (
@@ -40,7 +41,7 @@ let count = 0;
 for (let i = 0; i < data.length; i += 4)
     if ([0, 1, 2].every((k) => Math.abs(data[i + k] - wanted[k]) <= 12)) count++;
 return count;"""
-ORANGE, BLUE = [0xE6, 0x9F, 0x00], [0x56, 0xB4, 0xE9]
+ORANGE, BLUE, GREEN = [0xE6, 0x9F, 0x00], [0x56, 0xB4, 0xE9], [0x00, 0x9E, 0x73]
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +168,24 @@ def test_each_view_shows_its_plane_of_the_volume(open_page):
             )
             assert (bottom_left > top_left + 100) == (down == axis), (axis, view)
             assert (top_right > top_left + 100) == (right == axis), (axis, view)
+
+
+def test_segments_have_a_colour_and_a_box_each_and_a_volume_may_have_its_own(open_page):
+    movies = Movie(Grid(SHAPE)), Movie(Grid(SHAPE), classes.colour(2))
+    for movie in movies:
+        movie.add(_ball(5), "")
+    wall = Outlined("wall", classes.colour(2), _ball(11))
+    browser = open_page([Shown("both", movies[0], mask_name="lumen", further=[wall]), Shown("wall", movies[1])])
+    assert [browser.execute_script(COUNT, 0, one) > 50 for one in (ORANGE, GREEN)] == [True, True]
+    assert browser.find_element("id", "further").text == "wall"
+    browser.find_element("css selector", "#further input").click()
+    assert [browser.execute_script(COUNT, 0, one) > 50 for one in (ORANGE, GREEN)] == [True, False]
+    browser.execute_script(
+        "const chosen = document.getElementById('volume'); chosen.value = 1;chosen.dispatchEvent(new Event('change'))"
+    )
+    _wait(lambda: browser.execute_script(COUNT, 0, GREEN) > 50)
+    assert browser.execute_script(COUNT, 0, ORANGE) == 0
+    assert browser.find_element("id", "further").text == ""
 
 
 def test_contours_go_and_come_back_and_agreement_is_coloured(open_page, volume):

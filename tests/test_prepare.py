@@ -503,7 +503,7 @@ class TestBack:
         assert code == 2
         assert "'other.raw' is not the scan that 'elsewhere/scan.json' tells of: its shape_zyx is [10, 30, 25]" in err
         code, _, err = call("mask.nrrd", "--back-to", "scan.raw", "--force", "--record", "absent.json", capsys=capsys)
-        assert (code, "argument --record: 'absent.json' does not exist" in err) == (2, True)
+        assert (code, "'absent.json' does not exist (--record)" in err) == (2, True)
         np.save("bare.npy", structural.array > 128)
         code, _, err = call("bare.npy", "--back-to", "scan.raw", *record, capsys=capsys)
         assert (code, "does not state where its voxels lie" in err) == (2, True)

@@ -15,6 +15,7 @@ from running import call, call_for_last_line, read_json
 import infer
 from micronet import MicroNet, MicroRNet, Volume, load_model, predict, read_annotation, read_volume, write_volume
 from micronet.core.classes import colour, rgb
+from micronet.core.errors import InputError
 from micronet.core.volume import upright
 from micronet.io import Segment, read_segmentation, write_segmentation
 from micronet.networks.library import LIBRARY, Build
@@ -188,15 +189,38 @@ def test_a_batch_has_a_row_for_each_segment_and_parts_go_on(here, capsys):
     assert Path("out/segments_part_2_of_2.csv").is_file()
 
 
+def assert_same_files(one, other):
+    assert sorted(file.name for file in Path(one).iterdir()) == sorted(file.name for file in Path(other).iterdir())
+
+
 def test_what_is_lacking_is_made_with_all_that_is_there(here, capsys):
-    infer_embryo(*NAMED, "--mesh", "stl", "-o", "out", capsys=capsys)
-    surface = Path("out/embryo_lumen.stl").read_bytes()
-    out = infer_embryo(*NAMED, "--measures", "-o", "out", capsys=capsys)
-    assert "anew        for vessels of lumen, centrelines of lumen, vessels of wall, centrelines of wall" in out
-    assert Path("out/embryo_lumen.stl").read_bytes() == surface
-    assert Path("out/embryo_wall_vessels.csv").is_file()
-    for wish in ((), ("--mesh", "stl"), ("--measures",)):
-        assert "1 skipped" in infer_embryo(*NAMED, *wish, "-o", "out", capsys=capsys)
+    wishes = ("--annotation", "true.seg.nrrd", "--mesh", "stl", "--label-tiff", "--report")
+    infer_embryo(*NAMED, "--clean", "2000", *wishes, "-o", "once", capsys=capsys)
+    infer_embryo(*NAMED, "--clean", "2000", "-o", "bit", capsys=capsys)
+    for wish, lacks in (
+        (wishes[:2], "scores"),
+        (wishes[:4], "mesh of lumen, mesh of wall"),
+        (wishes, "report, labels"),
+    ):
+        out = infer_embryo(*NAMED, "--clean", "2000", *wish, "-o", "bit", capsys=capsys)
+        assert f"from        what is there: {lacks}\n" in out
+        assert "changes" not in out  # no network looks again
+    for file in Path("once").iterdir():
+        if file.suffix == ".json":
+            one, other = read_json(file), read_json(Path("bit", file.name))
+            for entry in (*one["segments"], *other["segments"]):
+                del entry["memory"]
+                for iteration in entry["iterations"]:
+                    del iteration["seconds"]
+            for key in ("segments", "overlaps", "volume", "files", "masks", "parameters", "device"):
+                assert one[key] == other[key]
+        elif file.suffix != ".html":  # which has what it took
+            assert file.read_bytes() == Path("bit", file.name).read_bytes(), file.name
+    for wish in (wishes, wishes[:4], ("--mesh", "stl"), ()):
+        assert "1 skipped" in infer_embryo(*NAMED, "--clean", "2000", *wish, "-o", "bit", capsys=capsys)
+    Path("bit/embryo_wall_probability.nrrd").unlink()
+    assert "anew        for" in infer_embryo(*NAMED, "--clean", "2000", *wishes, "-o", "bit", capsys=capsys)
+    assert_same_files("once", "bit")
 
 
 def test_results_of_other_segments_are_named_and_not_replaced_without_force(here, capsys):
@@ -311,6 +335,22 @@ def test_the_probability_of_classes_is_that_of_the_bare_network(here):
     assert probability[:, :, :21] == pytest.approx(wanted, abs=1e-4)
     assert not probability[:, :, 21:].any()
     assert [one.foreground for one in passes] == [np.count_nonzero(one > 0.5) for one in probability]
+
+
+def test_a_class_without_voxels_is_told_in_words_that_help(here, capsys):
+    state = load_model("unet_c.pt").state_dict()
+    names = [name for name in state if name.endswith("bias") and state[name].shape == (4,)]
+    state[names[-1]][2] = -100.0  # wall never wins
+    save_state(Path("never.pt"), state)
+    out = infer_embryo("--model", "never.pt", "--mesh", "stl", "-o", "out", capsys=capsys)
+    assert "WARNING     no voxel is wall: are these log intensities at the network's scale? another network" in out
+    assert not Path("out/embryo_wall.stl").exists()
+    assert "1 skipped" in infer_embryo("--model", "never.pt", "--mesh", "stl", "-o", "out", capsys=capsys)
+
+
+def test_who_asks_a_network_of_several_classes_for_one_mask_is_refused(here):
+    with pytest.raises(InputError, match="tells lumen, wall, nerve apart, expected one that finds one class"):
+        predict(read_volume("embryo.nrrd"), load_model("unet_c.pt"))
 
 
 def test_a_binary_network_answers_as_before(here):

@@ -16,7 +16,7 @@ from micronet.measure.cutting import Cut
 from micronet.networks.micranet import MicraNet
 from micronet.networks.weights import save_state
 from micronet.segment.settings import Weights
-from micronet.segment.weak.found import detections, look, stands_out
+from micronet.segment.weak.found import detections, look, marked, stands_out
 from micronet.segment.weak.job import look_at_file
 from micronet.segment.weak.settings import Ensemble, WeakJob
 
@@ -191,6 +191,15 @@ def test_a_stack_is_looked_at_plane_by_plane_by_a_flat_network_and_whole_by_anot
     run("stack.tif", "--model", "micranet_3.pt", "--spacing", "2,1,1", "-o", "volume")
     (bright,) = [row for row in rows_of(here / "volume" / "stack_classes.csv") if row["class"] == "bright"]
     assert (bright["plane"], bright["pieces"]) == ("", "1")
+
+
+def test_a_class_is_marked_where_both_maps_say_so_by_hand():
+    precise = np.zeros((1, 1, 60), np.float32)
+    precise[..., 10:20], precise[..., 30:40], precise[..., 50:60] = 2, 2, -2
+    coarse = np.zeros_like(precise)
+    coarse[..., :25], coarse[..., 25:45], coarse[..., 45:] = 0.5, -1, 1
+    found = marked(coarse, precise, flat=True)
+    np.testing.assert_allclose(found[0, 0, [5, 15, 25, 35, 55]], [0, 1, 0, 0, 0], atol=1e-5)
 
 
 def test_a_piece_is_a_point_at_its_largest_value_by_hand():

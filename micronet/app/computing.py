@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from micronet.core.errors import printable
 from micronet.core.threads import physical_cores
 from micronet.networks import engine
 
-__all__ = ["set_engine", "set_threads"]
+__all__ = ["choose_engine", "set_engine", "set_threads"]
 
 
 def set_threads(threads: int | None) -> int:
@@ -30,24 +31,41 @@ def set_engine(choice: engine.Engine, work: Iterable[engine.Work], device: str =
 
     What is compiled is kept for the next time; a line and a bar say so while it happens, and a line where it is not.
     """
+    name, make_ready = choose_engine(choice, work, device)
+    make_ready()
+    return name
+
+
+def choose_engine(
+    choice: engine.Engine, work: Iterable[engine.Work], device: str = "cpu"
+) -> tuple[str, Callable[[], None]]:
+    """Choose who computes as `set_engine` does, and return what compiles it, for when there is something to compute."""
     engine.choose(choice)
     work = sorted(work) if device == "cpu" else []
-    if missing := [kind for kind in work if not engine.is_ready(kind)]:
-        sys.stderr.write("compiling the engine for this machine, once; this takes about half a minute\n")
-        form = "{l_bar}{bar}| {elapsed}"
-        with tqdm(total=100, leave=False, disable=None, unit="%", bar_format=form) as bar, _ticking(bar):
-            for done, kind in enumerate(missing):
 
-                def progress(fraction: float, done: int = done) -> None:
-                    bar.update(round(100 * (done + fraction) / len(missing)) - bar.n)
+    @cache
+    def make_ready() -> None:
+        if missing := [kind for kind in work if not engine.is_ready(kind)]:
+            _compile(missing)
 
-                engine.make_ready(kind, progress)
-        if reason := engine.unkept():
-            sys.stderr.write(
-                printable(f"the compiled engine is not kept ({reason}): the next start compiles it again; ")
-                + "NUMBA_CACHE_DIR names another folder\n"
-            )
-    return "PyTorch" if choice == "torch" or not work or not engine.available() else "numba engine"
+    return "PyTorch" if choice == "torch" or not work or not engine.available() else "numba engine", make_ready
+
+
+def _compile(missing: Sequence[engine.Work]) -> None:
+    sys.stderr.write("compiling the engine for this machine, once; this takes about half a minute\n")
+    form = "{l_bar}{bar}| {elapsed}"
+    with tqdm(total=100, leave=False, disable=None, unit="%", bar_format=form) as bar, _ticking(bar):
+        for done, kind in enumerate(missing):
+
+            def progress(fraction: float, done: int = done) -> None:
+                bar.update(round(100 * (done + fraction) / len(missing)) - bar.n)
+
+            engine.make_ready(kind, progress)
+    if reason := engine.unkept():
+        sys.stderr.write(
+            printable(f"the compiled engine is not kept ({reason}): the next start compiles it again; ")
+            + "NUMBA_CACHE_DIR names another folder\n"
+        )
 
 
 @contextmanager

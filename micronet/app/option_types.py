@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from micronet.core.classes import MOST_CLASSES, check_classes
-from micronet.core.errors import InputError
+from micronet.core.errors import FileError, InputError
 from micronet.core.names import shortened
 from micronet.io.checks import check_dtype, clean_axes, missing
 from micronet.measure.cleaning import Cleaning
@@ -47,6 +47,8 @@ _SPACINGS = (1e-4, 1e6)
 _LONGEST_AXIS, _MOST_VOXELS = 1_000_000, 1 << 40
 _MOST_BYTES = 10**18
 _MOST_PROCESSES = 1024
+# What stands for a mask.
+_STARTS = ("previous", "blank")
 # What common file systems allow.
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095
 
@@ -295,16 +297,25 @@ def path_option(text: str) -> Path:
 
 
 def input_option(text: str) -> Path:
-    """Check the path of something that is read: only here it is known which option it is for."""
-    path = path_option(text)
-    if not os.path.exists(path):
-        raise argparse.ArgumentTypeError(missing(path))
-    return path
+    """Check the path of something that is read; `check_given` looks whether it is there."""
+    return path_option(text)
 
 
 def mask_option(text: str) -> Path:
     """Check what the refinement starts from: a file, or one of two words."""
-    return Path(text) if text in ("previous", "blank") else input_option(text)
+    return path_option(text)
+
+
+def check_given(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Raise FileError, which names the option, where a file that it gives is not there: only here that is known."""
+    for action in parser._actions:
+        given = getattr(arguments, action.dest, None) if action.type in (input_option, mask_option) else None
+        for path in given if isinstance(given, list) else [given]:
+            word = action.type is mask_option and str(path) in _STARTS
+            if path is not None and not word and not os.path.exists(path):
+                raise FileError(
+                    f"{missing(path)} ({action.option_strings[-1] if action.option_strings else action.metavar})"
+                )
 
 
 def commands_option(text: str) -> str:

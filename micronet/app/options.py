@@ -337,7 +337,7 @@ def make_phantoms_parser() -> argparse.ArgumentParser:
 def new_dataset_parser() -> argparse.ArgumentParser:
     """Return the parser of ``new_dataset.py``."""
     p = argparse.ArgumentParser(description="Write FOLDER/dataset.toml, which training takes, of what lies in FOLDER.")
-    p.add_argument("folder", type=input_option, metavar="FOLDER", help="images and their annotations")
+    p.add_argument("folder", type=path_option, metavar="FOLDER", help="images and their annotations")
     _add_debug(p)
     return p
 

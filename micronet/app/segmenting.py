@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from micronet.app.batch import run_batch
-from micronet.app.computing import set_engine, set_threads
+from micronet.app.computing import choose_engine, set_threads
 from micronet.app.inputs import figure_wish, inputs_from
 from micronet.app.named_models import models_from
 from micronet.app.options import MODEL, settings_of
@@ -42,15 +42,16 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
         paths = inputs_from(arguments.inputs, raw=arguments.shape is not None)
         return look_at_inputs(paths, _part(paths, arguments.part), several, arguments)
     _refuse_options_of_images(arguments)
+    members = Members.of(several, names) if names else Members.told_apart_by(several[0])
     demo = not arguments.inputs
-    paths = _volumes(arguments, root, annotated=not names)
+    paths = _volumes(arguments, root, annotated=members is None)
     start = _start(arguments)
     for note in check_stems(paths):
         tell(f"note: {note}")
     job = settings_of(Job, arguments, figure=_figure(paths, arguments), resample_um=None)
     _check_cluster(paths, arguments)
-    if names:
-        check_several(job, arguments, exclusive=False)
+    if members is not None:
+        check_several(job, arguments, exclusive=members.exclusive)
     # Of a cluster each process has one thread, if nobody says otherwise.
     threads = set_threads(arguments.threads or (None if job.cluster is None else 1))
     summary = None
@@ -59,22 +60,22 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
         these = _part(paths, arguments.part)
         if arguments.part is not None:
             tell(f"part {arguments.part[0]} of {arguments.part[1]}: {len(these)} of {len(paths)} volumes")
-        if not names:
+        if members is None:
             check_results(paths, weights_paths[0], job, [] if summary is None else [summary], these=these)
         if not these:
             tell(f"nothing to do: there are {len(paths)} volumes, fewer than parts")
             return 0
         every, paths = paths, these
+    work = {kind for one in several for kind in one.work}
+    computes, make_ready = choose_engine(arguments.engine, work, arguments.device)
+    several = [replace(one, make_ready=make_ready) for one in several]
     weights = several[0]
     for one in several:
         job.window_wish.check(one.model)
-    members = Members.of(several, names) if names else Members.told_apart_by(weights)
     job = replace(job, resample_um=_one_spacing(arguments.resample_um, several))
-    computes = set_engine(arguments.engine, frozenset().union(*(one.work for one in several)), arguments.device)
     for one in several:
         tell(f"weights {one.path} ({one.network.name}); {computes}, {arguments.device}, {threads} threads")
     if members is not None:
-        check_several(job, arguments, exclusive=members.exclusive)
         code = segment_into_several(every, paths, members, job, arguments)
     elif arguments.time_lapse:
         return _time_lapse(paths, weights, job, start, arguments)

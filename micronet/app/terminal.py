@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
+from micronet.app.option_types import check_given
 from micronet.core.errors import SETTINGS, InputError, MicronetError, printable
 
 __all__ = ["reason", "run", "tell", "with_options"]
@@ -68,7 +69,8 @@ def run(
     parser.error = _complain  # type: ignore[method-assign]
     try:
         arguments = parser.parse_args(argv)
-    except InputError as error:
+        check_given(parser, arguments)
+    except MicronetError as error:
         sys.exit(_fail(f"error: {with_options(str(error))}", 2))
     try:
         with _orderly_end():

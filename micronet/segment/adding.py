@@ -14,6 +14,7 @@ from micronet.core.errors import InputError
 from micronet.core.names import write_name
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import RECORD_KEYS, Outputs
+from micronet.core.volume import Volume
 from micronet.io import Source, read_annotation
 from micronet.io.checks import ReadOptions
 from micronet.io.formats import read_with
@@ -24,7 +25,7 @@ from micronet.segment.reading import Inputs, read_inputs
 from micronet.segment.results import Measured, Written, measure_mask, scene_of, write_on_request
 from micronet.segment.settings import MADE_BY, Job
 
-__all__ = ["add_files"]
+__all__ = ["add_files", "on_the_grid"]
 
 
 def add_files(earlier: Earlier, say: Callable[[str], None]) -> Outcome | None:
@@ -55,7 +56,7 @@ def add_files(earlier: Earlier, say: Callable[[str], None]) -> Outcome | None:
     segmentation, probability = (task.job.output / earlier.files[name] for name in ("segmentation", "probability"))
     memory = plan_addition(task, [segmentation, *([probability] if earlier.page else [])])
     inputs = read_inputs(task, say)
-    if not _on_the_grid(earlier, inputs):
+    if not on_the_grid(earlier.record, inputs.volume):
         return None
     say(f"  from        {segmentation.name}, which is there: {', '.join(earlier.lacks)}")
     measured = measure_mask(task, inputs, _mask_in(task.sources.of(segmentation), inputs), say)
@@ -102,9 +103,9 @@ def _added(job: Job, earlier: Earlier) -> Job:
     )
 
 
-def _on_the_grid(earlier: Earlier, inputs: Inputs) -> bool:
-    """Whether what is read lies where the result lies."""
-    told, volume = earlier.record.get("volume"), inputs.volume
+def on_the_grid(record: Mapping[str, Any], volume: Volume) -> bool:
+    """Whether what is read lies where the result of a record lies."""
+    told = record.get("volume")
     spacing = None if volume.spacing_um is None else list(volume.spacing_um)
     wanted = {"shape_zyx": list(volume.shape), "spacing_um_zyx": spacing, "units": volume.units}
     return isinstance(told, dict) and all(told.get(key) == value for key, value in wanted.items())

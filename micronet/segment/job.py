@@ -138,6 +138,7 @@ def _segment(
     on_tile: Callable[[int, int], None],
 ) -> Outcome:
     task, watch = plan.task, Watch()
+    task.weights.make_ready()
     memory = plan_room(task)
     say(f"  memory      {memory.description}")
     inputs = read_inputs(task, say)

@@ -56,7 +56,7 @@ class Members:
     def of(cls, weights: Sequence[Weights], names: Sequence[str]) -> Members:
         """Return a segment for each network; InputError where names or networks do not fit."""
         for name, one in zip(names, weights, strict=True):
-            if len(one.classes) > 1 or one.classes != one.network.classes:
+            if one.exclusive:
                 raise InputError(
                     f"'{one.path.name}' tells {listed(one.classes)} apart by itself, and cannot be the segment "
                     f"'{name}' alone: give it without a name {setting('model')}"
@@ -66,7 +66,7 @@ class Members:
     @classmethod
     def told_apart_by(cls, weights: Weights) -> Members | None:
         """Return the classes that a network tells apart by itself; None where it finds a lumen."""
-        if weights.classes == weights.network.classes:
+        if not weights.exclusive:
             return None
         return cls(check_classes(weights.classes), (weights,) * len(weights.classes), exclusive=True)
 

@@ -81,22 +81,32 @@ def above(probability: Planes, threshold: float) -> NDArray[np.bool_]:
 
 
 def measure(
-    mask: NDArray[np.bool_], volume: Volume, threshold: float, y_crop: int | None
+    mask: NDArray[np.bool_], volume: Volume, threshold: float | None, y_crop: int | None, segment: str = "lumen"
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return what a mask amounts to, as the record has it, and what is suspicious about it."""
-    return measure_counts(int(np.count_nonzero(mask)), mask[:, :y_crop].size, volume, threshold)
+    """Return what a mask amounts to, as the record has it, and what is suspicious about it.
+
+    `threshold` is None where a voxel belongs to the most probable class; `segment` is what the mask is called.
+    """
+    return measure_counts(int(np.count_nonzero(mask)), mask[:, :y_crop].size, volume, threshold, segment)
 
 
-def measure_counts(voxels: int, looked_at: int, volume: Volume, threshold: float) -> tuple[dict[str, Any], list[str]]:
-    """Return what so many voxels of lumen amount to, as `measure` does of a mask."""
+def measure_counts(
+    voxels: int, looked_at: int, volume: Volume, threshold: float | None, segment: str = "lumen"
+) -> tuple[dict[str, Any], list[str]]:
+    """Return what so many voxels of a segment amount to, as `measure` does of a mask."""
     warnings = []
-    if voxels == 0:
+    if voxels == 0 and threshold is None:
+        warnings.append(
+            f"no voxel is {segment}: are these log intensities at the network's scale? another network may help "
+            f"{setting('model')}"
+        )
+    elif voxels == 0:
         warnings.append(
             f"nothing was found above {threshold}: are these log intensities at the network's scale? "
             f"a lower threshold or another network may help {setting('threshold', 'model')}"
         )
     elif voxels > _NEARLY_FULL * looked_at:
-        warnings.append(f"{100 * voxels / looked_at:.0f} % of the volume was called lumen: this cannot be right")
+        warnings.append(f"{100 * voxels / looked_at:.0f} % of the volume was called {segment}: this cannot be right")
     um3 = None if volume.voxel_um3 is None else voxels * volume.voxel_um3
     return {"voxels": voxels, "fraction": voxels / looked_at, "um3": um3}, warnings
 

@@ -31,6 +31,7 @@ _DEFINITIONS = {
     "false positives, FP": ("false_positives", "voxels found and not annotated"),
     "false negatives, FN": ("false_negatives", "voxels annotated and not found"),
 }
+_ALONE = "This page was made later: above is the last mask, those of the iterations before are not kept."
 #: Of a histogram of probabilities.
 PROBABILITY_BINS = np.linspace(0, 1, 52)
 
@@ -52,6 +53,7 @@ class SegmentReport:
         self._volume, self._threshold, self._y_crop = volume, threshold, y_crop
         self._movie = Movie(Grid(volume.shape, volume.spacing_um))
         self._cleaned: NDArray[np.bool_] | None = None
+        self._alone = False
 
     def start(self, mask: NDArray[Any]) -> None:
         """Note the mask that refinement starts from, bool or a probability of the volume's shape."""
@@ -64,8 +66,8 @@ class SegmentReport:
 
     def found(self, mask: NDArray[np.bool_]) -> None:
         """Note the mask of a result of which nothing else is kept."""
-        self._movie.add(mask, "as it was found: masks of the iterations before are not kept")
-        self._cleaned = mask
+        self._movie.add(mask, "as it was found")
+        self._cleaned, self._alone = mask, True
 
     def cleaned(self, mask: NDArray[np.bool_]) -> None:
         """Note the mask after cleaning."""
@@ -101,7 +103,8 @@ class SegmentReport:
         if record["scores"] is not None:
             sections.append(Section("Scores", scores_parts(record["scores"])))
         if len(record["iterations"]) > 1:
-            sections.append(Section("Refinement", refinement_parts(record["iterations"])))
+            alone = [note(_ALONE)] if self._alone else []
+            sections.append(Section("Refinement", [*alone, *refinement_parts(record["iterations"])]))
         sections.append(Section("Histograms", self._histograms(probability, annotation)))
         files = {"volume": record["input"], "weights": record["weights"], **record["masks"]}
         sections.append(Section("How it was made", [origin_table(record, files)]))
@@ -121,7 +124,7 @@ class SegmentReport:
         result, weights = record["result"], record["weights"]
         shape = " × ".join(str(n) for n in self._volume.shape)
         spacing = self._volume.spacing_um
-        size = "voxel size not known" if spacing is None else " × ".join(f"{step:.4g}" for step in spacing) + " µm"
+        size = "voxel size not known" if spacing is None else " × ".join(f"{step:.4g}" for step in spacing) + "\u00a0µm"
         lumen = f"lumen {result['voxels']:,} voxels ({100 * result['fraction']:.2f} %)"
         if result["um3"] is not None:
             lumen += f", {result['um3']:,.0f} µm³"

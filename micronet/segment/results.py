@@ -135,7 +135,8 @@ def measure_found(task: Task, inputs: Inputs, mask: NDArray[np.bool_], say: Call
 def measure_mask(task: Task, inputs: Inputs, mask: NDArray[np.bool_], say: Callable[[str], None]) -> Measured:
     """Measure and score a mask, and tell the person."""
     job, volume = task.job, inputs.volume
-    result, warnings = measure(mask, volume, job.threshold, job.y_crop)
+    threshold = None if task.weights.exclusive else job.threshold
+    result, warnings = measure(mask, volume, threshold, job.y_crop, task.segment)
     scores, line = None, ""
     if inputs.annotation is not None:
         scores, line = _scored(mask, inputs.annotation.array, job.y_crop)

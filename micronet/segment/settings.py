@@ -37,11 +37,12 @@ MOST_ITERATIONS = 100
 
 @dataclass(frozen=True)
 class Weights:
-    """A network with where it came from."""
+    """A network with where it came from; `make_ready` is called before it computes, which may never be."""
 
     path: Path
     sha256: str
     model: nn.Module
+    make_ready: Callable[[], None] = lambda: None
 
     @classmethod
     def load(cls, path: Path, device: str = "cpu", say: Callable[[str], None] | None = None) -> Weights:
@@ -60,6 +61,11 @@ class Weights:
     def classes(self) -> tuple[str, ...]:
         """What its output channels are the probability of."""
         return classes_of(self.model)
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether it tells classes apart, of which a voxel is the most probable; else what it finds is thresholded."""
+        return self.classes != self.network.classes
 
     @property
     def flat(self) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ from micronet.segment.reading import Inputs, read_inputs, read_mask
 from micronet.segment.refine import Iteration, Refinement, has_settled, predict_classes
 from micronet.segment.results import Measured, Prediction, Watch, changes, measure_found, measure_prediction
 from micronet.segment.settings import Job
-from micronet.segment.several_earlier import earlier_segments
+from micronet.segment.several_adding import pieces_there
+from micronet.segment.several_earlier import Lacking, earlier_segments
 from micronet.segment.several_files import Piece, Pieces, finish
 from micronet.segment.several_page import SegmentsPage
 from micronet.segment.windows import predicted_in_windows
@@ -86,8 +87,11 @@ def segment_several(
             if not force and (done := earlier_segments(plan.outputs, plan.asked, plan.job, path)) is not None:
                 if isinstance(done, Outcome):
                     return done
+                plan = _plan(path, members, done.job, sources, lambda _: None)
+                plan.outputs.check_room()
+                if not done.gone and (added := _added(plan, done, say)) is not None:
+                    return added
                 say(f"  anew        for {', '.join(done.lacks)}")
-                plan = _plan(path, members, done.job, sources, say)
             plan.outputs.check_room()
             page = SegmentsPage(plan.members.names) if plan.job.report else None
             return _segment(plan, _Listeners(page, Watch(), say, on_iteration, on_tile))
@@ -148,8 +152,18 @@ def _plan(path: Path, members: Members, job: Job, sources: Sources, say: Callabl
 
 
 def _segment(plan: _Plan, to: _Listeners) -> Outcome:
+    for task in plan.tasks:
+        task.weights.make_ready()
     pieces = (_apart if plan.members.exclusive else _one_by_one)(plan, to)
     return finish(plan.job, pieces, plan.outputs, plan.asked, to.page, to.watch, to.say)
+
+
+def _added(plan: _Plan, done: Lacking, say: Callable[[str], None]) -> Outcome | None:
+    """Make what is lacking from the files that are there; None where that cannot be."""
+    page, watch = SegmentsPage(plan.members.names) if plan.job.report else None, Watch()
+    say(f"  from        what is there: {', '.join(done.lacks)}")
+    pieces = pieces_there(plan.tasks, plan.scored, done.record, page, _once(say))
+    return None if pieces is None else finish(plan.job, pieces, plan.outputs, plan.asked, page, watch, say)
 
 
 def _one_by_one(plan: _Plan, to: _Listeners) -> Pieces:
@@ -173,7 +187,7 @@ def _one_by_one(plan: _Plan, to: _Listeners) -> Pieces:
                 to.say(f"  changes     {changes(prediction.iterations, task)}")
             measured = measure_prediction(task, inputs, prediction, to.say)
             found.append(_piece(task, inputs, prediction, measured, memory, to.page))
-        shown = shown or inputs.volume
+        shown = inputs.volume if shown is None else shown
         to.watch.note(f"predict {task.segment}")
     if shown is None:
         raise AssertionError("there is at least one segment")
@@ -203,9 +217,10 @@ def _apart(plan: _Plan, to: _Listeners) -> Pieces:
         for number, task in enumerate(plan.tasks, 1):
             alone = replace(inputs, annotation=annotations[task.segment] if task.segment in plan.scored else None)
             prediction = Prediction(planes[number - 1], [passes[number - 1]])
-            measured = measure_found(task, alone, labels == number, to.say)
+            mask = labels == number
             if to.page is not None:
-                to.page.listener(task.segment, inputs.volume, 0.5)(measured.mask, passes[number - 1])
+                to.page.listener(task.segment, inputs.volume, 0.5)(mask, passes[number - 1])
+            measured = measure_found(task, alone, mask, to.say)
             found.append(_piece(task, alone, prediction, measured, memory, to.page))
     return _pieces(plan, inputs.volume, found)
 
@@ -259,6 +274,7 @@ def _piece(
         annotation=None if inputs.annotation is None else inputs.annotation.array,
         iterations=tuple(prediction.iterations),
         settled=has_settled(prediction.iterations) if task.settles else None,
+        cleaned=None if measured.cleaned is None else asdict(measured.cleaned),
         notes=tuple(inputs.notes),
         outside=inputs.outside,
         memory=memory,

@@ -19,13 +19,20 @@ from micronet.segment.several_files import outcome_of
 
 __all__ = ["Lacking", "earlier_segments"]
 
+_GONE = "the segmentation or a probability"
+
 
 @dataclass(frozen=True)
 class Lacking:
-    """What is asked for and not there, in words, and the settings that make it with all that is there."""
+    """What is asked for and not there, in words, and the settings that make it with all that is there.
+
+    `record` is what is told of that; `gone` whether the segmentation or a probability is, from which it could be made.
+    """
 
     lacks: list[str]
     job: Job
+    record: Mapping[str, Any]
+    gone: bool
 
 
 def earlier_segments(outputs: Outputs, asked: Mapping[str, Any], job: Job, path: Path) -> Outcome | Lacking | None:
@@ -62,7 +69,7 @@ def earlier_segments(outputs: Outputs, asked: Mapping[str, Any], job: Job, path:
             f"'{outputs.record_path}' is of a result that is scored: give its annotation {setting('annotation')}, or "
             f"replace it {setting('force')}"
         )
-    return Lacking(lacks, _whole(job, stem, names))
+    return Lacking(lacks, _whole(job, stem, names), record, _GONE in lacks)
 
 
 def _differences(record: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
@@ -87,7 +94,7 @@ def _lacking(job: Job, stem: str, names: list[str], empty: set[str]) -> Iterator
     """Yield what is asked for and not there, in words."""
     usual = [job.output / f"{stem}.seg.nrrd", *(probability_of(job.output, stem, name) for name in names)]
     if not all(file.exists() for file in usual):
-        yield "the segmentation or a probability"
+        yield _GONE
     if job.figure is not None:  # its details are not in the record
         yield "figure"
     if job.report and not job.files_on_request(stem)["report"].exists():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
@@ -36,8 +36,8 @@ __all__ = ["Piece", "Pieces", "finish", "outcome_of"]
 class Piece:
     """One segment as it was found: its mask with what it amounts to, and its probability as the file has it (0 to 255).
 
-    `settled` is None where it was not refined until it settles; `notes` say what the network did to the volume, and
-    `outside` where that lies outside of what the network was trained on.
+    `settled` is None where it was not refined until it settles; `cleaned` is what the record says of that; `notes` say
+    what the network did to the volume, and `outside` where that lies outside of what the network was trained on.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Piece:
     annotation: NDArray[np.bool_] | None
     iterations: tuple[Iteration, ...]
     settled: bool | None
+    cleaned: Mapping[str, Any] | None
     notes: tuple[str, ...]
     outside: str | None
     memory: Memory
@@ -60,7 +61,8 @@ class Piece:
 class Pieces:
     """All segments of a volume, on its grid.
 
-    `path` is its file, `stem` how the names of the results begin, `device` where the networks were computed.
+    `path` is its file, `stem` how the names of the results begin, `device` where the networks were computed, and
+    `seconds` what an earlier call took.
     """
 
     path: Path
@@ -68,6 +70,7 @@ class Pieces:
     volume: Volume
     each: tuple[Piece, ...]
     device: str
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     def overlaps(self) -> list[dict[str, Any]]:
         """Return which segments share how many voxels."""
@@ -169,7 +172,8 @@ def _write_own(job: Job, pieces: Pieces, piece: Piece, overlap: bool, say: Calla
     probability = probability_of(folder, stem, piece.name)
     nrrd.write(probability, pieces.volume.with_array(piece.levels))
     surface = own_files(job, stem, piece.name).get("mesh")
-    written = write_shapes(job, f"{stem}_{file_part(piece.name)}", surface, grid, piece.memory, say)
+    memory = pieces.each[-1].memory  # all of them are held by now
+    written = write_shapes(job, f"{stem}_{file_part(piece.name)}", surface, grid, memory, say)
     files = {"probability": probability, **written.files}
     if job.label_tiff and overlap:
         files["labels"] = write_label_tiff(labels_of(folder, stem, piece.name), [grid.array], grid)
@@ -201,7 +205,7 @@ def _record(
             "notes": [*dict.fromkeys(note for piece in pieces.each for note in piece.notes)],
         },
         "files": _names(files),
-        "seconds": {step: round(lasted, 3) for step, lasted in watch.seconds.items()},
+        "seconds": {**pieces.seconds, **{step: round(lasted, 3) for step, lasted in watch.seconds.items()}},
         "device": pieces.device,
         "threads": torch.get_num_threads(),
         "versions": versions(),
@@ -215,7 +219,7 @@ def _told(piece: Piece, written: Written) -> dict[str, Any]:
         "result": measured.result | written.vessels | {"warnings": warnings},
         "iterations": [asdict(iteration) for iteration in piece.iterations],
         **({} if piece.settled is None else {"settled": piece.settled}),
-        **({} if measured.cleaned is None else {"cleaned": asdict(measured.cleaned)}),
+        **({} if piece.cleaned is None else {"cleaned": dict(piece.cleaned)}),
         "scores": measured.scores,
         "files": _names(written.files),
         "memory": {

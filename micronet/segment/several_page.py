@@ -53,6 +53,13 @@ class SegmentsPage:
 
         return note
 
+    def kept(self, name: str, volume: Volume, levels: NDArray[np.uint8], mask: Mask) -> None:
+        """Note a segment that was found before: its probability (0 to 255), and its mask, as only the last is kept."""
+        counts = np.bincount(levels.ravel(), minlength=256)
+        self._sure[name] = np.histogram(np.arange(256) / 255, PROBABILITY_BINS, weights=counts)[0].astype(np.int64)
+        self._movies[name] = Movie(self._grid(volume), colour(self._names.index(name) + 1))
+        self._movies[name].add(mask, "the segmentation")
+
     def found(self, name: str, probability: Planes, measured: Measured) -> None:
         """Note what a segment is in the end."""
         self._sure[name] = histogram(probability, PROBABILITY_BINS)
@@ -127,7 +134,7 @@ class SegmentsPage:
 
 def _facts(volume: Volume, record: Mapping[str, Any]) -> list[str]:
     shape, spacing = " × ".join(str(n) for n in volume.shape), volume.spacing_um
-    size = "voxel size not known" if spacing is None else " × ".join(f"{step:.4g}" for step in spacing) + " µm"
+    size = "voxel size not known" if spacing is None else " × ".join(f"{step:.4g}" for step in spacing) + "\u00a0µm"
     made = record["created"][:16].replace("T", " ")
     return [f"{shape} voxels (z × y × x), {size}", f"micronet {record['versions']['micronet']}, {made} UTC"]
 

@@ -100,6 +100,7 @@ def segment_store(
     """
     task = plan.task
     _check_network(task)
+    task.weights.make_ready()
     if task.job.cluster is None:
         store = _planned(task, Allowance.of(task.job.max_ram), 0, None, say)
         with _alone(plan, store, on_tile) as shop:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any, cast
 
 import numpy as np
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from micronet.core.errors import InputError, setting
 from micronet.data.augmentation import IMAGES
 from micronet.data.dataset import Sample
-from micronet.data.image_samples import ImageSample, never_or_always
+from micronet.data.image_samples import ImageSample, Part, never_or_always
 from micronet.measure.overlap import Overlap
 from micronet.measure.presence import ClassScore, class_scores
 from micronet.networks.micranet import MicraNet
@@ -31,6 +33,8 @@ __all__ = ["IMAGE_LOSSES", "IMAGE_PRACTICE", "IMAGE_RECIPE", "PresenceTrainer", 
 IMAGE_LOSSES = ("weighted_bce", "bce")
 IMAGE_RECIPE = replace(NETWORK_RECIPE, augmentation=IMAGES)
 IMAGE_PRACTICE = Practice(crop_size=(1, 1, 1), batch_size=16, loss="weighted_bce")
+# Of small images so many voxels are looked at at a time.
+_VOXELS_AT_A_TIME = 1 << 17
 # No probability is nearer to 0 or 1 in a validation loss.
 _SMALLEST = 1e-6
 
@@ -145,19 +149,28 @@ def presence_of(
 ) -> list[NDArray[np.float32]]:
     """Return what a network says of each part of an image: the probability of each class, shaped as its labels.
 
-    `on_part` is told of each part before it is looked at, and may raise.
+    `on_part` is told of each part before it is read, and may raise.
     """
     place = next(model.parameters()).device
     model.eval()
     found = []
     with torch.inference_mode():
-        for part in sample.parts:
-            if on_part is not None:
-                on_part(part)
-            seen = standardize(sample.read(part.box), sample.mean, sample.sd)
-            logits = model.scores(torch.from_numpy(seen)[None, None].to(place), sample.block)
-            found.append(torch.sigmoid(logits)[0].cpu().numpy())
+        for parts in _together(sample.parts):
+            seen = []
+            for part in parts:
+                if on_part is not None:
+                    on_part(part)
+                seen.append(standardize(sample.read(part.box), sample.mean, sample.sd))
+            logits = model.scores(torch.from_numpy(np.stack(seen)[:, None]).to(place), sample.block)
+            found += [*torch.sigmoid(logits).cpu().numpy()]
     return found
+
+
+def _together(parts: Sequence[Part]) -> Iterator[list[Part]]:
+    """Yield the parts of an image in their order, those of one shape that follow each other together, up to a limit."""
+    for shape, alike in groupby(parts, lambda part: part.shape):
+        several, most = list(alike), max(1, _VOXELS_AT_A_TIME // math.prod(shape))
+        yield from (several[first : first + most] for first in range(0, len(several), most))
 
 
 def _block_of(samples: Sequence[ImageSample]) -> int | None:

@@ -14,7 +14,7 @@ from micronet.measure.topology import components
 from micronet.networks.activation import maps_of_image
 from micronet.networks.micranet import MicraNet
 
-__all__ = ["Detection", "Seen", "detections", "look", "smoothed", "stands_out"]
+__all__ = ["Detection", "Seen", "detections", "look", "marked", "stands_out"]
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -91,9 +91,15 @@ def _scaled(array: Array, by: float) -> Array:
     return array / np.float32(by) if by > 0 else array
 
 
-def smoothed(precise: Array, *, flat: bool) -> Array:
-    """Return the map of a class, smoothed: within its planes where each is an image of its own."""
+def marked(coarse: Array, precise: Array, *, flat: bool) -> Array:
+    """Return the map of a class that is cut: the product of what is positive in the coarse and in the precise one.
+
+    The precise map is smoothed before, within its planes where each is an image of its own. Earlier layers outline
+    everything that is told from anything, whatever its class; where the class is, the last layer says.
+    """
     found: Array = ndimage.gaussian_filter(precise, (0.0 if flat else _SMOOTHING, _SMOOTHING, _SMOOTHING))
+    np.maximum(found, 0, out=found)
+    found *= np.maximum(coarse, 0)
     return found
 
 
@@ -103,7 +109,7 @@ def stands_out(found: Array, there: Sequence[bool], cut: Cut) -> Mask:
     Parameters
     ----------
     found : ndarray of shape (Z, Y, X), float32
-        Smoothed.
+        As `marked` gives it.
     there : sequence of bool
         Of each image; several are the planes.
     cut : Cut

@@ -29,7 +29,7 @@ from micronet.networks.activation import work_bytes
 from micronet.networks.normalize import log_intensity, normalize_image
 from micronet.report.preview import Scene, write_preview
 from micronet.segment.plan import input_record
-from micronet.segment.weak.found import Detection, Seen, detections, look, smoothed, stands_out
+from micronet.segment.weak.found import Detection, Seen, detections, look, marked, stands_out
 from micronet.segment.weak.settings import Ensemble, WeakJob, kinds_of
 from micronet.segment.weak.tables import write_classes, write_detections
 
@@ -190,9 +190,9 @@ def _seen_image(path: Path, volume: Volume, job: WeakJob, say: Say) -> NDArray[n
 def _pieces(seen: Seen, ensemble: Ensemble, job: WeakJob, volume: Volume) -> _Found:
     masks, points = [], []
     pieces = np.zeros(seen.probability.shape, np.int64)
-    for number, precise in enumerate(seen.precise):
+    for number, (coarse, precise) in enumerate(zip(seen.coarse, seen.precise, strict=True)):
         said = seen.probability[:, number]
-        found = smoothed(precise, flat=ensemble.flat)
+        found = marked(coarse, precise, flat=ensemble.flat)
         mask = stands_out(found, (said > job.threshold).tolist(), job.threshold_method)
         if job.clean is not None:
             clean_mask(mask, job.clean, volume.voxel_um3)

@@ -20,7 +20,7 @@ from micronet.io.labels import BACKGROUND, LUMEN
 from micronet.io.seg_nrrd import has_segments
 from micronet.io.source import Source
 
-__all__ = ["Blocks", "blocks_of_labels", "blocks_of_mask", "count_of", "read_blocks"]
+__all__ = ["Blocks", "blocks_of_labels", "blocks_of_mask", "count_of", "is_table", "read_blocks"]
 
 Labels = NDArray[np.uint8]
 
@@ -46,6 +46,11 @@ class Blocks:
     labels: Labels
     size: tuple[int, int, int]
     description: str
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is a table of blocks, by its name."""
+    return path.suffix.lower() == ".csv"
 
 
 def count_of(shape: Sequence[int], size: Sequence[int]) -> tuple[int, ...]:
@@ -105,7 +110,7 @@ def read_blocks(source: Source, image: Volume, image_name: str, size: Sequence[i
     """
     edges = (size[0], size[1], size[2])
     counts = count_of(image.shape, edges)
-    if suffix_of(source.path) == ".csv":
+    if is_table(source.path):
         labels = _of_table(source.path, image.shape, edges)
     else:
         found = _volume(source)

@@ -121,7 +121,7 @@ def _most_probable(probabilities: Sequence[Array], threshold: float) -> Numbers:
 
 
 def _measured(name: str, mask: NDArray[np.bool_], volume: Volume, job: TeachJob, say: Say) -> dict[str, Any]:
-    result, warnings = measure(mask, volume, job.threshold, None)
+    result, warnings = measure(mask, volume, job.threshold, None, name)
     um3 = "" if result["um3"] is None else f", {result['um3']:,.0f} µm³"
     say(f"  {name:<11} {result['voxels']:,} voxels ({100 * result['fraction']:.2f} % of the volume){um3}")
     for warning in warnings:
