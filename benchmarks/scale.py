@@ -217,27 +217,25 @@ def kills(arguments: argparse.Namespace, folder: Path) -> Iterator[str]:
     volume = made((61, 70, 83))
     path, expected = write_volume(folder / "k.ome.zarr", volume), predict(volume, weights.model, 6)
     done = {"worker in encode": [0, 0, 0], "worker in decode": [0, 0, 0], "driver": [0, 0, 0]}
-    with cluster_of_two() as client:
-        for number in range(arguments.kills):
-            kind = list(done)[number % 3]
-            output = folder / f"k{number}"
-            segment = Watched(client, weights, output)
+    for number in range(arguments.kills):
+        kind = list(done)[number % 3]
+        with cluster_of_two() as client:  # a new one: Dask need not bring back whom we killed
+            segment = Watched(client, weights, folder / f"k{number}")
             if kind == "driver":
-                _kill_driver(client, path, output, number)
+                _kill_driver(client, path, folder / f"k{number}", number)
                 segment(path, 6)
             else:
                 moment = 3 if kind == "worker in encode" else 14 + number
 
-                def kill(tile: int, moment: int = moment) -> None:
+                def kill(tile: int, moment: int = moment, client: Any = client) -> None:
                     if tile == moment:
                         os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
 
                 segment(path, 6, kill)
-                client.wait_for_workers(2, timeout=600)
-            row = done[kind]
-            row[0] += 1
-            row[1] += int(np.count_nonzero(segment.probability != expected))
-            row[2] += segment.lost
+        row = done[kind]
+        row[0] += 1
+        row[1] += int(np.count_nonzero(segment.probability != expected))
+        row[2] += segment.lost
     for kind, (times, wrong, lost) in done.items():
         told = "" if kind == "driver" else f", {lost} told"
         yield f"| SIGKILL of the {kind}, {times} times{told} | voxels that differ: **{wrong}** | 0 wanted |"

@@ -38,6 +38,8 @@ _RETRIES, _PAUSE = 2, 0.5
 # How many workers may die over one step before it is given up.
 _DEATHS = 10
 _PATIENCE = 30.0
+# Dask tells of a connection that closes as of something critical.
+_SILENT = logging.CRITICAL + 1
 
 
 def library() -> Any:
@@ -235,7 +237,7 @@ def _local(distributed: Any, processes: int) -> Iterator[Any]:
             memory_limit=0,
             preload=[worker_setup.__name__],
             dashboard_address=":0",
-            silence_logs=logging.CRITICAL,
+            silence_logs=_SILENT,
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
@@ -266,7 +268,7 @@ def _quiet(dask: Any) -> Iterator[None]:
     with dask.config.set(
         {"distributed.scheduler.allowed-failures": _DEATHS, "distributed.logging.distributed": "critical"}
     ):
-        logger.setLevel(logging.CRITICAL)
+        logger.setLevel(_SILENT)
         try:
             yield
         finally:
