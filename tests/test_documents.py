@@ -13,11 +13,14 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import tifffile
+import torch
 from running import exit_code
 from scipy import ndimage
 
 from micronet import Volume, read_volume, write_volume
 from micronet.io import Segment, write_segmentation
+from micronet.networks.library import Build, UNet
+from micronet.networks.weights import save_state
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,7 +42,7 @@ class Line(NamedTuple):
 
     @property
     def script(self) -> str:
-        return shlex.split(self.text)[1]
+        return shlex.split(self.text, comments=True)[1]
 
     @property
     def arguments(self) -> list[str]:
@@ -174,6 +177,10 @@ def test_the_lines_of_the_documents_it_leads_to_run_too(run_lines, tmp_path):
     shutil.copy("stack.tif", "scan.tif")
     stack = read_volume("stack.tif", spacing_um=(4.5, 4.5, 4.5)).array
     tifffile.imwrite("beat.tif", np.stack([stack] * 2)[:, :, None], imagej=True, metadata={"axes": "TZCYX"})
+    for name in ("taught_embryo_lumen", "taught_embryo_wall"):
+        shutil.copy(ROOT / "trained_models" / "u-net_phantom.pt", Path("trained_models", f"{name}.pt"))
+    torch.manual_seed(1)
+    save_state(Path("trained_models", "unet_3_best.pt"), UNet(Build(classes=("lumen", "wall"))).state_dict())
     for folder, name, copy in (("annotations", "true.seg.nrrd", "embryo.seg.nrrd"), ("struct_iso", "embryo.nrrd", "")):
         Path(folder).mkdir()
         shutil.copy(name, Path(folder, copy))
