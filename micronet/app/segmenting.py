@@ -42,6 +42,9 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
         paths = inputs_from(arguments.inputs, raw=arguments.shape is not None)
         return look_at_inputs(paths, _part(paths, arguments.part), several, arguments)
     _refuse_options_of_images(arguments)
+    work = {kind for one in several for kind in one.work}
+    computes, make_ready = choose_engine(arguments.engine, work, arguments.device)
+    several = [replace(one, make_ready=make_ready) for one in several]
     members = Members.of(several, names) if names else Members.told_apart_by(several[0])
     demo = not arguments.inputs
     paths = _volumes(arguments, root, annotated=members is None)
@@ -66,9 +69,6 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
             tell(f"nothing to do: there are {len(paths)} volumes, fewer than parts")
             return 0
         every, paths = paths, these
-    work = {kind for one in several for kind in one.work}
-    computes, make_ready = choose_engine(arguments.engine, work, arguments.device)
-    several = [replace(one, make_ready=make_ready) for one in several]
     weights = several[0]
     for one in several:
         job.window_wish.check(one.model)
