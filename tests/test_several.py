@@ -363,7 +363,7 @@ def test_a_class_without_voxels_is_told_in_words_that_help(here, capsys):
 
 
 def test_who_asks_a_network_of_several_classes_for_one_mask_is_refused(here):
-    with pytest.raises(InputError, match="tells lumen, wall, nerve apart, expected one that finds one class"):
+    with pytest.raises(InputError, match="tells lumen, wall, nerve apart, each with a probability of its own"):
         predict(read_volume("embryo.nrrd"), load_model("unet_c.pt"))
 
 
