@@ -99,6 +99,18 @@ def test_an_image_is_segmented_counted_and_its_pieces_are_points(here, capsys):
     assert "bright 3, dark 0" in capsys.readouterr().out
 
 
+def test_a_part_without_images_has_nothing_to_do(here, capsys):
+    """Before, one process of many that shared a folder ended with an internal error."""
+    assert run("spots.tif", "--model", "micranet_1.pt", "--part", "2/2", "-o", "out") == 0
+    assert "nothing to do: there are 1 volumes, fewer than parts" in capsys.readouterr().out
+    assert not (here / "out").exists()
+
+
+def test_a_border_of_no_voxels_is_an_option_of_other_networks_too(here):
+    with pytest.raises(InputError, match="--border does not go with a network that says what an image holds"):
+        run("spots.tif", "--model", "micranet_1.pt", "--border", "0")
+
+
 def test_of_an_ome_zarr_the_memory_is_that_of_the_level_that_is_read(here, capsys):
     """Before, a coarse level was refused where the finest did not fit."""
     pytest.importorskip("zarr", "3.0", reason="the extra 'zarr' is not installed")

@@ -60,5 +60,6 @@ def _refuse_options_of_voxels(arguments: argparse.Namespace) -> None:
     default = Job()
     others = [(field.name, getattr(default, field.name)) for field in fields(Job) if field.name not in mine]
     for name, unset in (*others, *((name, None) for name in _ONLY_VOXELS)):
-        if getattr(arguments, name, unset) not in (unset, None, False):
+        given = getattr(arguments, name, unset)
+        if given != unset and given is not None and given is not False:  # 0 is given
             raise InputError(f"{option_of(name)} does not go with a network that says what an image holds")

@@ -40,7 +40,8 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
         from micronet.app.looking import look_at_inputs  # it imports scikit-image
 
         paths = inputs_from(arguments.inputs, raw=arguments.shape is not None)
-        return look_at_inputs(paths, _part(paths, arguments.part), several, arguments)
+        these = _told_part(paths, arguments.part)
+        return look_at_inputs(paths, these, several, arguments) if these or not paths else 0
     _refuse_options_of_images(arguments)
     work = {kind for one in several for kind in one.work}
     computes, make_ready = choose_engine(arguments.engine, work, arguments.device)
@@ -60,13 +61,10 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
     summary = None
     if not arguments.time_lapse:
         summary = planned_summary(job.output, arguments.part) if len(paths) > 1 else None
-        these = _part(paths, arguments.part)
-        if arguments.part is not None:
-            tell(f"part {arguments.part[0]} of {arguments.part[1]}: {len(these)} of {len(paths)} volumes")
+        these = _told_part(paths, arguments.part)
         if members is None:
             check_results(paths, weights_paths[0], job, [] if summary is None else [summary], these=these)
         if not these:
-            tell(f"nothing to do: there are {len(paths)} volumes, fewer than parts")
             return 0
         every, paths = paths, these
     weights = several[0]
@@ -193,6 +191,16 @@ def _part(paths: list[Path], part: tuple[int, int] | None) -> list[Path]:
         return paths
     number, count = part
     return paths[number - 1 :: count]
+
+
+def _told_part(paths: list[Path], part: tuple[int, int] | None) -> list[Path]:
+    """Return a part of the volumes, of which the person is told."""
+    these = _part(paths, part)
+    if part is not None:
+        tell(f"part {part[0]} of {part[1]}: {len(these)} of {len(paths)} volumes")
+        if not these:
+            tell(f"nothing to do: there are {len(paths)} volumes, fewer than parts")
+    return these
 
 
 def _each(paths: list[Path], weights: Weights, job: Job, summary: Outputs | None, *, force: bool, debug: bool) -> int:
