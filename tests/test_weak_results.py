@@ -111,6 +111,19 @@ def test_a_border_of_no_voxels_is_an_option_of_other_networks_too(here):
         run("spots.tif", "--model", "micranet_1.pt", "--border", "0")
 
 
+@pytest.mark.parametrize(
+    ("error", "told"), [(MemoryError, "memory ran out"), (torch.cuda.OutOfMemoryError, "memory of the GPU; the CPU")]
+)
+def test_memory_that_ends_is_one_line_and_nothing_is_written(here, error, told):
+    def full(_):
+        raise error
+
+    ensemble = Ensemble((Weights.load(here / "micranet_1.pt"),))
+    with pytest.raises(InputError, match=told):
+        look_at_file(here / "spots.tif", ensemble, WeakJob(here / "out"), say=lambda _: None, on_image=full)
+    assert not (here / "out").exists()
+
+
 def test_of_an_ome_zarr_the_memory_is_that_of_the_level_that_is_read(here, capsys):
     """Before, a coarse level was refused where the finest did not fit."""
     pytest.importorskip("zarr", "3.0", reason="the extra 'zarr' is not installed")

@@ -113,6 +113,10 @@ def _looked(image: NDArray[np.float32], ensemble: Ensemble, on_image: Callable[[
         raise InputError(
             f"'{path}': memory ran out; crop it, or say how much may be taken {setting('max_ram')}"
         ) from None
+    except torch.cuda.OutOfMemoryError:
+        raise InputError(
+            f"'{path}' does not fit into the memory of the GPU; the CPU has more {setting('device')}"
+        ) from None
 
 
 def _weights_record(ensemble: Ensemble) -> dict[str, Any]:
