@@ -134,6 +134,17 @@ def test_every_problem_of_the_file_is_told_at_once(lab):
     )
 
 
+def test_wrong_classes_are_told_once_and_not_as_segments_of_every_volume(lab):
+    """Before, each .seg.nrrd was read as if it were of one class: "holds 2 segments; name one (key: segment)"."""
+    image = np.zeros((32, 40, 33), np.uint8)
+    mask = np.indices(image.shape)[0] < 9
+    write_segmentation(lab.parent / "a.seg.nrrd", [(Segment("lumen"), mask), (Segment("wall"), ~mask)], Volume(image))
+    lab.write_text('classes = ["lumen", "a/b"]' + LABORATORY, encoding="utf-8")
+    with pytest.raises(DataSetError) as error:
+        open_dataset(lab)
+    assert error.value.problems == ("classes: the name of a class does not hold '/', found 'a/b'",)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

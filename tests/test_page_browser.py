@@ -188,6 +188,16 @@ def test_segments_have_a_colour_and_a_box_each_and_a_volume_may_have_its_own(ope
     assert browser.find_element("id", "further").text == ""
 
 
+def test_of_segments_that_touch_the_first_lies_uppermost(open_page):
+    """Before, a wall around a lumen hid the contour of the lumen, which the preview shows."""
+    movie = Movie(Grid(SHAPE))
+    movie.add(_ball(5), "")
+    wall = Outlined("wall", classes.colour(2), _ball(5))
+    browser = open_page([Shown("both", movie, mask_name="lumen", further=[wall])])
+    assert browser.execute_script(COUNT, 0, ORANGE) > 50
+    assert browser.execute_script(COUNT, 0, GREEN) == 0
+
+
 def test_contours_go_and_come_back_and_agreement_is_coloured(open_page, volume):
     browser = open_page([volume])
     for box, colour in (("show-mask", ORANGE), ("show-annotation", BLUE)):

@@ -329,6 +329,7 @@ def test_the_page_shows_all_segments_in_their_colours_and_each_by_itself(here, c
         assert colour(number) in page
         assert f'"name": "embryo: {name}"' in page
     assert '"further": [{"colour": "#009E73", "name": "wall"}]' in page
+    assert r"\xa0" not in page
 
 
 def test_memory_that_ends_is_one_line_and_nothing_is_written(here, capsys, monkeypatch):

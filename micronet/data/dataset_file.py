@@ -206,7 +206,10 @@ def understood(
     colours, classes, more = _told_apart(content, [defaults, *tables])
     problems += more
     found = [
-        replace(one, entry=replace(one.entry, colours=colours, classes=classes, may_be_empty=number < len(listed)))
+        Found(
+            replace(one.entry, colours=colours, classes=classes, may_be_empty=number < len(listed)),
+            one.wrong | {"classes"} if more else one.wrong,
+        )
         for number, one in enumerate(found)
     ]
     splits = [(defaults | table).get("split") for table in tables]
@@ -390,7 +393,7 @@ _CHOICES = {"split": SPLITS, "labels": ("mask", "sparse"), "intensity": ("as sto
 _PATHS = ("image", "annotation")
 _NEEDED = ("name", "split", *_PATHS)
 # A wrong value of one of these, left out, would make the volume another one.
-_READ_BY = {"segment", "labels", "intensity", "y_crop", "within", "axes", "spacing_um"}
+_READ_BY = {"classes", "segment", "labels", "intensity", "y_crop", "within", "axes", "spacing_um"}
 # What TOML calls a value.
 _KINDS = {str: "a string", int: "an integer", float: "a number", list: "an array", dict: "a table"}
 

@@ -124,7 +124,7 @@ class SegmentReport:
         result, weights = record["result"], record["weights"]
         shape = " × ".join(str(n) for n in self._volume.shape)
         spacing = self._volume.spacing_um
-        size = "voxel size not known" if spacing is None else " × ".join(f"{step:.4g}" for step in spacing) + "\u00a0µm"
+        size = "voxel size not known" if spacing is None else " × ".join(f"{step:.4g}" for step in spacing) + " µm"
         lumen = f"lumen {result['voxels']:,} voxels ({100 * result['fraction']:.2f} %)"
         if result["um3"] is not None:
             lumen += f", {result['um3']:,.0f} µm³"

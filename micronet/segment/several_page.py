@@ -134,7 +134,7 @@ class SegmentsPage:
 
 def _facts(volume: Volume, record: Mapping[str, Any]) -> list[str]:
     shape, spacing = " × ".join(str(n) for n in volume.shape), volume.spacing_um
-    size = "voxel size not known" if spacing is None else " × ".join(f"{step:.4g}" for step in spacing) + "\u00a0µm"
+    size = "voxel size not known" if spacing is None else " × ".join(f"{step:.4g}" for step in spacing) + " µm"
     made = record["created"][:16].replace("T", " ")
     return [f"{shape} voxels (z × y × x), {size}", f"micronet {record['versions']['micronet']}, {made} UTC"]
 

@@ -194,9 +194,10 @@
     const contours = [];
     if (annotation && $("show-annotation").checked) contours.push([contour(annotation), colourOf("annotation"), 4]);
     const end = crop === null ? Infinity : Math.floor(crop);
-    if ($("show-mask").checked) contours.push([contour(mask, end), colourOf("mask"), 1.6]);
-    for (const segment of shown.further)
+    // The first segment lies uppermost, as in previews.
+    for (const segment of [...shown.further].reverse())
       if (segment.box.checked) contours.push([contour(maskOf(segment.mask, plane), end), segment.colour, 1.6]);
+    if ($("show-mask").checked) contours.push([contour(mask, end), colourOf("mask"), 1.6]);
     stroke(context, contours);
     if (crop !== null) {
       const path = new Path2D(`M 0 ${crop / height * cssHeight} H ${cssWidth}`);
