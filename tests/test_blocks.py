@@ -87,6 +87,7 @@ def test_blocks_that_a_table_leaves_out_are_not_known(here):
     ("text", "message"),
     [
         ("a,b\n1,2\n", "the first line names the columns z, y, x, lumen"),
+        ("z;y;x;lumen\n0;0;0;1\n", "its cells are apart by semicolons, expected commas"),
         ("z,y,x,lumen\n0,0,0,maybe\n", "row 2: lumen is 0 or 1, found 'maybe'"),
         ("z,y,x,lumen\n0,zero,0,1\n", "row 2: z, y and x are numbers"),
         ("z,y,x,lumen\n0,inf,0,1\n", "row 2: z, y and x are numbers"),

@@ -108,6 +108,8 @@ def test_all_that_is_wrong_with_a_table_and_its_images_is_told_at_once(tmp_path)
         ("", "its first line must be name"),
         ("name\na\n", "a column for each class"),
         ("name,a,a\n", "a column for each class, each once"),
+        ("name;split;a\nx;train;1\n", "its cells are apart by semicolons, expected commas"),
+        ("name\tsplit\ta\nx\ttrain\t1\n", "its cells are apart by tabs, expected commas"),
         ('name,x\n"a\n', "line 2: it is no CSV"),
         ("name,x\n\udcff,1\n", "is no text in UTF-8"),
     ],
@@ -304,6 +306,33 @@ def test_what_an_hdf5_lacks_or_leads_elsewhere_with_is_told_at_once(tmp_path):
         "volume wrong: label has the shape 3, expected 2 (a number each class)",
     ):
         assert any(message in problem for problem in found), (message, found)
+
+
+@pytest.mark.parametrize("text", [np.bytes_("train"), np.array(["train"], dtype=h5py.string_dtype())])
+def test_a_split_may_be_text_of_any_of_hdf5s_kinds(tmp_path, text):
+    write_hdf5(tmp_path / "all.h5", np.array([0, 1]), split=text)
+    assert labels_of(open_images(hdf5_set(tmp_path)).samples["train"]) == {"a": [[0, 1]], "b": [[0, 1]]}
+
+
+def test_a_split_that_is_no_text_is_told_and_not_replaced_by_the_usual_one(tmp_path):
+    write_hdf5(tmp_path / "all.h5", np.array([0, 1]), split=3)
+    keys = 'classes = ["dot", "line"]\n[defaults]\nsplit = "train"\n'
+    assert any("group a: its attribute split is no text" in one for one in problems(hdf5_set(tmp_path, keys)))
+
+
+def test_an_array_larger_than_memory_is_refused_by_its_header(tmp_path):
+    write_hdf5(tmp_path / "all.h5", np.array([0, 1]))
+    with h5py.File(tmp_path / "all.h5", "r+") as file:
+        del file["a/data"]
+        file.create_dataset("a/data", (1 << 17, 1 << 17), "f8", chunks=(64, 64))  # no chunk is written
+    assert any("volume a: of its data, 131072 x 131072, 1 x 131072" in one for one in problems(hdf5_set(tmp_path)))
+
+
+def test_of_a_volume_in_an_hdf5_the_statistics_are_those_of_its_voxels(tmp_path):
+    write_hdf5(tmp_path / "all.h5", np.array([0, 1]), shape=(3, 8, 16))
+    (sample,) = open_images(hdf5_set(tmp_path)).samples["train"]
+    whole = grey(ord("a"), (3, 8, 16))
+    assert (sample.mean, sample.sd) == pytest.approx((whole.mean(), whole.std(ddof=1)))
 
 
 def test_a_file_that_is_no_hdf5_costs_a_line(tmp_path):

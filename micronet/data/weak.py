@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from micronet.core.classes import check_classes
 from micronet.core.errors import InputError, MicronetError, setting
 from micronet.core.names import existing, name_key
+from micronet.core.ram import Allowance
+from micronet.core.ram import size as bytes_text
 from micronet.data.augmentation import Box
 from micronet.data.dataset import load_entry, read_image
 from micronet.data.dataset_file import (
@@ -54,6 +57,8 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "share": (int, float),
 }
 _USUAL_SHARE = 0.1
+# A voxel's difference from the mean, and its square.
+_STATISTICS_BYTES = 16
 # Of what a mask without names is.
 _ONE_CLASS = ("lumen",)
 
@@ -342,7 +347,9 @@ class _Opened:
         shape = group.data.shape
         read = partial(_read_plane if group.data.ndim == 2 else _cut, group.data)
         full = (1, *shape) if group.data.ndim == 2 else tuple(shape)
-        mean, sd = image_statistics(read(whole_box(full)))
+        _check_memory(group.data, full if self.cut.size is None else (*self.cut.size[:1], *full[1:]))
+        # Of a volume plane by plane.
+        mean, sd = image_statistics(read(whole_box(full)) if group.data.ndim == 2 else group.data)
         parts = [Part(box, labels) for box, labels in self._labels_of(group, full)]
         return _told(ImageSample(entry, full, read, mean, sd, tuple(parts), self.cut.block))
 
@@ -385,6 +392,17 @@ class _Opened:
         raise InputError(
             f"label has the shape {_by(label.shape)}, expected {count} (a number each class), {_by(data.shape)} or "
             f"{count} x {_by(data.shape)} (masks)"
+        )
+
+
+def _check_memory(array: Any, box: Sequence[int]) -> None:
+    """Refuse an array of which more is held at a time than fits into memory, before any of it is read."""
+    needed = math.prod(box) * (array.dtype.itemsize + _STATISTICS_BYTES)
+    allowance = Allowance.of(None)
+    if not allowance.fits(needed):
+        raise InputError(
+            f"of its data, {_by(array.shape)}, {_by(box)} are held at a time: about {bytes_text(needed)} of memory needed, "
+            f"{allowance.words}; cut it into smaller images"
         )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import listed, name_key, read_name
 
-__all__ = ["UNKNOWN", "ClassTable", "Row", "read_class_table"]
+__all__ = ["UNKNOWN", "ClassTable", "Row", "apart_by", "read_class_table"]
 
 #: What a label is where nobody said.
 UNKNOWN = -1
@@ -90,11 +90,23 @@ def _columns(path: Path, header: Sequence[str], classes: Sequence[str]) -> dict[
     if _NAME not in header or not found or not all(header) or len(set(header)) < len(header):
         raise FileError(
             f"'{path}': its first line must be {_NAME}, {_SPLIT} if it has splits, and a column for each class, each "
-            f"once; found {listed([*header]) or 'nothing'}"
+            f"once; found {listed([*header]) or 'nothing'}{apart_by(header)}"
         )
     if absent := [name for name in classes if name_key(name) not in found]:
         raise FileError(f"'{path}' has no column {listed(absent)}; it has {listed(found)}")
     return {name: header.index(name_key(name)) for name in (classes or found)}
+
+
+def apart_by(header: Sequence[str]) -> str:
+    """Return what to add to a message on a first line that a spreadsheet wrote with something else than commas.
+
+    >>> apart_by(["name;split;ring"])
+    '; its cells are apart by semicolons, expected commas'
+    """
+    for character, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(header) == 1 and character in header[0]:
+            return f"; its cells are apart by {name}, expected commas"
+    return ""
 
 
 def _rows(path: Path, header: Sequence[str], columns: dict[str, int], lines: csv.Reader) -> ClassTable:  # type: ignore[name-defined]

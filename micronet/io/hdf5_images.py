@@ -74,8 +74,20 @@ def _group(h5py: Any, file: Any, name: str) -> ImageGroup:
     data = arrays[_DATA]
     if data.ndim not in (2, 3):
         raise InputError(f"{_DATA} has {data.ndim} axes, expected (Y, X) or (Z, Y, X)")
-    split = group.attrs.get(_SPLIT)
-    return ImageGroup(name, split if isinstance(split, str) else None, data, arrays[_LABEL], arrays)
+    return ImageGroup(name, _split(group), data, arrays[_LABEL], arrays)
+
+
+def _split(group: Any) -> str | None:
+    """Return the split that a group states, as text of any of HDF5's kinds; InputError where it is something else."""
+    value = group.attrs.get(_SPLIT)
+    if getattr(value, "shape", None) == (1,):
+        value = value[0]
+    if value is None or isinstance(value, str):
+        return value
+    try:
+        return bytes.decode(value)
+    except (TypeError, UnicodeDecodeError):
+        raise InputError(f"its attribute {_SPLIT} is no text") from None
 
 
 def _array(h5py: Any, group: Any, name: str) -> Any:

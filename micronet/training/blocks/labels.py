@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from micronet.core.errors import FileError, InputError, setting
 from micronet.core.volume import Volume, share_grid
 from micronet.io import nrrd, read_annotation, read_volume
+from micronet.io.class_table import apart_by
 from micronet.io.formats import suffix_of
 from micronet.io.labels import BACKGROUND, LUMEN
 from micronet.io.seg_nrrd import has_segments
@@ -166,7 +167,10 @@ def _of_table(path: Path, shape: Sequence[int], size: Sequence[int]) -> Labels:
             rows = csv.reader(line for line in stream if line.strip() and not line.startswith("#"))
             names = [name.strip().lower() for name in next(rows, [])]
             if not set(_COLUMNS) <= set(names):
-                raise InputError(f"'{path}': the first line names the columns {', '.join(_COLUMNS)}; found {names[:9]}")
+                raise InputError(
+                    f"'{path}': the first line names the columns {', '.join(_COLUMNS)}; found {names[:9]}"
+                    f"{apart_by(names)}"
+                )
             places = [names.index(name) for name in _COLUMNS]
             for number, row in enumerate(rows, 2):
                 _note(
