@@ -18,6 +18,7 @@ from micronet.core.classes import colour, rgb
 from micronet.core.errors import InputError
 from micronet.core.volume import upright
 from micronet.io import Segment, read_segmentation, write_segmentation
+from micronet.networks.kernels import jit
 from micronet.networks.library import LIBRARY, Build
 from micronet.networks.weights import save_state
 from micronet.segment import several
@@ -270,6 +271,19 @@ def test_a_path_that_is_there_is_no_named_segment(here, capsys):
     assert masks_of("out/embryo.seg.nrrd").keys() == {"lumen"}
 
 
+def test_named_networks_say_that_they_compile_and_no_more_once_it_is_done(here, capsys, monkeypatch):
+    """Before, whoever asked for several segments waited half a minute without a word."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(here / "cold"))
+    jit.cache_folder.cache_clear()
+    try:
+        for said in (True, False):
+            words = ("embryo.nrrd", "--model", "lumen=u-net_b.pt", "--force", "-o", "out")
+            code, _, err = call(infer, *words, capsys=capsys)
+            assert (code, "compiling the engine for this machine, once" in err) == (0, said)
+    finally:
+        jit.cache_folder.cache_clear()
+
+
 def test_one_named_network_gives_a_segment_of_that_name(here, capsys):
     infer_embryo("--model", "wall=u-net_b.pt", "-o", "out", capsys=capsys)
     assert masks_of("out/embryo.seg.nrrd").keys() == {"wall"}
@@ -349,7 +363,7 @@ def test_a_class_without_voxels_is_told_in_words_that_help(here, capsys):
 
 
 def test_who_asks_a_network_of_several_classes_for_one_mask_is_refused(here):
-    with pytest.raises(InputError, match="tells lumen, wall, nerve apart, expected one that finds one class"):
+    with pytest.raises(InputError, match="tells lumen, wall, nerve apart, each with a probability of its own"):
         predict(read_volume("embryo.nrrd"), load_model("unet_c.pt"))
 
 

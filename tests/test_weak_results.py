@@ -11,7 +11,8 @@ import torch
 
 import infer
 from micronet.core.errors import FileError, InputError
-from micronet.io import read_segmentation, read_volume
+from micronet.core.volume import Volume
+from micronet.io import read_segmentation, read_volume, write_volume
 from micronet.measure.cutting import Cut
 from micronet.networks.micranet import MicraNet
 from micronet.networks.weights import save_state
@@ -96,6 +97,42 @@ def test_an_image_is_segmented_counted_and_its_pieces_are_points(here, capsys):
         f"spots{end}" for end in (".seg.nrrd", "_preview.png", "_classes.csv", "_detections.csv")
     }
     assert "bright 3, dark 0" in capsys.readouterr().out
+
+
+def test_a_part_without_images_has_nothing_to_do(here, capsys):
+    """Before, one process of many that shared a folder ended with an internal error."""
+    assert run("spots.tif", "--model", "micranet_1.pt", "--part", "2/2", "-o", "out") == 0
+    assert "nothing to do: there are 1 volumes, fewer than parts" in capsys.readouterr().out
+    assert not (here / "out").exists()
+
+
+def test_a_border_of_no_voxels_is_an_option_of_other_networks_too(here):
+    with pytest.raises(InputError, match="--border does not go with a network that says what an image holds"):
+        run("spots.tif", "--model", "micranet_1.pt", "--border", "0")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(MemoryError, "memory ran out"), (torch.cuda.OutOfMemoryError, "memory of the GPU; the CPU")]
+)
+def test_memory_that_ends_is_one_line_and_nothing_is_written(here, error, told):
+    def full(_):
+        raise error
+
+    ensemble = Ensemble((Weights.load(here / "micranet_1.pt"),))
+    with pytest.raises(InputError, match=told):
+        look_at_file(here / "spots.tif", ensemble, WeakJob(here / "out"), say=lambda _: None, on_image=full)
+    assert not (here / "out").exists()
+
+
+def test_of_an_ome_zarr_the_memory_is_that_of_the_level_that_is_read(here, capsys):
+    """Before, a coarse level was refused where the finest did not fit."""
+    pytest.importorskip("zarr", "3.0", reason="the extra 'zarr' is not installed")
+    write_volume("large.ome.zarr", Volume(spots((4, 512, 512))))
+    words = ("large.ome.zarr", "--model", "micranet_1.pt", "--max-ram", "560MB")
+    with pytest.raises(InputError, match=r"large\.ome\.zarr.* does not fit"):
+        run(*words)
+    assert run(*words, "--level", "1") == 0
+    assert "2 x 256 x 256 (Z, Y, X)" in capsys.readouterr().out
 
 
 def test_it_is_done_once_and_again_only_where_asked(here, capsys):

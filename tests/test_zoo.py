@@ -64,3 +64,11 @@ def test_a_file_that_is_no_hdf5_is_refused(tmp_path):
     (tmp_path / "zoo.h5").write_bytes(b"no")
     with pytest.raises(FileError, match="is no HDF5 file that can be read"):
         load_model(find_weights(f"{tmp_path / 'zoo.h5'}:a/b", []))
+
+
+def test_without_h5py_the_file_that_needs_it_is_told(zoo, monkeypatch):
+    """Before, an option of the phantoms was named, which other scripts do not have."""
+    path, _ = zoo
+    monkeypatch.setattr("micronet.io.hdf5.find_spec", lambda name: None)
+    with pytest.raises(FileError, match=r"zoo\.h5:micranet/one': HDF5 needs the package h5py: pip install h5py"):
+        load_model(find_weights(f"{path}:micranet/one", []))

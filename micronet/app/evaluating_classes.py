@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from micronet.app.batch import run_batch
-from micronet.app.terminal import tell
+from micronet.app.terminal import option_of, tell
 from micronet.core import ram
 from micronet.core.errors import InputError
 from micronet.core.outcome import Outcome
@@ -44,10 +44,9 @@ def classes_to_score(arguments: argparse.Namespace, pairs: Sequence[Pair]) -> tu
     classes = asked or (() if arguments.sweep else stated_classes(pairs))
     given = [*chosen, *(name for name, usual in _OF_ONE_MASK.items() if getattr(arguments, name) != usual)]
     if classes and given:
-        option = {"tolerance_um": "tolerance"}.get(given[0], given[0]).replace("_", "-")
         raise InputError(
-            f"--{option} is of one mask, and the classes {', '.join(classes)} are scored: one of them alone is "
-            f"--segment {classes[0]} --prediction-segment {classes[0]}, without --classes"
+            f"{option_of(given[0])} is of one mask, and the classes {', '.join(classes)} are scored: one of them "
+            f"alone is --segment {classes[0]} --prediction-segment {classes[0]}, without --classes"
         )
     if classes:
         one = "--segment and --prediction-segment take one"

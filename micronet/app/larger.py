@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from micronet.app.terminal import option_of
 from micronet.core.errors import InputError
 from micronet.data.dataset import Sample
 from micronet.networks.library import LIBRARY, Build
@@ -35,7 +36,7 @@ def asked_of(network: Network, arguments: argparse.Namespace, saved: Mapping[str
     takes = _IMAGE_BUILD if network.of_images else LIBRARY[network.name].takes
     lacking = [name for name in _OPTIONAL if getattr(arguments, name) is not None and name not in takes]
     if lacking:
-        raise InputError(f"{network.title} has no {_options(lacking)}; it is of one size there")
+        raise InputError(f"{network.title} has no {', '.join(map(option_of, lacking))}; it is of one size there")
     build = _given(arguments, [name for name in takes if hasattr(arguments, name)], saved.get("build"))
     practice = _given(arguments, [field.name for field in fields(Practice)], saved.get("practice"))
     if network.of_images:
@@ -50,17 +51,15 @@ def asked_of(network: Network, arguments: argparse.Namespace, saved: Mapping[str
 def _image_practice(asked: dict[str, Any]) -> dict[str, Any]:
     """Return what was asked for of a network that tells what images hold; InputError for what it has not."""
     if given := [name for name in _OF_CROPS if name in asked]:
-        raise InputError(f"{_options(given)}: the data set says what is seen of an image, by its keys crop and step")
+        raise InputError(
+            f"{', '.join(map(option_of, given))}: the data set says what is seen of an image, by its keys crop and step"
+        )
     practice: dict[str, Any] = {"batch_size": IMAGE_PRACTICE.batch_size, "loss": IMAGE_PRACTICE.loss} | asked
     if practice["loss"] not in IMAGE_LOSSES:
         known = ", ".join(IMAGE_LOSSES)
         raise InputError(f"--loss {practice['loss']}: what images hold is learned by one of {known}")
     Practice(**{"crop_size": (1, 1, 1)} | practice)
     return practice
-
-
-def _options(names: Sequence[str]) -> str:
-    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 def _given(arguments: argparse.Namespace, names: Sequence[str], saved: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from micronet.app.batch import run_batch
 from micronet.app.computing import set_threads
 from micronet.app.options import settings_of
-from micronet.app.terminal import tell
+from micronet.app.terminal import option_of, tell
 from micronet.core.errors import InputError
 from micronet.core.outcome import Outcome
 from micronet.segment.settings import Job, Weights, check_stems
@@ -60,6 +60,6 @@ def _refuse_options_of_voxels(arguments: argparse.Namespace) -> None:
     default = Job()
     others = [(field.name, getattr(default, field.name)) for field in fields(Job) if field.name not in mine]
     for name, unset in (*others, *((name, None) for name in _ONLY_VOXELS)):
-        if getattr(arguments, name, unset) not in (unset, None, False):
-            option = name.removesuffix("_um").replace("_", "-")
-            raise InputError(f"--{option} does not go with a network that says what an image holds")
+        given = getattr(arguments, name, unset)
+        if given != unset and given is not None and given is not False:  # 0 is given
+            raise InputError(f"{option_of(name)} does not go with a network that says what an image holds")

@@ -40,8 +40,12 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
         from micronet.app.looking import look_at_inputs  # it imports scikit-image
 
         paths = inputs_from(arguments.inputs, raw=arguments.shape is not None)
-        return look_at_inputs(paths, _part(paths, arguments.part), several, arguments)
+        these = _told_part(paths, arguments.part)
+        return look_at_inputs(paths, these, several, arguments) if these or not paths else 0
     _refuse_options_of_images(arguments)
+    work = {kind for one in several for kind in one.work}
+    computes, make_ready = choose_engine(arguments.engine, work, arguments.device)
+    several = [replace(one, make_ready=make_ready) for one in several]
     members = Members.of(several, names) if names else Members.told_apart_by(several[0])
     demo = not arguments.inputs
     paths = _volumes(arguments, root, annotated=members is None)
@@ -57,18 +61,12 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
     summary = None
     if not arguments.time_lapse:
         summary = planned_summary(job.output, arguments.part) if len(paths) > 1 else None
-        these = _part(paths, arguments.part)
-        if arguments.part is not None:
-            tell(f"part {arguments.part[0]} of {arguments.part[1]}: {len(these)} of {len(paths)} volumes")
+        these = _told_part(paths, arguments.part)
         if members is None:
             check_results(paths, weights_paths[0], job, [] if summary is None else [summary], these=these)
         if not these:
-            tell(f"nothing to do: there are {len(paths)} volumes, fewer than parts")
             return 0
         every, paths = paths, these
-    work = {kind for one in several for kind in one.work}
-    computes, make_ready = choose_engine(arguments.engine, work, arguments.device)
-    several = [replace(one, make_ready=make_ready) for one in several]
     weights = several[0]
     for one in several:
         job.window_wish.check(one.model)
@@ -193,6 +191,16 @@ def _part(paths: list[Path], part: tuple[int, int] | None) -> list[Path]:
         return paths
     number, count = part
     return paths[number - 1 :: count]
+
+
+def _told_part(paths: list[Path], part: tuple[int, int] | None) -> list[Path]:
+    """Return a part of the volumes, of which the person is told."""
+    these = _part(paths, part)
+    if part is not None:
+        tell(f"part {part[0]} of {part[1]}: {len(these)} of {len(paths)} volumes")
+        if not these:
+            tell(f"nothing to do: there are {len(paths)} volumes, fewer than parts")
+    return these
 
 
 def _each(paths: list[Path], weights: Weights, job: Job, summary: Outputs | None, *, force: bool, debug: bool) -> int:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from micronet.app.computing import set_engine, set_threads
 from micronet.app.options import settings_of, teach_parser
-from micronet.app.terminal import tell
+from micronet.app.terminal import option_of, tell
 from micronet.core.errors import InputError, MicronetError
 from micronet.io import open_stack
 from micronet.networks.engine import Work
@@ -60,8 +60,7 @@ def _block_wish(arguments: argparse.Namespace) -> BlockWish | None:
         return None
     for name in ("lumen", "background", "checked", "start", "free_labels"):
         if getattr(arguments, name):
-            option = "from" if name == "start" else name.replace("_", "-")
-            raise InputError(f"--{option} goes with --labels, not with --blocks")
+            raise InputError(f"{option_of(name)} goes with --labels, not with --blocks")
     arguments.labels = labels_path(arguments.output, arguments.input)
     return BlockWish(arguments.blocks, arguments.block or _USUAL_BLOCK)
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from micronet.app.option_types import check_given
 from micronet.core.errors import SETTINGS, InputError, MicronetError, printable
 
-__all__ = ["reason", "run", "tell", "with_options"]
+__all__ = ["option_of", "reason", "run", "tell", "with_options"]
 
 # What people type for a setting, where it is not its name with two dashes.
 _OPTIONS = {
@@ -48,10 +48,15 @@ def with_options(text: str) -> str:
     >>> with_options("the voxel size is not stated (setting: spacing_um)")
     'the voxel size is not stated (--spacing Z,Y,X)'
     """
-    return SETTINGS.sub(lambda found: f"({', '.join(map(_option, found[1].split(', ')))})", text)
+    return SETTINGS.sub(lambda found: f"({', '.join(map(option_of, found[1].split(', ')))})", text)
 
 
-def _option(name: str) -> str:
+def option_of(name: str) -> str:
+    """Return what people type for a setting.
+
+    >>> option_of("tolerance_um"), option_of("y_crop")
+    ('--tolerance', '--y-crop')
+    """
     return _OPTIONS.get(name, f"--{name.replace('_', '-')}")
 
 

@@ -16,13 +16,20 @@ from micronet.core.errors import InputError, setting
 from micronet.core.files import atomic_path
 from micronet.core.volume import Volume
 
-__all__ = ["require_h5py", "write_one", "write_pairs"]
+__all__ = ["own_member", "require_h5py", "write_one", "write_pairs"]
 
 
-def require_h5py() -> None:
-    """Raise InputError where the package h5py is missing."""
+def require_h5py(what: str = f"an HDF5 file {setting('hdf5')}") -> None:
+    """Raise InputError, which says what needs it, where the package h5py is missing."""
     if find_spec("h5py") is None:
-        raise InputError(f"an HDF5 file {setting('hdf5')} needs the package h5py: pip install h5py")
+        raise InputError(f"{what} needs the package h5py: pip install h5py")
+
+
+def own_member(h5py: Any, group: Any, name: str) -> Any:
+    """Return what a group holds under a name; InputError where it is a link to elsewhere."""
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise InputError(f"{name} is a link, which is not followed")
+    return group[name]
 
 
 def write_pairs(path: Path, pairs: Iterable[tuple[str, str, Volume, Volume]]) -> None:

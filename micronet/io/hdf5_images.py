@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from micronet.core.errors import FileError, InputError
-from micronet.io.hdf5 import require_h5py
+from micronet.io.hdf5 import own_member, require_h5py
 
 __all__ = ["ImageGroup", "open_groups"]
 
@@ -45,7 +45,7 @@ def open_groups(path: Path) -> tuple[list[ImageGroup], list[str]]:
     FileError
         If the file is none.
     """
-    require_h5py()
+    require_h5py(f"'{path}'")
     h5py = import_module("h5py")
     if not path.is_file():
         raise FileError(f"'{path}' is not there")
@@ -65,7 +65,7 @@ def open_groups(path: Path) -> tuple[list[ImageGroup], list[str]]:
 
 
 def _group(h5py: Any, file: Any, name: str) -> ImageGroup:
-    group = _own(h5py, file, name)
+    group = own_member(h5py, file, name)
     if not isinstance(group, h5py.Group):
         raise InputError(f"it is no group with {_DATA} and {_LABEL}")
     arrays = {key: _array(h5py, group, key) for key in group}
@@ -78,15 +78,8 @@ def _group(h5py: Any, file: Any, name: str) -> ImageGroup:
     return ImageGroup(name, split if isinstance(split, str) else None, data, arrays[_LABEL], arrays)
 
 
-def _own(h5py: Any, group: Any, name: str) -> Any:
-    """Return what a group holds under a name; InputError where it is a link to elsewhere."""
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise InputError(f"{name} is a link, which is not followed")
-    return group[name]
-
-
 def _array(h5py: Any, group: Any, name: str) -> Any:
-    found = _own(h5py, group, name)
+    found = own_member(h5py, group, name)
     if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "buif":
         raise InputError(f"{name} is no array of numbers")
     if found.external or found.is_virtual:

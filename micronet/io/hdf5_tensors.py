@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from micronet.core.errors import FileError, InputError, setting
 from micronet.core.names import listed
 from micronet.io.checks import is_file
-from micronet.io.hdf5 import require_h5py
+from micronet.io.hdf5 import own_member, require_h5py
 
 __all__ = ["is_zoo", "read_tensors", "zoo_file"]
 
@@ -48,11 +48,11 @@ def read_tensors(path: Path) -> dict[str, NDArray[np.float32]]:
     InputError
         If h5py is missing.
     """
-    require_h5py()
-    h5py = import_module("h5py")
     found = _NAMED.fullmatch(str(path))
     name = (found["group"] if found else None) or ""
     file = zoo_file(path)
+    require_h5py("HDF5")
+    h5py = import_module("h5py")
     try:
         with h5py.File(file, "r") as zoo:
             group = _group(h5py, zoo, name, file)
@@ -70,7 +70,7 @@ def _group(h5py: Any, zoo: Any, name: str, file: Path) -> Any:
     parts = [part for part in name.split("/") if part]
     here = zoo
     for part in parts:
-        here = _own(h5py, here, part) if isinstance(here, h5py.Group) and part in here else None
+        here = own_member(h5py, here, part) if isinstance(here, h5py.Group) and part in here else None
     if len(parts) != 2 or not isinstance(here, h5py.Group):
         there = [
             f"{file.name}:{one}/{two}"
@@ -87,7 +87,7 @@ def _arrays(h5py: Any, group: Any, before: str, depth: int = 0) -> Any:
     if depth > _DEEPEST:
         raise InputError("its groups lie too deep in each other")
     for key in group:
-        found = _own(h5py, group, key)
+        found = own_member(h5py, group, key)
         if isinstance(found, h5py.Group):
             yield from _arrays(h5py, found, f"{before}{key}.", depth + 1)
             continue
@@ -98,10 +98,3 @@ def _arrays(h5py: Any, group: Any, before: str, depth: int = 0) -> Any:
         if math.prod(found.shape) > _MOST_ELEMENTS or (found.chunks and math.prod(found.chunks) > _MOST_ELEMENTS):
             raise InputError(f"{before}{key} has the shape {found.shape}: too large for a network")
         yield f"{before}{key}", found
-
-
-def _own(h5py: Any, group: Any, name: str) -> Any:
-    """Return what a group holds under a name; InputError where it is a link to elsewhere."""
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise InputError(f"{name} is a link, which is not followed")
-    return group[name]

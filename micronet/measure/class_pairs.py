@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,6 +137,13 @@ def planned_classes(folder: Path, count: int, *, report: bool) -> Outputs:
     return Outputs(folder, "scores.json", MADE_BY, names, outdated=[name for name in whole if name not in names])
 
 
+class Page(Protocol):
+    """A page about the pairs."""
+
+    def write(self, path: Path, whole: Confusion) -> None:
+        """Write it."""
+
+
 class ClassTables:
     """The tables of an evaluation, written anew with each pair.
 
@@ -170,7 +177,7 @@ class ClassTables:
             columns = [*told, "annotated_as", *(f"found_as {name}" for name in names)]
             self._write(folder / CONFUSION, "voxels by what they are annotated as and were found", columns, counts)
 
-    def finish(self, page: Any = None) -> list[Path]:
+    def finish(self, page: Page | None = None) -> list[Path]:
         """Write what is of all pairs, the page, and the record; return the paths of all files."""
         files, whole = [SCORES, CONFUSION], together(self.evaluations)
         with self._outputs.staged() as folder:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from micronet.core.errors import InputError
+from micronet.core.names import listed
 from micronet.networks import library
 from micronet.networks.micranet import MicraNet, is_micranet, micranet_for_state
 from micronet.networks.models import MINIMUM_AXIS, MicroNet, MicroRNet, check_values
@@ -245,10 +246,6 @@ def _misfits(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, list[st
     }
 
 
-def _listed(names: list[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def model_for_state(state: Mapping[str, Tensor]) -> nn.Module:
     """Build the network that a state dict belongs to, decided from its tensors alone.
 
@@ -284,7 +281,7 @@ def model_for_state(state: Mapping[str, Tensor]) -> nn.Module:
     misfits = {name: _misfits(state, model) for name, model in candidates.items()}
     nearest = min(candidates, key=lambda name: sum(map(len, misfits[name].values())))
     if any(misfits[nearest].values()):
-        problems = [f"{kind}: {_listed(names)}" for kind, names in misfits[nearest].items() if names]
+        problems = [f"{kind}: {listed(names, 6)}" for kind, names in misfits[nearest].items() if names]
         titles = " nor a ".join(_ENTRIES[name].title for name in candidates)
         neither = f"not a {network_named(nearest).title}" if _ENTRIES[nearest].sized else f"neither a {titles}"
         raise InputError(f"{neither}; against {nearest}: {'; '.join(problems)}")

@@ -23,7 +23,17 @@ from micronet.segment.memory import Memory, Need, memory_without_network, plan_m
 from micronet.segment.resampling import NetworkGrid
 from micronet.segment.settings import Job, Weights
 
-__all__ = ["Found", "Plan", "Task", "TimePoint", "input_record", "plan_addition", "plan_room", "plan_task"]
+__all__ = [
+    "Found",
+    "Plan",
+    "Task",
+    "TimePoint",
+    "input_record",
+    "plan_addition",
+    "plan_room",
+    "plan_task",
+    "volume_record",
+]
 
 
 @dataclass(eq=False)
@@ -186,6 +196,18 @@ def _need(task: Task, masks: Iterable[Path]) -> Need:
 def input_record(source: Source, level: int = 0) -> dict[str, Any]:
     """Return what a record says of an input: its path and its hash; of an OME-Zarr that of a level."""
     return {"path": write_name(source.path), "sha256": source.sha256(files_of(source, level))}
+
+
+def volume_record(volume: Volume, notes: Iterable[str]) -> dict[str, Any]:
+    """Return what a record says of the volume that was read."""
+    return {
+        "shape_zyx": list(volume.shape),
+        "dtype": str(volume.array.dtype),
+        "spacing_um_zyx": None if volume.spacing_um is None else list(volume.spacing_um),
+        "space": volume.space,
+        "units": volume.units,
+        "notes": list(notes),
+    }
 
 
 def _mask_bytes(mask: Path, task: Task) -> int:

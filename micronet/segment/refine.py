@@ -316,8 +316,6 @@ def _at_once(
 def _refined(
     image: NDArray[np.float32], start: NDArray[np.float32], model: nn.Module, how: Refinement
 ) -> NDArray[np.float32]:
-    if len(names := classes_of(model)) > 1:
-        raise InputError(f"the network tells {', '.join(names)} apart, expected one that finds one class")
     network = network_of(model)
     if len(classes := classes_of(model)) > 1:
         raise InputError(

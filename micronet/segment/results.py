@@ -28,7 +28,7 @@ from micronet.measure.overlap import Overlap, overlap
 from micronet.report.preview import Scene, write_paper_figure
 from micronet.segment.memory import Memory
 from micronet.segment.outputs import above, levels, measure, score_line, scores_record, write_result
-from micronet.segment.plan import Found, Plan, Task
+from micronet.segment.plan import Found, Plan, Task, volume_record
 from micronet.segment.reading import Inputs
 from micronet.segment.refine import Iteration, has_settled
 from micronet.segment.settings import Job
@@ -198,14 +198,7 @@ def record_of(
     settled = {"settled": has_settled(prediction.iterations)} if plan.task.settles else {}
     return plan.asked | {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "volume": {
-            "shape_zyx": list(volume.shape),
-            "dtype": str(volume.array.dtype),
-            "spacing_um_zyx": None if volume.spacing_um is None else list(volume.spacing_um),
-            "space": volume.space,
-            "units": volume.units,
-            "notes": inputs.notes,
-        },
+        "volume": volume_record(volume, inputs.notes),
         "result": measured.result | written.vessels | {"warnings": warnings},
         "iterations": [asdict(iteration) for iteration in prediction.iterations],
         **settled,

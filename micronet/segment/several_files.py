@@ -24,6 +24,7 @@ from micronet.io import Segment, nrrd, write_label_tiff, write_segmentation
 from micronet.report.preview import Further, Scene, write_paper_figure, write_preview
 from micronet.segment.members import labels_of, own_files, probability_of
 from micronet.segment.memory import Memory
+from micronet.segment.plan import volume_record
 from micronet.segment.refine import Iteration
 from micronet.segment.results import Measured, Watch, Written, write_shapes
 from micronet.segment.settings import Job
@@ -196,14 +197,7 @@ def _record(
         "segments": [entry | _told(piece, own) for entry, piece, own in entries],
         "overlaps": [*overlaps],
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "volume": {
-            "shape_zyx": list(volume.shape),
-            "dtype": str(volume.array.dtype),
-            "spacing_um_zyx": None if volume.spacing_um is None else list(volume.spacing_um),
-            "space": volume.space,
-            "units": volume.units,
-            "notes": [*dict.fromkeys(note for piece in pieces.each for note in piece.notes)],
-        },
+        "volume": volume_record(volume, dict.fromkeys(note for piece in pieces.each for note in piece.notes)),
         "files": _names(files),
         "seconds": {**pieces.seconds, **{step: round(lasted, 3) for step, lasted in watch.seconds.items()}},
         "device": pieces.device,

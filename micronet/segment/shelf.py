@@ -17,10 +17,10 @@ from numpy.typing import DTypeLike, NDArray
 
 from micronet.io.pieces import PieceArray, ScratchPieces
 
+__all__ = ["LocalShelf", "SharedShelf", "Shelf"]
+
 # Voxels along each axis of the pieces of an array that is copied.
 _PUT = 128
-
-__all__ = ["LocalShelf", "SharedShelf", "Shelf"]
 
 
 class Shelf(Protocol):

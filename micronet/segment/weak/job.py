@@ -28,7 +28,7 @@ from micronet.measure.pieces import clean_mask
 from micronet.networks.activation import work_bytes
 from micronet.networks.normalize import log_intensity, normalize_image
 from micronet.report.preview import Scene, write_preview
-from micronet.segment.plan import input_record
+from micronet.segment.plan import input_record, volume_record
 from micronet.segment.weak.found import Detection, Seen, detections, look, marked, stands_out
 from micronet.segment.weak.settings import Ensemble, WeakJob, kinds_of
 from micronet.segment.weak.tables import write_classes, write_detections
@@ -113,6 +113,10 @@ def _looked(image: NDArray[np.float32], ensemble: Ensemble, on_image: Callable[[
         raise InputError(
             f"'{path}': memory ran out; crop it, or say how much may be taken {setting('max_ram')}"
         ) from None
+    except torch.cuda.OutOfMemoryError:
+        raise InputError(
+            f"'{path}' does not fit into the memory of the GPU; the CPU has more {setting('device')}"
+        ) from None
 
 
 def _weights_record(ensemble: Ensemble) -> dict[str, Any]:
@@ -153,15 +157,16 @@ def _hash(told: Any, key: str | None) -> Any:
 def _read(path: Path, ensemble: Ensemble, job: WeakJob, sources: Sources, say: Say) -> Volume:
     """Return the volume; what does not fit into memory is refused by its header."""
     how: dict[str, Any] = {"axes": job.axes, "spacing_um": job.spacing_um, "shape": job.shape, "dtype": job.dtype}
+    how |= {"flat": ensemble.flat, "level": job.level}
     source = sources.of(path)
-    with open_stack(source, **how, flat=ensemble.flat) as stack:
+    with open_stack(source, **how) as stack:
         shape, stored = stack.grid.shape, stack.grid.array.nbytes
     voxels, classes, several = int(np.prod(shape)), len(ensemble.classes), len(ensemble.members) > 1
     at_once = voxels // shape[0] if ensemble.flat else voxels
     held = stored + 4 * voxels * (1 + classes * (3 if several else 2)) + voxels * classes
     work = max(work_bytes(one, at_once) for one in ensemble.networks) + 8 * classes * at_once
     needed = Allowance.of(job.max_ram).check(held, max(work, 24 * voxels), f"'{path}'")
-    volume = read_volume(source, **how, flat=ensemble.flat, level=job.level)
+    volume = read_volume(source, **how)
     spacing = "unknown" if volume.spacing_um is None else " x ".join(f"{um:.4g}" for um in volume.spacing_um) + " µm"
     say(f"  volume      {' x '.join(map(str, volume.shape))} (Z, Y, X), {volume.array.dtype}, spacing {spacing}")
     say(f"  memory      about {needed / 1e9:.2g} GB at most")
@@ -262,14 +267,7 @@ def _record(volume: Volume, seen: Seen, found: _Found, ensemble: Ensemble, files
     """Return what the record says beside what was asked."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "volume": {
-            "shape_zyx": list(volume.shape),
-            "dtype": str(volume.array.dtype),
-            "spacing_um_zyx": None if volume.spacing_um is None else list(volume.spacing_um),
-            "space": volume.space,
-            "units": volume.units,
-            "notes": list(volume.notes),
-        },
+        "volume": volume_record(volume, volume.notes),
         "classes": {
             name: {
                 "probability": float(seen.probability[:, number].max()),

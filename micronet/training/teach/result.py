@@ -27,6 +27,7 @@ from micronet.networks.taught import Member, Taught
 from micronet.networks.weights import save_state
 from micronet.report.preview import Scene
 from micronet.segment.outputs import measure, write_result
+from micronet.segment.plan import volume_record
 from micronet.training.teach.collection import Collection, collection_of
 from micronet.training.teach.course import Course
 from micronet.training.teach.lesson import Lesson
@@ -235,14 +236,7 @@ def record_of(plan: Plan, found: Found) -> dict[str, Any]:
     _, lumen, background = label_counts(found.material.labels)
     members = [f"{member.kind} {member.weight:.3g}" for member in found.course.network.members]
     return plan.asked | {
-        "volume": {
-            "shape_zyx": list(volume.shape),
-            "dtype": str(volume.array.dtype),
-            "spacing_um_zyx": None if volume.spacing_um is None else list(volume.spacing_um),
-            "space": volume.space,
-            "units": volume.units,
-            "notes": [*volume.notes, *found.labels.notes],
-        },
+        "volume": volume_record(volume, [*volume.notes, *found.labels.notes]),
         "labelled": {"lumen": lumen, "background": background},
         "corrected": None if found.corrected is None else asdict(found.corrected),
         "learned": {
