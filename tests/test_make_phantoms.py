@@ -250,7 +250,7 @@ def test_hdf5_without_h5py_is_told_before_any_work(folder, capsys, monkeypatch):
         ((1, "--shape", "64,64,64", "--y-crop", 70), "64 voxels in depth cannot be cropped to 70"),
         ((1, "--shape", "64,40,64"), "at least 64 voxels each"),
         ((1, "--spacing", "5"), "--segment and --spacing are for --from-annotation"),
-        (("--from-annotation", "a.seg.nrrd", "--shape", "64,64,64"), "are for procedural phantoms"),
+        (("--from-annotation", __file__, "--shape", "64,64,64"), "are for procedural phantoms"),
         (("--from-annotation", "a.seg.nrrd"), "a.seg.nrrd"),
     ],
 )
@@ -280,7 +280,7 @@ def test_a_name_with_quotes_survives_the_data_set_file(folder, capsys):
 @pytest.mark.slow
 def test_the_chain_of_the_document_runs_as_written_but_smaller(root, folder, engine_ready):
     document = (root / "docs" / "phantoms.md").read_text(encoding="utf-8")
-    chain = re.search(r"From nothing to a segmented volume:\n\n```sh\n(.*?)```", document, re.DOTALL)[1]
+    chain = re.search(r"with its true mask:\n\n```sh\n(.*?)```", document, re.DOTALL)[1]
     for full, small in (
         ("12 --vary", "3 --vary --shape 64,64,64"),
         ('"20;', '"1;'),

@@ -145,7 +145,7 @@ class TestTraining:
         torch.manual_seed(0)
         model = MicroNet()
         trainer = Trainer(model, [sample], recipe=RECIPES["published"])
-        x, target, weight, _ = trainer._inputs(0)
+        x, target, weight, _ = trainer._inputs(0, 0)
         assert x.shape == (1, 1, 32, 40, 36)
         assert weight.sum() == sample.image.size
         with torch.no_grad():
@@ -160,7 +160,7 @@ class TestTraining:
         weight = rng.random(sample.mask.shape) < 0.5
         sparse = Sample.of("sparse", sample.volume, sample.mask, weight)
         trainer = Trainer(MicroNet(), [sparse], recipe=RECIPES["published"])
-        counted = trainer._inputs(0).weight
+        counted = trainer._inputs(0, 0).weight
         assert np.array_equal(Padding(weight.shape).unpad(counted[0, 0].numpy()), weight)
         assert counted.sum() == weight.sum()
 

@@ -253,7 +253,7 @@ class TestFiles:
             (("--kind", "optic-lobe", "--vary"), "--vary: for --kind oct, not for optic-lobe"),
             (("--kind", "optic-lobe", "--y-crop", 40), "--y-crop: for --kind oct"),
             (("--kind", "shapes", "--time-points", 3), "--time-points: for --kind oct, not for shapes"),
-            (("--kind", "shapes", "--from-annotation", "a.nrrd"), "--from-annotation: for --kind oct"),
+            (("--kind", "shapes", "--from-annotation", __file__), "--from-annotation: for --kind oct"),
             (("--kind", "optic-lobe", "--shape", "9999,9999,9999"), "GB of memory needed"),
         ],
     )

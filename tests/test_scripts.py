@@ -165,15 +165,18 @@ def test_a_report_is_written_when_asked_and_never_outlives_its_result(embryo, we
 
     code, out, _ = call(infer, *arguments, "--report", capsys=capsys)
     assert code == 0
-    assert "anew        for report: a page shows the mask after each iteration, which is not kept" in out
+    assert "report added" in out
     assert "embryo_report.html" in out
     assert read_json("predictions/embryo.json")["files"]["report"] == report.name
     page = report.read_text(encoding="utf-8")
-    assert "after iteration 2: " in page
+    assert "after iteration 2: " not in page
     assert "<h2>Scores</h2>" not in page
 
     _, out, _ = call(infer, *arguments, "--report", capsys=capsys)
     assert "1 skipped" in out
+
+    assert call(infer, *arguments, "--report", "--force", capsys=capsys)[0] == 0
+    assert "after iteration 2: " in report.read_text(encoding="utf-8")
 
     code, _, _ = call(infer, embryo, "--model", weights, "--iterations", 1, "--force", capsys=capsys)
     assert code == 0

@@ -221,7 +221,7 @@ def test_volumes_of_other_shapes_are_no_time_points_of_one_recording(folder, mov
         (["one.npy", "--initial-mask", "previous"], "--initial-mask previous goes with --time-lapse"),
         (["one.npy", "--interval", "2"], "--interval goes with --time-lapse"),
         (["one.npy", "one.npy", "--time-lapse"], "would both write one"),
-        (["a.nii", "--time-lapse", "--annotation", "b.nii"], "an annotation is one mask (--annotation)"),
+        (["a.nii", "--time-lapse", "--annotation", "a.nii"], "an annotation is one mask (--annotation)"),
         (["a.nii", "--time-lapse", "--interval", "0"], "--interval: '0': expected a number from 1e-06 to 1e+09"),
     ],
 )

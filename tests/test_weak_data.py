@@ -240,7 +240,7 @@ def write_hdf5(path, label, split="train", shape=(8, 16), **more):
     with h5py.File(path, "w") as file:
         for name in ("b", "a"):
             group = file.create_group(name)
-            group.attrs["split"] = split if name == "a" else "validation" if split == "train" else split
+            group.attrs["split"] = split if name == "a" else "validation" if isinstance(split, str) else split
             group["data"] = grey(ord(name), shape)
             group["label"] = label
             for key, value in more.items():

@@ -401,8 +401,8 @@ def _check_memory(array: Any, box: Sequence[int]) -> None:
     allowance = Allowance.of(None)
     if not allowance.fits(needed):
         raise InputError(
-            f"of its data, {_by(array.shape)}, {_by(box)} are held at a time: about {bytes_text(needed)} of memory needed, "
-            f"{allowance.words}; cut it into smaller images"
+            f"of its data, {_by(array.shape)}, {_by(box)} are held at a time: about {bytes_text(needed)} of memory "
+            f"needed, {allowance.words}; cut it into smaller images"
         )
 
 

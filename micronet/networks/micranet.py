@@ -204,7 +204,7 @@ def micranet_parameters(dimensions: int, start_channels: int, classes: int) -> i
     """Return how many weights and biases a network has, before any memory is taken.
 
     >>> micranet_parameters(2, 32, 1)
-    1172129
+    1172897
     """
     ends: list[int] = [start_channels * 2**block for block in range(_BLOCKS)]
     before = [1, *ends[:-1]]

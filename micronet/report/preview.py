@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import label
 
 from micronet.core.classes import colour
 from micronet.core.errors import InputError
@@ -349,6 +348,8 @@ def _annotated(mask: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
 
     One alone may be a straight tube that is seen from the side.
     """
+    from scipy.ndimage import label  # a tenth of a second, which only an annotation costs
+
     areas = np.count_nonzero(mask, axis=tuple(other for other in range(3) if other != axis))
     lumen: NDArray[np.bool_] = areas > 0
     beside = np.pad(lumen, 1, mode="edge")
