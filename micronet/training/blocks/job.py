@@ -45,7 +45,7 @@ __all__ = ["MADE_BY", "BlockWish", "labels_path", "teach_blocks"]
 
 #: What the record says that made it.
 MADE_BY = "teach.py blocks"
-#: Bytes that a step of training takes, with what it sees; measured.
+# About what a step of the training takes; an estimate.
 _STEP_BYTES = 300_000_000
 
 
