@@ -4,6 +4,8 @@ import numpy as np
 
 from micronet.networks.kernels.scale_space import feature_count, features
 from micronet.networks.kernels.tubes import TUBES, with_tubes
+from micronet.training.teach.learners import TreesLearner
+from micronet.training.teach.lesson import Lesson
 
 ONE = (1.0, 1.0, 1.0)
 
@@ -38,3 +40,16 @@ def test_a_tube_responds_on_its_axis_more_than_a_plane_and_less_at_its_side():
     assert on_axis > 0.3
     assert flat[0, 12, 15, 15] < 0.01 < flat[2, 12, 15, 15]
     assert found[0, 12, 15, 25] < 0.1 * on_axis
+
+
+def test_thick_planes_are_learned_from_without_them(rng):
+    labels = np.zeros((6, 20, 20), np.uint8)
+    labels[3] = 2
+    labels[3, 5:9] = 1
+    image = np.asarray((np.indices(labels.shape)[1] // 4 == 1) + rng.normal(0, 0.3, labels.shape), np.float32)
+    for spacing_um, count in (((1.0, 1.0, 1.0), feature_count(6) + TUBES), ((5.0, 1.0, 1.0), feature_count(6))):
+        lesson = Lesson(image, labels, spacing_um)
+        taught = TreesLearner(trees=3).learn(lesson, np.ones(400, bool), seed=0)
+        assert taught.features.shape == (400, count)
+        everywhere = taught.everywhere()[lesson.annotated]
+        np.testing.assert_allclose(taught.at(np.ones(400, bool)), everywhere, atol=1e-5)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from micronet.core.regrid import isotropic_shape, isotropic_step, resampled
 from micronet.core.volume import Volume, upright
 from micronet.data.dataset import Sample
-from micronet.networks.evening import evened
+from micronet.networks.evening import evened, planes_are_thick
 from micronet.networks.kernels.boosting import logits
 from micronet.networks.kernels.scale_space import default_scales, features, features_at
 from micronet.networks.kernels.tubes import with_tubes
@@ -73,7 +73,7 @@ class _Features(NamedTuple):
 
 
 class _FeaturesOf:
-    """They are computed once, however often a lesson is learned from; those of trees have tube responses."""
+    """They are computed once, however often a lesson is learned from; `tubes` adds those where planes are not thick."""
 
     def __init__(self, scales: int | None = None, around: float = 0.0, *, tubes: bool = False) -> None:
         self._count, self._around, self._tubes = scales, around, tubes
@@ -88,7 +88,7 @@ class _FeaturesOf:
             agreed = np.empty((0, found.shape[1]), np.float32)
             if lesson.corrections is not None:
                 agreed = _by_plane(_looked_at(lesson, around_um), lesson.corrections.agreed, scales, lesson.spacing_um)
-            if self._tubes:
+            if self._tubes and not planes_are_thick(lesson.spacing_um):
                 found, agreed, *others = (with_tubes(one.T).T for one in (found, agreed, *others))
             self._seen = lesson, _Features(scales, around_um, found, tuple(others), agreed)
         return self._seen[1]
@@ -161,7 +161,7 @@ def corrected_for(trees: PixelTrees, seen: Array, taught: float) -> PixelTrees:
 
 
 class TreesLearner:
-    """Fits pixel trees, to features and tube responses.
+    """Fits pixel trees to features and, where planes are not thick, tube responses.
 
     Parameters
     ----------
