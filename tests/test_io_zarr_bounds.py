@@ -92,7 +92,7 @@ def test_what_is_packed_twice_and_shards_in_shards_are_refused(array, tmp_path):
         read_volume(path)
 
 
-@pytest.mark.parametrize("claimed", [[2**53, 8, 8], [8, 8, 2**53]])
+@pytest.mark.parametrize("claimed", [[2**53, 8, 8], [8, 8, 2**53], [8, 8, 10**6]])
 def test_a_shape_that_chunks_do_not_fill_is_refused(claimed, array, tmp_path):
     path = store(tmp_path / "a.zarr", array, 3, chunks=(8, 8, 8))
     told = json.loads((path / "0" / "zarr.json").read_text())

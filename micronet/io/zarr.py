@@ -39,8 +39,8 @@ __all__ = [
 
 # Planes of one chunk's depth are kept as far as they take this.
 _KEPT_BYTES = 512 << 20
-# Chunks that are not stored cost nothing: a larger array must hold one voxel in so many.
-_EMPTY_BYTES, _EMPTY = 256 << 20, 1000
+# Chunks that are not stored cost nothing to whoever claims them: of more, one in so many must be there.
+_EMPTY_BYTES, _EMPTY_CHUNKS, _EMPTY = 256 << 20, 10_000, 1000
 
 
 def library() -> Any:
@@ -189,7 +189,7 @@ def _told(image: Image) -> dict[str, Any]:
     there = sum(1 for file in image.array.folder.rglob("*") if file.is_file() and file.name not in names)
     notes = image.geometry["notes"]
     size, held = math.prod(shape) * image.array.dtype.itemsize, there * math.prod(pieces) * image.array.dtype.itemsize
-    if size > max(_EMPTY_BYTES, _EMPTY * held):
+    if size > max(_EMPTY_BYTES, _EMPTY * held) or count > max(_EMPTY_CHUNKS, _EMPTY * there):
         raise FileError(f"'{image.path}': its metadata claim the shape {shape}, of {count:,} chunks it has {there:,}")
     if there < count:
         notes = (*notes, f"{count - there:,} of {count:,} chunks are not stored: they are read as {image.array.fill}")
