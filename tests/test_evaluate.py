@@ -306,6 +306,26 @@ def test_a_figure_shows_both_masks_and_is_in_the_record(folder, capsys):
     }
 
 
+def test_of_several_pairs_each_has_a_figure_named_after_its_volume(folder, capsys):
+    """Before, a figure was of one pair, and more were refused."""
+    for number, name in enumerate("ab"):
+        write_mask(f"p/{name}.seg.nrrd", moved(ball(6), number, 0, 0))
+        write_mask(f"q/{name}.seg.nrrd", ball(6))
+    options = ("p", "--annotation", "q", "--figure", "f.png", "--panel", "z")
+    code, out, err = call(*options, capsys=capsys)
+    assert code == 0, err
+    assert "a_f.png, b_f.png" in out
+    assert Path("scores/a_f.png").read_bytes() != Path("scores/b_f.png").read_bytes()
+    record = json.loads(Path("scores/scores.json").read_bytes())
+    assert {mark["name"] for mark in record["outputs"]} == {"scores.csv", "summary.csv", "a_f.png", "b_f.png"}
+    Path("mine").mkdir()
+    Path("mine/b_f.png").write_bytes(b"a person's own")
+    code, _, err = call(*options, "-o", "mine", capsys=capsys)
+    assert code == 2
+    assert "b_f.png" in err
+    assert [file.name for file in Path("mine").iterdir()] == ["b_f.png"]
+
+
 def test_a_report_needs_no_image_and_images_that_do_not_fit_are_told(folder, capsys):
     write_mask("p/a.seg.nrrd", ball(6))
     write_mask("p/b.seg.nrrd", ball(6) & False)
