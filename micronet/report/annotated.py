@@ -33,9 +33,10 @@ class _Ends:
 def planes_annotated(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
     """Return which planes were annotated, by how abruptly the lumen ends.
 
-    Real lumens come to their end in planes of an eighth of the usual area at most (ten annotated embryos). What ends in
-    planes that are full was annotated no further; but a single lumen only where it ends so along one axis alone, for
-    it may be a straight tube, or a box, that is seen from the side.
+    Real lumens come to their end in planes of an eighth of the usual area at most (ten annotated embryos, of which
+    none is told to be of some planes only, and each is once it is cut). What ends in planes that are full was annotated
+    no further; but a single lumen only where it ends so along one axis alone, for it may be a straight tube, or a box,
+    that is seen from the side.
 
     Parameters
     ----------
