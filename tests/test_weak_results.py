@@ -155,6 +155,17 @@ def test_a_file_of_a_person_is_not_replaced(here):
     assert (here / "predictions" / "spots_detections.csv").read_text() == "mine"
 
 
+def test_another_network_of_the_same_zoo_is_not_the_one_that_was_asked_for(here):
+    """Before, what one had found was said to be done where another was asked for."""
+    with pytest.importorskip("h5py").File("zoo.h5", "w") as file:
+        for name, least in (("one", 2.0), ("two", 1.0)):
+            for key, tensor in detector(least=least).state_dict().items():
+                file[f"micranet/{name}/{key}"] = tensor.numpy()
+    assert run("spots.tif", "--model", "zoo.h5:micranet/one") == 0
+    with pytest.raises(FileError, match="a result of other weights for"):
+        run("spots.tif", "--model", "zoo.h5:micranet/two")
+
+
 def test_several_networks_are_averaged_and_their_spread_is_a_map(here):
     save_state("micranet_2.pt", detector(least=1.0).state_dict())
     words = ("--model", "micranet_1.pt", "--model", "micranet_2.pt", "--maps")

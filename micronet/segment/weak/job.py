@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from micronet.core.classes import colour, rgb
-from micronet.core.errors import FileError, InputError, setting
+from micronet.core.errors import InputError, setting
 from micronet.core.names import write_name
 from micronet.core.outcome import Outcome
-from micronet.core.ownership import REPLACE, Outputs
+from micronet.core.ownership import Outputs
 from micronet.core.provenance import versions
 from micronet.core.ram import Allowance
 from micronet.core.volume import Volume
@@ -28,7 +28,7 @@ from micronet.measure.pieces import clean_mask
 from micronet.networks.activation import work_bytes
 from micronet.networks.normalize import log_intensity, normalize_image
 from micronet.report.preview import Scene, write_preview
-from micronet.segment.plan import input_record, volume_record
+from micronet.segment.plan import input_record, is_done, volume_record
 from micronet.segment.weak.found import Detection, Seen, detections, look, marked, stands_out
 from micronet.segment.weak.settings import Ensemble, WeakJob, kinds_of
 from micronet.segment.weak.tables import write_classes, write_detections
@@ -89,7 +89,7 @@ def look_at_file(
             "parameters": job.parameters(),
         }
         outputs.check()
-        if not force and _is_done(outputs, asked, path):
+        if not force and is_done(outputs, asked, path):
             again = f"done before ({outputs.record_path}); it can be done again {setting('force')}"
             return Outcome(path, "skipped", again)
         outputs.check_room()
@@ -124,34 +124,6 @@ def _weights_record(ensemble: Ensemble) -> dict[str, Any]:
         {"path": write_name(one.path), "sha256": one.sha256, "network": one.network.name} for one in ensemble.members
     ]
     return told[0] if len(told) == 1 else {"members": told}
-
-
-def _is_done(outputs: Outputs, asked: Mapping[str, Any], path: Path) -> bool:
-    """Whether the result is there; FileError where it is one of other input, weights or settings."""
-    done = outputs.read()
-    if done is None:
-        return False
-    different = [
-        name
-        for name, key in (("input", "sha256"), ("weights", None), ("parameters", None))
-        if _hash(done.get(name), key) != _hash(asked[name], key)
-    ]
-    if different:
-        raise FileError(
-            f"'{outputs.record_path}' holds a result of other {' and '.join(different)} for '{path.name}'; {REPLACE}"
-        )
-    return all(file.exists() for file in outputs.paths)
-
-
-def _hash(told: Any, key: str | None) -> Any:
-    if not isinstance(told, Mapping):
-        return None
-    if key is not None:
-        return told.get(key)
-    if "network" in told:
-        return told.get("sha256")
-    members = told.get("members")
-    return [_hash(one, None) for one in members] if isinstance(members, list) else told
 
 
 def _read(path: Path, ensemble: Ensemble, job: WeakJob, sources: Sources, say: Say) -> Volume:
