@@ -85,6 +85,18 @@ def test_what_images_hold_is_learned_from_a_yes_or_no_each():
     assert min(score.average_precision for score in validations[-1].presence) > 0.9
 
 
+def test_it_is_adam_whose_rate_falls_where_the_validation_loss_does_not():
+    assert (IMAGE_PRACTICE.optimizer, IMAGE_PRACTICE.schedule, IMAGE_PRACTICE.loss) == (
+        "adam",
+        "plateau",
+        "weighted_bce",
+    )
+    one = trainer(samples(8), samples(4, 1))
+    one.begin(1)
+    work(one, steps=1)
+    assert isinstance(one.optimizer, torch.optim.Adam)
+
+
 @pytest.mark.parametrize("blocks", [False, True])
 def test_a_resumed_training_ends_with_the_same_bits_as_one_that_never_stopped(blocks):
     data = ([block_samples()], [block_samples()], 3) if blocks else (samples(10), samples(4, 1), 2)
