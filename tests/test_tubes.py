@@ -53,3 +53,6 @@ def test_thick_planes_are_learned_from_without_them(rng):
         assert taught.features.shape == (400, count)
         everywhere = taught.everywhere()[lesson.annotated]
         np.testing.assert_allclose(taught.at(np.ones(400, bool)), everywhere, atol=1e-5)
+        again = TreesLearner(trees=3).learn(lesson, np.ones(400, bool), seed=0)
+        for one, other in zip(taught.trees.trees[:3], again.trees.trees[:3], strict=True):
+            np.testing.assert_array_equal(one, other)
