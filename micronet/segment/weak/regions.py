@@ -47,7 +47,7 @@ def regions_of(image: NDArray[np.float32], *, flat: bool) -> NDArray[np.int32]:
 def _parted(image: NDArray[np.float32]) -> NDArray[np.int32]:
     gradient = ndimage.gaussian_gradient_magnitude(image, _SCALE)
     basins, count = ndimage.label(gradient <= np.median(gradient))
-    regions = watershed(gradient, basins) - 1
+    regions = watershed(gradient, basins) - 1  # type: ignore[no-untyped-call]
     grey = ndimage.gaussian_filter(image, _SCALE)
     sizes = np.bincount(regions.ravel(), minlength=count).astype(np.float64)
     means = np.bincount(regions.ravel(), grey.ravel(), count) / np.maximum(sizes, 1)
