@@ -462,6 +462,8 @@ def network_parser() -> argparse.ArgumentParser:
     folders = {"checkpoints": "checkpoints", "logs": "logs", "output": "predictions"}
     p.add_project(folders, "with checkpoints, logs and predictions", fixed=("checkpoints",))
     _add_watching(p)
+    _add_max_ram(p)
+    _add_windows(p)
     p.add_argument("--device", type=device_option, default="cpu", help="cpu (default) or cuda")
     p.add_argument("--threads", type=THREADS, metavar="N", help="threads to work with (default: physical cores)")
     _add_debug(p)

@@ -6,10 +6,15 @@ same mean are joined, the most alike first.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.segmentation import watershed
+from skimage import segmentation
+
+_watershed: Callable[..., Any] = segmentation.watershed  # the library states no types
 
 __all__ = ["REGION_BYTES", "mean_in", "regions_of"]
 
@@ -47,7 +52,7 @@ def regions_of(image: NDArray[np.float32], *, flat: bool) -> NDArray[np.int32]:
 def _parted(image: NDArray[np.float32]) -> NDArray[np.int32]:
     gradient = ndimage.gaussian_gradient_magnitude(image, _SCALE)
     basins, count = ndimage.label(gradient <= np.median(gradient))
-    regions = watershed(gradient, basins) - 1  # type: ignore[no-untyped-call]
+    regions: NDArray[np.int32] = _watershed(gradient, basins) - 1
     grey = ndimage.gaussian_filter(image, _SCALE)
     sizes = np.bincount(regions.ravel(), minlength=count).astype(np.float64)
     means = np.bincount(regions.ravel(), grey.ravel(), count) / np.maximum(sizes, 1)
