@@ -185,6 +185,7 @@ def _add_maps(p: argparse.ArgumentParser) -> None:
         help="of a micranet: where maps are cut: otsu (default), triangle, percentile:P",
     )
     p.add_argument("--maps", action="store_true", help="of a micranet: write the maps too")
+    p.add_argument("--regions", action="store_true", help="of a micranet: find regions of one grey, with their borders")
 
 
 def evaluate_parser() -> argparse.ArgumentParser:

@@ -179,7 +179,7 @@ def _alone(plan: Plan, store: _Store, on_tile: Callable[[int, int], None]) -> It
     make_folder(task.job.output)
     with LocalShelf(task.job.output, store.spec.plan.in_memory) as shelf:
         _put_masks(shelf, store)
-        work = StoreWork(shelf, store.spec, engine_parameters(task.weights.model), store.level)
+        work = StoreWork(shelf, store.spec, engine_parameters(task.weights.model), store.level, alone=True)
         progress = Progress()
         yield _Shop(work, run_here(work, _ticking(task, work, progress, on_tile)), progress, plan.outputs.staged)
 

@@ -106,11 +106,15 @@ class StoreWork(TileWork):
         Of the network.
     level : Level
         The voxels.
+    alone : bool
+        As of `TileWork`.
     """
 
-    def __init__(self, shelf: Shelf, spec: StoreSpec, parameters: Mapping[str, Tensor], level: Level) -> None:
-        z, _, x = level.shape
-        super().__init__(shelf, spec.plan, parameters, (z, spec.depth, x), refines=spec.refines, starts=spec.starts)
+    def __init__(
+        self, shelf: Shelf, spec: StoreSpec, parameters: Mapping[str, Tensor], level: Level, *, alone: bool = False
+    ) -> None:
+        inside = level.shape[0], spec.depth, level.shape[2]
+        super().__init__(shelf, spec.plan, parameters, inside, refines=spec.refines, starts=spec.starts, alone=alone)
         self._spec, self._level = spec, level
         self._copied = list(boxes_of(level.shape, copied_sides(level)))
         self._writers = functools.lru_cache(maxsize=2)(_writers)
