@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from running import call, call_for_last_line, read_json
-from tiny_training import kill, start, wait_for, write_dataset
+from tiny_training import Y_CROP, kill, start, wait_for, write_dataset
 
 import train_network
+from micronet import read_volume
 from micronet.core.errors import InputError
 from micronet.core.volume import Volume, upright
 from micronet.data.augmentation import CROPS
@@ -412,6 +414,7 @@ def test_a_killed_training_is_resumed_to_the_same_bits(project, tmp_path, capsys
     ("options", "message"),
     [
         ("--network vnet --depth 3 --norm group", "V-Net has no --depth, --norm"),
+        ("--network vnet --start-channels 8 --kernel-size 5", "V-Net has no --start-channels, --kernel-size"),
         ("--network unet --num-stacks 2", "U-Net has no --num-stacks"),
         ("--network unet --max-params 1000", "parameters, more than --max-params 1,000"),
         (
@@ -465,6 +468,22 @@ def test_find_lr_is_a_command_of_larger_networks_only():
     for line in ("find", "find rate"):
         with pytest.raises(InputError, match="give find lr"):
             parse_command(line, "unet")
+
+
+def test_tensorboard_gets_the_slice_with_most_lumen_of_the_first_validation_volume_with_its_outlines(project, capsys):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    code, out, err = trained(project, "--tensorboard", "--validate-every", 2, run="2; finish", capsys=capsys)
+    assert code == 0, out + err
+    events = accumulator.EventAccumulator("logs/unet")
+    events.Reload()
+    assert [event.step for event in events.Scalars("validation/f")] == [2, 4]
+    pictures = events.Images("validation/validation_0")
+    assert [picture.step for picture in pictures] == [2, 4]
+    pixels = np.asarray(Image.open(io.BytesIO(pictures[-1].encoded_image_string)).convert("RGB")).astype(int)
+    image = read_volume("data/validation_0.nrrd").array[:, :Y_CROP]
+    assert pixels.shape == (*image.shape[1:], 3)
+    annotated = (abs(pixels - [0x56, 0xB4, 0xE9]) <= 2).all(-1)  # the blue of annotations
+    assert 10 < np.count_nonzero(annotated) < 80
 
 
 @pytest.mark.gpu
