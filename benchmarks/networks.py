@@ -40,7 +40,7 @@ from micronet.core.exclusive import most_probable  # noqa: E402
 from micronet.core.provenance import versions  # noqa: E402
 from micronet.core.threads import physical_cores  # noqa: E402
 from micronet.core.volume import upright  # noqa: E402
-from micronet.data.augmentation import CROPS  # noqa: E402
+from micronet.data.augmentation import CROPS, CROPS_2D  # noqa: E402
 from micronet.data.dataset import Sample, open_dataset  # noqa: E402
 from micronet.measure.confusion import Confusion, confusion  # noqa: E402
 from micronet.measure.overlap import Overlap, overlap  # noqa: E402
@@ -82,7 +82,10 @@ def trained(
     arguments: argparse.Namespace,
 ) -> Trained:
     """Train a network for a CPU time; where there is something to validate on, its best weights."""
-    recipe = replace(NETWORK_RECIPE, augmentation=CROPS, validate_every=arguments.validate_every)
+    augmentation = CROPS_2D if model.build.dimensions == 2 else CROPS  # as train_network.py
+    if arguments.plain:
+        augmentation = replace(augmentation, elastic=0.0, contrast=0.0, brightness=0.0, speckle=0.0)
+    recipe = replace(NETWORK_RECIPE, augmentation=augmentation, validate_every=arguments.validate_every)
     trainer = Trainer(model, train, validation, recipe, arguments.seed, practice=practice)
     began, cpu = time.perf_counter(), time.process_time()
 
@@ -141,15 +144,17 @@ def make(folder: Path, kind: str, count: int, *options: object) -> dict[str, lis
 def shapes(arguments: argparse.Namespace, folder: Path) -> Iterator[str]:
     """Yield the table of 2-D U-Net on drawn shapes of three classes."""
     few = arguments.minutes < 1
-    count, held = (12, 2) if few else (240, 40)
+    count, held = (12, 2) if few else (arguments.images, 40)
     samples = make(folder / "shapes", "shapes", count, "--seed", 1000 * arguments.seed + 1, "--validation",
                    held // 4 + 1, "--test", held)  # fmt: skip
     crop = (1, arguments.crop, arguments.crop)
     names = ("background", "line", "ellipse")
-    model = built("unet", arguments.seed, dimensions=2, depth=4, start_channels=16, classes=names[1:])
+    build = {name: getattr(arguments, name) for name in ("depth", "start_channels", "kernel_size", "norm")}
+    model = built("unet", arguments.seed, dimensions=2, classes=names[1:], **build)
     practice = Practice(
-        crop, samples_per_volume=4, batch_size=8, schedule=arguments.schedule, loss=arguments.loss, lr=arguments.lr
-    )
+        crop, samples_per_volume=4, batch_size=arguments.batch_size, optimizer=arguments.optimizer,
+        schedule=arguments.schedule, loss=arguments.loss, lr=arguments.lr,
+    )  # fmt: skip
     found = trained(model, samples["train"], samples["validation"], practice, 60 * arguments.minutes, arguments)
     yield "| simulated shapes, three classes, U-Net 2-D | mean IoU | of line | of ellipse | CPU s | wall s | steps |"
     yield "|---|---|---|---|---|---|---|"
@@ -161,6 +166,7 @@ def shapes(arguments: argparse.Namespace, folder: Path) -> Iterator[str]:
             names,
             one.weight,
         ),
+        "whole, seen whole": lambda one: _patches(model, one, one.image.shape[1], names),
     }
     for title, look in looks.items():
         scores = sum((look(one) for one in samples["test"][1:]), look(samples["test"][0]))
@@ -326,6 +332,14 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--threads", type=int, default=physical_cores())
     p.add_argument("--data", type=Path, metavar="DATA", help="folder of the real volumes")
     p.add_argument("--volumes", nargs="+", choices=("lightsheet", *real.TWO_PHOTON), metavar="NAME")
+    p.add_argument("--images", type=int, default=240, help="of shapes, 51 of them held out (%(default)s)")
+    p.add_argument("--depth", type=int, default=4, help="this and the next five: of the U-Net on shapes (%(default)s)")
+    p.add_argument("--start-channels", type=int, default=16)
+    p.add_argument("--kernel-size", type=int, default=3)
+    p.add_argument("--norm", default="batch")
+    p.add_argument("--batch-size", type=int, default=8)
+    p.add_argument("--optimizer", default="adam")
+    p.add_argument("--plain", action="store_true", help="crops are mirrored and turned, not bent, with no other noise")
     p.add_argument("--crop", type=int, default=128, help="side of a 2-D crop, patch and window (%(default)s)")
     p.add_argument("--overlap", type=float, default=0.5)
     p.add_argument("--loss", default="dice")

@@ -11,9 +11,10 @@ process, so that a busy machine measures the same. `--minutes` is the CPU time t
 
 Rows of shapes make their images, and need no DATA: 256 x 256 pixels with small ellipses to be found among lines;
 those of usual shapes have ellipses and lines as `make_phantoms.py --kind shapes` draws them, large and on each other. A
-network of images is shown crops of 64 x 64 and whether an ellipse, or a line, has 20 pixels in them; a U-Net the same
-crops with masks. Both train for so many minutes. Of 40 other images: a point is the centre of a piece, and right
-within 3 pixels of that of an ellipse that no other point has; pieces of fewer than 12 pixels are left out.
+network of images is shown crops of 64 x 64 (of usual shapes 32 x 32, as those of 64 seldom lack one) and whether an
+ellipse, or a line, has 20 pixels in them; a U-Net is shown crops of 64 x 64 with masks. Both train for so many minutes.
+Of 40 other images: a point is the centre of a piece, and right within 3 pixels of that of an ellipse that no other
+point has; pieces of fewer than 12 pixels are left out. Regions are those of `infer.py --regions`.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ from micronet.networks.library import Build, UNet  # noqa: E402
 from micronet.networks.micranet import MicraNet  # noqa: E402
 from micronet.networks.normalize import log_intensity, normalize_image  # noqa: E402
 from micronet.segment.weak.found import detections, look, marked, stands_out  # noqa: E402
+from micronet.segment.weak.regions import mean_in, regions_of  # noqa: E402
 from micronet.training.blocks.labels import blocks_of_mask  # noqa: E402
 from micronet.training.blocks.learn import block_map, over_voxels, sparse_labels, train_block_net  # noqa: E402
 from micronet.training.practice import Practice  # noqa: E402
@@ -171,13 +173,14 @@ class Drawn:
 
     name: str
     shapes: Shapes
+    crop: int = 64
 
 
 _SMALL = Drawn(
     "small ellipses among lines, SIMULATED",
     Shapes(lines=(1, 5), line_length=(0.1, 0.4), ellipses=(1, 9), semi_axis=(0.018, 0.035)),
 )
-_USUAL = Drawn("shapes of make_phantoms.py, SIMULATED", Shapes())
+_USUAL = Drawn("shapes of make_phantoms.py, SIMULATED", Shapes(), crop=32)
 
 
 def _shapes(drawn: Drawn, seed: int, count: int) -> list[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
@@ -192,8 +195,8 @@ def _until(task: Task) -> Callable[[], bool]:
     return lambda: time.process_time() > end
 
 
-def _of_crops(number: int, image: NDArray[np.float32], labels: NDArray[np.uint8]) -> ImageSample:
-    cut = Crops((1, 64, 64), (1, 32, 32), area=20)
+def _of_crops(crop: int, number: int, image: NDArray[np.float32], labels: NDArray[np.uint8]) -> ImageSample:
+    cut = Crops((1, crop, crop), (1, crop // 2, crop // 2), area=20)
     parts = [
         Part(box, mask_labels(labels[tuple(slice(*span) for span in box)], None, 2, cut))
         for box in boxes_of(image.shape, cut)
@@ -206,20 +209,25 @@ def shapes_images(drawn: Drawn, task: Task) -> list[Score]:
     began = time.process_time()
     torch.manual_seed(task.seed)
     model = MicraNet(2, ("line", "ellipse"), 8)
-    data = [_of_crops(number, *pair) for number, pair in enumerate(_shapes(drawn, task.seed, 100))]
-    trainer = PresenceTrainer(model, data, seed=task.seed, practice=replace(IMAGE_PRACTICE, lr=2e-3))
+    data = [_of_crops(drawn.crop, number, *pair) for number, pair in enumerate(_shapes(drawn, task.seed, 100))]
+    # As many pixels a step of crops of any size, about.
+    practice = replace(IMAGE_PRACTICE, lr=2e-3, batch_size=16 if drawn.crop == 64 else 32)
+    trainer = PresenceTrainer(model, data, seed=task.seed, practice=practice)
     trainer.begin(1000)
     trainer.run(lambda _: None, lambda _: None, _until(task))
     took = time.process_time() - began
     tests = _shapes(drawn, task.seed + 1000, 40)
-    parts = [presence_of(model, _of_crops(0, *pair)) for pair in tests]
-    truth = [[part.labels for part in _of_crops(0, *pair).parts] for pair in tests]
+    parts = [presence_of(model, _of_crops(drawn.crop, 0, *pair)) for pair in tests]
+    truth = [[part.labels for part in _of_crops(drawn.crop, 0, *pair).parts] for pair in tests]
     scores = class_scores(model.classes, np.concatenate(truth), np.concatenate(parts))
-    found, points = [], []
+    found, points, whole = [], [], []
     for image, _ in tests:
         seen = look([model], image)
+        holds = [bool(seen.probability[0, 1] > 0.5)]
+        in_regions = mean_in(regions_of(image, flat=True), np.maximum(seen.coarse[1], 0))
+        whole.append(stands_out(in_regions, holds, OTSU)[0])
         map_ = marked(seen.coarse[1], seen.precise[1], flat=True)
-        mask = stands_out(map_, [bool(seen.probability[0, 1] > 0.5)], OTSU)
+        mask = stands_out(map_, holds, OTSU)
         found.append(mask[0])
         pieces = detections(1, map_, mask, [1.0])
         points.append(np.array([one.voxel[1:] for one in pieces if one.voxels >= _LEAST]).reshape(-1, 2))
@@ -230,6 +238,7 @@ def shapes_images(drawn: Drawn, task: Task) -> list[Score]:
         Score(f"{name}: presence in crops", drawn.name, presence, took),
         _detected(f"{name}: centres of pieces", drawn, found, truths, [_centres(mask) for mask in found], took),
         _detected(f"{name}: points at the maximum", drawn, found, truths, points, took),
+        _detected(f"{name}: centres of regions", drawn, whole, truths, [_centres(mask) for mask in whole], took),
     ]
 
 

@@ -52,10 +52,10 @@ def test_the_map_of_blocks_is_that_of_captum():
     torch.testing.assert_close(found, model(image).detach(), rtol=1e-5, atol=1e-5)
 
 
-def test_a_volume_is_looked_at_in_slabs_as_if_it_were_whole():
+def test_a_volume_is_looked_at_in_windows_as_if_it_were_whole():
     torch.manual_seed(2)
     model = BlockNet().eval()
-    image = np.random.default_rng(0).normal(size=(37, 9, 10)).astype(np.float32)
+    image = np.random.default_rng(0).normal(size=(37, 9, 70)).astype(np.float32)
     found = activation_of_voxels(model, image)
     padded = torch.from_numpy(np.pad(image, 3, mode="symmetric"))
     with torch.no_grad():

@@ -12,7 +12,7 @@ import infer
 from micronet import MicroRNet, Volume, write_volume
 from micronet.core.ownership import RECORD_KEYS
 from micronet.core.volume import upright
-from micronet.io import Segment, write_segmentation
+from micronet.io import Segment, read_annotation, write_segmentation
 from micronet.networks.weights import save_state
 
 pytestmark = pytest.mark.usefixtures("engine_ready")
@@ -94,6 +94,18 @@ def test_another_annotation_and_a_figure_of_it_join_what_is_there(arguments, cap
     assert_same("bit", "once")
     assert "which is there: figure" in infer_into("bit", *arguments, *drawn, capsys=capsys)  # with its annotation
     assert_same("bit", "once")
+
+
+def test_an_annotation_of_some_planes_only_is_told_beside_its_scores(arguments, capsys):
+    mask = read_annotation("true.seg.nrrd").mask
+    part = mask.array.copy()
+    part[20:] = False
+    write_segmentation("part.seg.nrrd", [(Segment(name="lumen"), part)], mask)
+    told = "note        the annotation seems to be drawn in z 0 to 19 only"
+    out = infer_into("part", *arguments, "--annotation", "part.seg.nrrd", "--report", capsys=capsys)
+    assert told in out
+    assert "seems to be drawn in z 0 to 19 only" in Path("part/embryo_report.html").read_text(encoding="utf-8")
+    assert told not in infer_into("whole", *arguments, "--annotation", "true.seg.nrrd", capsys=capsys)
 
 
 def test_a_page_joins_what_is_there_with_the_last_mask_alone(arguments, capsys):

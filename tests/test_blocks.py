@@ -1,6 +1,9 @@
 """From a yes or no per block to a mask: what is read, what is learned, what is written."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import torch
 
 import teach
 from micronet.core.errors import FileError, InputError
+from micronet.core.ownership import Outputs
 from micronet.core.volume import Volume, upright
 from micronet.io import Sources, nrrd, read_annotation, read_volume
 from micronet.measure.overlap import overlap
@@ -181,6 +185,102 @@ def test_one_call_goes_from_blocks_to_a_mask_with_every_step_on_a_page(here):
     with pytest.raises(FileError, match="is in the way"):
         teach_blocks(here / "tubes.nrrd", wish, job, say=said.append, force=True)
     assert mine.read_text() == "mine"
+
+
+def untaught(here, message, error=FileError, force=False, **more):
+    """Ask for what cannot be done; nothing is trained, and nothing written."""
+    wish = BlockWish(here / "mask.nrrd", SIZE, steps=1)
+    job = TeachJob(labels_path(here / "taught", here / "tubes.nrrd"), here / "taught", **more)
+    before, steps = sorted(here.rglob("*")), []
+    with pytest.raises(error, match=message):
+        teach_blocks(
+            here / "tubes.nrrd",
+            wish,
+            job,
+            say=lambda _: None,
+            on_progress=lambda *step: steps.append(step),
+            force=force,
+        )
+    assert not steps
+    assert sorted(here.rglob("*")) == before
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_is_in_the_way_of_teaching_is_told_before_blocks_are_learned(here, force):
+    """Before, it was told after the training, beside files of a result that came to nothing."""
+    (here / "taught").mkdir()
+    (here / "taught" / "tubes.seg.nrrd").write_text("mine")
+    untaught(here, r"tubes\.seg\.nrrd' is in the way", force=force)
+    assert (here / "taught" / "tubes.seg.nrrd").read_text() == "mine"
+
+
+def test_an_earlier_result_of_labels_is_told_before_blocks_are_learned(here):
+    Outputs(here / "taught", "tubes.json", "teach.py").finish({})
+    untaught(here, r"tubes\.json' holds a result of other labels for 'tubes\.nrrd'")
+
+
+def test_a_place_that_cannot_be_written_is_told_before_blocks_are_learned(here):
+    (here / "taught").write_text("a file")
+    untaught(here, "cannot write into ")
+
+
+@pytest.mark.parametrize("stopped", ["blocks, loss", "fold"])
+def test_interrupted_it_leaves_nothing_behind(here, stopped):
+    """Before, labels and map stayed where it was interrupted while it was taught."""
+    wish = BlockWish(here / "mask.nrrd", SIZE, steps=3)
+    job = TeachJob(labels_path(here / "taught", here / "tubes.nrrd"), here / "taught")
+    before = sorted(here.rglob("*"))
+
+    def advance(done, whole, what):
+        if what.startswith("blocks") == stopped.startswith("blocks"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        teach_blocks(here / "tubes.nrrd", wish, job, say=lambda _: None, on_progress=advance)
+    assert sorted(path for path in here.rglob("*") if path.is_file()) == [path for path in before if path.is_file()]
+
+
+def test_a_block_ends_where_the_volume_does(here):
+    """Before, the volume was filled up to whole blocks, however large these were."""
+    lines = "z,y,x,lumen\n0,10,12,1\n0,0,43,0\n"
+    (here / "some.csv").write_text(lines)
+    found = blocks_in(here / "some.csv", (100_000, 8, 8))
+    assert (found.labels.shape, found.size) == ((1, 5, 6), (20, 8, 8))
+
+
+PEAK = """
+import re, sys, numpy as np, torch
+from micronet.training.blocks.learn import block_map, map_bytes, train_block_net, train_bytes
+def kilobytes(name):
+    return int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
+torch.set_num_threads(1)
+shape, size = (tuple(map(int, words.split("x"))) for words in sys.argv[1:3])
+def run(shape, size, what):
+    image = np.random.default_rng(0).standard_normal(shape, np.float32)
+    blocks = np.ones([-(-length // edge) for length, edge in zip(shape, size)], np.uint8)
+    blocks.flat[0] = 2
+    before = kilobytes("VmRSS")
+    if what == "train":
+        return train_block_net(image, blocks, size, steps=2), before
+    return block_map(network, image, blocks, size), before
+network, _ = run((16, 16, 16), (8, 8, 8), "train")
+run((16, 16, 16), (8, 8, 8), "map")
+_, before = run(shape, size, sys.argv[3])
+estimate = {"train": train_bytes, "map": lambda shape, size: map_bytes(shape)}[sys.argv[3]](shape, size)
+print((kilobytes("VmHWM") - before) * 1024 / estimate)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to measure memory")
+@pytest.mark.parametrize(
+    ("shape", "size", "what"),
+    [("64x64x64", "8x8x8", "train"), ("90x70x70", "90x40x40", "train"), ("60x100x100", "8x8x8", "map")],
+)
+def test_memory_is_not_more_than_estimated(root, shape, size, what):
+    """Before, 300 MB were taken for a step whatever the size of the blocks."""
+    script = [sys.executable, "-c", PEAK, shape, size, what]
+    done = subprocess.run(script, cwd=root, capture_output=True, text=True, check=True)
+    assert 0.5 < float(done.stdout) <= 1.1
 
 
 @pytest.mark.parametrize(

@@ -306,6 +306,42 @@ def test_a_figure_shows_both_masks_and_is_in_the_record(folder, capsys):
     }
 
 
+def test_an_annotation_of_some_planes_only_is_told_beside_its_scores(folder, capsys):
+    """Before, a mask that went on beyond what was annotated had half its Dice, without a word."""
+    part = ball(8)
+    middle = len(part) // 2
+    part[middle + 2 :] = part[: middle - 2] = False
+    write_mask("found.seg.nrrd", ball(8))
+    write_mask("part.seg.nrrd", part)
+    write_mask("whole.seg.nrrd", ball(8))
+    told = f"the annotation seems to be drawn in z {middle - 2} to {middle + 1} only: what is found elsewhere counts"
+    code, out, err = call("found.seg.nrrd", "--annotation", "part.seg.nrrd", "--report", capsys=capsys)
+    assert code == 0, err
+    assert f"note: {told}" in out
+    assert f"found: {told}" in Path("scores/scores_report.html").read_text(encoding="utf-8")
+    assert "seems" not in call("found.seg.nrrd", "--annotation", "whole.seg.nrrd", "-o", "all", capsys=capsys)[1]
+
+
+def test_of_several_pairs_each_has_a_figure_named_after_its_volume(folder, capsys):
+    """Before, a figure was of one pair, and more were refused."""
+    for number, name in enumerate("ab"):
+        write_mask(f"p/{name}.seg.nrrd", moved(ball(6), number, 0, 0))
+        write_mask(f"q/{name}.seg.nrrd", ball(6))
+    options = ("p", "--annotation", "q", "--figure", "f.png", "--panel", "z")
+    code, out, err = call(*options, capsys=capsys)
+    assert code == 0, err
+    assert "a_f.png, b_f.png" in out
+    assert Path("scores/a_f.png").read_bytes() != Path("scores/b_f.png").read_bytes()
+    record = json.loads(Path("scores/scores.json").read_bytes())
+    assert {mark["name"] for mark in record["outputs"]} == {"scores.csv", "summary.csv", "a_f.png", "b_f.png"}
+    Path("mine").mkdir()
+    Path("mine/b_f.png").write_bytes(b"a person's own")
+    code, _, err = call(*options, "-o", "mine", capsys=capsys)
+    assert code == 2
+    assert "b_f.png" in err
+    assert [file.name for file in Path("mine").iterdir()] == ["b_f.png"]
+
+
 def test_a_report_needs_no_image_and_images_that_do_not_fit_are_told(folder, capsys):
     write_mask("p/a.seg.nrrd", ball(6))
     write_mask("p/b.seg.nrrd", ball(6) & False)

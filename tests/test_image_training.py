@@ -40,8 +40,8 @@ def image_with(dot, line, seed, shape=(16, 20)):
     return image[None].astype(np.float32)
 
 
-def sample(name, labels, seed):
-    image = image_with(*labels, seed)
+def sample(name, labels, seed, shape=(16, 20)):
+    image = image_with(*labels, seed, shape)
     return ImageSample.of(name, image, [Part(whole_box(image.shape), np.array(labels, np.int8))])
 
 
@@ -62,7 +62,7 @@ def trainer(train, validation=(), dimensions=2, seed=7, validate_every=5, **prac
     torch.manual_seed(1)
     classes = ("dot", "line") if train[0].block is None else ("lumen",)
     recipe = replace(IMAGE_RECIPE, validate_every=validate_every)
-    asked = replace(IMAGE_PRACTICE, batch_size=4, **practice)
+    asked = replace(IMAGE_PRACTICE, **{"batch_size": 4} | practice)
     return PresenceTrainer(MicraNet(dimensions, classes, 4), train, validation, recipe, seed, asked)
 
 
@@ -83,6 +83,18 @@ def test_what_images_hold_is_learned_from_a_yes_or_no_each():
     assert validations[-1].f > 0.9
     assert [score.name for score in validations[-1].presence] == ["dot", "line"]
     assert min(score.average_precision for score in validations[-1].presence) > 0.9
+
+
+def test_it_is_adam_whose_rate_falls_where_the_validation_loss_does_not():
+    assert (IMAGE_PRACTICE.optimizer, IMAGE_PRACTICE.schedule, IMAGE_PRACTICE.loss) == (
+        "adam",
+        "plateau",
+        "weighted_bce",
+    )
+    one = trainer(samples(8), samples(4, 1))
+    one.begin(1)
+    work(one, steps=1)
+    assert isinstance(one.optimizer, torch.optim.Adam)
 
 
 @pytest.mark.parametrize("blocks", [False, True])
@@ -218,6 +230,8 @@ def test_parts_looked_at_together_have_the_probabilities_that_each_has_alone():
         ([block_samples(), *samples(1)], 3, {}, "some images have labels of blocks, others not"),
         (samples(4), 2, {"loss": "dice"}, "learned by the losses weighted_bce, bce, found dice"),
         ([replace(samples(1)[0], parts=())], 2, {}, "nothing can be learned"),
+        # Steps of 2 and 1: before, the second ended in an internal error.
+        ([sample(str(n), (n % 2, 0), n, (8, 8)) for n in range(3)], 2, {"batch_size": 2}, "is too little for a step"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_line(data, dimensions, practice, message):

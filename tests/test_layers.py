@@ -31,7 +31,7 @@ LATE = {
     ("networks.taught", "micronet.networks.pixel_trees"): "it imports numba, for weights that were taught only",
     ("io.label_tiff", "tifffile"): "only who asks for a TIFF waits for it",
     ("io.nrrd_header", "nrrd"): "who has no NRRD does without it",
-    ("report.preview", "scipy.ndimage"): "only who shows an annotation waits for it",
+    ("report.annotated", "scipy.ndimage"): "only who shows an annotation waits for it",
     ("report.page.html", "jinja2"): "only who asks for a page waits for it",
     ("measure.lumen_files", "micronet.measure.surface"): "it imports scikit-image, for meshes only",
     ("measure.lumen_files", "micronet.measure.vessels"): "it imports scikit-image, for measures only",

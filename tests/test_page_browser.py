@@ -15,7 +15,8 @@ from micronet import MicroRNet, Volume, write_volume
 from micronet.core import classes
 from micronet.core.ownership import RECORD_KEYS
 from micronet.networks.weights import save_state
-from micronet.report.page.grid import Grid
+from micronet.report.annotated import planes_annotated
+from micronet.report.page.grid import VOXELS, Grid
 from micronet.report.page.html import Section, figure, note, table, write_page
 from micronet.report.page.plots import Line, plot
 from micronet.report.page.scroller import Movie, Outlined, Shown
@@ -355,6 +356,40 @@ def test_the_crop_is_marked_and_the_mask_has_no_outline_there(open_page):
     assert "y 30" in _text(browser, "crop-name")
     assert browser.execute_script(lowest) < 50  # the sides go to the line, and there is none along it
     assert browser.execute_script(COUNT, 0, [255, 255, 255]) > white + 100
+
+
+@pytest.mark.parametrize("voxels", [VOXELS, 60_000])  # as it is, and coarsened
+def test_an_annotation_has_no_outline_where_it_plainly_was_drawn_no_further(open_page, voxels):
+    """Before, its contour was closed by a line along the last plane that was annotated."""
+    movie = Movie(Grid(SHAPE, voxels=voxels))
+    found, tubes = np.zeros((2, *SHAPE), bool)
+    found[:, 20:28, 4:12] = tubes[:, 20:28, 22:34] = tubes[:, 34:42, 40:48] = True
+    movie.add(found, "")
+    part, one = tubes.copy(), tubes.copy()
+    part[15:] = one[15:] = one[:, 30:] = False  # one lumen alone may end like that
+    names = {"x": one, "y": part, "z": _ball(8)}
+    further = Outlined("wall, annotated", classes.ANNOTATION_COLOUR, part, planes_annotated(part))
+    shown = [Shown(name, movie, annotation=annotation) for name, annotation in names.items()]
+    browser = open_page([*shown, Shown("further", movie, further=[further])])
+    # Of the slice along y (z down, x to the right) and of the projection: what is blue within a box, given in voxels.
+    blue = f"""{COPY}
+    const [top, bottom, left, right] = arguments[0];
+    return [1, 4].map((number) => {{
+        const {{data, width, height}} = copyOf(number);
+        let count = 0;
+        for (let row = Math.floor(height * top / 40); row < height * bottom / 40; row++)
+            for (let column = Math.floor(width * left / 56); column < width * right / 56; column++) {{
+                const i = 4 * (row * width + column);
+                if (data[i + 2] > data[i] + 60) count++;
+            }}
+        return count;
+    }});"""
+    end, side = (12, 19, 25, 31), (2, 10, 20, 24)
+    assert min(browser.execute_script(blue, end)) > 50
+    for number in (1, 3):
+        _choose(browser, number)
+        assert browser.execute_script(blue, end) == [0, 0]
+        assert min(browser.execute_script(blue, side)) > 50
 
 
 def test_a_plot_lies_on_the_dark_page_without_a_box(open_page, browser, volume):

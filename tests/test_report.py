@@ -195,7 +195,7 @@ def test_a_sparse_annotation_is_shown_where_it_is_and_not_where_it_ends(image):
 def test_the_edge_of_what_was_annotated_is_no_contour(tmp_path):
     flat = np.full((40, 40, 40), 100, np.uint8)
     annotation = np.zeros(flat.shape, bool)
-    annotation[18:23] = True  # lumen wherever anything is annotated: no outline is known
+    annotation[18:23, 10:30, 10:30] = True  # lumen wherever anything is annotated: no outline is known
     drawn = {}
     for name, known in (("known", annotation.copy()), ("everywhere", None)):
         scene = Scene(flat, np.zeros(flat.shape, bool), annotation=annotation, known=known)
@@ -211,7 +211,14 @@ def test_a_plain_mask_of_some_planes_has_no_outline_where_they_end(image):
     tubes[:, 20:26, 22:30] = tubes[:, 30:34, 40:44] = True
     part = tubes.copy()
     part[15:] = False
-    for annotation, columns in ((part, 15), (tubes, 40), (_ball(image.shape), 40)):  # a ball ends by itself
+    ball = _ball(image.shape)  # ends by itself; cut through, it ends along one axis alone
+    hemisphere, slab = ball.copy(), ball.copy()
+    hemisphere[20:] = slab[:18] = slab[23:] = False
+    box = np.zeros(image.shape, bool)
+    box[10:25, 16:30, 20:40] = True
+    lumen = int(hemisphere.any((1, 2)).sum())
+    cases = ((part, 15), (tubes, 40), (ball, 40), (hemisphere, lumen), (slab, 5), (box, 40), (_lying_tube(image), 40))
+    for annotation, columns in cases:
         panels = _panels(Scene(image, tubes, annotation=annotation))
         blue = next(panel for caption, panel in panels.items() if caption.startswith("y ")).contours[0]
         known = np.ones(blue.inside.shape, bool) if blue.known is None else blue.known
@@ -219,6 +226,12 @@ def test_a_plain_mask_of_some_planes_has_no_outline_where_they_end(image):
         along = panels["maximum along z"].contours[0]
         assert along.known is None  # every line along z has been looked at where it counts
         assert along.inside.any()
+
+
+def _lying_tube(image):
+    """Return a straight round tube along x."""
+    z, y, _ = np.indices(image.shape)
+    return (z - 20) ** 2 + (y - 24) ** 2 < 6**2
 
 
 def test_the_crop_is_a_white_line_and_the_mask_has_no_outline_there(tmp_path):

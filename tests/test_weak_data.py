@@ -1,5 +1,7 @@
 """Data sets of a yes or no per image, crop or block: from tables, HDF5, masks and labels of blocks."""
 
+import os
+
 import h5py
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from micronet.data.image_samples import (
     never_or_always,
     whole_box,
 )
-from micronet.data.weak import open_images
+from micronet.data.weak.images import open_images
 from micronet.io import write_volume
 from micronet.io.class_table import read_class_table
 
@@ -117,6 +119,14 @@ def test_all_that_is_wrong_with_a_table_and_its_images_is_told_at_once(tmp_path)
 def test_a_file_that_is_no_table_costs_a_line(tmp_path, table, message):
     (tmp_path / "a.csv").write_bytes(table.encode(errors="surrogateescape"))
     with pytest.raises(FileError, match=message):
+        read_class_table(tmp_path / "a.csv")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_table_that_is_no_file_is_told_and_not_waited_for(tmp_path):
+    """Before, a named pipe was read until somebody wrote into it."""
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(FileError, match="is not a regular file"):
         read_class_table(tmp_path / "a.csv")
 
 
@@ -333,6 +343,39 @@ def test_of_a_volume_in_an_hdf5_the_statistics_are_those_of_its_voxels(tmp_path)
     (sample,) = open_images(hdf5_set(tmp_path)).samples["train"]
     whole = grey(ord("a"), (3, 8, 16))
     assert (sample.mean, sample.sd) == pytest.approx((whole.mean(), whole.std(ddof=1)))
+
+
+def test_an_array_of_a_type_that_numpy_has_not_is_told_with_its_group(tmp_path):
+    """Before, it was an internal error."""
+    write_hdf5(tmp_path / "all.h5", np.array([0, 1]))
+    with h5py.File(tmp_path / "all.h5", "r+") as file:
+        del file["a/data"]
+        h5py.h5d.create(file["a"].id, b"data", h5py.h5t.UNIX_D32LE, h5py.h5s.create_simple((4, 4)))
+    assert any("group a: it cannot be read (" in one for one in problems(hdf5_set(tmp_path)))
+
+
+@pytest.mark.parametrize("damaged", ["data", "label"])
+def test_a_damaged_array_is_told_with_its_file_and_group(tmp_path, damaged):
+    """Before, it was an internal error."""
+    path = tmp_path / "all.h5"
+    write_hdf5(path, np.zeros((8, 16), np.uint8))
+    with h5py.File(path, "r+") as file:
+        del file[f"a/{damaged}"]
+        file.create_dataset(f"a/{damaged}", data=grey(1, (8, 16)) % 2, chunks=(8, 16), fletcher32=True)
+        place = file[f"a/{damaged}"].id.get_chunk_info(0).byte_offset
+    content = bytearray(path.read_bytes())
+    content[place] ^= 255
+    path.write_bytes(bytes(content))
+    (problem,) = problems(hdf5_set(tmp_path))
+    assert f"all.h5', a/{damaged} cannot be read: " in problem
+
+
+def test_an_array_that_goes_while_it_is_trained_on_is_told(tmp_path):
+    write_hdf5(tmp_path / "all.h5", np.array([0, 1]))
+    (sample,) = open_images(hdf5_set(tmp_path)).samples["train"]
+    sample.read.__self__.stored.file.close()  # as where a disk is taken away
+    with pytest.raises(FileError, match=r"all\.h5', a/data cannot be read: "):
+        sample.read(sample.parts[0].box)
 
 
 def test_a_file_that_is_no_hdf5_costs_a_line(tmp_path):

@@ -19,6 +19,7 @@ from micronet.networks.weights import save_state
 from micronet.segment.settings import Weights
 from micronet.segment.weak.found import detections, look, marked, stands_out
 from micronet.segment.weak.job import look_at_file
+from micronet.segment.weak.regions import mean_in, regions_of
 from micronet.segment.weak.settings import Ensemble, WeakJob
 
 CENTRES = ((20, 20), (20, 70), (60, 40))
@@ -155,10 +156,27 @@ def test_a_file_of_a_person_is_not_replaced(here):
     assert (here / "predictions" / "spots_detections.csv").read_text() == "mine"
 
 
+def test_another_network_of_the_same_zoo_is_not_the_one_that_was_asked_for(here):
+    """Before, what one had found was said to be done where another was asked for."""
+    with pytest.importorskip("h5py").File("zoo.h5", "w") as file:
+        for name, least in (("one", 2.0), ("two", 1.0)):
+            for key, tensor in detector(least=least).state_dict().items():
+                file[f"micranet/{name}/{key}"] = tensor.numpy()
+    assert run("spots.tif", "--model", "zoo.h5:micranet/one") == 0
+    with pytest.raises(FileError, match="a result of other weights for"):
+        run("spots.tif", "--model", "zoo.h5:micranet/two")
+
+
 def test_several_networks_are_averaged_and_their_spread_is_a_map(here):
     save_state("micranet_2.pt", detector(least=1.0).state_dict())
     words = ("--model", "micranet_1.pt", "--model", "micranet_2.pt", "--maps")
     assert run("spots.tif", *words) == 0
+    maps = {f"spots_{name}_{kind}.nrrd" for name in ("bright", "dark") for kind in ("coarse", "precise", "spread")}
+    assert {file.name for file in (here / "predictions").glob("*.nrrd")} == maps | {"spots.seg.nrrd"}
+    coarse = read_volume(here / "predictions" / "spots_bright_coarse.nrrd").array
+    assert np.unravel_index(coarse.argmax(), coarse.shape)[1:] in {
+        (y, x) for row, column in CENTRES for y in range(row - 9, row + 10) for x in range(column - 9, column + 10)
+    }
     spread = read_volume(here / "predictions" / "spots_bright_spread.nrrd").array
     assert spread.shape == (1, 90, 100)
     assert float(np.abs(spread).max()) < 1e-3  # they look alike, and are sure of other shares
@@ -209,9 +227,42 @@ def test_what_such_a_network_has_no_use_for_is_refused(here, words, message):
     assert not (here / "predictions").exists()
 
 
+def test_regions_have_the_borders_of_the_image(here):
+    run("spots.tif", "--model", "micranet_1.pt", "--regions")
+    found = read_segmentation(here / "predictions" / "spots.seg.nrrd")
+    truth = spots() > 100
+    mask = found.labels[..., 0] == found.segments[0].label_value
+    assert mask[truth].mean() > 0.95
+    assert (
+        2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.85
+    )  # slivers of the rim, which the map is as high at
+    points = rows_of(here / "predictions" / "spots_detections.csv")
+    assert len(points) == 3
+    assert all(truth[0, int(row["axis-1"]), int(row["axis-2"])] for row in points)
+    with pytest.raises(FileError, match="a result of other parameters"):
+        run("spots.tif", "--model", "micranet_1.pt")
+
+
+def test_regions_and_what_is_in_them_by_hand():
+    image = np.zeros((2, 12, 24), np.float32)
+    image[:, :, 8:16], image[:, :, 16:] = 2, 2.1  # the last two are alike
+    image += np.random.default_rng(0).normal(0, 0.01, image.shape).astype(np.float32)
+    for flat in (True, False):
+        regions = regions_of(image, flat=flat)
+        assert [len(np.unique(plane)) for plane in regions] == [2, 2]
+        assert (np.unique(regions[0]).tolist() == np.unique(regions[1]).tolist()) is not flat
+        assert (regions[0, :, :7] == regions[0, 0, 0]).all()
+        assert (regions[0, :, 9:] == regions[0, 0, -1]).all()
+    values = np.zeros((1, 1, 4), np.float32)
+    values[0, 0] = 1, 3, 5, 0
+    assert mean_in(np.array([[[0, 0, 2, 2]]], np.int32), values).tolist() == [[[2, 2, 2.5, 2.5]]]
+
+
 def test_options_of_such_networks_are_refused_with_others(here):
     with pytest.raises(InputError, match="--maps goes with a network that says what an image holds"):
         run("--maps")
+    with pytest.raises(InputError, match="--regions goes with a network that says what an image holds"):
+        run("--regions")
 
 
 def test_a_stack_is_looked_at_plane_by_plane_by_a_flat_network_and_whole_by_another(here):
@@ -237,6 +288,17 @@ def test_a_class_is_marked_where_both_maps_say_so_by_hand():
     coarse[..., :25], coarse[..., 25:45], coarse[..., 45:] = 0.5, -1, 1
     found = marked(coarse, precise, flat=True)
     np.testing.assert_allclose(found[0, 0, [5, 15, 25, 35, 55]], [0, 1, 0, 0, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_the_precise_map_is_smoothed_by_hand_within_planes_that_are_images_of_their_own(flat):
+    precise = np.zeros((5, 11, 11), np.float32)
+    precise[2, 5, 5] = 1
+    found = marked(np.full_like(precise, 2), precise, flat=flat)
+    beside, middle = math.exp(-0.5) / math.sqrt(2 * math.pi), 1 / math.sqrt(2 * math.pi)  # of a Gaussian of 1 voxel
+    depth = (0, 1) if flat else (beside, middle)
+    np.testing.assert_allclose(found[1:3, 5, 5], [2 * middle**2 * share for share in depth], rtol=2e-3)
+    np.testing.assert_allclose(found[2, 5, 4:7] / found[2, 5, 5], [math.exp(-0.5), 1, math.exp(-0.5)], rtol=2e-3)
 
 
 def test_a_piece_is_a_point_at_its_largest_value_by_hand():

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from micronet.core.errors import FileError
+from micronet.io.hdf5_tensors import weights_sha256
 from micronet.networks.micranet import MicraNet
 from micronet.networks.weights import find_weights, load_model
 
@@ -49,6 +50,10 @@ def test_one_that_is_not_there_is_told_with_those_that_are(zoo, name):
         (lambda group: group.create_dataset("x", (10**6, 10**6), "f4"), "too large for a network"),
         (lambda group: group.create_dataset("x", (2,), "f4", external=[("x.raw", 0, 8)]), "lies in another file"),
         (lambda group: group.__setitem__("x", np.ones(3)), "not a MICRA-Net; .* extra: x"),
+        (  # a type that NumPy has not: before, an internal error
+            lambda group: h5py.h5d.create(group.id, b"x", h5py.h5t.UNIX_D32LE, h5py.h5s.create_simple((4,))),
+            "is no HDF5 file that can be read",
+        ),
     ],
 )
 def test_what_is_no_tensor_of_the_network_is_refused_in_one_line(zoo, spoil, message):
@@ -58,6 +63,19 @@ def test_what_is_no_tensor_of_the_network_is_refused_in_one_line(zoo, spoil, mes
     with pytest.raises(FileError, match=message) as caught:
         load_model(find_weights(f"{path}:micranet/one", []))
     assert "\n" not in str(caught.value)
+
+
+def test_networks_of_one_file_are_told_apart_by_their_weights(zoo):
+    """Before, their hash was that of the file: what one had found counted as what another was asked for."""
+    path, _ = zoo
+    one, other, same = (
+        weights_sha256(find_weights(f"{path}:{name}", [])) for name in ("micranet/one", "micranet/two", "nested/one")
+    )
+    assert one == other == same  # the same numbers under the same names
+    with h5py.File(path, "a") as file:
+        file["micranet/two/linear.bias"][0] += 1
+    assert weights_sha256(find_weights(f"{path}:micranet/one", [])) == one
+    assert weights_sha256(find_weights(f"{path}:micranet/two", [])) != one
 
 
 def test_a_file_that_is_no_hdf5_is_refused(tmp_path):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,7 +36,7 @@ from micronet.measure.pairs import (
 from micronet.measure.report import EvaluationReport
 from micronet.measure.scores import Scoring, summarise
 from micronet.measure.slab_scores import LEFT_OUT, evaluate_in_slabs, lies_in_stores
-from micronet.measure.tables import ScoreTables, planned_scores, summary_lines
+from micronet.measure.tables import ScoreTables, figure_of, planned_scores, summary_lines
 from micronet.report.preview import Scene, write_paper_figure
 from micronet.report.wish import FigureWish
 
@@ -53,8 +54,6 @@ def evaluate(arguments: argparse.Namespace) -> int:
     pairs = _pairs(arguments)
     if classes := classes_to_score(arguments, pairs):
         return score_classes(arguments, pairs, classes, reading)
-    if figure is not None and len(pairs) > 1:
-        raise InputError(f"--figure is of one volume, found {len(pairs)}: give one PREDICTION")
     outputs = planned_scores(
         arguments.output,
         pairs,
@@ -65,15 +64,20 @@ def evaluate(arguments: argparse.Namespace) -> int:
     )
     check_outputs([outputs], files_of_pairs(pairs))
     outputs.check_room()
+    figures = (
+        {}
+        if figure is None
+        else {pair: replace(figure, name=figure_of(pair, figure.name, len(pairs))) for pair in pairs}
+    )
     report = EvaluationReport(len(pairs), reading, scoring) if arguments.report else None
     tables = ScoreTables(outputs, scoring, reading)
-    scorer = _Scorer(reading, scoring, outputs, tables, report, arguments.max_ram, arguments.measures, figure)
+    scorer = _Scorer(reading, scoring, outputs, tables, report, arguments.max_ram, arguments.measures, figures)
     code = run_batch(pairs, scorer.score, lambda pair: pair.prediction, debug=arguments.debug)
     if tables.evaluations:
         summaries = summarise([one.scores for one in tables.evaluations], np.random.default_rng(_SEED))
         files = tables.finish(summaries, report)
         tell("\n".join(summary_lines(tables.evaluations, summaries)))
-        names = [file.name for file in files] + ([] if figure is None else [figure.name])
+        names = [file.name for file in files] + [figures[one.pair].name for one in tables.evaluations if figures]
         tell(f"wrote {arguments.output}/: {', '.join(names)}")
     return code
 
@@ -105,7 +109,7 @@ class _Scorer:
     report: EvaluationReport | None
     max_ram: int | None
     measures: bool
-    figure: FigureWish | None
+    figures: Mapping[Pair, FigureWish]
 
     def score(self, pair: Pair) -> Outcome:
         """Read, compare, write."""
@@ -117,7 +121,7 @@ class _Scorer:
         try:
             evaluation = self._whole(pair, sources, allowance)
         except ram.MemoryLimitError:
-            if not lies_in_stores(pair) or self.measures or self.figure is not None or self.report is not None:
+            if not lies_in_stores(pair) or self.measures or self.figures or self.report is not None:
                 raise
             evaluation = self._in_slabs(pair, allowance)
         self.tables.add(evaluation)
@@ -143,9 +147,9 @@ class _Scorer:
             with self.outputs.staged() as folder:
                 for role, mask in (("predicted", masks.predicted), ("annotated", masks.annotated)):
                     write_vessels(folder, f"{pair.name}_{role}", mask, lambda line: tell(f"  WARNING     {line}"))
-        if self.figure is not None:
+        if wish := self.figures.get(pair):
             with self.outputs.staged() as folder:
-                write_paper_figure(folder / self.figure.name, _scene(masks), self.figure)
+                write_paper_figure(folder / wish.name, _scene(masks), wish)
         if self.report is not None:
             self.report.add(masks, evaluation, sources)
         return evaluation

@@ -13,7 +13,7 @@ from micronet.app.larger import check_size, for_classes
 from micronet.app.prompt import say
 from micronet.data.dataset import DataSet, Sample
 from micronet.data.image_samples import ImageSample, never_or_always
-from micronet.data.weak import Images, open_images
+from micronet.data.weak.images import Images, open_images
 from micronet.networks.micranet import MicraNet
 from micronet.networks.registry import Network
 from micronet.training.ports import Settings

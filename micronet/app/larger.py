@@ -14,6 +14,7 @@ from micronet.core.errors import InputError
 from micronet.data.dataset import Sample
 from micronet.networks.library import LIBRARY, Build
 from micronet.networks.registry import Network
+from micronet.segment.window_plan import WindowWish
 from micronet.training.crops import usual_crop
 from micronet.training.ports import Settings
 from micronet.training.practice import Practice
@@ -39,13 +40,19 @@ def asked_of(network: Network, arguments: argparse.Namespace, saved: Mapping[str
         raise InputError(f"{network.title} has no {', '.join(map(option_of, lacking))}; it is of one size there")
     build = _given(arguments, [name for name in takes if hasattr(arguments, name)], saved.get("build"))
     practice = _given(arguments, [field.name for field in fields(Practice)], saved.get("practice"))
+    windows = _given(arguments, [field.name for field in fields(WindowWish)], saved.get("windows"))
     if network.of_images:
+        given = [*windows, *(["max_ram"] if arguments.max_ram is not None else [])]
+        if given:
+            named = ", ".join(map(option_of, given))
+            raise InputError(f"{network.title} sees images in crops of its own: leave out {named}")
         return {"build": build, "practice": _image_practice(practice)}
+    WindowWish(**windows)
     Build(**build)
     if (crop := practice.get("crop_size")) is not None:
         practice["crop_size"] = _crop(crop, build.get("dimensions", 3))
     Practice(**{"crop_size": (1, 1, 1)} | practice)
-    return {"build": build, "practice": practice}
+    return {"build": build, "practice": practice, "windows": windows}
 
 
 def _image_practice(asked: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from micronet.networks.padding import Padding
 from micronet.networks.registry import Network, network_named, network_of
 from micronet.training.commands import parse_command
 from micronet.training.lock import FolderLock
+from micronet.training.looks import Looks
 from micronet.training.ports import Ports, Scalars, Settings
 from micronet.training.practice import Practice
 from micronet.training.recipe import NETWORK_RECIPE, NUMPY_SEED, RECIPES, TORCH_SEED, Recipe
@@ -115,6 +116,9 @@ def _prepared(network: Network, arguments: argparse.Namespace, places: Places, r
     check_size(model, arguments)
     dataset, volumes = open_dataset(settings.dataset, settings.data)
     trainer, note = new_trainer(model.to(getattr(arguments, "device", "cpu")), settings, dataset, volumes)
+    if network.sized:
+        everything = [sample for found in volumes.values() for sample in found]
+        trainer.looks = Looks(settings.windows, settings.max_ram, places.predictions, everything)
     return _Prepared(settings, dataset, volumes, trainer, why, computes, note)
 
 
@@ -134,6 +138,11 @@ def _session(network: Network, arguments: argparse.Namespace, places: Places, po
     )
     if ready.note:
         say(ready.note)
+    if trainer.looks is not None:
+        for sample in (one for split in ("validation", "test") for one in samples[split]):
+            memory = trainer.looks.memory(sample, trainer.model)
+            if memory.windows is not None:
+                say(f"{sample.entry.name}: {memory.description}")
     for one, two in same_but_for_case(dict.fromkeys(entry.name for entry in dataset.entries)):
         say(f"note: volumes '{one}' and '{two}' differ only in case: on some disks their results are the same files")
     return session
@@ -208,7 +217,11 @@ def _settings(arguments: argparse.Namespace, network: Network, places: Places, r
         dataset, reason = choose_dataset(root)
         why = f" ({reason})"
     return Settings(
-        str(dataset), **chosen, threads=set_threads(arguments.threads or usual_threads()), data=tuple(map(str, data))
+        str(dataset),
+        **chosen,
+        threads=set_threads(arguments.threads or usual_threads()),
+        data=tuple(map(str, data)),
+        max_ram=getattr(arguments, "max_ram", None) or saved.get("max_ram"),
     ), why
 
 

@@ -185,6 +185,7 @@ def _add_maps(p: argparse.ArgumentParser) -> None:
         help="of a micranet: where maps are cut: otsu (default), triangle, percentile:P",
     )
     p.add_argument("--maps", action="store_true", help="of a micranet: write the maps too")
+    p.add_argument("--regions", action="store_true", help="of a micranet: find regions of one grey, with their borders")
 
 
 def evaluate_parser() -> argparse.ArgumentParser:
@@ -462,6 +463,8 @@ def network_parser() -> argparse.ArgumentParser:
     folders = {"checkpoints": "checkpoints", "logs": "logs", "output": "predictions"}
     p.add_project(folders, "with checkpoints, logs and predictions", fixed=("checkpoints",))
     _add_watching(p)
+    _add_max_ram(p)
+    _add_windows(p)
     p.add_argument("--device", type=device_option, default="cpu", help="cpu (default) or cuda")
     p.add_argument("--threads", type=THREADS, metavar="N", help="threads to work with (default: physical cores)")
     _add_debug(p)

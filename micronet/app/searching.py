@@ -25,6 +25,7 @@ from micronet.core.provenance import sha256_of, versions
 from micronet.core.table import number_cell, write_table
 from micronet.data.dataset import DataSet, Sample, dataset_files, open_dataset
 from micronet.networks.registry import Network, network_named
+from micronet.training.looks import Looks
 from micronet.training.ports import Settings
 from micronet.training.trainer import StepReport, Trainer
 
@@ -113,6 +114,8 @@ def _candidate(
     )
     same = for_classes(same, network, dataset.classes)
 
+    looks = Looks({}, None, arguments.output, [sample for found in samples.values() for sample in found])
+
     def make(settings: Mapping[str, Any]) -> Trainer:
         asked = replace(
             same,
@@ -121,6 +124,7 @@ def _candidate(
         )
         model = new_model(network, asked).to(arguments.device)
         trainer, _ = new_trainer(model, asked, dataset, samples)
+        trainer.looks = looks if network.sized else None
         bar.steps = trainer.steps_a_pass * arguments.epochs
         return trainer
 

@@ -123,7 +123,11 @@ def _are_of_images(several: Sequence[Weights], names: Sequence[str]) -> bool:
 
 
 def _refuse_options_of_images(arguments: argparse.Namespace) -> None:
-    for name, given in (("--threshold-method", arguments.threshold_method), ("--maps", arguments.maps)):
+    for name, given in (
+        ("--threshold-method", arguments.threshold_method),
+        ("--maps", arguments.maps),
+        ("--regions", arguments.regions),
+    ):
         if given:
             raise InputError(f"{name} goes with a network that says what an image holds (micranet), not with others")
 

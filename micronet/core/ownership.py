@@ -214,6 +214,13 @@ class Outputs:
                 with contextlib.suppress(OSError):  # it goes the next time
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
+    def withdraw(self) -> None:
+        """Remove what is ours where what was to follow failed: a part of a result is none."""
+        with contextlib.suppress(FileError), _writing_into(self.folder), _locked(self.folder):
+            self.remove(self.names or ())
+            if not any(os.path.lexists(self.folder / name) for name in self._marks()):
+                self._journal.unlink(missing_ok=True)
+
     def finish(self, content: Mapping[str, Any]) -> None:
         """Write the record, with the name, size and hash of every output; what is out of date and ours goes.
 

@@ -32,7 +32,7 @@ class Cut:
     Parameters
     ----------
     size : (Z, Y, X) or None
-        Voxels of a crop, fewer where an image has fewer; None takes images whole.
+        Voxels of a crop; None takes images whole.
     step : (Z, Y, X)
         From one crop to the next; the last reaches the end of the image.
     area : int
@@ -48,6 +48,11 @@ class Cut:
     area: int = 1
     block: int | None = None
     share: float = 0.0
+
+    def check(self, shape: Sequence[int]) -> None:
+        """Raise InputError where an image of so many voxels is smaller than a crop."""
+        if self.size is not None and any(length < least for length, least in zip(shape, self.size, strict=True)):
+            raise InputError(f"it has {' x '.join(map(str, shape))} voxels, fewer than a crop (key: crop)")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import listed, name_key, read_name
+from micronet.io.checks import regular_file
 
 __all__ = ["UNKNOWN", "ClassTable", "Row", "apart_by", "read_class_table"]
 
@@ -69,6 +70,7 @@ def read_class_table(path: Path, classes: Sequence[str] = ()) -> ClassTable:
 
 
 def _text(path: Path) -> str:
+    path = regular_file(path)
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise FileError(f"'{path}' has {path.stat().st_size:,} bytes: too large for a table of classes")

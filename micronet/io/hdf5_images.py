@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from micronet.core.errors import FileError, InputError
+from micronet.io.checks import one_line
 from micronet.io.hdf5 import own_member, require_h5py
 
 __all__ = ["ImageGroup", "open_groups"]
 
 _DATA, _LABEL, _SPLIT = "data", "label", "split"
+# What h5py raises where a file is damaged, or holds what NumPy has no type for.
+_UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 _MOST_ELEMENTS, _LARGEST_CHUNK = 1 << 34, 1 << 30
 
 
@@ -54,11 +57,17 @@ def open_groups(path: Path) -> tuple[list[ImageGroup], list[str]]:
     except OSError as error:
         raise FileError(f"'{path}' is no HDF5 file that can be read") from error
     found, problems = [], []
-    for name in sorted(file):
+    try:
+        names = sorted(file)
+    except _UNREADABLE as error:
+        raise FileError(f"'{path}' cannot be read: {one_line(error)}") from error
+    for name in names:
         try:
             found.append(_group(h5py, file, name))
         except InputError as error:
             problems.append(f"'{path.name}', group {name}: {error}")
+        except _UNREADABLE as error:
+            problems.append(f"'{path.name}', group {name}: it cannot be read ({one_line(error)})")
     if not found and not problems:
         problems.append(f"'{path.name}' holds no group")
     return found, problems

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from importlib import import_module
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 
 from micronet.core.errors import FileError, InputError, setting
 from micronet.core.names import listed
+from micronet.core.provenance import sha256_of
 from micronet.io.checks import is_file
 from micronet.io.hdf5 import own_member, require_h5py
 
-__all__ = ["is_zoo", "read_tensors", "zoo_file"]
+__all__ = ["is_zoo", "read_tensors", "weights_sha256", "zoo_file"]
 
 _NAMED = re.compile(r"(?P<file>.+\.(?:h5|hdf5))(?::(?P<group>[^:]+))?", re.IGNORECASE)
 _MOST_ELEMENTS, _MOST_TENSORS, _DEEPEST = 125_000_000, 10_000, 8
@@ -35,6 +37,17 @@ def zoo_file(path: Path) -> Path:
     """
     found = _NAMED.fullmatch(str(path))
     return Path(found["file"]) if found else path
+
+
+def weights_sha256(path: Path) -> str:
+    """Return the SHA-256 of weights: of their file, or of names, shapes and numbers of those among many in a file."""
+    if not is_zoo(path):
+        return sha256_of(path)
+    digest = hashlib.sha256()
+    for name, array in sorted(read_tensors(path).items()):
+        digest.update(f"{name} {array.shape}\n".encode(errors="surrogateescape"))
+        digest.update(np.ascontiguousarray(array, "<f4").tobytes())
+    return digest.hexdigest()
 
 
 def read_tensors(path: Path) -> dict[str, NDArray[np.float32]]:
@@ -62,7 +75,7 @@ def read_tensors(path: Path) -> dict[str, NDArray[np.float32]]:
             return {key: np.asarray(one[()], np.float32) for key, one in arrays.items()}
     except InputError as error:
         raise FileError(f"'{file}': {error}") from error
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise FileError(f"'{file}' is no HDF5 file that can be read") from error
 
 

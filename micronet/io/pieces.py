@@ -14,6 +14,7 @@ import math
 import os
 import secrets
 import tempfile
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -149,6 +150,8 @@ class Pieces(ABC):
 class ScratchPieces(Pieces):
     """An array in a nameless file, gone when it is closed; used in a ``with`` block. What was never written is 0.
 
+    Several threads may read and write it, one at a time.
+
     Parameters
     ----------
     folder : Path
@@ -165,6 +168,7 @@ class ScratchPieces(Pieces):
         super().__init__(folder, shape, pieces, dtype)
         self._counts = [-(-length // side) for length, side in zip(self.shape, self.pieces, strict=True)]
         self._bytes = math.prod(self.pieces) * self.dtype.itemsize
+        self._lock = threading.Lock()  # of the place in the file
         try:
             self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
         except OSError as error:
@@ -188,15 +192,17 @@ class ScratchPieces(Pieces):
 
     @contextmanager
     def _opened(self, number: Sequence[int]) -> Iterator[tuple[Any, int]]:
-        yield self._file, self._offset(number)
+        with self._lock:
+            yield self._file, self._offset(number)
 
     def _offset(self, number: Sequence[int]) -> int:
         return int(np.ravel_multi_index(tuple(number), self._counts)) * self._bytes
 
     def _write(self, number: Sequence[int], content: NDArray[np.uint8]) -> None:
         try:
-            self._file.seek(self._offset(number))
-            _pour(self._file, content)
+            with self._opened(number) as (file, offset):
+                file.seek(offset)
+                _pour(file, content)
         except OSError as error:
             raise self._error(error) from error
 

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from micronet.core.errors import FileError, InputError, MicronetError
 from micronet.core.volume import Volume
-from micronet.io.checks import ReadOptions, build_volume, check_axes, one_line, spatial_order
+from micronet.io.checks import ReadOptions, build_volume, check_axes, one_line, reading, spatial_order
 from micronet.io.recording import Recording, recording_of
 from micronet.io.source import Source
 from micronet.io.stack import Stack, build_grid
+from micronet.io.zarr_bounds import bounded_store
 from micronet.io.zarr_metadata import ArrayMetadata, Image, image_of, labels_of
 from micronet.io.zarr_write import write
 
@@ -38,6 +39,8 @@ __all__ = [
 
 # Planes of one chunk's depth are kept as far as they take this.
 _KEPT_BYTES = 512 << 20
+# Chunks that are not stored cost nothing to whoever claims them: of more, one in so many must be there.
+_EMPTY_BYTES, _EMPTY_CHUNKS, _EMPTY = 256 << 20, 10_000, 1000
 
 
 def library() -> Any:
@@ -145,7 +148,8 @@ def read(source: Source, options: ReadOptions) -> Volume:
 def read_label(source: Source, name: str, level: int = 0) -> Volume:
     """Read a level of one of the labels of an image."""
     found = open_level(source.path, level, source.path / "labels" / name)
-    return build_volume(source.path, found[(slice(None),) * 3], **_geometry_of(found.grid))
+    with reading(source.path):
+        return build_volume(source.path, found[(slice(None),) * 3], **_geometry_of(found.grid))
 
 
 def files_of(source: Source, level: int = 0) -> tuple[Path, ...]:
@@ -184,6 +188,9 @@ def _told(image: Image) -> dict[str, Any]:
     names = {"zarr.json", ".zarray", ".zattrs"}
     there = sum(1 for file in image.array.folder.rglob("*") if file.is_file() and file.name not in names)
     notes = image.geometry["notes"]
+    size, held = math.prod(shape) * image.array.dtype.itemsize, there * math.prod(pieces) * image.array.dtype.itemsize
+    if size > max(_EMPTY_BYTES, _EMPTY * held) or count > max(_EMPTY_CHUNKS, _EMPTY * there):
+        raise FileError(f"'{image.path}': its metadata claim the shape {shape}, of {count:,} chunks it has {there:,}")
     if there < count:
         notes = (*notes, f"{count - there:,} of {count:,} chunks are not stored: they are read as {image.array.fill}")
     return image.geometry | {"notes": notes}
@@ -196,7 +203,7 @@ def _geometry_of(grid: Volume) -> dict[str, Any]:
 def _opened(array: ArrayMetadata, path: Path) -> Any:
     zarr = library()
     with unpacking(path):
-        return zarr.open_array(str(array.folder), mode="r", zarr_format=array.zarr_format)
+        return zarr.open_array(bounded_store(array.folder, array.packing), mode="r", zarr_format=array.zarr_format)
 
 
 @contextmanager

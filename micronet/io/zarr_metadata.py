@@ -19,16 +19,18 @@ from micronet.core.errors import FileError, InputError, setting
 from micronet.core.volume import MICROMETRES_PER, upright
 from micronet.io.checks import check_dtype, is_file, one_line
 from micronet.io.units import assumed_um, canonical_unit, without_interval
+from micronet.io.zarr_bounds import Packing
 
 __all__ = ["ArrayMetadata", "Image", "array_metadata", "attributes_of", "image_of", "labels_of", "read_json"]
 
 _LARGEST_JSON = 16_000_000
 #: Bytes of one chunk, unpacked.
 _LARGEST_CHUNK = 1 << 32
+_SHARDS = "sharding_indexed"
 _VERSIONS = ("0.4", "0.5")
 _CODECS = {
     *("blosc", "zstd", "gzip", "zlib", "lz4", "bz2", "lzma", "shuffle", "delta", "bytes", "transpose", "crc32c"),
-    *("sharding_indexed", "bitround", "fixedscaleoffset"),
+    *(_SHARDS, "bitround", "fixedscaleoffset"),
 }
 _TYPES = {"bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)), "float32", "float64"}
 _SECONDS = {"millisecond": 1e-3, "microsecond": 1e-6, "second": 1.0, "minute": 60.0, "hour": 3600.0}
@@ -36,7 +38,7 @@ _SECONDS = {"millisecond": 1e-3, "microsecond": 1e-6, "second": 1.0, "minute": 6
 
 @dataclass(frozen=True)
 class ArrayMetadata:
-    """Of one array: its folder, voxels along each axis, their type, those of one file, zarr's format, fill value."""
+    """Of one array: its folder, voxels along each axis, their type, those of one file, zarr's format, fill, packing."""
 
     folder: Path
     shape: tuple[int, ...]
@@ -44,6 +46,7 @@ class ArrayMetadata:
     pieces: tuple[int, ...]
     zarr_format: int
     fill: str
+    packing: Packing
 
 
 @dataclass(frozen=True)
@@ -182,29 +185,58 @@ def array_metadata(folder: Path, path: Path) -> ArrayMetadata:
         chunks = content["chunk_grid"]["configuration"]["chunk_shape"] if zarr_format == 3 else content["chunks"]
         pieces = _sizes(chunks)
         codecs = list(_codecs(content, zarr_format))
+        packing = _packing(content, zarr_format, path, math.prod(pieces) * dtype.itemsize)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise FileError(f"'{path}': '{folder.relative_to(path)}' is not described ({one_line(error)})") from error
     check_dtype(dtype, path)
-    foreign = [name for name in codecs if name.removeprefix("numcodecs.") not in _CODECS]
+    foreign = [name for name in codecs if name not in _CODECS]
     if foreign:
         raise FileError(f"'{path}' is packed with '{foreign[0][:40]}'; {', '.join(sorted(_CODECS))} can be read")
     if len(pieces) != len(shape) or min(pieces, default=0) < 1 or math.prod(pieces) * dtype.itemsize > _LARGEST_CHUNK:
         raise FileError(f"'{path}': chunks of {pieces} voxels of {dtype} are none that can be read")
-    return ArrayMetadata(folder, shape, dtype, pieces, zarr_format, str(content.get("fill_value"))[:40])
+    return ArrayMetadata(folder, shape, dtype, pieces, zarr_format, str(content.get("fill_value"))[:40], packing)
+
+
+def _packing(content: dict[str, Any], zarr_format: int, path: Path, piece_bytes: int) -> Packing:
+    """Return how chunks are packed; FileError where shards lie in shards, or chunks are packed twice."""
+    if zarr_format == 2:
+        return _checked(Packing(str(path), [*_codecs(content, 2)], piece_bytes), path)
+    outer = content["codecs"]
+    shards = [codec["configuration"] for codec in outer if isinstance(codec, dict) and codec["name"] == _SHARDS]
+    if not shards:
+        return _checked(Packing(str(path), [*_names_of(outer)], piece_bytes), path)
+    told = shards[0]
+    voxels = math.prod(_sizes(content["chunk_grid"]["configuration"]["chunk_shape"]))
+    inner = voxels // max(math.prod(_sizes(told["chunk_shape"])), 1)
+    sums = sum(name == "crc32c" for name in _names_of(told.get("index_codecs", ())))
+    names = [*_names_of(told["codecs"])]
+    if _SHARDS in names:
+        raise FileError(f"'{path}' has shards in shards, which cannot be read")
+    first = told.get("index_location") == "start"
+    size = piece_bytes // max(inner, 1)
+    return _checked(Packing(str(path), names, size, inner, 16 * inner + 4 * sums, first), path)
+
+
+def _checked(packing: Packing, path: Path) -> Packing:
+    """Return it; only what is unpacked first can be held against a size."""
+    packed = packing.packed
+    if len(packed) > 1:
+        raise FileError(f"'{path}' is packed twice, with {' and '.join(packed)}, which cannot be read")
+    return packing
 
 
 def _codecs(content: dict[str, Any], zarr_format: int) -> Iterator[str]:
     if zarr_format == 3:
         yield from _names_of(content["codecs"])
         return
-    for one in [content.get("compressor"), *(content.get("filters") or [])]:
+    for one in [*(content.get("filters") or []), content.get("compressor")]:
         if one is not None:
             yield str(one["id"])
 
 
 def _names_of(codecs: Any) -> Iterator[str]:
     for codec in codecs:
-        yield str(codec["name"] if isinstance(codec, dict) else codec)
+        yield str(codec["name"] if isinstance(codec, dict) else codec).removeprefix("numcodecs.")
         configuration = codec.get("configuration") if isinstance(codec, dict) else None
         if isinstance(configuration, dict):
             for inner in ("codecs", "index_codecs"):

@@ -15,6 +15,7 @@ from micronet.core.provenance import versions
 from micronet.measure.class_pairs import ClassEvaluation, ClassPair
 from micronet.measure.confusion import DEFINITIONS, Confusion
 from micronet.measure.scores import score_text
+from micronet.report.annotated import planes_annotated
 from micronet.report.page.grid import VOXELS, Grid
 from micronet.report.page.html import Markup, Section, note, table, write_page
 from micronet.report.page.scroller import Movie, Outlined, Shown
@@ -52,10 +53,10 @@ class ClassReport:
             name = f"{name}: mean IoU {score_text(evaluation.scores.mean_iou)}"
         first, *others = classes.names[1:]
         further = [Outlined(other, colour(k), classes.found == k) for k, other in enumerate(others, 2)]
-        further += [
-            Outlined(f"{other}, annotated", ANNOTATION_COLOUR, classes.annotated == k)
-            for k, other in enumerate(others, 2)
-        ]
+        for k, other in enumerate(others, 2):
+            annotated = _is(classes.annotated, k)
+            known = planes_annotated(annotated)
+            further.append(Outlined(f"{other}, annotated", ANNOTATION_COLOUR, annotated, known))
         self._shown.append(
             Shown(
                 name,

@@ -29,6 +29,7 @@ from micronet.io.volume_names import result_name, result_record, volume_of
 from micronet.measure.footprint import least_bytes, scores_bytes, vessels_bytes
 from micronet.measure.scores import Scores, Scoring, score_masks
 from micronet.measure.thresholds import Sweep, mask_above, threshold_sweep
+from micronet.report.annotated import drawn_only_in
 
 __all__ = [
     "Evaluation",
@@ -362,14 +363,16 @@ def read_pair(pair: Pair, reading: Reading, sources: Sources) -> MaskPair:
     if pair.image is not None:
         image = read_volume(sources.of(pair.image), **how)
         annotated, image, _ = share_grid(annotated, image, str(pair.annotation), str(pair.image))
+    looked_at = _cropped(annotated, reading.y_crop)
+    notes = [note for one in (annotated, predicted) for note in one.notes] + [drawn_only_in(looked_at.array)]
     return MaskPair(
         pair.name,
         _cropped(predicted, reading.y_crop),
-        _cropped(annotated, reading.y_crop),
+        looked_at,
         None if probability is None else _cropped(probability, reading.y_crop),
         None if image is None else _cropped(image, reading.y_crop),
         (description, annotation.description),
-        tuple(dict.fromkeys(note for one in (annotated, predicted) for note in one.notes)),
+        tuple(filter(None, dict.fromkeys(notes))),
     )
 
 

@@ -18,6 +18,7 @@ from micronet.measure.pairs import Evaluation, MaskPair, Pair, Reading
 from micronet.measure.scores import RESAMPLES, WORDS, Scoring, Summary, interval_name, score_text
 from micronet.measure.tables import settings_of
 from micronet.measure.thresholds_plot import sweep_figure
+from micronet.report.annotated import drawn_only_in
 from micronet.report.page.grid import VOXELS, Grid
 from micronet.report.page.html import Markup, Section, figure, note, table, write_page
 from micronet.report.page.plots import Line, bins, data_uri, histogram, plot
@@ -62,6 +63,7 @@ class EvaluationReport:
     def __init__(self, pairs: int, reading: Reading, scoring: Scoring) -> None:
         self._pairs, self._reading, self._scoring = pairs, reading, scoring
         self._entries: list[_Entry] = []
+        self._notes: list[str] = []
 
     def add(self, masks: MaskPair, evaluation: Evaluation, sources: Sources) -> None:
         """Note a pair, whose files are open; FileError when one cannot be read."""
@@ -77,6 +79,7 @@ class EvaluationReport:
             masks.annotated.array,
             mask_name="prediction",
         )
+        self._notes += [f"{masks.name}: {told}"] if (told := drawn_only_in(masks.annotated.array)) else []
         histograms = _histograms(masks) if self._pairs == 1 else []
         self._entries.append(_Entry(evaluation, shown, _files(evaluation.pair, sources), histograms))
 
@@ -115,6 +118,7 @@ class EvaluationReport:
             [entry.shown for entry in entries],
             sections,
             record,
+            warnings=self._notes,
         )
 
     def _chosen(self) -> list[_Entry]:

@@ -25,6 +25,7 @@ __all__ = [
     "SCORES",
     "SUMMARY",
     "ScoreTables",
+    "figure_of",
     "planned_scores",
     "settings_of",
     "summary_lines",
@@ -49,9 +50,14 @@ def planned_scores(
     measures: bool = False,
     figure: str | None = None,
 ) -> Outputs:
-    """Return the files that the scores of some pairs consist of, `figure` among them; the record is ``scores.json``."""
-    names = [SCORES, *([figure] if figure is not None else [])]
+    """Return the files that the scores of some pairs consist of; the record is ``scores.json``.
+
+    `figure` is the name of what shows a pair, as `figure_of` has it.
+    """
+    names = [SCORES]
     for pair in pairs:
+        if figure is not None:
+            names.append(figure_of(pair, figure, len(pairs)))
         if reading.probability:
             names += [f"{pair.name}_sweep.{kind}" for kind in ("csv", "png")]
         if measures:
@@ -60,6 +66,11 @@ def planned_scores(
     whole = {SUMMARY: len(pairs) > 1, PAGE: report, CONFUSION: False}
     names += [name for name, wanted in whole.items() if wanted]
     return Outputs(folder, "scores.json", MADE_BY, names, outdated=[name for name in whole if name not in names])
+
+
+def figure_of(pair: Pair, name: str, pairs: int) -> str:
+    """Return the file that shows a pair: the name that a person gave it, of several pairs behind the volume's."""
+    return name if pairs == 1 else f"{pair.name}_{name}"
 
 
 class Page(Protocol):

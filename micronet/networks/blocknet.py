@@ -8,19 +8,24 @@ single voxel, and what looks alike in other blocks answers with it (multiple-ins
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["HALO", "BlockNet", "activation_of_voxels", "block_maxima", "slab_bytes"]
+__all__ = ["HALO", "BlockNet", "activation_of_voxels", "block_maxima", "window_bytes"]
 
 _CHANNELS = (8, 16, 16)
 #: So many voxels to each side a voxel is judged by.
 HALO = len(_CHANNELS)
-_SLAB = 16
+# Voxels of a window that is looked at in one pass: of one shape, as what a convolution takes depends on it.
+_WINDOW = (24, 64, 64)
+# Bytes a voxel of a window, the most that was measured.
+_WINDOW_BYTES = 1200
 
 
 class BlockNet(nn.Module):
@@ -66,7 +71,7 @@ def block_maxima(activation: Tensor, block: Sequence[int]) -> Tensor:
 
 
 def activation_of_voxels(network: BlockNet, image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the activation of every voxel of a volume, computed in slabs, each with what its voxels are judged by.
+    """Return the activation of every voxel of a volume, computed in windows, each with what it is judged by.
 
     Parameters
     ----------
@@ -78,14 +83,14 @@ def activation_of_voxels(network: BlockNet, image: NDArray[np.float32]) -> NDArr
     padded = np.pad(image, HALO, mode="symmetric")
     found = np.empty(image.shape, np.float32)
     with torch.no_grad():
-        for begin in range(0, len(image), _SLAB):
-            slab = torch.from_numpy(padded[begin : begin + _SLAB + 2 * HALO])[None, None]
-            inner = network(slab)[0, 0, HALO:-HALO, HALO:-HALO, HALO:-HALO]
-            found[begin : begin + _SLAB] = inner.numpy()
+        for begin in product(*map(range, (0, 0, 0), image.shape, _WINDOW)):
+            spans = list(zip(begin, _WINDOW, strict=True))
+            seen = padded[tuple(slice(b, b + n + 2 * HALO) for b, n in spans)]
+            inner = network(torch.from_numpy(seen)[None, None])[0, 0, HALO:-HALO, HALO:-HALO, HALO:-HALO]
+            found[tuple(slice(b, b + n) for b, n in spans)] = inner.numpy()
     return found
 
 
-def slab_bytes(shape: Sequence[int]) -> int:
+def window_bytes(shape: Sequence[int]) -> int:
     """Return about how many bytes `activation_of_voxels` takes beside the image, filled up, and what it returns."""
-    height, width = (length + 2 * HALO for length in shape[1:])
-    return 4 * 3 * max(_CHANNELS) * (_SLAB + 2 * HALO) * height * width
+    return _WINDOW_BYTES * math.prod(min(n, edge) + 2 * HALO for n, edge in zip(shape, _WINDOW, strict=True))

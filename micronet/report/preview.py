@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from micronet.core.classes import colour
 from micronet.core.errors import InputError
+from micronet.report.annotated import planes_annotated
 from micronet.report.figure import write_figure
 from micronet.report.panels import (
     ANNOTATION_COLOUR,
@@ -32,8 +33,6 @@ __all__ = ["Further", "Scene", "View", "views", "write_paper_figure", "write_pre
 _Flat = Callable[[NDArray[Any]], NDArray[Any]]
 
 _AXES = "zyx"
-# Where lumen ends in a plane with so much as this part of the median plane's, it was not annotated further.
-_FULL = 0.5
 # Inches: one and two columns of a journal, 89 and 183 mm.
 _ONE_PANEL, _ALL_PANELS = Sheet(3.5, 5.0, 300), Sheet(7.2, 2.6, 300)
 
@@ -258,14 +257,11 @@ class Scene:
         return Contour(flat(annotated), self.annotation_name, ANNOTATION_COLOUR, 1.6, known)
 
     @cached_property
-    def _planes_annotated(self) -> list[list[NDArray[np.bool_]]]:
-        """Return, of each annotation along (Z, Y, X), which planes were annotated, by how abruptly its lumen ends.
-
-        Real lumens come to their end in planes of an eighth of the usual area at most (ten annotated embryos).
-        """
+    def _planes_annotated(self) -> list[Sequence[NDArray[np.bool_]]]:
+        """Return, of each annotation along (Z, Y, X), which planes were annotated."""
         if self.known is not None:
             return [[np.ones(n, bool) for n in self.image.shape] for _ in self._annotations]
-        return [[_annotated(_inside(one), axis) for axis in range(3)] for one in self._annotations]
+        return [planes_annotated(_inside(one)) for one in self._annotations]
 
     def rows(self, planes: Sequence[int]) -> tuple[list[Panel], list[Panel]]:
         """Return three slices and three projections."""
@@ -341,22 +337,6 @@ def _annotated_planes(view: View, planes: Sequence[NDArray[np.bool_]]) -> NDArra
     """Return what of a picture lies in planes that were annotated, given along (Z, Y, X); None for all of it."""
     down, right = (planes[axis] for axis in (view.down, view.right))
     return None if down.all() and right.all() else down[:, None] & right
-
-
-def _annotated(mask: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
-    """Return which planes along an axis were annotated: all, unless several lumens end in a plane that is full of them.
-
-    One alone may be a straight tube that is seen from the side.
-    """
-    from scipy.ndimage import label  # a tenth of a second, which only an annotation costs
-
-    areas = np.count_nonzero(mask, axis=tuple(other for other in range(3) if other != axis))
-    lumen: NDArray[np.bool_] = areas > 0
-    beside = np.pad(lumen, 1, mode="edge")
-    last = np.flatnonzero(lumen & ~(beside[:-2] & beside[2:]))
-    full = [plane for plane in last if areas[plane] >= _FULL * np.median(areas[lumen])]
-    several = any(label(mask.take(plane, axis))[1] > 1 for plane in full)
-    return lumen if several else np.ones(len(areas), bool)
 
 
 def _inside(mask: NDArray[Any]) -> NDArray[np.bool_]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def write_result(
     folder: Path,
     stem: str,
     volume: Volume,
-    probability: Planes,
+    probability: Iterable[NDArray[np.float32]],
     scene: Scene,
     *,
     probability_name: str,
@@ -43,8 +43,8 @@ def write_result(
         The segmentation is ``<stem>.seg.nrrd``, the preview ``<stem>_preview.png`` with the stem as its title.
     volume : Volume
         What was segmented; its grid is that of the files.
-    probability : ndarray of the volume's shape, float32 in [0, 1]
-        Or a scratch file that holds one.
+    probability : iterable of ndarray of shape (Y, X), float32 in [0, 1]
+        Its planes: of an array of the volume's shape, or of a scratch file that holds one.
     scene : Scene
         What the preview shows; its mask, bool, is the segmentation, as `above` gives it.
     probability_name : str
@@ -67,7 +67,7 @@ def write_result(
     return files
 
 
-def levels(probability: Planes) -> Iterator[NDArray[np.uint8]]:
+def levels(probability: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.uint8]]:
     """Yield the planes of a probability as the files have them: 255·p, rounded."""
     return (np.rint(plane * 255).astype(np.uint8) for plane in probability)
 

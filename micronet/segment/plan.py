@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.core.errors import InputError
+from micronet.core.errors import FileError, InputError
 from micronet.core.names import write_name
-from micronet.core.ownership import Outputs, check_outputs
+from micronet.core.ownership import REPLACE, Outputs, check_outputs
 from micronet.core.volume import Volume
 from micronet.io import Source, Sources, claimed_bytes, files_of, open_stack, volume_stem
 from micronet.io.checks import is_store
@@ -29,6 +29,7 @@ __all__ = [
     "Task",
     "TimePoint",
     "input_record",
+    "is_done",
     "plan_addition",
     "plan_room",
     "plan_task",
@@ -196,6 +197,31 @@ def _need(task: Task, masks: Iterable[Path]) -> Need:
 def input_record(source: Source, level: int = 0) -> dict[str, Any]:
     """Return what a record says of an input: its path and its hash; of an OME-Zarr that of a level."""
     return {"path": write_name(source.path), "sha256": source.sha256(files_of(source, level))}
+
+
+def is_done(outputs: Outputs, asked: Mapping[str, Any], path: Path) -> bool:
+    """Whether a whole result of what is asked is there; FileError where it is one of something else.
+
+    `asked` is how the record begins. Files are the same where their hashes are, wherever they lie.
+    """
+    done = outputs.read()
+    if done is None:
+        return False
+    different = [name for name, one in asked.items() if not _same(done.get(name), one)]
+    if different:
+        raise FileError(
+            f"'{outputs.record_path}' holds a result of other {' and '.join(different)} for '{path.name}'; {REPLACE}"
+        )
+    return all(file.exists() for file in outputs.paths)
+
+
+def _same(told: Any, asked: Any) -> bool:
+    if isinstance(asked, list):
+        return isinstance(told, list) and len(told) == len(asked) and all(map(_same, told, asked))
+    if not isinstance(asked, Mapping):
+        return bool(told == asked)
+    keys = ("sha256",) if "sha256" in asked else tuple(asked)
+    return isinstance(told, Mapping) and all(key in told and _same(told[key], asked[key]) for key in keys)
 
 
 def volume_record(volume: Volume, notes: Iterable[str]) -> dict[str, Any]:

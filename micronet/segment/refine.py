@@ -36,6 +36,7 @@ __all__ = [
     "has_settled",
     "hold",
     "initial_probability",
+    "look_for_classes",
     "predict",
     "predict_classes",
     "predict_whole",
@@ -224,20 +225,26 @@ def predict_classes(
     array = volume.array if isinstance(volume, Volume) else volume
     depth = checked_depth(array, model, how)
     image = np.ascontiguousarray(normalize_image(array)[:, :depth])
-    padding = Padding(image.shape, network_of(model).smallest_axis)
-    began, first = time.perf_counter(), next(model.parameters())
-    x = torch.from_numpy(padding.pad(image))[None, None].to(first.device, first.dtype)
-    with torch.inference_mode():
-        found: NDArray[np.float32] = model(x)[0].float().cpu().numpy()
+    began = time.perf_counter()
+    found = look_for_classes(image, model)
     probability = np.zeros((len(found), *array.shape), np.float32)
     passes = []
     for channel, whole in zip(found, probability, strict=True):
-        whole[:, :depth] = padding.unpad(channel)
+        whole[:, :depth] = channel
         change = Change()
         change.add(initial_probability(whole, None), whole)
         passes.append(change.iteration(1, time.perf_counter() - began))
     how.tell(passes, probability[-1, :, :depth])
     return probability, passes
+
+
+def look_for_classes(image: NDArray[np.float32], model: nn.Module) -> NDArray[np.float32]:
+    """Return the probability of each class, (classes, Z, Y, X), of a normalised image (Z, Y, X)."""
+    first = next(model.parameters())
+    x = torch.from_numpy(image)[None, None].to(first.device, first.dtype)
+    with torch.inference_mode():
+        found: NDArray[np.float32] = model(x)[0].float().cpu().numpy()
+    return found
 
 
 def checked_depth(array: Any, model: nn.Module, how: Refinement) -> int:

@@ -13,6 +13,7 @@ from micronet.core.names import write_name
 from micronet.core.planes import Planes
 from micronet.core.volume import Volume
 from micronet.measure.scores import DEFINITIONS, WORDS
+from micronet.report.annotated import drawn_only_in
 from micronet.report.page.grid import Grid
 from micronet.report.page.html import Markup, Section, figure, note, table, write_page
 from micronet.report.page.plots import Line, bins, histogram, plot
@@ -101,7 +102,8 @@ class SegmentReport:
         """
         sections = []
         if record["scores"] is not None:
-            sections.append(Section("Scores", scores_parts(record["scores"])))
+            drawn = "" if annotation is None else drawn_only_in(annotation[:, : self._y_crop])
+            sections.append(Section("Scores", [*scores_parts(record["scores"]), *([note(drawn)] if drawn else [])]))
         if len(record["iterations"]) > 1:
             alone = [note(_ALONE)] if self._alone else []
             sections.append(Section("Refinement", [*alone, *refinement_parts(record["iterations"])]))

@@ -25,6 +25,7 @@ from micronet.io.labels import BACKGROUND, LUMEN
 from micronet.measure.footprint import mesh_bytes, vessels_bytes
 from micronet.measure.lumen_files import write_surface, write_vessels
 from micronet.measure.overlap import Overlap, overlap
+from micronet.report.annotated import drawn_only_in
 from micronet.report.preview import Scene, write_paper_figure
 from micronet.segment.memory import Memory
 from micronet.segment.outputs import above, levels, measure, score_line, scores_record, write_result
@@ -137,9 +138,10 @@ def measure_mask(task: Task, inputs: Inputs, mask: NDArray[np.bool_], say: Calla
     job, volume = task.job, inputs.volume
     threshold = None if task.weights.exclusive else job.threshold
     result, warnings = measure(mask, volume, threshold, job.y_crop, task.segment)
-    scores, line = None, ""
+    scores, line, drawn = None, "", ""
     if inputs.annotation is not None:
         scores, line = _scored(mask, inputs.annotation.array, job.y_crop)
+        drawn = drawn_only_in(inputs.annotation.array[:, : job.y_crop])
     found = Measured(mask, result, warnings, scores)
     share = f"{100 * result['fraction']:.2f} % of what was looked at"
     say(f"  {task.segment:<11} {result['voxels']:,} voxels ({share}){found.um3}")
@@ -147,6 +149,8 @@ def measure_mask(task: Task, inputs: Inputs, mask: NDArray[np.bool_], say: Calla
         say(f"  WARNING     {warning}")
     if line:
         say(f"  scores      {line}")
+    if drawn:
+        say(f"  note        {drawn}")
     return found
 
 

@@ -13,10 +13,9 @@ from torch import nn
 from micronet.core.errors import InputError, setting
 from micronet.core.names import check_apart, valid, write_name
 from micronet.core.ownership import Outputs, check_outputs
-from micronet.core.provenance import sha256_of
 from micronet.io import files_read_with, volume_stem
 from micronet.io.checks import is_store
-from micronet.io.hdf5_tensors import zoo_file
+from micronet.io.hdf5_tensors import weights_sha256
 from micronet.io.mesh import MESH_FORMATS
 from micronet.measure.cleaning import Cleaning
 from micronet.measure.lumen_files import surface_path, vessel_paths
@@ -50,7 +49,7 @@ class Weights:
         model = load_model(path, say)
         if network_of(model).in_um and device != "cpu":
             raise InputError(f"'{path}': a taught network is computed by the CPU {setting('device')}")
-        return cls(path, sha256_of(zoo_file(path)), model.to(device))
+        return cls(path, weights_sha256(path), model.to(device))
 
     @property
     def network(self) -> Network:

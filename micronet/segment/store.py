@@ -165,7 +165,7 @@ def _alone(plan: Plan, store: Opened, on_tile: OnTile) -> Iterator[_Shop]:
         _put_masks(shelf, store)
         progress = Progress()
         if isinstance(store.spec, StoreSpec):
-            work = StoreWork(shelf, store.spec, engine_parameters(task.weights.model), store.level)
+            work = StoreWork(shelf, store.spec, engine_parameters(task.weights.model), store.level, alone=True)
             run = run_here(work, _ticking(task, store, work, progress, on_tile))
             yield _Shop(work, run, progress, _tiled(task, work, run, progress), plan.outputs.staged)
             return

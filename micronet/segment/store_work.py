@@ -208,12 +208,16 @@ class StoreWork(TileWork, StoreFiles):
         Of the network.
     level : Level
         The voxels.
+    alone : bool
+        As of `TileWork`.
     """
 
-    def __init__(self, shelf: Shelf, spec: StoreSpec, parameters: Mapping[str, Tensor], level: Level) -> None:
-        z, _, x = level.shape
+    def __init__(
+        self, shelf: Shelf, spec: StoreSpec, parameters: Mapping[str, Tensor], level: Level, *, alone: bool = False
+    ) -> None:
+        inside = level.shape[0], spec.depth, level.shape[2]
         TileWork.__init__(
-            self, shelf, spec.plan, parameters, (z, spec.depth, x), refines=spec.refines, starts=spec.starts
+            self, shelf, spec.plan, parameters, inside, refines=spec.refines, starts=spec.starts, alone=alone
         )
         StoreFiles.__init__(self, shelf, spec, level)
 

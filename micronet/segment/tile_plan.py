@@ -20,6 +20,9 @@ Size = tuple[int, int, int]
 _CUT_ROWS = 1.03
 # Numbers of tiles that are tried along an axis: each up to here, then every so many times more.
 _EACH, _FACTOR = 16, 1.15
+# Bytes a voxel of what one process reads ahead and writes behind: image and probability as they are read, the image in
+# its own type too, the probability before and after.
+_AHEAD_BYTES = 24
 # The coarse levels lie in memory where they leave the tiles so much of it.
 _LEFT_FOR_TILES = 0.5
 
@@ -103,6 +106,11 @@ def plan_tiles(
         least = max(least, tiles.lowest)
     else:
         held += tiles.lowest
+
+    def fine(sides: Size) -> int:
+        window = (min(side + 2 * engine.TILE_HALO, length) for side, length in zip(sides, shape, strict=True))
+        return tiles.fine(sides) + (0 if processes else _AHEAD_BYTES * math.prod(window))
+
     room = math.inf if allowance.bytes is None else (allowance.bytes - PROGRAM) / MARGIN - held
     quarter = (shape[0] // 4, shape[1] // 4, shape[2] // 4)
     scratch = math.prod(shape) * (itemsize + 4 * (2 if refines else 1))
@@ -110,13 +118,13 @@ def plan_tiles(
     for kept in in_memory:
         left = room - (tiles.stores if kept else 0)
         coarse = _best(quarter, tiles.coarse, left, processes)
-        sides = _best(shape, tiles.fine, left, processes)
+        sides = _best(shape, fine, left, processes)
         if coarse is None or sides is None or least > left:
             continue
-        most = max(tiles.coarse(coarse), tiles.fine(sides), least) + (tiles.stores if kept else 0)
+        most = max(tiles.coarse(coarse), fine(sides), least) + (tiles.stores if kept else 0)
         needed = int(PROGRAM + MARGIN * (held + most))
         return TilePlan(shape, sides, coarse, not kept, needed, scratch + (0 if kept else tiles.stores))
-    smallest = max(tiles.fine((32, 32, 32)), tiles.coarse((32, 32, 32)), least)
+    smallest = max(fine((32, 32, 32)), tiles.coarse((32, 32, 32)), least)
     needed = int(PROGRAM + MARGIN * (held + smallest))
     raise InputError(
         f"about {size(needed)} of memory needed even in tiles, {allowance.words}; free memory or allow more "

@@ -26,6 +26,7 @@ from torch import Tensor
 from micronet.networks import engine
 from micronet.networks.normalize import plane_squares, plane_sum, standardize
 from micronet.networks.padding import Padding
+from micronet.segment.aside import Aside
 from micronet.segment.refine import MASK, Change
 from micronet.segment.shelf import Shelf
 from micronet.segment.tile_plan import TilePlan
@@ -54,6 +55,9 @@ class TileWork:
         The network takes a mask.
     starts : bool
         There is a ``start``.
+    alone : bool
+        This process does the steps of each kind in their order: the next tile is read while one is computed, and the
+        last one written.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class TileWork:
         *,
         refines: bool,
         starts: bool,
+        alone: bool = False,
     ) -> None:
         self.shelf, self.plan, self.inside = shelf, plan, inside
         self._parameters, self._refines, self._starts = parameters, refines, starts
@@ -78,6 +83,7 @@ class TileWork:
         self._steps = functools.lru_cache(maxsize=1)(self._new_steps)
         self._pools = functools.lru_cache(maxsize=1)(lambda k: self._new_steps(k, 0.0, 1.0))
         self._kind = ""
+        self._aside = Aside(alone)
 
     def make_coarse(self) -> None:
         """Make the arrays of the coarse levels but for the masks'."""
@@ -108,6 +114,7 @@ class TileWork:
         self._begin("encode")
         tile = self._fine[number]
         steps = self._steps(0, mean, sd)
+        self._expect(number, None, mean, sd)
         steps.encode(tile)
         if self._refines:
             steps.pool(tile, self._mask_reader(0), MASK)
@@ -131,19 +138,27 @@ class TileWork:
         """Compute the probability after pass `k` for a tile, and what the next pass needs of it, if there is one."""
         self._begin("decode")
         tile = self._fine[number]
-        window = self._mask_reader(k - 1)(tile.window)  # read once: for the network, and to see what changed
+        # Read once: for the network, and to see what changed.
+        window = self._aside.get(("mask", number), lambda: self._mask_reader(k - 1)(tile.window))
         mask = (lambda _: window) if self._refines else None
-        found = self._steps(k - 1, mean, sd).decode(tile, mask, MASK)
+        steps = self._steps(k - 1, mean, sd)
+        self._expect(number, k - 1, mean, sd)
+        found = steps.decode(tile, mask, MASK)
         place, now = self._padding.unpad_box(tile.core, found)
-        before, now = self._padding.unpad_box(tile.core, window[tile.inside])[1], np.ascontiguousarray(now)
-        change = Change()
-        if now.size:
-            change.add(before, now)
-            self.shelf[f"probability.{k}"][place] = now
+        before = self._padding.unpad_box(tile.core, window[tile.inside])[1]
+        now, change = now.copy(), Change()
+
+        def keep() -> None:
+            if now.size:
+                change.add(before, now)
+                self.shelf[f"probability.{k}"][place] = now
+
+        self._aside.later(keep)
         if self._refines and not last:
-            del window, before
             core = self._padding.pad_box(lambda _: now, tile.core)
             self._pools(k).pool(tile, lambda _: core, MASK)
+        if number == self.fine - 1:
+            self._aside.finish()
         return change
 
     @property
@@ -168,7 +183,19 @@ class TileWork:
     def _begin(self, kind: str) -> None:
         if kind != self._kind:  # steps of one kind leave their memory to each other
             engine.forget_memory()
+            self._aside.forget()
         self._kind = kind
+
+    def _expect(self, number: int, k: int | None, mean: float, sd: float) -> None:
+        """Begin to read what the tile after this one needs: the image, and the probability after pass `k`."""
+        if number + 1 < self.fine:
+            window = self._fine[number + 1].window
+            self._aside.expect(_key(window), lambda: self._normalised(window, mean, sd))
+            if k is not None:
+                self._aside.expect(("mask", number + 1), lambda: self._mask_reader(k)(window))
+
+    def _normalised(self, box: Box, mean: float, sd: float) -> NDArray[np.float32]:
+        return self._padding.pad_box(lambda part: standardize(self.shelf["image"][part], mean, sd), box)
 
     def _mask_reader(self, k: int) -> Any:
         return functools.partial(self._padding.pad_box, functools.partial(self._probability, k))
@@ -185,7 +212,7 @@ class TileWork:
         shelf = self.shelf
 
         def image(box: Box) -> NDArray[np.float32]:
-            return self._padding.pad_box(lambda part: standardize(shelf["image"][part], mean, sd), box)
+            return self._aside.get(_key(box), lambda: self._normalised(box, mean, sd))  # type: ignore[no-any-return]
 
         stores = engine.tile_stores(
             self.plan.size, self._refines, lambda name: shelf[f"mask.{k}" if name == "mask" else name]
@@ -205,3 +232,7 @@ class TileWork:
             "lowest": (z // 4, 4, y // 4, x // 4),
             "bottom": (whole, 4, whole, whole),
         }
+
+
+def _key(box: Box) -> tuple[Any, ...]:
+    return tuple((part.start, part.stop) for part in box)

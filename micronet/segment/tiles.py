@@ -191,6 +191,7 @@ def predict_in_tiles(
             (grid.shape[0], depth, grid.shape[2]),
             refines=network.refines,
             starts=how.initial_mask is not None,
+            alone=True,
         )
         last = refine_in_tiles(work, run_here(work, on_tile), network.passes(how.iterations), how, Progress())
         found: ScratchPieces = shelf.take(f"probability.{last}")

@@ -40,6 +40,7 @@ def predicted_in_windows(
     folder: Path,
     how: Refinement = _AS_BY_DEFAULT,
     on_window: Callable[[int, int], None] = lambda done, total: None,
+    statistics: tuple[float, float] | None = None,
 ) -> Iterator[tuple[Sequence[Planes], list[Iteration]]]:
     """Give the probability of each class; what lies on the disk is gone after the block.
 
@@ -55,6 +56,8 @@ def predicted_in_windows(
         Of one pass.
     on_window : callable
         Receives how many windows are done, and how many there are.
+    statistics : (float, float), optional
+        Mean and standard deviation by which it is normalised; its own where none are given.
 
     Yields
     ------
@@ -74,22 +77,15 @@ def predicted_in_windows(
     depth = checked_depth(array, model, how)
     if windows.shape != (array.shape[0], depth, array.shape[2]):
         raise AssertionError(f"windows of {windows.shape}, not of {array.shape} to {depth} along Y")
-    look, work = _Look(model, windows.count, on_window), _Work(array, depth, how, len(classes_of(model)))
+    look = _Look(model, windows.count, on_window)
+    work = _Work(array, depth, how, len(classes_of(model)), statistics or image_statistics(array))
     began = time.perf_counter()
     with ExitStack() as files:
-        found: Sequence[Planes]
         if windows.on_disk:
-            scratches = [files.enter_context(_planes_on_disk(folder, array.shape)) for _ in classes_of(model)]
-            for first, planes in _finished(work, look, windows):
-                work.settle(first, planes)
-                for scratch, channel in zip(scratches, planes, strict=True):
-                    scratch[first : first + len(channel)] = work.whole(channel, first)
-            found = scratches
+            scratches = [files.enter_context(_planes_on_disk(folder, array.shape)) for _ in work.changes]
+            found: Sequence[Planes] = _written(work, look, windows, scratches)
         else:
-            every = _averaged(work, look, windows) if windows.averages else _gathered(work, look, windows)
-            work.settle(0, every)
-            found = [work.whole(channel, 0) for channel in every]
-            del every
+            found = _in_memory(work, look, windows)
         passes = [change.iteration(1, time.perf_counter() - began) for change in work.changes]
         how.tell(passes, found[-1])
         yield found, passes
@@ -97,6 +93,21 @@ def predicted_in_windows(
 
 def _planes_on_disk(folder: Path, shape: Sequence[int]) -> ScratchPieces:
     return ScratchPieces(folder, shape, (1, *shape[1:]))
+
+
+def _written(work: _Work, look: _Look, windows: Windows, scratches: Sequence[ScratchPieces]) -> Sequence[Planes]:
+    """Return the probability of each class, on the disk."""
+    for first, planes in _finished(work, look, windows):
+        work.settle(first, planes)
+        for scratch, channel in zip(scratches, planes, strict=True):
+            scratch[first : first + len(channel)] = work.whole(channel, first)
+    return scratches
+
+
+def _in_memory(work: _Work, look: _Look, windows: Windows) -> Sequence[Planes]:
+    every = _averaged(work, look, windows) if windows.averages else _gathered(work, look, windows)
+    work.settle(0, every)
+    return [work.whole(channel, 0) for channel in every]
 
 
 class _Look:
@@ -118,9 +129,9 @@ class _Look:
 class _Work:
     """What is read and what becomes of it: boxes of the volume, normalised; `changes` are what the pass did."""
 
-    def __init__(self, array: Any, depth: int, how: Refinement, classes: int) -> None:
+    def __init__(self, array: Any, depth: int, how: Refinement, classes: int, statistics: tuple[float, float]) -> None:
         self._array, self.depth, self._how = array, depth, how
-        self._mean, self._sd = image_statistics(array)
+        self._mean, self._sd = statistics
         self.changes = [Change() for _ in range(classes)]
 
     def image(self, box: tuple[slice, ...] = ()) -> NDArray[np.float32]:

@@ -58,7 +58,8 @@ class ImageCrops:
             raise InputError("there is no image, and no crop of one, to train on")
         self._groups = [groups[shape] for shape in sorted(groups)]
         for shape, pairs in groups.items():
-            if max(shape) <= STRIDE and (batch_size == 1 or len(pairs) == 1):
+            fewest = len(pairs) // -(-len(pairs) // batch_size)  # of the steps that share them out
+            if max(shape) <= STRIDE and fewest == 1:
                 raise InputError(
                     f"one image of {' x '.join(map(str, shape))} voxels is too little for a step, whose normalisation "
                     f"is over the step: take several {setting('batch_size')}"

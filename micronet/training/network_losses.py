@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from micronet.core.errors import InputError, setting
 from micronet.training.losses import fbeta_loss
 
-__all__ = ["Loss", "logits_of", "loss_named"]
+__all__ = ["Loss", "logits_of", "loss_named", "one_hot", "shares_of"]
 
 #: Takes logits (N, C, D, H, W), target (N, 1, D, H, W) (bool of one channel, else the number of the class, uint8),
 #: weight of the target's shape or None, and beta squared; returns a scalar.
@@ -59,7 +59,7 @@ def loss_named(name: str, out_channels: int, lumen_share: float = 0.5) -> Loss:
         )
     if name == "focal":
         focal = _monai_losses().FocalLoss(use_softmax=out_channels > 1, reduction="none")
-        return lambda logits, target, weight, _: _counted_mean(focal(logits, _one_hot(target, logits)), weight)
+        return lambda logits, target, weight, _: _counted_mean(focal(logits, one_hot(target, logits)), weight)
     dice = _monai_losses().DiceLoss()
     if name == "dice":
         return lambda logits, target, weight, _: _dice(dice, logits, target, weight)
@@ -80,7 +80,7 @@ def logits_of(probability: Tensor, out_channels: int) -> Tensor:
     return torch.cat((background, probability), 1).clamp_min(_SMALLEST).log()
 
 
-def _shares(logits: Tensor) -> Tensor:
+def shares_of(logits: Tensor) -> Tensor:
     """Return the probability of every channel: of several, background among them, they add up to 1."""
     return torch.sigmoid(logits) if logits.shape[1] == 1 else torch.softmax(logits, 1)
 
@@ -100,7 +100,8 @@ def _counted_mean(each: Tensor, weight: Tensor | None) -> Tensor:
     return (each * weight).sum() / (weight.sum() * each.shape[1]).clamp_min(1)
 
 
-def _one_hot(target: Tensor, logits: Tensor) -> Tensor:
+def one_hot(target: Tensor, logits: Tensor) -> Tensor:
+    """Return a target as 0 and 1, a channel for each of the logits', of their number type."""
     if logits.shape[1] == 1:
         return target.to(logits.dtype)
     hot = nn.functional.one_hot(target[:, 0].long(), logits.shape[1])
@@ -108,7 +109,7 @@ def _one_hot(target: Tensor, logits: Tensor) -> Tensor:
 
 
 def _dice(dice: Any, logits: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-    probability, truth = _shares(logits), _one_hot(target, logits)
+    probability, truth = shares_of(logits), one_hot(target, logits)
     if weight is not None:
         probability, truth = probability * weight, truth * weight
     loss: Tensor = dice(probability, truth)
@@ -117,7 +118,7 @@ def _dice(dice: Any, logits: Tensor, target: Tensor, weight: Tensor | None) -> T
 
 def _boundary(boundary: Any, logits: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
     """Return MONAI's boundary loss; a voxel that does not count counts as predicted right."""
-    probability, truth = _shares(logits), _one_hot(target, logits)
+    probability, truth = shares_of(logits), one_hot(target, logits)
     if weight is not None:
         probability = torch.where(weight > 0, probability, truth)
     if probability.shape[2] == 1:  # an image: distances lie in its plane

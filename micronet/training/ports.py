@@ -81,10 +81,11 @@ class Ports:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run depends on beside the trainer's own state; a resumed one must agree in all but `threads` and `kept`.
+    """What a run depends on beside the trainer's own state; a resumed one must agree in most of it.
 
-    `build` and `practice` are those of a larger network, as they were asked for. `kept` says which weights stay:
-    ``"last"``, ``"best"`` (with the last), or ``"all"`` that were validated.
+    `threads`, `kept` and `max_ram` may be others. `build` and `practice` are those of a larger network, and `windows`
+    in which it looks at whole volumes, as they were asked for. `kept` says which weights stay: ``"last"``, ``"best"``
+    (with the last), or ``"all"`` that were validated. `max_ram` are bytes.
     """
 
     dataset: str
@@ -99,3 +100,5 @@ class Settings:
     kept: str = "best"
     augmentation: str | None = None
     accumulate: int = 1
+    windows: Mapping[str, Any] = field(default_factory=dict)
+    max_ram: int | None = None

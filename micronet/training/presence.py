@@ -109,10 +109,10 @@ class PresenceTrainer(Trainer):
         known = np.ones(labels.shape, bool) if weight is None else weight.numpy() > 0
         return Overlap(*(int((one & known).sum()) for one in (told & labels, told & ~labels, ~told & labels)))
 
-    def score(self, samples: Sequence[Any], on_iteration: Callable[[Any], None] | None = None) -> tuple[Overlap, float]:
+    def score(self, samples: Sequence[Any], on_look: Callable[[Any], None] | None = None) -> tuple[Overlap, float]:
         """Return the counts of all labels together at `threshold`, and the loss; `class_scores` are then of them."""
         images = cast(Sequence[ImageSample], samples)
-        labels, told = self._together([(sample, self.presence(sample, on_iteration)) for sample in images])
+        labels, told = self._together([(sample, self.presence(sample, on_look)) for sample in images])
         self.class_scores = class_scores(self.classes, labels, told, self.threshold)
         counts = sum((one.overlap for one in self.class_scores), Overlap(0, 0, 0))
         logits, target = torch.logit(torch.from_numpy(told), eps=_SMALLEST), torch.from_numpy(labels == 1).float()

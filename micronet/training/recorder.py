@@ -323,6 +323,11 @@ class Recorder:
             training = state["training"]
             self._trainer.restore(state["trainer"], training["begun"])
             self.training = training["command"]
+            if state["trainer"].get("windows", {}) != self._trainer.windows:
+                notes.append(
+                    "note: validation volumes are looked at in other windows than before, as the memory is another: "
+                    f"scores will differ from an uninterrupted run {setting('window', 'max_ram')}"
+                )
         except InputError:
             raise
         except Exception as error:  # a damaged file; torch raises a dozen kinds
@@ -334,7 +339,8 @@ class Recorder:
         saved = state.get("settings")
         if not isinstance(saved, dict):
             raise FileError("the session file holds no settings: it is damaged")
-        unsaid: dict[str, Any] = {"build": {}, "practice": {}, "accumulate": 1}  # of before there were any
+        # Of before there were any.
+        unsaid: dict[str, Any] = {"build": {}, "practice": {}, "accumulate": 1, "windows": {}}
         for name in ("recipe", "seed", "iterations", "validate_every", *unsaid):
             here = getattr(self._settings, name)
             there = saved.get(name, unsaid.get(name))

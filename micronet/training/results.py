@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from micronet.core.classes import colour, rgb
 from micronet.core.names import file_part, write_name
 from micronet.core.ownership import Outputs
+from micronet.core.planes import Planes
 from micronet.core.volume import Volume
 from micronet.data.dataset import Sample
 from micronet.io import Segment, nrrd, write_segmentation
 from micronet.report.preview import Further, Scene, write_preview
 from micronet.segment.outputs import levels, write_result
+from micronet.segment.window_plan import Windows
 from micronet.training.run_files import Run
 from micronet.training.scoring import Scored, classes_record, compared, found_in
 
@@ -41,7 +43,13 @@ def _probabilities(stem: str, sample: Sample) -> list[str]:
 
 
 def write_sample(
-    outputs: Outputs, sample: Sample, probability: NDArray[np.float32], threshold: float, run: str, step: int
+    outputs: Outputs,
+    sample: Sample,
+    probability: Sequence[Planes],
+    windows: Windows | None,
+    threshold: float,
+    run: str,
+    step: int,
 ) -> Scored:
     """Write one result, zero below the crop, and return its score.
 
@@ -50,8 +58,10 @@ def write_sample(
     outputs : Outputs
         As `planned_result` gives them.
     sample : Sample
-    probability : ndarray of shape (Z, Y, X) or, of several classes, (classes, Z, Y, X), float32
-        On the cropped volume.
+    probability : sequence of Planes, each of shape (Z, Y, X), float32
+        Of the lumen, or of each class, on the cropped volume.
+    windows : Windows, optional
+        In which it was found.
     threshold : float
         What lies above it is lumen; of several classes a voxel is the most probable.
     run, step : str, int
@@ -63,25 +73,28 @@ def write_sample(
     with outputs.staged() as folder:
         if sample.classes is None:
             scene = _scene(sample, [found], [sample.mask])
-            whole = _whole(sample, probability)
+            whole = _deeper(sample, probability[0])
             write_result(folder, stem, sample.volume, whole, scene, probability_name=f"{stem}_probability.nrrd")
         else:
             _write_classes(folder, stem, sample, probability, found)
     entry = sample.entry
     files = {"image": write_name(entry.image.name), "annotation": write_name(entry.annotation.name)}
     classes = {"classes": [*entry.classes]} if entry.classes else {}
-    outputs.finish({"volume": entry.name, "run": run, "step": step, **files, **classes, **classes_record(scores)})
+    how = {} if windows is None else {"windows": windows.record}
+    outputs.finish(
+        {"volume": entry.name, "run": run, "step": step, **files, **how, **classes, **classes_record(scores)}
+    )
     return scores
 
 
 def _write_classes(
-    folder: Path, stem: str, sample: Sample, probability: NDArray[np.float32], found: NDArray[np.uint8]
+    folder: Path, stem: str, sample: Sample, probability: Sequence[Planes], found: NDArray[np.uint8]
 ) -> None:
     """Write the probability of each class, a segmentation with a segment each, and the preview."""
     names, volume = sample.entry.classes, sample.volume
     blank: Volume = volume.with_array(np.broadcast_to(np.uint8(0), volume.shape))
     for file, one in zip(_probabilities(stem, sample), probability, strict=True):
-        nrrd.write(folder / file, blank, levels(_whole(sample, one)))
+        nrrd.write(folder / file, blank, levels(_deeper(sample, one)))
     numbers = range(1, len(names) + 1)
     masks = [found == number for number in numbers]
     scene = _scene(sample, masks, [sample.target == number for number in numbers])
@@ -108,6 +121,12 @@ def _scene(sample: Sample, masks: Sequence[NDArray[np.bool_]], annotations: Sequ
         mask_name=names[0] if further else "segmentation",
         further=further,
     )
+
+
+def _deeper(sample: Sample, cropped: Planes) -> Iterator[NDArray[np.float32]]:
+    """Yield the planes of what is of the cropped volume, zero below the crop."""
+    deeper = sample.volume.shape[1] - cropped.shape[1]
+    return (np.pad(plane, ((0, deeper), (0, 0))) for plane in cropped)
 
 
 def _whole(sample: Sample, cropped: NDArray[_Scalar]) -> NDArray[_Scalar]:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import functools
 import operator
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from micronet.core.exclusive import most_probable
+from micronet.core.planes import Planes
 from micronet.measure.confusion import Confusion, confusion
 from micronet.measure.overlap import Overlap, overlap
-from micronet.segment.refine import Change, Iteration
+from micronet.segment.outputs import above
 
 __all__ = [
     "Scored",
@@ -25,7 +24,6 @@ __all__ = [
     "classes_record",
     "compared",
     "found_in",
-    "look_for_classes",
     "numbers_of",
     "pooled",
     "with_numbers",
@@ -35,9 +33,9 @@ __all__ = [
 Scored = Overlap | Confusion
 
 
-def found_in(probability: NDArray[np.float32], threshold: float) -> NDArray[Any]:
-    """Return where a probability (Z, Y, X) is above a threshold, or the most probable of (classes, Z, Y, X), uint8."""
-    return probability > threshold if probability.ndim == 3 else most_probable(probability)
+def found_in(probability: Sequence[Planes] | NDArray[np.float32], threshold: float) -> NDArray[Any]:
+    """Return where the one probability (Z, Y, X) is above a threshold, or the most probable of several, uint8."""
+    return above(probability[0], threshold) if len(probability) == 1 else most_probable(probability)
 
 
 def compared(
@@ -62,7 +60,7 @@ def batch_scores(probability: Tensor, target: Tensor, weight: Tensor | None, nam
     """Return the counts of a batch: probability (N, classes, D, H, W), target and weight (N, 1, D, H, W)."""
     of_classes = np.moveaxis(probability.detach().cpu().numpy(), 1, 0)
     whole = of_classes.reshape(len(of_classes), -1, *of_classes.shape[3:])  # the volumes of the batch in a row
-    found = found_in(whole[0] if len(whole) == 1 else whole, 0.5)
+    found = found_in(whole, 0.5)
     return compared(found, _in_a_row(target), None if weight is None else _in_a_row(weight) > 0, names)
 
 
@@ -91,19 +89,3 @@ def with_numbers(scores: Scored, numbers: Sequence[int]) -> Scored:
 def classes_record(scores: Scored) -> dict[str, Any]:
     """Return what a record says of the scores of several classes; nothing of lumen alone."""
     return {"scores": scores.record()} if isinstance(scores, Confusion) else {}
-
-
-def look_for_classes(
-    image: NDArray[np.float32], model: nn.Module, on_iteration: Callable[[Iteration], None] | None
-) -> NDArray[np.float32]:
-    """Return the probability (classes, Z, Y, X) of a normalised image (Z, Y, X); `on_iteration` as of `refine`."""
-    began = time.perf_counter()
-    first = next(model.parameters())
-    x = torch.from_numpy(image)[None, None].to(first.device, first.dtype)
-    with torch.inference_mode():
-        probability: NDArray[np.float32] = model(x)[0].float().cpu().numpy()
-    if on_iteration is not None:
-        change = Change()
-        change.add(np.broadcast_to(np.float32(0), image.shape), probability.sum(0))
-        on_iteration(change.iteration(1, time.perf_counter() - began))
-    return probability

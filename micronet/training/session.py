@@ -378,20 +378,21 @@ class Session:
         planned[0].check_room()
         self._recorder.begin()
         scored: list[Scored] = []
-        with contextlib.closing(self._ports.progress((passes or 1) * len(samples))) as bar:
+        with contextlib.closing(self._ports.progress(sum(map(trainer.looks_at, samples)))) as bar:
 
-            def after_pass(_: object) -> None:
+            def after_look(_: object) -> None:
                 bar.update(sample.entry.name)
                 if self.wishes.stop:
                     raise _StoppedError
 
             for sample, outputs in zip(samples, planned, strict=True):
                 try:
-                    probability = trainer.predict(sample, after_pass)
+                    with trainer.looking_at(sample, after_look) as found:
+                        how, threshold = trainer.windows_of(sample), trainer.threshold
+                        scores = write_sample(outputs, sample, found, how, threshold, self.run.name, trainer.step)
                 except _StoppedError:
                     self._say("interrupted: the volumes that were not reported were not written")
                     return
-                scores = write_sample(outputs, sample, probability, trainer.threshold, self.run.name, trainer.step)
                 self._say(f"{sample.entry.name}: {scores_line(scores)}")
                 stem = outputs.record_path.stem
                 ends = sorted((name.removeprefix(stem) for name in outputs.names or ()), key=".seg.nrrd".__ne__)

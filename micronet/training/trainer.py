@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from micronet.core.classes import BACKGROUND
 from micronet.core.errors import InputError
+from micronet.core.planes import Planes
 from micronet.data.augmentation import View
 from micronet.data.dataset import Sample
 from micronet.measure.confusion import Confusion
@@ -25,19 +27,22 @@ from micronet.networks.normalize import normalize_mask, standardize
 from micronet.networks.padding import Padding
 from micronet.networks.registry import classes_of, network_of
 from micronet.report.outline import outlined
-from micronet.segment.refine import Iteration, refine
+from micronet.segment.refine import look_for_classes, refine
+from micronet.segment.window_plan import Windows
 from micronet.training.accumulation import Share, gradients_of, together
 from micronet.training.crops import Batch, Crops
 from micronet.training.image_crops import ImageCrops
+from micronet.training.looks import Looks
 from micronet.training.losses import fbeta_loss
-from micronet.training.network_losses import logits_of, loss_named
+from micronet.training.network_losses import loss_named
 from micronet.training.ports import Ranks
 from micronet.training.practice import Course, Practice, new_optimizer
 from micronet.training.recipe import NUMPY_SEED, RECIPES, Plan, Recipe, learning_rate
 from micronet.training.round_masks import RoundMasks
-from micronet.training.scoring import Scored, batch_scores, compared, found_in, look_for_classes, pooled
+from micronet.training.scoring import Scored, batch_scores, compared, found_in, pooled
 from micronet.training.soap import Soap
 from micronet.training.streams import DROPOUT, ORDER, OWN_MASK, VIEW, stream
+from micronet.training.volume_loss import loss_of_volume
 
 __all__ = ["StepReport", "Trainer", "ValidationReport"]
 
@@ -131,6 +136,8 @@ class Trainer:
         For validation scores.
     ranks : Ranks or None
         The other processes that take shares of every step.
+    looks : Looks or None
+        Which volumes a larger network looks at in windows; None: it sees all of them whole.
     """
 
     def __init__(
@@ -157,6 +164,7 @@ class Trainer:
         self.iterations = iterations
         self.practice = practice
         self.ranks: Ranks | None = None
+        self.looks: Looks | None = None
         self.course = Course()
         self.step = 0
         self.begun = 0
@@ -522,39 +530,67 @@ class Trainer:
             self.class_scores,
         )
 
-    def predict(self, sample: Sample, on_iteration: Callable[[Iteration], None] | None = None) -> NDArray[np.float32]:
-        """Return the probability on the cropped volume, (Z, Y, X); a µr-Net refines from a blank mask.
+    def looks_at(self, sample: Sample) -> int:
+        """Return how often the network looks at a volume: its windows, or refinements."""
+        if (windows := self.windows_of(sample)) is not None:
+            return windows.count
+        return self.network.passes(self.iterations)
 
-        Of several classes it has one more axis, the first, of the classes.
+    @contextmanager
+    def looking_at(self, sample: Sample, on_look: Callable[[object], None] | None = None) -> Iterator[Sequence[Planes]]:
+        """Give the probability of lumen, or of each class, (Z, Y, X) each, on the cropped volume.
+
+        A µr-Net refines from a blank mask. `on_look` is called after each look; what lies on the disk is gone after the
+        block.
         """
-        image = sample.normalized()
         self.model.eval()
-        if sample.classes is not None:
-            return look_for_classes(image, self.model, on_iteration)
-        return refine(image, np.zeros_like(image), self.model, self.iterations, on_iteration)
+        windows = self.windows_of(sample)
+        if windows is not None and self.looks is not None:
+            with self.looks.through(sample, self.model, windows, on_look) as found:
+                yield found
+            return
+        image = sample.normalized()
+        if sample.classes is None:
+            yield [refine(image, np.zeros_like(image), self.model, self.iterations, on_look)]
+            return
+        of_classes = look_for_classes(image, self.model)
+        if on_look is not None:
+            on_look(None)
+        yield list(of_classes)
 
-    def score(
-        self, samples: Sequence[Sample], on_iteration: Callable[[Any], None] | None = None
-    ) -> tuple[Scored, float]:
+    def windows_of(self, sample: Sample) -> Windows | None:
+        """Return the windows in which the network looks at a volume; None where it sees it whole."""
+        return None if self.looks is None else self.looks.memory(sample, self.model).windows
+
+    @property
+    def windows(self) -> dict[str, Any]:
+        """How the validation volumes are looked at, by name, as records have it; empty where all are seen whole."""
+        each = {sample.entry.name: self.windows_of(sample) for sample in self.validation_samples if self.looks}
+        return {name: one.record for name, one in each.items() if one is not None}
+
+    def predict(self, sample: Sample) -> NDArray[np.float32]:
+        """Return the probability on the cropped volume, (Z, Y, X); of several classes (classes, Z, Y, X)."""
+        with self.looking_at(sample) as found:
+            return found[0][:] if sample.classes is None else np.stack([one[:] for one in found])
+
+    def score(self, samples: Sequence[Sample], on_look: Callable[[object], None] | None = None) -> tuple[Scored, float]:
         """Return pooled counts at `threshold`, and the mean loss over the volumes."""
         counts, losses = [], []
         for sample in samples:
-            probability = self.predict(sample, on_iteration)
-            found = found_in(probability, self.threshold)
-            if self.validation_samples and sample is self.validation_samples[0]:
-                self.seen = sample.entry.name, _slice_of(sample, found != 0)
-            counts.append(compared(found, sample.target, sample.weight, self.names))
-            losses.append(self._validation_loss(sample, probability))
+            with self.looking_at(sample, on_look) as probability:
+                found = found_in(probability, self.threshold)
+                if self.validation_samples and sample is self.validation_samples[0]:
+                    self.seen = sample.entry.name, _slice_of(sample, found != 0)
+                counts.append(compared(found, sample.target, sample.weight, self.names))
+                losses.append(self._validation_loss(sample, probability))
         return pooled(counts), float(np.mean(losses))
 
-    def _validation_loss(self, sample: Sample, probability: NDArray[np.float32]) -> float:
-        found, target = torch.from_numpy(probability), torch.from_numpy(sample.target)
-        weight = None if sample.weight is None else torch.from_numpy(sample.weight)
-        if self.practice is None:
-            return fbeta_loss(found, target, self.beta_squared, weight).item()
-        weight = None if weight is None else weight[None, None].float()
-        found = found[None, None] if sample.classes is None else found[None]
-        return self._loss(logits_of(found, self._channels), target[None, None], weight, self.beta_squared).item()
+    def _validation_loss(self, sample: Sample, probability: Sequence[Planes]) -> float:
+        target, weight, beta = sample.target, sample.weight, self.beta_squared
+        if self.practice is not None:
+            return loss_of_volume(self.practice.loss, self._loss, probability, target, weight, beta)
+        counted = None if weight is None else torch.from_numpy(weight)
+        return fbeta_loss(torch.from_numpy(probability[0][:]), torch.from_numpy(target), beta, counted).item()
 
     def state(self) -> dict[str, Any]:
         """Return all that a run needs to go on bit for bit, of types that `torch.load(weights_only=True)` reads."""
@@ -573,6 +609,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "best_state": self.best_state,
             "plan": asdict(self.plan),
+            "windows": self.windows,
             "legacy": _packed(self._legacy.get_state(legacy=True)),
             "legacy_at_round": _packed(self._legacy_at_round),
             **{name: getattr(self, name) for name in (*_COUNTERS, *_LATER_COUNTERS)},

@@ -104,7 +104,8 @@ def work(arguments):
 
     warnings.simplefilter("error")
     place = arguments.worker / "seeds"
-    place.mkdir(exist_ok=True)
+    shutil.rmtree(place, ignore_errors=True)  # of a child that crashed
+    place.mkdir()
     shared = ROOT.parent / "shared"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

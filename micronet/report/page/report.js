@@ -99,7 +99,7 @@
     } else {
       offset = place[axis] * steps[axis];
     }
-    return { width: size[right], height: size[down], offset, down: steps[down], right: steps[right] };
+    return { width: size[right], height: size[down], offset, down: steps[down], right: steps[right], size };
   }
 
   function maskOf(bits, plane) {
@@ -124,14 +124,27 @@
     return grey;
   }
 
+  // Which voxel of the volume lies at the centre of one of those shown along an axis, or of a projection's pixel.
+  const voxelOf = (axis, at, count) => Math.floor((2 * at + 1) * shown.shape[axis] / (2 * count));
+
+  // Which rows and columns of a picture lie in planes of which something is known, given along z, y and x.
+  function knownIn(known, view, { size }) {
+    const along = (axis) => Uint8Array.from(
+      { length: size[axis] }, (_, at) => known[axis] ? known[axis][voxelOf(axis, at, size[axis])] : 1);
+    return { rows: along(view.down), columns: along(view.right) };
+  }
+
   // Marching squares at one half. The rim is repeated, so that a contour that leaves the volume is open there.
-  // Nor has a mask an outline where looking for it ended: rows from `end` on are left out.
-  function contourOf(inside, { width, height }, scaleX, scaleY, end = Infinity) {
+  // Nor has a mask an outline where looking for it ended: what is not between known rows and columns is left out.
+  function contourOf(inside, { width, height }, scaleX, scaleY, { rows, columns }) {
     const path = new Path2D();
-    const at = (r, c) => inside[Math.min(Math.max(r, 0), height - 1) * width + Math.min(Math.max(c, 0), width - 1)];
+    const row = (r) => Math.min(Math.max(r, 0), height - 1), column = (c) => Math.min(Math.max(c, 0), width - 1);
+    const at = (r, c) => inside[row(r) * width + column(c)];
     const line = (x1, y1, x2, y2) => { path.moveTo(x1 * scaleX, y1 * scaleY); path.lineTo(x2 * scaleX, y2 * scaleY); };
-    for (let r = -1; r < height && r + 1 < end; r++) {
+    for (let r = -1; r < height; r++) {
+      if (!(rows[row(r)] && rows[row(r + 1)])) continue;
       for (let c = -1; c < width; c++) {
+        if (!(columns[column(c)] && columns[column(c + 1)])) continue;
         const kind = at(r, c) * 8 + at(r, c + 1) * 4 + at(r + 1, c + 1) * 2 + at(r + 1, c);
         if (kind === 0 || kind === 15) continue;
         const top = [c + 1, r + .5], right = [c + 1.5, r + 1], bottom = [c + 1, r + 1.5], left = [c + .5, r + 1];
@@ -190,14 +203,19 @@
     context.scale(ratio, ratio);
     // Y runs down where it is seen from the side.
     const crop = shown.crop === null || view.down !== 1 ? null : shown.crop / shown.shape[1] * height;
-    const contour = (inside, end) => contourOf(inside, plane, cssWidth / width, cssHeight / height, end);
+    const contour = (inside, known) => contourOf(inside, plane, cssWidth / width, cssHeight / height, known);
     const contours = [];
-    if (annotation && $("show-annotation").checked) contours.push([contour(annotation), colourOf("annotation"), 4]);
-    const end = crop === null ? Infinity : Math.floor(crop);
+    if (annotation && $("show-annotation").checked)
+      contours.push([contour(annotation, knownIn(shown.annotatedPlanes, view, plane)), colourOf("annotation"), 4]);
+    const looked = (known) => {
+      const { rows, columns } = knownIn(known, view, plane);
+      return { rows: crop === null ? rows : rows.fill(0, Math.floor(crop)), columns };
+    };
     // The first segment lies uppermost, as in previews.
     for (const segment of [...shown.further].reverse())
-      if (segment.box.checked) contours.push([contour(maskOf(segment.mask, plane), end), segment.colour, 1.6]);
-    if ($("show-mask").checked) contours.push([contour(mask, end), colourOf("mask"), 1.6]);
+      if (segment.box.checked)
+        contours.push([contour(maskOf(segment.mask, plane), looked(segment.known)), segment.colour, 1.6]);
+    if ($("show-mask").checked) contours.push([contour(mask, looked([])), colourOf("mask"), 1.6]);
     stroke(context, contours);
     if (crop !== null) {
       const path = new Path2D(`M 0 ${crop / height * cssHeight} H ${cssWidth}`);
@@ -220,12 +238,9 @@
 
   const rounded = (number) => Number(number.toPrecision(4)).toString();
 
-  // Which voxel of the volume lies at the centre of one that is shown.
-  const voxelAt = (axis, at) => Math.floor((2 * at + 1) * shown.shape[axis] / (2 * shown.size[axis]));
-
   function whereIs({ axis }, projection) {
     if (projection) return [`maximum along ${AXES[axis]}`, ""];
-    const voxel = voxelAt(axis, place[axis]);
+    const voxel = voxelOf(axis, place[axis], shown.size[axis]);
     const depth = shown.spacing ? `${rounded(voxel * shown.spacing[axis])} µm` : "";
     return [`${AXES[axis]} ${voxel} of ${shown.shape[axis]}`, depth];
   }

@@ -17,6 +17,7 @@ from PIL import Image
 from micronet.core.classes import colour
 from micronet.core.errors import InputError
 from micronet.core.planes import Planes
+from micronet.report.annotated import planes_annotated
 from micronet.report.page.grid import Grid
 from micronet.report.panels import grey_range, sampled
 
@@ -90,11 +91,16 @@ class Movie:
 
 @dataclass(frozen=True, eq=False)
 class Outlined:
-    """A segment that is shown beside the first: its name, its colour (``#RRGGBB``) and its mask (Z, Y, X)."""
+    """A segment that is shown beside the first: its name, its colour (``#RRGGBB``) and its mask (Z, Y, X).
+
+    `known` are the planes along Z, Y and X in which anything is known of it, as `planes_annotated` has them; beyond
+    them it has no outline. None is all.
+    """
 
     name: str
     colour: str
     mask: Planes
+    known: Sequence[NDArray[np.bool_]] | None = None
 
 
 class Shown:
@@ -111,6 +117,7 @@ class Shown:
     image : ndarray of shape (Z, Y, X), optional
         Intensities; without them the masks are shown on plain grey. Read plane by plane.
     annotation : ndarray of shape (Z, Y, X), bool, optional
+        Where it was plainly drawn in some planes only, it has no outline beyond them.
     mask_name, annotation_name : str
         What the contours are called.
     y_crop : int, optional
@@ -145,8 +152,12 @@ class Shown:
         self._names = {"maskName": mask_name, "annotationName": annotation_name}
         self._colours = {} if movie.colour is None else {"mask": movie.colour, "agreed": _agreed(movie.colour)}
         grid = movie.grid
-        self._further = [(one.name, one.colour, zlib.compress(grid.bits(one.mask), 1)) for one in further]
+        self._further = [
+            ({"name": one.name, "colour": one.colour, "known": _told(one.known)}, zlib.compress(grid.bits(one.mask), 1))
+            for one in further
+        ]
         self._annotation = None if annotation is None else zlib.compress(grid.bits(annotation), 1)
+        self._annotated_planes = _told(None if annotation is None else planes_annotated(annotation))
         self._image = None if image is None else _grey(grid.coarse(image))
         projections = [] if image is None else grid.projections(image)
         self._projections = [_jpeg(_grey(flat, projection=True), _PROJECTION_QUALITY) for flat in projections]
@@ -159,7 +170,7 @@ class Shown:
         grid = self._movie.grid
         left = most_bytes - sum(len(projection) for projection in self._projections)
         annotation = None if self._annotation is None else zlib.decompress(self._annotation)
-        further = [zlib.decompress(mask) for _, _, mask in self._further]
+        further = [zlib.decompress(mask) for _, mask in self._further]
         labels, masks = self._movie.encoded([*([] if annotation is None else [annotation]), *further], left // 2)
         bits = np.frombuffer(self._movie.last, np.uint8)
         for other in (annotation, *further):
@@ -167,7 +178,7 @@ class Shown:
         return self._names | {
             "name": self.name,
             "colours": self._colours,
-            "further": [{"name": name, "colour": colour} for name, colour, _ in self._further],
+            "further": [about for about, _ in self._further],
             "shape": grid.shape,
             "spacing": grid.spacing_um,
             "size": grid.size,
@@ -178,6 +189,7 @@ class Shown:
             "projections": self._projections,
             "frames": labels,
             "annotated": annotation is not None,
+            "annotatedPlanes": self._annotated_planes,
             "masks": masks,
         }
 
@@ -185,6 +197,13 @@ class Shown:
 def _agreed(mask_colour: str) -> str:
     """Return the colour of what is found and annotated: apart from that of what is found only."""
     return AGREED_COLOUR if mask_colour != AGREED_COLOUR else colour(5)
+
+
+def _told(known: Sequence[NDArray[np.bool_]] | None) -> list[list[int] | None]:
+    """Return planes along Z, Y and X as JSON has them: 1 where something is known; None for all along an axis."""
+    if known is None:
+        return [None] * 3
+    return [None if planes.all() else [int(plane) for plane in planes] for planes in known]
 
 
 def _voxels(bits: bytes | NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from micronet.core.classes import colour, rgb
-from micronet.core.errors import FileError, InputError, setting
+from micronet.core.errors import InputError, setting
 from micronet.core.names import write_name
 from micronet.core.outcome import Outcome
-from micronet.core.ownership import REPLACE, Outputs
+from micronet.core.ownership import Outputs
 from micronet.core.provenance import versions
 from micronet.core.ram import Allowance
 from micronet.core.volume import Volume
@@ -28,8 +28,9 @@ from micronet.measure.pieces import clean_mask
 from micronet.networks.activation import work_bytes
 from micronet.networks.normalize import log_intensity, normalize_image
 from micronet.report.preview import Scene, write_preview
-from micronet.segment.plan import input_record, volume_record
+from micronet.segment.plan import input_record, is_done, volume_record
 from micronet.segment.weak.found import Detection, Seen, detections, look, marked, stands_out
+from micronet.segment.weak.regions import REGION_BYTES, mean_in, regions_of
 from micronet.segment.weak.settings import Ensemble, WeakJob, kinds_of
 from micronet.segment.weak.tables import write_classes, write_detections
 
@@ -89,14 +90,14 @@ def look_at_file(
             "parameters": job.parameters(),
         }
         outputs.check()
-        if not force and _is_done(outputs, asked, path):
+        if not force and is_done(outputs, asked, path):
             again = f"done before ({outputs.record_path}); it can be done again {setting('force')}"
             return Outcome(path, "skipped", again)
         outputs.check_room()
         volume = _read(path, ensemble, job, sources, say)
     image = _seen_image(path, volume, job, say)
     seen = _looked(image, ensemble, on_image, path)
-    found = _pieces(seen, ensemble, job, volume)
+    found = _pieces(seen, image, ensemble, job, volume)
     _tell(seen, found, ensemble, job, say)
     files = _write(outputs, job.names(stem, ensemble), path, volume, seen, found, ensemble, job)
     counts = {name: len(points) for name, points in zip(ensemble.classes, found.points, strict=True)}
@@ -126,34 +127,6 @@ def _weights_record(ensemble: Ensemble) -> dict[str, Any]:
     return told[0] if len(told) == 1 else {"members": told}
 
 
-def _is_done(outputs: Outputs, asked: Mapping[str, Any], path: Path) -> bool:
-    """Whether the result is there; FileError where it is one of other input, weights or settings."""
-    done = outputs.read()
-    if done is None:
-        return False
-    different = [
-        name
-        for name, key in (("input", "sha256"), ("weights", None), ("parameters", None))
-        if _hash(done.get(name), key) != _hash(asked[name], key)
-    ]
-    if different:
-        raise FileError(
-            f"'{outputs.record_path}' holds a result of other {' and '.join(different)} for '{path.name}'; {REPLACE}"
-        )
-    return all(file.exists() for file in outputs.paths)
-
-
-def _hash(told: Any, key: str | None) -> Any:
-    if not isinstance(told, Mapping):
-        return None
-    if key is not None:
-        return told.get(key)
-    if "network" in told:
-        return told.get("sha256")
-    members = told.get("members")
-    return [_hash(one, None) for one in members] if isinstance(members, list) else told
-
-
 def _read(path: Path, ensemble: Ensemble, job: WeakJob, sources: Sources, say: Say) -> Volume:
     """Return the volume; what does not fit into memory is refused by its header."""
     how: dict[str, Any] = {"axes": job.axes, "spacing_um": job.spacing_um, "shape": job.shape, "dtype": job.dtype}
@@ -165,7 +138,8 @@ def _read(path: Path, ensemble: Ensemble, job: WeakJob, sources: Sources, say: S
     at_once = voxels // shape[0] if ensemble.flat else voxels
     held = stored + 4 * voxels * (1 + classes * (3 if several else 2)) + voxels * classes
     work = max(work_bytes(one, at_once) for one in ensemble.networks) + 8 * classes * at_once
-    needed = Allowance.of(job.max_ram).check(held, max(work, 24 * voxels), f"'{path}'")
+    shown = max(24 * voxels, REGION_BYTES * at_once + 12 * voxels if job.regions else 0)
+    needed = Allowance.of(job.max_ram).check(held, max(work, shown), f"'{path}'")
     volume = read_volume(source, **how)
     spacing = "unknown" if volume.spacing_um is None else " x ".join(f"{um:.4g}" for um in volume.spacing_um) + " µm"
     say(f"  volume      {' x '.join(map(str, volume.shape))} (Z, Y, X), {volume.array.dtype}, spacing {spacing}")
@@ -192,13 +166,15 @@ def _seen_image(path: Path, volume: Volume, job: WeakJob, say: Say) -> NDArray[n
         raise InputError(f"'{path}': {error}") from error
 
 
-def _pieces(seen: Seen, ensemble: Ensemble, job: WeakJob, volume: Volume) -> _Found:
+def _pieces(seen: Seen, image: NDArray[np.float32], ensemble: Ensemble, job: WeakJob, volume: Volume) -> _Found:
     masks, points = [], []
     pieces = np.zeros(seen.probability.shape, np.int64)
+    regions = regions_of(image, flat=ensemble.flat) if job.regions else None
     for number, (coarse, precise) in enumerate(zip(seen.coarse, seen.precise, strict=True)):
         said = seen.probability[:, number]
-        found = marked(coarse, precise, flat=ensemble.flat)
-        mask = stands_out(found, (said > job.threshold).tolist(), job.threshold_method)
+        found = marked(coarse, precise, flat=ensemble.flat) if regions is None else np.maximum(coarse, 0)
+        cut = found if regions is None else mean_in(regions, found)
+        mask = stands_out(cut, (said > job.threshold).tolist(), job.threshold_method)
         if job.clean is not None:
             clean_mask(mask, job.clean, volume.voxel_um3)
         masks.append(mask)

@@ -84,13 +84,14 @@ class WeakJob:
     """How images are to be read and what is to be written; as `micronet.segment.settings.Job` where names agree.
 
     An image holds a class where its probability is above `threshold`; `threshold_method` cuts the map there. `maps`
-    asks for the maps themselves.
+    asks for the maps themselves; `regions` takes what lies in regions of the image where the coarse map is.
     """
 
     output: Path = Path("predictions")
     threshold: float = 0.5
     threshold_method: Cut = OTSU
     maps: bool = False
+    regions: bool = False
     intensity: Literal["as stored", "log"] = "as stored"
     axes: str | None = None
     spacing_um: tuple[float, float, float] | None = None
@@ -114,7 +115,8 @@ class WeakJob:
 
     def parameters(self) -> dict[str, Any]:
         """Return what the numbers of a result depend on, as JSON has it."""
-        return {
+        regions = {"regions": True} if self.regions else {}  # results of before there was such a setting stay those
+        return regions | {
             "threshold": self.threshold,
             "threshold_method": str(self.threshold_method),
             "intensity": self.intensity,

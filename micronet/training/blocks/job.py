@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from micronet.core.errors import FileError, InputError, setting
+from micronet.core.errors import InputError, setting
 from micronet.core.names import write_name
 from micronet.core.outcome import Outcome
-from micronet.core.ownership import REPLACE, Outputs, check_outputs
+from micronet.core.ownership import Outputs
 from micronet.core.provenance import versions
 from micronet.core.ram import Allowance
 from micronet.core.volume import Volume
@@ -28,25 +28,31 @@ from micronet.io import Segment, Sources, files_read_with, nrrd, open_stack, rea
 from micronet.io.labels import BACKGROUND, LUMEN
 from micronet.io.seg_nrrd_write import write_label_planes
 from micronet.io.sidecar import refuse_second_log
-from micronet.networks.blocknet import slab_bytes
-from micronet.networks.card import planned_weights
 from micronet.networks.normalize import log_intensity, normalize_image
 from micronet.report.page.grid import Grid
 from micronet.report.page.html import Section, note, table, write_page
 from micronet.report.page.scroller import Movie, Shown
-from micronet.segment.plan import input_record
+from micronet.segment.plan import input_record, is_done
 from micronet.training.blocks.labels import Blocks, read_blocks
-from micronet.training.blocks.learn import STEPS, BlockMap, block_map, over_voxels, sparse_labels, train_block_net
+from micronet.training.blocks.learn import (
+    STEPS,
+    BlockMap,
+    block_map,
+    map_bytes,
+    over_voxels,
+    sparse_labels,
+    train_block_net,
+    train_bytes,
+)
 from micronet.training.teach.course import Progress
 from micronet.training.teach.job import TeachJob, teach_file
+from micronet.training.teach.plan import bytes_to_teach, check_ahead
 from micronet.training.teach.reading import Say
 
 __all__ = ["MADE_BY", "BlockWish", "labels_path", "teach_blocks"]
 
 #: What the record says that made it.
 MADE_BY = "teach.py blocks"
-# About what a step of the training takes; an estimate.
-_STEP_BYTES = 300_000_000
 
 
 @dataclass(frozen=True)
@@ -105,23 +111,27 @@ def teach_blocks(
     job = replace(job, free_labels=True)  # what is sure is no annotation
     outputs = _outputs(path, job)
     with Sources() as sources:
+        _refuse_earlier(job)
         asked = _asked(path, wish, job, sources)
-        _check(outputs, path, wish, job)
-        if not force and _is_done(outputs, asked, path):
+        outputs.check()
+        if not force and is_done(outputs, asked, path):
             return teach_file(path, job, say=say, on_progress=on_progress)
-        _check_weights(path, job, force)
-        _check_room(path, job, sources)
-        read = _read(path, wish, job, sources, say)
-    found = _found(read, wish.steps, job, on_progress, path)
+        check_ahead(path, job, outputs, [*files_read_with(path), wish.blocks], force)
+        _check_memory(path, wish, job, sources)
+        found = _found(_read(path, wish, job, sources, say), wish.steps, job, on_progress, path)
     counts = [int(np.count_nonzero(found.labels == value)) for value in (LUMEN, BACKGROUND)]
     say(f"  map         cut at {found.map.threshold:.3g}: {np.count_nonzero(found.map.mask):,} voxels lumen")
     say(f"  sure        {counts[0]:,} voxels lumen, {counts[1]:,} background; of the others teaching is to tell")
-    _write(outputs, path, found)
-    outcome = teach_file(path, job, say=say, on_progress=on_progress, force=force)
     record = asked | _record(found, counts)
-    with outputs.staged() as folder:
-        _write_page(folder / f"{volume_stem(path)}_blocks.html", path, job, found, record)
-    outputs.finish(record)
+    _write(outputs, path, found)
+    try:
+        outcome = teach_file(path, job, say=say, on_progress=on_progress, force=force)
+        with outputs.staged() as folder:
+            _write_page(folder / f"{volume_stem(path)}_blocks.html", path, job, found, record)
+        outputs.finish(record)
+    except BaseException:  # interrupted, too
+        outputs.withdraw()
+        raise
     say(f"  page        {outputs.folder}/{volume_stem(path)}_blocks.html shows every step")
     return outcome
 
@@ -147,46 +157,23 @@ def _asked(path: Path, wish: BlockWish, job: TeachJob, sources: Sources) -> dict
     }
 
 
-def _check(outputs: Outputs, path: Path, wish: BlockWish, job: TeachJob) -> None:
-    """Raise MicronetError where something that is not ours is in the way, before anything is computed."""
+def _refuse_earlier(job: TeachJob) -> None:
     if job.checked is not None or job.start is not None:
         raise InputError(
             f"blocks are learned from anew: corrections and earlier weights go with labels {setting('labels')}"
         )
-    weights = planned_weights(job.weights_path(volume_stem(path)), advice=f"give another name {setting('name')}")
-    check_outputs([outputs, weights], [*files_read_with(path), wish.blocks])
 
 
-def _check_weights(path: Path, job: TeachJob, force: bool) -> None:
-    weights = job.weights_path(volume_stem(path))
-    if weights.exists() and not force:
-        raise FileError(f"'{weights}' exists: replace it {setting('force')}, or give another name {setting('name')}")
-
-
-def _is_done(outputs: Outputs, asked: Mapping[str, Any], path: Path) -> bool:
-    done = outputs.read()
-    if done is None:
-        return False
-    different = [
-        name
-        for name in ("input", "blocks")
-        if not isinstance(done.get(name), dict) or done[name].get("sha256") != asked[name]["sha256"]
-    ] + [name for name in ("parameters",) if done.get(name) != asked[name]]
-    if different:
-        raise FileError(
-            f"'{outputs.record_path}' holds a result of other {' and '.join(different)} for '{path.name}'; {REPLACE}"
-        )
-    return all(file.exists() for file in outputs.paths)
-
-
-def _check_room(path: Path, job: TeachJob, sources: Sources) -> None:
+def _check_memory(path: Path, wish: BlockWish, job: TeachJob, sources: Sources) -> None:
     """Refuse by the header what does not fit into memory."""
     with open_stack(sources.of(path), axes=job.axes, spacing_um=job.spacing_um) as stack:
         shape, stored = stack.grid.shape, stack.grid.array.nbytes
     voxels = math.prod(shape)
-    # The image, normalised and filled up; the activation, labels, and blocks of voxels.
-    held = stored + (4 + 4 + 4 + 1 + 2) * voxels
-    Allowance.of(job.max_ram).check(held, max(_STEP_BYTES, slab_bytes(shape), 8 * voxels), f"'{path}'")
+    logarithm = 4 * voxels * (job.intensity == "log")
+    learned = 4 * voxels + max(logarithm, train_bytes(shape, wish.size), map_bytes(shape))
+    # The activation, what is sure and what is empty stay while it is taught.
+    taught = 6 * voxels + sum(bytes_to_teach(job, stored, voxels, voxels))
+    Allowance.of(job.max_ram).check(stored, max(learned, taught), f"'{path}'")
 
 
 def _read(

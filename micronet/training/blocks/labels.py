@@ -109,7 +109,8 @@ def read_blocks(source: Source, image: Volume, image_name: str, size: Sequence[i
     MicronetError
         If the file cannot be read, says two things of one block or of one outside, or has the grid of neither.
     """
-    edges = (size[0], size[1], size[2])
+    z, y, x = (min(edge, length) for edge, length in zip(size, image.shape, strict=True))
+    edges = (z, y, x)  # a block ends where the volume does
     counts = count_of(image.shape, edges)
     if is_table(source.path):
         labels = _of_table(source.path, image.shape, edges)

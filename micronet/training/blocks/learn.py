@@ -14,9 +14,18 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from micronet.core.errors import InputError, setting
 from micronet.io.labels import BACKGROUND, LUMEN
-from micronet.networks.blocknet import HALO, BlockNet, activation_of_voxels, block_maxima
+from micronet.networks.blocknet import HALO, BlockNet, activation_of_voxels, block_maxima, window_bytes
 
-__all__ = ["STEPS", "BlockMap", "block_map", "over_voxels", "sparse_labels", "train_block_net"]
+__all__ = [
+    "STEPS",
+    "BlockMap",
+    "block_map",
+    "map_bytes",
+    "over_voxels",
+    "sparse_labels",
+    "train_block_net",
+    "train_bytes",
+]
 
 Labels = NDArray[np.uint8]
 Array = NDArray[np.float32]
@@ -30,6 +39,8 @@ _CROP = 48
 _EMPTY = 0.95
 #: What is below the activation that leaves so many of them empty is surely background, what is above the other lumen.
 _SURE = (0.90, 0.99)
+#: Bytes a voxel of what a step sees: activations, and gradients on their way; measured.
+_STEP_BYTES = 750
 
 
 def train_block_net(
@@ -108,7 +119,7 @@ class _Crops:
     def __init__(self, image: Array, blocks: Labels, size: Sequence[int]) -> None:
         self._size, self._blocks, self._shape = size, blocks, image.shape
         self._known = np.argwhere(blocks > 0)
-        self._count = [min(n, max(1, _CROP // edge)) for n, edge in zip(blocks.shape, size, strict=True)]
+        self._count = _blocks_at_once(blocks.shape, size)
         # Filled up to whole blocks; what is beyond the image is left out of the maxima.
         filled = [n * edge - length for n, edge, length in zip(blocks.shape, size, image.shape, strict=True)]
         self._image = np.pad(image, [(HALO, HALO + more) for more in filled], mode="symmetric")
@@ -128,6 +139,26 @@ class _Crops:
         labels = self._blocks[tuple(slice(b, b + n) for b, n in zip(first, self._count, strict=True))]
         seen = torch.from_numpy(np.ascontiguousarray(self._image[box]))
         return seen[None, None], torch.from_numpy(inside), torch.from_numpy(np.ascontiguousarray(labels))
+
+
+def _blocks_at_once(blocks: Sequence[int], size: Sequence[int]) -> list[int]:
+    """Return how many blocks a step sees along each axis, of so many of that size."""
+    return [min(n, max(1, _CROP // edge)) for n, edge in zip(blocks, size, strict=True)]
+
+
+def train_bytes(shape: Sequence[int], size: Sequence[int]) -> int:
+    """Return about how many bytes the training takes beside the image, of so many voxels, in blocks of that size."""
+    size = [min(edge, length) for edge, length in zip(size, shape, strict=True)]
+    blocks = [-(-length // edge) for length, edge in zip(shape, size, strict=True)]
+    filled = math.prod(n * edge + 2 * HALO for n, edge in zip(blocks, size, strict=True))
+    counts = _blocks_at_once(blocks, size)
+    return 4 * filled + _STEP_BYTES * math.prod(n * edge + 2 * HALO for n, edge in zip(counts, size, strict=True))
+
+
+def map_bytes(shape: Sequence[int]) -> int:
+    """Return about how many bytes the map, and what is sure of it, take beside the image."""
+    padded = math.prod(length + 2 * HALO for length in shape)
+    return 8 * math.prod(shape) + max(4 * padded + window_bytes(shape), 4 * math.prod(shape))
 
 
 @dataclass(frozen=True, eq=False)

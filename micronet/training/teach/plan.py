@@ -20,7 +20,17 @@ from micronet.networks.card import card_path, planned_weights
 from micronet.training.teach.collection import Collection, Known, collection_of
 from micronet.training.teach.material import find_start, held_bytes
 
-__all__ = ["Plan", "TeachJob", "WouldReplaceError", "check_room_for", "earlier_outcome", "plan_saving", "plan_teaching"]
+__all__ = [
+    "Plan",
+    "TeachJob",
+    "WouldReplaceError",
+    "bytes_to_teach",
+    "check_ahead",
+    "check_room_for",
+    "earlier_outcome",
+    "plan_saving",
+    "plan_teaching",
+]
 
 #: What the record of a result says that made it.
 MADE_BY = "teach.py"
@@ -185,6 +195,44 @@ def plan_teaching(path: Path, job: TeachJob, sources: Sources) -> Plan:
     return plan
 
 
+def check_ahead(path: Path, job: TeachJob, beside: Outputs, read: Sequence[Path], force: bool) -> None:
+    """Check what teaching will write, before the labels are made that it will learn from.
+
+    Parameters
+    ----------
+    path, job
+        As `plan_teaching`; there is nothing to learn on from.
+    beside : Outputs
+        What the call writes too.
+    read : sequence of Path
+        What it reads.
+    force : bool
+        Whether earlier results may be replaced.
+
+    Raises
+    ------
+    MicronetError
+        Where something is in the way, or the disk cannot be written.
+    """
+    stem = volume_stem(path)
+    results, weights = _outputs(job, stem, MADE_BY)
+    none, kept = _collections(None, job.weights_path(stem))
+    plan = Plan(path, job, results, weights, {"input": {"sha256": ""}}, None, "", none, kept)
+    grown = plan.grown(kept)
+    grown.text(stem)  # a name that it cannot hold is told now
+    every = [beside, results, weights, grown.outputs(_new(grown, none))]
+    try:
+        check_outputs(every, read)
+    except InputError as error:
+        raise _would_replace(error, job, stem) from error
+    if not force and results.read() is not None:
+        raise FileError(f"'{results.record_path}' holds a result of other labels for '{path.name}'; {REPLACE}")
+    if not force:
+        _refuse_weights(plan)
+    for outputs in every:
+        outputs.check_room()
+
+
 def plan_saving(
     job: TeachJob, stem: str, about: Mapping[str, Any], made_by: str, source: Path | None, keep: bool
 ) -> Plan:
@@ -248,12 +296,7 @@ def earlier_outcome(plan: Plan) -> Outcome | None:
     """Return the outcome where all is there already; FileError where something else is."""
     done = plan.results.read()
     if done is None:
-        name = plan.weights.paths[0].name
-        if plan.weights.owns(name) and not plan.learns_on:
-            raise FileError(
-                f"'{plan.weights.paths[0]}' exists: replace it {setting('force')}, or give another name "
-                f"{setting('name')}"
-            )
+        _refuse_weights(plan)
         return None
     record = plan.results.record_path
     try:
@@ -268,6 +311,13 @@ def earlier_outcome(plan: Plan) -> Outcome | None:
             f"'{record}' holds a result of other labels, settings or input for '{plan.path.name}'; {REPLACE}"
         )
     return Outcome(plan.path, "skipped", f"done before ({record}); it can be done again {setting('force')}")
+
+
+def _refuse_weights(plan: Plan) -> None:
+    """Raise FileError where there are weights that were taught before, and not those to be learned on from."""
+    weights = plan.weights_path
+    if plan.weights.owns(weights.name) and not plan.learns_on:
+        raise FileError(f"'{weights}' exists: replace it {setting('force')}, or give another name {setting('name')}")
 
 
 def plan_classes(path: Path, job: TeachJob, sources: Sources) -> list[Plan]:
@@ -309,16 +359,25 @@ def check_room_for(plan: Plan, sources: Sources, networks: int = 1) -> None:
     with open_stack(sources.of(plan.path), axes=job.axes, spacing_um=job.spacing_um) as stack:
         stored, voxels = stack.grid.array.nbytes, stack.grid.array.size
     labels = claimed_bytes(sources.of(job.labels), axes=job.axes)
-    logarithm = 4 * voxels * (job.intensity == "log")
-    # What is merged, and where the start was taught; other volumes.
-    merged = 2 * voxels + 7 * voxels * (networks - 1) + held_bytes(plan.known.known, plan.asked["input"]["sha256"])
-    # Normalised image, mean, squares and one member's probability; µ-Nets resample what they look at.
-    work = max(stored, labels, 16 * voxels + 24 * voxels)
+    held, work = bytes_to_teach(job, stored, voxels, labels)
+    # What is said by several, and other volumes.
+    held += 7 * voxels * (networks - 1) + held_bytes(plan.known.known, plan.asked["input"]["sha256"])
     try:
-        Allowance.of(job.max_ram).check(stored + labels + logarithm + merged, work, f"'{plan.path}'")
+        Allowance.of(job.max_ram).check(held, work, f"'{plan.path}'")
     except MemoryLimitError as error:
         if not is_store(plan.path):
             raise
         raise MemoryLimitError(
             f"{error}; or teach on a part of it, copied to NRRD or TIFF: its weights segment an OME-Zarr of any size"
         ) from error
+
+
+def bytes_to_teach(job: TeachJob, stored: int, voxels: int, labels: int) -> tuple[int, int]:
+    """Return about how many bytes are held while a volume is taught, and how many the work on it takes.
+
+    `stored` are those of the volume, `labels` those of what it is taught from, as their files have them.
+    """
+    logarithm = 4 * voxels * (job.intensity == "log")
+    merged = 2 * voxels  # with where the start was taught
+    # Normalised image, mean, squares and one member's probability; µ-Nets resample what they look at.
+    return stored + labels + logarithm + merged, max(stored, labels, 16 * voxels + 24 * voxels)
