@@ -6,6 +6,7 @@ import pytest
 from micronet.core.errors import InputError
 from micronet.networks.kernels.boosting import Trees, boost, logits
 from micronet.networks.kernels.scale_space import features, tree_sum
+from micronet.networks.kernels.tubes import with_tubes
 
 ONE = (1.0, 1.0, 1.0)
 
@@ -66,10 +67,14 @@ def test_threads_do_not_change_a_bit_and_another_seed_does(rng):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_the_sum_over_a_volume_is_that_on_stored_features(rng, threads):
+@pytest.mark.parametrize("tubes", [False, True])
+def test_the_sum_over_a_volume_is_that_on_stored_features(rng, threads, tubes):
     volume = rng.normal(size=(9, 70, 21)).astype(np.float32)
     found = features(volume, (1.0, 2.0), ONE).reshape(11, -1).T
-    trees = boost(found, found[:, 1] > 0.2 + found[:, 7], trees=20)
+    if tubes:
+        found = with_tubes(found.T).T
+    trees = boost(found, found[:, 1] > 0.2 + found[:, -1 if tubes else 7], trees=20)
+    assert (trees.feature.max() > 10) == tubes
     expected = 1 / (1 + np.exp(-logits(found, trees).astype(np.float64)))
     out = np.empty_like(volume)
     assert tree_sum(volume, (1.0, 2.0), ONE, trees, out, threads) is out
@@ -90,6 +95,6 @@ def test_one_class_alone_and_features_that_are_not_there_are_refused(rng):
     with pytest.raises(InputError, match="no voxel is annotated as background"):
         boost(found, np.ones(20, bool))
     trees = boost(found, found[:, 0] > 0, trees=2)
-    trees.feature[0, 0] = 6
-    with pytest.raises(InputError, match=r"trees ask for features \d to 6, there are 6"):
+    trees.feature[0, 0] = 12
+    with pytest.raises(InputError, match=r"trees ask for features \d to 12, there are 12"):
         tree_sum(np.zeros((4, 5, 6), np.float32), (1.0,), ONE, trees)

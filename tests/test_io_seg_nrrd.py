@@ -216,6 +216,10 @@ class TestChoosing:
     def test_the_one_that_says_so(self, tmp_path, name):
         assert self._choose(tmp_path, ["auto", name, f"{name} + OFT veins"]) == 1
 
+    def test_one_is_no_plural(self, tmp_path):
+        with pytest.raises(InputError, match="holds 1 segment; none is 'b'"):
+            self._choose(tmp_path, ["a"], wanted="b")
+
     @pytest.mark.parametrize(
         "names", [["auto", "artery"], ["full seg", "Full Mask"], ["full seg + veins", "a full seg"]]
     )

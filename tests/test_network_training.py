@@ -4,6 +4,7 @@ import copy
 import io
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -444,6 +445,7 @@ def test_what_does_not_fit_the_data_costs_a_line(project, options, message, caps
     code, _, err = trained(project, *options, run="1", capsys=capsys)
     assert code == 2
     assert message in err.splitlines()[-1]
+    assert not list(Path("checkpoints").iterdir())  # before, the lock stayed
 
 
 def test_without_monai_a_line_says_what_to_install(monkeypatch):

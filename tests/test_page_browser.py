@@ -306,7 +306,7 @@ def test_the_page_of_a_segmentation_loads_and_tells_all_of_it(open_page, tmp_pat
     assert f"{record['scores']['recall']:.4f}" in browser.find_element("tag name", "main").text
 
 
-@pytest.mark.parametrize("width", [1000, 1100, 1300, 1366])
+@pytest.mark.parametrize("width", [1000, 1100, 1300, 1366, 1400])
 def test_three_pictures_stand_in_one_row(open_page, width):
     # Cubes, slabs and bars of odd sizes: where lengths are rounded up, the third does not fit.
     shapes = [(41, 41, 41), (2, 100, 400), (61, 45, 83)]

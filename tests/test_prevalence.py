@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from micronet.networks.kernels.scale_space import default_scales, features_at
+from micronet.networks.kernels.tubes import TUBES
 from micronet.training.teach.learners import TreesLearner
 from micronet.training.teach.lesson import Lesson
 from micronet.training.teach.prevalence import annotates_slices, logit_shift, prevalence
@@ -54,7 +55,8 @@ def test_strokes_of_equal_number_do_not_make_lumen_common(rng):
     learned = np.ones(len(lesson.lumen), bool)
     scales = default_scales(lesson.spacing_um)
     taught = TreesLearner().learn(lesson, learned, 0)
-    assert taught.features.shape == features_at(image, lesson.annotated, scales, lesson.spacing_um).shape
+    found = features_at(image, lesson.annotated, scales, lesson.spacing_um)
+    assert taught.features.shape == (len(found), found.shape[1] + TUBES)
     before = np.abs(np.mean(taught.everywhere() > 0.5) - mask.mean())
     after = taught.for_the_volume()
     assert np.abs(np.mean(after.everywhere() > 0.5) - mask.mean()) < before

@@ -10,6 +10,7 @@ import torch
 from micronet.core.errors import FileError, InputError
 from micronet.networks.models import MicroNet
 from micronet.networks.weights import load_state, save_session
+from micronet.training import lock
 from micronet.training.lock import FolderLock
 from micronet.training.run_files import (
     LogRow,
@@ -251,5 +252,22 @@ def test_a_second_process_is_told_who_trains_here_and_a_dead_one_holds_nothing(t
         holder.communicate()
     with FolderLock(tmp_path, "u-net"):  # the dead process left its file, not its lock
         assert (tmp_path / ".u-net.lock").read_text() == f"\nprocess {os.getpid()}\n"
+    assert files(tmp_path) == []
     with FolderLock(tmp_path, "u-net"):
         pass
+
+
+def test_a_lock_that_was_removed_while_it_was_opened_is_none(tmp_path, monkeypatch):
+    """Else two sessions would hold one each: of the file that is there, and of the one that is gone."""
+    taken = []
+
+    def removed_first(descriptor):
+        if not taken:
+            (tmp_path / ".u-net.lock").unlink()
+        taken.append(descriptor)
+        return True
+
+    monkeypatch.setattr(lock, "_lock", removed_first)
+    with FolderLock(tmp_path, "u-net"):
+        assert len(taken) == 2
+        assert (tmp_path / ".u-net.lock").read_text() == f"\nprocess {os.getpid()}\n"

@@ -284,6 +284,14 @@ def test_named_networks_say_that_they_compile_and_no_more_once_it_is_done(here, 
         jit.cache_folder.cache_clear()
 
 
+def test_files_are_told_by_the_names_that_they_have(here, capsys):
+    """Before, a name with a space was told as no file's: wall%2520one."""
+    out = infer_embryo("--model", "wall one=u-net_b.pt", "-o", "out", capsys=capsys)
+    told = next(line for line in out.splitlines() if line.startswith("  wrote"))
+    assert "embryo_wall%20one_probability.nrrd" in told
+    assert sorted(told.split("out/: ")[1].split(", ")) == sorted(path.name for path in Path("out").iterdir())
+
+
 def test_one_named_network_gives_a_segment_of_that_name(here, capsys):
     infer_embryo("--model", "wall=u-net_b.pt", "-o", "out", capsys=capsys)
     assert masks_of("out/embryo.seg.nrrd").keys() == {"wall"}
@@ -293,7 +301,10 @@ def test_one_named_network_gives_a_segment_of_that_name(here, capsys):
     ("options", "told"),
     [
         (("--model", "lumen=ur-net_a.pt", "--model", "u-net_b.pt"), "names a segment, and 'u-net_b.pt' none"),
-        (("--model", "wall=ur-net_a.pt", "--model", "Wall=u-net_b.pt"), "the same name: 'wall' and 'Wall'"),
+        (
+            ("--model", "wall=ur-net_a.pt", "--model", "Wall=u-net_b.pt"),
+            "the same name: 'wall' and 'Wall' (--model wall=..)",
+        ),
         (
             (
                 "--model",

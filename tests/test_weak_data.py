@@ -126,8 +126,16 @@ def test_a_file_that_is_no_table_costs_a_line(tmp_path, table, message):
 def test_a_table_that_is_no_file_is_told_and_not_waited_for(tmp_path):
     """Before, a named pipe was read until somebody wrote into it."""
     os.mkfifo(tmp_path / "a.csv")
-    with pytest.raises(FileError, match="is not a regular file"):
+    with pytest.raises(FileError, match="is no file"):
         read_class_table(tmp_path / "a.csv")
+
+
+def test_of_a_table_that_cannot_be_read_one_problem_is_told(tmp_path):
+    """Before, it was added that no volume trains."""
+    (problem,) = problems(write_table_set(tmp_path, "name;split;line\na;train;1\n"))
+    assert "apart by semicolons" in problem
+    path = write_table_set(tmp_path, "name,split,line\na,validation,1\n")
+    assert problems(path) == ('no volume with split = "train"',)
 
 
 def test_a_table_without_a_named_class_or_without_splits_is_told(tmp_path):

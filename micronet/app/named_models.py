@@ -45,7 +45,10 @@ def models_from(texts: Sequence[str], folders: Sequence[Path]) -> tuple[list[Pat
             bare.append(text)
     if named and bare:
         raise InputError(f"--model {named[0][0]}=.. names a segment, and '{bare[0]}' none: name each, as SEGMENT=NAME")
-    names = check_classes(name for name, _ in named) if named else ()
+    try:
+        names = check_classes(name for name, _ in named) if named else ()
+    except InputError as error:
+        raise InputError(f"{error} (--model {named[0][0]}=..)") from error
     return [find_weights(weights, folders) for weights in bare or (weights for _, weights in named)], names
 
 

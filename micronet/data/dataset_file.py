@@ -21,6 +21,7 @@ from micronet.data.folders import folder_tables
 from micronet.io.images import parse_colour
 
 __all__ = [
+    "NOTHING_TRAINS",
     "SPLITS",
     "DataSet",
     "DataSetError",
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 SPLITS = ("train", "validation", "test")
+#: The problem of a data set that lists no volume to train on.
+NOTHING_TRAINS = 'no volume with split = "train"'
 _LARGEST_FILE = 1_000_000
 _MOST_DOTS = 200
 _MOST_USES = 1000
@@ -215,7 +218,7 @@ def understood(
     splits = [(defaults | table).get("split") for table in tables]
     problems += [*wrong, *_listed_twice([one.entry for one in found if "split" not in one.wrong])]
     if "train" not in splits and all(split in SPLITS for split in splits):  # a slip of the pen is told already
-        problems.append('no volume with split = "train"')
+        problems.append(NOTHING_TRAINS)
     problems += _overlaps([one.entry for one in found if not one.wrong & {"split", "within"}])
     name, caution = str(content.get("name", path.stem)), str(content.get("caution", ""))
     return DataSet(path, name, tuple(one.entry for one in found), caution, augmentation, classes), found, problems

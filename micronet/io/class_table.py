@@ -10,7 +10,6 @@ from pathlib import Path
 
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import listed, name_key, read_name
-from micronet.io.checks import regular_file
 
 __all__ = ["UNKNOWN", "ClassTable", "Row", "apart_by", "read_class_table"]
 
@@ -70,8 +69,9 @@ def read_class_table(path: Path, classes: Sequence[str] = ()) -> ClassTable:
 
 
 def _text(path: Path) -> str:
-    path = regular_file(path)
     try:
+        if path.exists() and not path.is_file():
+            raise FileError(f"'{path}' is no file")
         if path.stat().st_size > _LARGEST_FILE:
             raise FileError(f"'{path}' has {path.stat().st_size:,} bytes: too large for a table of classes")
         text = path.read_bytes().decode("utf-8-sig")

@@ -140,7 +140,8 @@ class Segmentation:
         if len(found) == 1:
             return found[0]
         listed = ", ".join(f"{segment.index} '{segment.name}' ({segment.voxels:,} voxels)" for segment in self.segments)
-        raise InputError(f"'{self.path}' holds {len(self.segments)} segments; {problem}: {listed}")
+        many = f"{len(self.segments)} segment{'s' * (len(self.segments) != 1)}"
+        raise InputError(f"'{self.path}' holds {many}; {problem}: {listed}")
 
     def describe(self, segment: Segment) -> str:
         """Return one line that says which segment this is."""

@@ -1,7 +1,8 @@
 """Boosted trees on the scale-space features of a voxel: what a pixel network does, by other means.
 
 They need no normalisation, learn from few voxels and are a second's work (kernels/boosting.py). The state dict is all
-there is, plain float32 tensors: ``scales_um`` (scales,), ``trees.feature`` (trees, depth) of whole numbers,
+there is, plain float32 tensors: ``scales_um`` (scales,), ``trees.feature`` (trees, depth) of whole numbers, those of
+features of scale_space.py or, after them, of tube responses (tubes.py; earlier weights ask for none),
 ``trees.threshold`` (trees, depth), ``trees.value`` (trees, 2**depth), ``trees.start`` (1,) and ``around_um`` (1,):
 above 0, the features are those of the image evened over so many µm (evening.py).
 """
@@ -21,6 +22,7 @@ from micronet.core.errors import InputError
 from micronet.networks.evening import evened
 from micronet.networks.kernels.boosting import Trees, boost
 from micronet.networks.kernels.scale_space import Part, feature_count, reach, tree_sum, work_bytes
+from micronet.networks.kernels.tubes import TUBES
 
 __all__ = ["PixelTrees", "pixel_trees_for_state", "train_pixel_trees"]
 
@@ -101,8 +103,9 @@ def train_pixel_trees(
 ) -> PixelTrees:
     """Fit boosted trees to features of annotated voxels; arguments as `training.teach.pixel.train_pixel_network`.
 
-    `lumen` and `weight` are as `micronet.networks.kernels.boosting.boost` takes them. `around_um` is kept with the
-    trees, for features that are those of the evened image. The same seed gives the same trees, whatever the threads.
+    Tube responses may follow the features (kernels/tubes.py). `lumen` and `weight` are as
+    `micronet.networks.kernels.boosting.boost` takes them. `around_um` is kept with the trees, for features that are
+    those of the evened image. The same seed gives the same trees, whatever the threads.
     """
     found = boost(features, lumen, weight=weight, trees=trees, seed=seed, threads=threads)
     rounded = found._replace(start=float(np.float32(found.start)))  # as the state dict holds it
@@ -134,11 +137,11 @@ def pixel_trees_for_state(state: Mapping[str, Tensor]) -> PixelTrees:
         if not torch.isfinite(state[name]).all():
             raise InputError(f"weights hold values that are not finite, first in '{name}'")
     arrays = [state[name].to(torch.float32).numpy() for name in _NAMES]
-    asked = arrays[1]
+    asked, known = arrays[1], feature_count(scales) + TUBES
     if not (arrays[0] > 0).all():
         raise InputError("weights hold values that no pixel trees have, first in 'scales_um'")
-    if (asked != np.round(asked)).any() or asked.min() < 0 or asked.max() >= feature_count(scales):
-        raise InputError(f"'trees.feature' asks for features that are not among the {feature_count(scales)}")
+    if (asked != np.round(asked)).any() or asked.min() < 0 or asked.max() >= known:
+        raise InputError(f"'trees.feature' asks for features that are not among the {known}")
     if not 0 <= float(arrays[5][0]) <= _MOST_UM:
         raise InputError(f"'around_um' is {float(arrays[5][0]):g}; 0 to {_MOST_UM:g} expected")
     trees = Trees(asked.astype(np.int32), arrays[2], arrays[3], float(arrays[4][0]))

@@ -220,8 +220,11 @@ def _same(told: Any, asked: Any) -> bool:
         return isinstance(told, list) and len(told) == len(asked) and all(map(_same, told, asked))
     if not isinstance(asked, Mapping):
         return bool(told == asked)
-    keys = ("sha256",) if "sha256" in asked else tuple(asked)
-    return isinstance(told, Mapping) and all(key in told and _same(told[key], asked[key]) for key in keys)
+    if not isinstance(told, Mapping):
+        return False
+    if "sha256" in asked:
+        return bool(told.get("sha256") == asked["sha256"])
+    return told.keys() == asked.keys() and all(_same(told[key], asked[key]) for key in asked)
 
 
 def volume_record(volume: Volume, notes: Iterable[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from micronet.core.classes import colour, rgb
 from micronet.core.errors import InputError
-from micronet.core.names import file_part, write_name
+from micronet.core.names import file_part, read_name, write_name
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import Outputs
 from micronet.core.provenance import versions
@@ -121,7 +121,7 @@ def finish(
             page.write(path, pieces.volume, [(one.measured.mask, one.annotation) for one in pieces.each], record)
     outputs.finish(record)
     named = [*record["files"].values(), *(name for one in record["segments"] for name in one["files"].values())]
-    say(f"  wrote       {job.output}/: {', '.join([*named, outputs.record_path.name])}")
+    say(f"  wrote       {job.output}/: {', '.join([*map(read_name, named), outputs.record_path.name])}")
     if refused := [line for one in written for line in one.refused]:
         raise InputError(f"'{pieces.path}': {refused[0]} (all else is written)")
     return outcome_of(pieces.path, record)

@@ -22,7 +22,7 @@ class FolderLock:
     """Lets one session at a time train a network in a folder.
 
     The system drops the lock when its process ends, however that happens, so that no stale lock can remain; the
-    file's content only tells a person who holds it, which filelock's own file does not.
+    file's content only tells a person who holds it, which filelock's own file does not. It goes when the session ends.
     """
 
     def __init__(self, folder: Path, network: str) -> None:
@@ -31,12 +31,7 @@ class FolderLock:
         self._descriptor: int | None = None
 
     def __enter__(self) -> FolderLock:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise FileError(f"cannot write '{self._path}': {error.strerror}") from error
-        locked = _lock(descriptor)
+        descriptor, locked = self._opened()
         if not locked:
             # Windows lets nobody read the first byte, which is what is locked.
             os.lseek(descriptor, 1, os.SEEK_SET)
@@ -61,9 +56,26 @@ class FolderLock:
         if self._descriptor is not None:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, 0)
+            with contextlib.suppress(OSError):  # Windows removes no file that is open
+                self._path.unlink()
+            with contextlib.suppress(OSError):
                 unlock_descriptor(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = None
+
+    def _opened(self) -> tuple[int, bool]:
+        """Return the open file, and whether it is locked; not one that another session has removed meanwhile."""
+        while True:
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            except OSError as error:
+                raise FileError(f"cannot write '{self._path}': {error.strerror}") from error
+            locked = _lock(descriptor)
+            with contextlib.suppress(OSError):
+                if not locked or os.path.samestat(os.fstat(descriptor), os.stat(self._path)):
+                    return descriptor, locked
+            os.close(descriptor)
 
 
 def _lock(descriptor: int) -> bool:

@@ -21,6 +21,7 @@ from micronet.core.names import existing, name_key
 from micronet.data.augmentation import Box
 from micronet.data.dataset import load_entry, read_image
 from micronet.data.dataset_file import (
+    NOTHING_TRAINS,
     SPLITS,
     DataSet,
     DataSetError,
@@ -102,7 +103,8 @@ class _Opened:
         source = self._keys.source
         rows = self._table_rows() if source == "table" else self._group_rows() if source == "hdf5" else []
         dataset, found, wrong = understood(path, self._keys.rest, also_in, rows)
-        self.problems += wrong
+        # Of a source that could not be read at all is told why, and not that nothing is in it.
+        self.problems += [one for one in wrong if rows or not self.problems or one != NOTHING_TRAINS]
         self._found = [replace(one, entry=self._placed(one.entry)) for one in found]
         self.dataset = replace(dataset, entries=tuple(one.entry for one in self._found))
 

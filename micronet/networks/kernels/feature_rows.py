@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from micronet.networks.kernels.boosting import add_trees
 from micronet.networks.kernels.jit import jit
+from micronet.networks.kernels.tubes import fill_tubes
 
 __all__ = ["fill_features", "fill_probability", "fill_tree_sum"]
 
@@ -322,7 +323,7 @@ def fill_probability(volume, tables, z0, z1, y0, y1, layers, out):  # type: igno
 
 @jit
 def fill_tree_sum(volume, tables, z0, z1, y0, y1, trees, inputs, out):  # type: ignore[no-untyped-def]
-    """Write the probability of trees for a block of planes and rows."""
+    """Write the probability of trees for a block of planes and rows; `inputs` says whether they ask for tubes."""
     width = volume.shape[2]
     rings, room, line, d = _new_rings(tables, y1 - y0, width)
     found = np.empty((inputs, width), np.float32)
@@ -331,6 +332,8 @@ def fill_tree_sum(volume, tables, z0, z1, y0, y1, trees, inputs, out):  # type: 
         _next_planes(volume, tables, z, z0, y0, y1, rings, room, line)
         for y in range(y0, y1):
             _row_features(volume, tables, z, y, y0, rings, d, found)
+            if inputs > 1 + 5 * len(rings):
+                fill_tubes(found)
             add_trees(found, trees, leaf, logit)
             row = out[z, y]
             row[:] = 0

@@ -31,6 +31,7 @@ from micronet.core.errors import InputError
 from micronet.core.threads import Team, physical_cores, split
 from micronet.networks.kernels.boosting import Trees
 from micronet.networks.kernels.feature_rows import fill_features, fill_probability, fill_tree_sum
+from micronet.networks.kernels.tubes import TUBES
 
 __all__ = [
     "Layer",
@@ -254,7 +255,7 @@ def tree_sum(
     volume, scales_um, spacing_um, threads
         As `features`.
     trees : Trees
-        On features of these scales.
+        On features of these scales, and tube responses after them (tubes.py).
     out : ndarray of the shape of `volume`, float32, optional
         Written to and returned.
     within : (slice, slice)
@@ -266,8 +267,11 @@ def tree_sum(
     """
     tables = _tables(volume, scales_um, spacing_um)
     inputs = feature_count(len(scales_um))
-    if trees.feature.size and not 0 <= trees.feature.min() <= trees.feature.max() < inputs:
-        raise InputError(f"trees ask for features {trees.feature.min()} to {trees.feature.max()}, there are {inputs}")
+    asked = trees.feature
+    if asked.size and not 0 <= asked.min() <= asked.max() < inputs + TUBES:
+        raise InputError(f"trees ask for features {asked.min()} to {asked.max()}, there are {inputs + TUBES}")
+    if asked.size and asked.max() >= inputs:
+        inputs += TUBES
     result = np.empty(volume.shape, np.float32) if out is None else out
 
     def fill(z0: int, z1: int, y0: int, y1: int) -> None:

@@ -17,6 +17,7 @@ from micronet.networks.kernels.layout import Array
 from micronet.networks.kernels.microkernels import kernel_addresses
 from micronet.networks.kernels.network import forward
 from micronet.networks.kernels.scale_space import feature_count, features, features_at, perceptron, tree_sum
+from micronet.networks.kernels.tubes import with_tubes
 
 __all__ = ["Work", "is_compiled", "warm_up"]
 
@@ -85,7 +86,7 @@ def _voxels(trees: bool, told: Told) -> None:
         perceptron(image, spacing[:1], spacing, layers, None, 1)
         return
     features(image, spacing[:1], spacing, threads=1)
-    found = features_at(image, image == 0, spacing[:1], spacing, 1)
+    found = with_tubes(features_at(image, image == 0, spacing[:1], spacing, 1).T).T
     told(0.7)
     fitted = boost(found, np.arange(len(found)) % 2 == 0, trees=1, threads=1)
     logits(found, fitted)

@@ -309,13 +309,16 @@
   }
 
   // One scale for all three, save for those that would come out smaller than a stamp.
+  let laidOutIn = 0;  // what the viewer was wide then: a scroll bar may come with what is drawn
   function layOut() {
+    laidOutIn = $("viewer").clientWidth;
     const room = $("planes").clientWidth - 1;  // it may have been rounded up
     const sizes = [0, 1, 2].map((axis) => {
       const view = viewOf(axis), all = lengths();
       return [all[view.right], all[view.down]];
     });
     const narrow = room < 620;
+    for (const row of ["planes", "projections"]) $(row).style.flexWrap = narrow ? "wrap" : "nowrap";
     const ownAt = (scale, [width, height]) =>
       Math.max(scale, Math.min(SMALLEST_SIDE / Math.max(width, height), (room - MARGIN) / width));
     const cellAt = (scale, size) => Math.max(size[0] * ownAt(scale, size), CAPTION) + MARGIN;
@@ -433,10 +436,8 @@
   $("volume").addEventListener("change", () => choose(Number($("volume").value)));
   try {
     await choose(0);
-    let width = $("viewer").clientWidth;
     new ResizeObserver(() => {
-      if ($("viewer").clientWidth === width) return;  // its height changes with what is drawn
-      width = $("viewer").clientWidth;
+      if ($("viewer").clientWidth === laidOutIn) return;  // its height changes with what is drawn
       layOut();
       show();
     }).observe($("viewer"));

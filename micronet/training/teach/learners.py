@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from micronet.core.regrid import isotropic_shape, isotropic_step, resampled
 from micronet.core.volume import Volume, upright
 from micronet.data.dataset import Sample
-from micronet.networks.evening import evened
+from micronet.networks.evening import evened, planes_are_thick
 from micronet.networks.kernels.boosting import logits
 from micronet.networks.kernels.scale_space import default_scales, features, features_at
+from micronet.networks.kernels.tubes import with_tubes
 from micronet.networks.models import MINIMUM_AXIS, MicroNet
 from micronet.networks.normalize import normalize_image
 from micronet.networks.pixel import PixelNetwork
@@ -72,10 +73,10 @@ class _Features(NamedTuple):
 
 
 class _FeaturesOf:
-    """They are computed once, however often a lesson is learned from."""
+    """They are computed once, however often a lesson is learned from; `tubes` adds those where planes are not thick."""
 
-    def __init__(self, scales: int | None = None, around: float = 0.0) -> None:
-        self._count, self._around = scales, around
+    def __init__(self, scales: int | None = None, around: float = 0.0, *, tubes: bool = False) -> None:
+        self._count, self._around, self._tubes = scales, around, tubes
         self._seen: tuple[Lesson, _Features] | None = None
 
     def __call__(self, lesson: Lesson) -> _Features:
@@ -87,6 +88,8 @@ class _FeaturesOf:
             agreed = np.empty((0, found.shape[1]), np.float32)
             if lesson.corrections is not None:
                 agreed = _by_plane(_looked_at(lesson, around_um), lesson.corrections.agreed, scales, lesson.spacing_um)
+            if self._tubes and not planes_are_thick(lesson.spacing_um):
+                found, agreed, *others = (with_tubes(one.T).T for one in (found, agreed, *others))
             self._seen = lesson, _Features(scales, around_um, found, tuple(others), agreed)
         return self._seen[1]
 
@@ -140,7 +143,7 @@ class TaughtTrees:
             features(image, self.trees.scales, self.lesson.spacing_um, slice(z, z + 1))
             for z in seen_planes(len(self.lesson.image))
         ]
-        rows = np.concatenate([plane.reshape(len(plane), -1) for plane in seen], axis=1).T
+        rows = with_tubes(np.concatenate([plane.reshape(len(plane), -1) for plane in seen], axis=1)).T
         probability = np.asarray(1 / (1 + np.exp(-logits(rows, self.trees.trees))), np.float32)
         return replace(self, trees=corrected_for(self.trees, probability, self.lesson.lumen_share))
 
@@ -158,7 +161,7 @@ def corrected_for(trees: PixelTrees, seen: Array, taught: float) -> PixelTrees:
 
 
 class TreesLearner:
-    """Fits pixel trees.
+    """Fits pixel trees to features and, where planes are not thick, tube responses.
 
     Parameters
     ----------
@@ -172,7 +175,7 @@ class TreesLearner:
     def __init__(self, trees: int = 150, scales: int | None = None, around: float = 0.0) -> None:
         self.trees, self.around = trees, around
         self.name = "pixel trees" + (", evened" if around else "") + ("" if scales is None else f", {scales} scales")
-        self._features = _FeaturesOf(scales, around)
+        self._features = _FeaturesOf(scales, around, tubes=True)
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtTrees:
         """Fit trees to some voxels of the lesson."""

@@ -17,8 +17,10 @@ from micronet.core.errors import InputError
 from micronet.core.ram import available_memory
 from micronet.core.threads import Team
 from micronet.core.volume import Volume
+from micronet.networks.evening import planes_are_thick
 from micronet.networks.kernels.boosting import Trees, add_trees
 from micronet.networks.kernels.scale_space import default_scales, feature_count, features
+from micronet.networks.kernels.tubes import TUBES, with_tubes
 from micronet.networks.normalize import log_intensity, normalize_image
 from micronet.networks.pixel_trees import PixelTrees, train_pixel_trees
 from micronet.networks.taught import Member, Taught
@@ -86,7 +88,8 @@ class LiveImage:
         self._scales = tuple(float(np.float32(scale)) for scale in default_scales(self.spacing_um))
         if most_bytes is None:
             most_bytes = int(_SHARE * (available_memory() or 0))
-        each = 4 * feature_count(len(self._scales)) * self.image[0].size
+        self._tubes = 0 if planes_are_thick(self.spacing_um) else TUBES
+        each = 4 * (feature_count(len(self._scales)) + self._tubes) * self.image[0].size
         self._most_planes = most_bytes // each
         self._kept: dict[int, _Plane] = {}
 
@@ -205,6 +208,8 @@ class LiveImage:
         slab = features(self.image, self._scales, self.spacing_um, slice(first, stop), torch.get_num_threads())
         voxels = self.image[0].size
         flat = slab.reshape(len(slab), -1)
+        if self._tubes:
+            flat = with_tubes(flat)
         return [
             [np.ascontiguousarray(flat[:, at : min(at + _BLOCK, end)]) for at in range(end - voxels, end, _BLOCK)]
             for end in range(voxels, flat.shape[1] + 1, voxels)
