@@ -48,7 +48,7 @@ from micronet.io import write_volume  # noqa: E402
 from micronet.io.pieces import PieceArray  # noqa: E402
 from micronet.networks.padding import Padding  # noqa: E402
 from micronet.networks.registry import network_of  # noqa: E402
-from micronet.segment import store  # noqa: E402
+from micronet.segment import store_plan  # noqa: E402
 from micronet.segment.job import Job, Weights, segment_file  # noqa: E402
 from micronet.segment.refine import Refinement  # noqa: E402
 from micronet.segment.tile_plan import TilePlan, plan_tiles  # noqa: E402
@@ -148,7 +148,7 @@ def cluster_of_two() -> Iterator[Any]:
     """Give a client of two workers; small volumes are cut into many tiles."""
     import distributed
 
-    store.plan_tiles = small_tiles  # type: ignore[assignment]
+    store_plan.plan_tiles = small_tiles  # type: ignore[assignment]
     try:
         with (
             distributed.LocalCluster(
@@ -162,7 +162,7 @@ def cluster_of_two() -> Iterator[Any]:
         ):
             yield client
     finally:
-        store.plan_tiles = plan_tiles
+        store_plan.plan_tiles = plan_tiles
 
 
 class Watched:

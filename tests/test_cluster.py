@@ -62,7 +62,7 @@ def many_tiles(monkeypatch):
     def plan(shape, **_):
         return TilePlan(shape, (20, 40, 32), (8, 8, 8), True, 0, 0)
 
-    monkeypatch.setattr("micronet.segment.store.plan_tiles", plan)
+    monkeypatch.setattr("micronet.segment.store_plan.plan_tiles", plan)
 
 
 class Watched:
@@ -71,12 +71,13 @@ class Watched:
     def __init__(self, tmp_path, weights, cluster):
         self.output, self.weights = tmp_path / "out", weights
         self.cluster = cluster.scheduler.address
-        self.said, self.probability = [], None
+        self.said, self.probability, self.shown = [], None, set()
 
     def __call__(self, path, at=lambda done: None, *, force=False, **settings):
         job = Job(self.output, cluster=self.cluster, **({"iterations": 3} | settings))
 
-        def on_tile(done, total):
+        def on_tile(done, total, where=""):
+            self.shown.add(where)
             at(done)
             arrays = sorted(self.output.glob(".*.tiles/probability.*"), key=lambda name: int(name.suffix[1:]))
             if done == total:
@@ -105,15 +106,30 @@ def test_a_cluster_gives_the_bits_of_the_whole_volume(volume, segment, rng, tmp_
     record = json.loads((segment.output / "a.json").read_text())
     assert record["scores"]["true_positives"] == np.count_nonzero((expected > 0.5)[:, :51] & mask[:, :51])
     assert record["cluster"] == {"processes": 2, "lost": 0}
+    # One bar over all tiles, beside which stands where to look, if there is anything to see.
+    links = [line.split("dashboard: ")[1] for line in segment.said if "dashboard: " in line]
+    assert segment.shown == {link if link.startswith("http") else "" for link in links}
     assert outcome.status == "done"
     assert segment(path, y_crop=51, **beside).status == "skipped"
 
 
-def test_thin_volumes_and_networks_that_look_once_too(segment, root, rng, tmp_path):
+def test_thin_volumes_and_networks_that_look_once_too(segment, root, rng, tmp_path, monkeypatch):
+    # Of a thin volume the axis that is mirrored is never cut, the others are.
+    monkeypatch.setattr(
+        "micronet.segment.store_plan.plan_tiles",
+        lambda shape, **_: TilePlan(shape, (32, 36, 32), (8, 8, 8), True, 0, 0),
+    )
     volume = Volume(rng.normal(size=(9, 70, 35)).astype(np.float32))
     path = write_volume(tmp_path / "a.zarr", volume)
     segment.weights = Weights.load(root / "trained_models" / "u-net_phantom.pt")
-    # An axis that is mirrored is never cut.
+    segment(path)
+    np.testing.assert_array_equal(segment.probability, predict(volume.array, segment.weights.model))
+    assert "4 tiles of 32 x 36 x 32 voxels" in "".join(segment.said)
+    assert len(json.loads((segment.output / "a.json").read_text())["iterations"]) == 1
+
+
+def test_a_plan_that_cuts_an_axis_that_is_mirrored_is_refused(segment, rng, tmp_path):
+    path = write_volume(tmp_path / "a.zarr", Volume(rng.normal(size=(9, 70, 35)).astype(np.float32)))
     segment.output.mkdir()
     with pytest.raises(AssertionError, match="cut an axis that is mirrored"):
         segment(path)
@@ -131,6 +147,7 @@ def test_workers_that_are_killed_are_told_and_lose_nothing(volume, segment, clus
     np.testing.assert_array_equal(segment.probability, predict(volume.array, segment.weights.model, 2))
     told = [line for line in segment.said if "is lost" in line]
     assert len(told) == 2
+    assert json.loads((segment.output / "a.json").read_text())["cluster"]["lost"] == 2
     assert "worker tcp://" in told[0]
 
 

@@ -282,6 +282,44 @@ def test_other_readers_open_what_is_written(array, tmp_path):
     np.testing.assert_array_equal(np.asarray(node.data[0]), array)
 
 
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_ome_zarr_py_opens_an_image_with_its_labels_and_their_colour(version, array, tmp_path):
+    reader = pytest.importorskip("ome_zarr.io", reason="requirements-zarr.txt is not installed")
+    nodes = pytest.importorskip("ome_zarr.reader")
+    path, grid = tmp_path / "a.ome.zarr", Volume(array, upright((3, 2, 1)), units="um")
+    path.mkdir()
+    box = tuple(slice(0, length) for length in array.shape)
+    Writer.of(path, grid, array.dtype, version=version)[box] = array
+    write_labels(path, grid, LabelColour(), version)[box] = (array > 0).astype(np.uint8)
+    image, _, labels = nodes.Reader(reader.parse_url(path))()
+    np.testing.assert_array_equal(np.asarray(image.data[0]), array)
+    np.testing.assert_array_equal(np.asarray(labels.data[0]), array > 0)
+    assert labels.metadata["name"] == "lumen"
+    assert labels.metadata["color"][1] == pytest.approx([*LabelColour().colour, 1], abs=1 / 255)
+
+
+@pytest.mark.filterwarnings("ignore:Dimension .* is too small:UserWarning")  # it makes a pyramid all the same
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_what_ngff_zarr_and_ome_zarr_py_write_is_read(version, array, tmp_path):
+    ngff = pytest.importorskip("ngff_zarr", reason="requirements-zarr.txt is not installed")
+    writer = pytest.importorskip("ome_zarr.writer", reason="requirements-zarr.txt is not installed")
+    formats = pytest.importorskip("ome_zarr.format")
+    image = ngff.to_ngff_image(
+        array,
+        dims=["z", "y", "x"],
+        scale={"z": 3.0, "y": 2.0, "x": 1.0},
+        translation={"z": 30.0, "y": 0.0, "x": 0.0},
+        axes_units=dict.fromkeys("zyx", "micrometer"),
+    )
+    ngff.to_ngff_zarr(str(tmp_path / "n.ome.zarr"), ngff.to_multiscales(image, scale_factors=[]), version=version)
+    found = read_volume(tmp_path / "n.ome.zarr")
+    np.testing.assert_array_equal(found.array, array)
+    assert (found.spacing_um, found.origin.tolist()) == ((3, 2, 1), [0, 0, 30])
+    form = formats.FormatV04() if version == "0.4" else formats.FormatV05()
+    writer.write_image(array, str(tmp_path / "o.zarr"), axes=list("zyx"), fmt=form)
+    np.testing.assert_array_equal(read_volume(tmp_path / "o.zarr").array, array)
+
+
 def test_ngff_zarr_opens_what_is_written(array, tmp_path):
     ngff = pytest.importorskip("ngff_zarr", reason="requirements-zarr.txt is not installed")
     path = write_volume(tmp_path / "a.ome.zarr", Volume(array, upright((3, 2, 1)), units="um"))

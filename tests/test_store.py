@@ -78,7 +78,7 @@ def test_many_tiles_with_the_coarse_levels_on_disk_give_the_same(volume, weights
     def plan(shape, **_):
         return TilePlan(shape, (16, 64, 36), (4, 16, 8), True, 0, 0)
 
-    monkeypatch.setattr("micronet.segment.store.plan_tiles", plan)
+    monkeypatch.setattr("micronet.segment.store_plan.plan_tiles", plan)
     write_from_planes(tmp_path / "a.zarr", volume, iter(volume.array), "0.4")
     segment(tmp_path / "a.zarr", weights, tmp_path, y_crop=97, intensity="log")
     logarithm = np.log(volume.array.astype(np.float32))

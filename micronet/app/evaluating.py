@@ -12,6 +12,7 @@ from micronet.app.batch import run_batch
 from micronet.app.evaluating_classes import classes_to_score, score_classes
 from micronet.app.inputs import check_only, figure_wish, inputs_from
 from micronet.app.options import settings_of
+from micronet.app.progress import pass_bar
 from micronet.app.terminal import tell
 from micronet.core import ram
 from micronet.core.errors import FileError, InputError
@@ -20,6 +21,7 @@ from micronet.core.ownership import Outputs, check_outputs
 from micronet.io import Sources
 from micronet.measure.lumen_files import write_vessels
 from micronet.measure.pairs import (
+    Evaluation,
     MaskPair,
     Pair,
     Reading,
@@ -33,6 +35,7 @@ from micronet.measure.pairs import (
 )
 from micronet.measure.report import EvaluationReport
 from micronet.measure.scores import Scoring, summarise
+from micronet.measure.slab_scores import LEFT_OUT, evaluate_in_slabs, lies_in_stores
 from micronet.measure.tables import ScoreTables, figure_of, planned_scores, summary_lines
 from micronet.report.preview import Scene, write_paper_figure
 from micronet.report.wish import FigureWish
@@ -115,6 +118,22 @@ class _Scorer:
 
     def _score(self, pair: Pair, sources: Sources) -> Outcome:
         allowance = ram.Allowance.of(self.max_ram, ram.SCORING)
+        try:
+            evaluation = self._whole(pair, sources, allowance)
+        except ram.MemoryLimitError:
+            if not lies_in_stores(pair) or self.measures or self.figures or self.report is not None:
+                raise
+            evaluation = self._in_slabs(pair, allowance)
+        self.tables.add(evaluation)
+        return Outcome(pair.prediction, "done", evaluation.scores.headline())
+
+    def _in_slabs(self, pair: Pair, allowance: ram.Allowance) -> Evaluation:
+        with pass_bar(1) as bar:
+            evaluation = evaluate_in_slabs(pair, self.reading, self.scoring, allowance, tell, bar.tiles)
+        tell(f"  note: {LEFT_OUT}")
+        return evaluation
+
+    def _whole(self, pair: Pair, sources: Sources, allowance: ram.Allowance) -> Evaluation:
         check_reading(pair, self.reading, sources, allowance)
         masks = read_pair(pair, self.reading, sources)
         tell(f"  {masks.descriptions[0]} against {masks.descriptions[1]}")
@@ -133,8 +152,7 @@ class _Scorer:
                 write_paper_figure(folder / wish.name, _scene(masks), wish)
         if self.report is not None:
             self.report.add(masks, evaluation, sources)
-        self.tables.add(evaluation)
-        return Outcome(pair.prediction, "done", evaluation.scores.headline())
+        return evaluation
 
 
 def _scene(masks: MaskPair) -> Scene:

@@ -228,6 +228,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
     )
     _add_axes(p, "order of the axes, where files do not say")
     _add_spacing(p, "voxel size in µm")
+    _add_level(p)
     _add_report(p)
     p.add_argument(
         "--image",

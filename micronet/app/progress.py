@@ -21,9 +21,11 @@ class PassBar:
         """Note that a pass is done."""
         self._bar.update()
 
-    def tiles(self, done: int, total: int) -> None:
-        """Note that a tile is done."""
+    def tiles(self, done: int, total: int, where: str = "") -> None:
+        """Note that a tile is done; `where` is the address at which a cluster shows what it does."""
         self._bar.unit, self._bar.total = "tile", total
+        if where:
+            self._bar.set_postfix_str(where, refresh=False)
         self._bar.update(done - self._bar.n)
 
 

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from micronet.core.errors import InputError, setting
+from micronet.core.errors import InputError
 from micronet.core.volume import Volume
 from micronet.io import nrrd
 from micronet.io.checks import ReadOptions
 from micronet.io.formats import open_stack_with, read_with, suffix_of
 from micronet.io.seg_nrrd import Segment, has_segments, points_only, read_segmentation
 from micronet.io.source import Input, Source, opened
+from micronet.io.store_mask import chosen_label
 
 __all__ = ["POINTS_ONLY", "Annotation", "claimed_bytes", "read_annotation"]
 
@@ -53,6 +54,7 @@ def read_annotation(
     shape: Sequence[int] | None = None,
     dtype: DTypeLike | None = None,
     flat: bool = False,
+    level: int = 0,
 ) -> Annotation:
     """Read a mask: a segment of a .seg.nrrd, labels of an OME-Zarr, or a volume that holds bool, {0, 1} or {0, 255}.
 
@@ -67,7 +69,7 @@ def read_annotation(
         meant for the image; `dtype` of a .raw is uint8 unless given.
     spacing_um : (3,) array-like, optional
         Distance between voxels along (Z, Y, X) in µm; stands above what the file states.
-    flat : bool
+    flat, level
         As `read_volume`.
 
     Returns
@@ -92,23 +94,21 @@ def read_annotation(
             chosen = segmentation.choose(segment)
             return Annotation(segmentation.mask(chosen), chosen, segmentation.describe(chosen))
         if suffix == ".zarr" and (names := import_module("micronet.io.zarr").labels_of(found)):
-            return _label(source, names, segment, spacing_um)
+            return _label(source, names, segment, spacing_um, level)
         if dtype is None and suffix == ".raw":
             dtype = "uint8"
-        volume = read_with(source, ReadOptions(axes, spacing_um, shape, dtype, yield_to_file=True, flat=flat))
+        options = ReadOptions(axes, spacing_um, shape, dtype, yield_to_file=True, flat=flat, level=level)
+        volume = read_with(source, options)
     mask = volume.with_array(_binary(volume.array, found))
     return Annotation(mask, None, f"mask ({np.count_nonzero(mask.array):,} voxels) of '{found.name}'")
 
 
-def _label(source: Source, names: list[str], wanted: str | int | None, spacing_um: ArrayLike | None) -> Annotation:
+def _label(
+    source: Source, names: list[str], wanted: str | int | None, spacing_um: ArrayLike | None, level: int
+) -> Annotation:
     """Return the labels of an OME-Zarr that is an image: of one name, all that is not 0."""
-    path = source.path
-    if wanted is None and len(names) > 1:
-        raise InputError(f"'{path}' has the labels {', '.join(names)}; name one {setting('segment')}")
-    name = names[0] if wanted is None else str(wanted)
-    if name not in names:
-        raise InputError(f"'{path}' has no labels '{name}', only {', '.join(names)} {setting('segment')}")
-    volume: Volume = import_module("micronet.io.zarr").read_label(source, name)
+    path, name = source.path, chosen_label(source.path, names, wanted)
+    volume: Volume = import_module("micronet.io.zarr").read_label(source, name, level)
     volume = volume if spacing_um is None else volume.with_spacing(spacing_um)
     mask = volume.with_array(volume.array != 0)
     return Annotation(mask, None, f"labels '{name}' ({np.count_nonzero(mask.array):,} voxels) of '{path.name}'")
@@ -121,6 +121,7 @@ def claimed_bytes(
     shape: Sequence[int] | None = None,
     dtype: DTypeLike | None = None,
     flat: bool = False,
+    level: int = 0,
 ) -> int:
     """Return how many bytes the voxels of a mask file take, by its header; arguments and errors as `read_annotation`.
 
@@ -132,7 +133,8 @@ def claimed_bytes(
             return nrrd.claimed_bytes(nrrd.read_header(source))
         if dtype is None and suffix == ".raw":
             dtype = "uint8"
-        with open_stack_with(source, ReadOptions(axes, None, shape, dtype, yield_to_file=True, flat=flat)) as stack:
+        options = ReadOptions(axes, None, shape, dtype, yield_to_file=True, flat=flat, level=level)
+        with open_stack_with(source, options) as stack:
             return stack.grid.array.nbytes
 
 

@@ -145,11 +145,11 @@ def read(source: Source, options: ReadOptions) -> Volume:
     return build_volume(source.path, level[(slice(None),) * 3], **_geometry_of(grid))
 
 
-def read_label(source: Source, name: str) -> Volume:
-    """Read one of the labels of an image, its highest resolution."""
-    level = open_level(source.path, 0, source.path / "labels" / name)
+def read_label(source: Source, name: str, level: int = 0) -> Volume:
+    """Read a level of one of the labels of an image."""
+    found = open_level(source.path, level, source.path / "labels" / name)
     with reading(source.path):
-        return build_volume(source.path, level[(slice(None),) * 3], **_geometry_of(level.grid))
+        return build_volume(source.path, found[(slice(None),) * 3], **_geometry_of(found.grid))
 
 
 def files_of(source: Source, level: int = 0) -> tuple[Path, ...]:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from micronet.core.errors import FileError, InputError, setting
 from micronet.core.names import listed, name_key, read_name, same_but_for_case
@@ -79,6 +80,8 @@ class Reading:
         Which segment of a .seg.nrrd with several.
     axes, spacing_um
         As `micronet.io.read_volume`, for files that do not say; `spacing_um` stands above what they state.
+    level : int
+        Which scale of predictions and annotations, which are OME-Zarr then.
     """
 
     probability: bool = False
@@ -88,6 +91,7 @@ class Reading:
     prediction_segment: str | None = None
     axes: str | None = None
     spacing_um: tuple[float, float, float] | None = None
+    level: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:
@@ -292,10 +296,13 @@ def _by_name(files: Sequence[Path]) -> dict[str, Path]:
 def check_reading(pair: Pair, reading: Reading, sources: Sources, allowance: Allowance, *, flat: bool = False) -> int:
     """Return about how many bytes reading a pair takes, by the headers alone; MemoryLimitError where it is too much.
 
-    `flat` as of `micronet.io.read_volume`.
+    InputError where a scale is asked for of what has none. `flat` as of `micronet.io.read_volume`.
     """
+    for path in (pair.prediction, pair.annotation, *([] if pair.image is None else [pair.image])):
+        if reading.level and not is_store(path):
+            raise InputError(f"'{path}' is no OME-Zarr and has one scale only {setting('level')}")
     annotation, prediction, image = (
-        0 if path is None else claimed_bytes(sources.of(path), axes=reading.axes, flat=flat)
+        0 if path is None else claimed_bytes(sources.of(path), axes=reading.axes, flat=flat, level=reading.level)
         for path in (pair.annotation, pair.prediction, pair.image)
     )
     # A file is read and turned, the mask is chosen from it, and the last one stays.
@@ -332,25 +339,19 @@ def read_pair(pair: Pair, reading: Reading, sources: Sources) -> MaskPair:
     InputError
         If a file holds no mask (or probability), an option does not fit, or the two lie on different grids.
     """
-    annotation = read_annotation(
-        sources.of(pair.annotation), segment=reading.segment, axes=reading.axes, spacing_um=reading.spacing_um
-    )
+    how: dict[str, Any] = {"axes": reading.axes, "spacing_um": reading.spacing_um, "level": reading.level}
+    annotation = read_annotation(sources.of(pair.annotation), segment=reading.segment, **how)
     annotated = annotation.mask
     probability = None
     if reading.probability:
-        probability = read_volume(sources.of(pair.prediction), axes=reading.axes, spacing_um=reading.spacing_um)
+        probability = read_volume(sources.of(pair.prediction), **how)
         try:
             predicted = probability.with_array(mask_above(probability.array, reading.threshold))
         except InputError as error:
             raise InputError(f"'{pair.prediction}' holds {error}") from error
         description = f"'{pair.prediction.name}' above {reading.threshold:g}"
     else:
-        prediction = read_annotation(
-            sources.of(pair.prediction),
-            segment=reading.prediction_segment,
-            axes=reading.axes,
-            spacing_um=reading.spacing_um,
-        )
+        prediction = read_annotation(sources.of(pair.prediction), segment=reading.prediction_segment, **how)
         predicted, description = prediction.mask, prediction.description
     annotated, predicted, _ = share_grid(annotated, predicted, str(pair.annotation), str(pair.prediction))
     if predicted.spacing_um is None:
@@ -360,7 +361,7 @@ def read_pair(pair: Pair, reading: Reading, sources: Sources) -> MaskPair:
     _check_axes(annotated, pair.annotation)
     image = None
     if pair.image is not None:
-        image = read_volume(sources.of(pair.image), axes=reading.axes, spacing_um=reading.spacing_um)
+        image = read_volume(sources.of(pair.image), **how)
         annotated, image, _ = share_grid(annotated, image, str(pair.annotation), str(pair.image))
     looked_at = _cropped(annotated, reading.y_crop)
     notes = [note for one in (annotated, predicted) for note in one.notes] + [drawn_only_in(looked_at.array)]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from micronet.core.errors import InputError, setting
 from micronet.measure.distances import surface_distances
-from micronet.measure.overlap import overlap
+from micronet.measure.overlap import Overlap, overlap
 from micronet.measure.topology import betti_numbers, cl_dice
 
 __all__ = [
@@ -144,12 +144,12 @@ class Scores:
     cl_dice: float
     cl_precision: float
     cl_sensitivity: float
-    betti0_predicted: int
-    betti0_annotated: int
-    betti0_error: int
-    betti1_predicted: int
-    betti1_annotated: int
-    betti1_error: int
+    betti0_predicted: float
+    betti0_annotated: float
+    betti0_error: float
+    betti1_predicted: float
+    betti1_annotated: float
+    betti1_error: float
     nsd: float
     hd95_um: float
     assd_um: float
@@ -163,8 +163,39 @@ class Scores:
 
     def headline(self) -> str:
         """Return the main scores in one line."""
-        line = f"Dice {self.dice:.4f}  clDice {self.cl_dice:.4f}  NSD {self.nsd:.4f}"
-        return line if math.isnan(self.hd95_um) else f"{line}  HD95 {self.hd95_um:.3g} µm"
+        parts = {
+            "Dice": f"{self.dice:.4f}",
+            "clDice": f"{self.cl_dice:.4f}",
+            "NSD": f"{self.nsd:.4f}",
+            "HD95": f"{self.hd95_um:.3g} µm",
+        }
+        return "  ".join(f"{name} {value}" for name, value in parts.items() if not value.startswith("nan"))
+
+    @classmethod
+    def of_counts(
+        cls, counts: Overlap, spacing_um: tuple[float, float, float] | None, scoring: Scoring | None = None
+    ) -> Scores:
+        """Return what counts of voxels tell; all else is NaN."""
+        told = _of_counts(counts, spacing_um, scoring or Scoring())
+        return cls(**{field.name: told.get(field.name, math.nan) for field in fields(cls)})
+
+
+def _of_counts(counts: Overlap, spacing_um: tuple[float, float, float] | None, scoring: Scoring) -> dict[str, float]:
+    """Return the scores that counts of voxels give, by their names in `Scores`."""
+    # A length in voxels is none in µm.
+    voxel_um3 = math.nan if spacing_um is None else math.prod(spacing_um)
+    predicted = counts.true_positives + counts.false_positives
+    annotated = counts.true_positives + counts.false_negatives
+    return {
+        "dice": counts.f_score(),
+        "iou": counts.iou,
+        "precision": counts.precision,
+        "recall": counts.recall,
+        "f_beta": counts.f_score(scoring.beta**2),
+        "predicted_um3": predicted * voxel_um3,
+        "annotated_um3": annotated * voxel_um3,
+        "volume_ratio": _volume_ratio(predicted, annotated),
+    }
 
 
 def score_masks(
@@ -195,22 +226,14 @@ def score_masks(
     scoring = scoring or Scoring()
     if spacing_um is None and scoring.tolerance_um is not None:
         raise InputError(f"a tolerance in µm needs the spacing of the masks, not stated {setting('spacing_um')}")
-    counts = overlap(predicted, annotated)
     lines = cl_dice(predicted, annotated)
     here, there = betti_numbers(predicted), betti_numbers(annotated)
     spacing = spacing_um or (1.0, 1.0, 1.0)
     distances = surface_distances(predicted, annotated, spacing)
     # A length in voxels is none in µm.
     um = math.nan if spacing_um is None else 1.0
-    voxel_um3 = um * math.prod(spacing)
-    voxels_predicted = counts.true_positives + counts.false_positives
-    voxels_annotated = counts.true_positives + counts.false_negatives
     return Scores(
-        dice=counts.f_score(),
-        iou=counts.iou,
-        precision=counts.precision,
-        recall=counts.recall,
-        f_beta=counts.f_score(scoring.beta**2),
+        **_of_counts(overlap(predicted, annotated), spacing_um, scoring),
         cl_dice=lines.score,
         cl_precision=lines.precision,
         cl_sensitivity=lines.sensitivity,
@@ -223,9 +246,6 @@ def score_masks(
         nsd=distances.within(max(spacing) if scoring.tolerance_um is None else scoring.tolerance_um),
         hd95_um=um * distances.percentile(95),
         assd_um=um * distances.mean(),
-        predicted_um3=voxels_predicted * voxel_um3,
-        annotated_um3=voxels_annotated * voxel_um3,
-        volume_ratio=_volume_ratio(voxels_predicted, voxels_annotated),
     )
 
 

@@ -136,6 +136,8 @@ def settings_of(reading: Reading) -> dict[str, object]:
     settings: dict[str, object] = {name: value for name, value in asdict(reading).items() if name != "probability"}
     if not reading.probability:
         del settings["threshold"]
+    if not reading.level:
+        del settings["level"]
     return settings
 
 

@@ -7,12 +7,13 @@ does not change when the image is multiplied by a number or a number is added to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["evened", "planes_are_thick"]
+__all__ = ["Evening", "evened", "planes_are_thick", "sampled_bytes"]
 
 #: Part of the voxels that counts as dark as the image gets, and what is added before the logarithm, in units of how
 #: much brighter the mean is than those: noise of dark voxels is not to be blown up.
@@ -48,23 +49,86 @@ def evened(image: NDArray[np.float32], spacing_um: Sequence[float], around_um: f
         ``L - G(L)``, ``L = log(max(image - d, 0) + m / 5)`` with d the image's 0.5 % quantile and m the mean of
         ``max(image - d, 0)``.
     """
-    dark, mean = _levels(image)
-    finest = min(spacing_um)
-    widths = [_width(around_um / length) if length < _THICK * finest else 1 for length in spacing_um]
+    evening = Evening.of(image, image.shape, spacing_um, around_um)
     out, around = np.empty(image.shape, np.float32), np.empty(image.shape, np.float32)
     for plane, logarithm, smooth in zip(image, out, around, strict=True):  # no temporary of the volume's size
-        np.log(np.maximum(plane - np.float32(dark), 0) + np.float32(_FLOOR * mean), out=logarithm)
-        smooth[...] = _running_means(logarithm, widths[1:])
-    if widths[0] > 1:
+        evening.logarithm(plane, logarithm)
+        smooth[...] = evening.within(logarithm)
+    if evening.crosses_planes:
         for row in range(image.shape[1]):
-            around[:, row] = _running_means(around[:, row], (widths[0],))
+            around[:, row] = evening.across(around[:, row])
     for logarithm, smooth in zip(out, around, strict=True):
         logarithm -= smooth
     return out
 
 
+@dataclass(frozen=True)
+class Evening:
+    """The steps of `evened`, each of a part of the image, for images that are never whole in memory.
+
+    Parameters
+    ----------
+    dark : float
+        Brightness of the darkest voxels.
+    floor : float
+        What is added before the logarithm.
+    widths : (z, y, x)
+        Of the running means, in voxels; 1 where nothing is averaged.
+    """
+
+    dark: float
+    floor: float
+    widths: tuple[int, int, int]
+
+    @classmethod
+    def of(
+        cls, planes: Iterable[NDArray[np.float32]], shape: Sequence[int], spacing_um: Sequence[float], around_um: float
+    ) -> Evening:
+        """Return the steps for an image whose planes (Y, X) are given in turn."""
+        step = _step(shape)
+        seen = np.empty((shape[0], -(-shape[1] // step), -(-shape[2] // step)), np.float32)
+        for plane, sampled in zip(planes, seen, strict=True):
+            sampled[...] = plane[::step, ::step]
+        dark = float(np.quantile(seen, _DARKEST))
+        seen -= np.float32(dark)
+        mean = float(np.maximum(seen, 0, out=seen).mean(dtype=np.float64))
+        finest = min(spacing_um)
+        z, y, x = (_width(around_um / length) if length < _THICK * finest else 1 for length in spacing_um)
+        return cls(dark, _FLOOR * max(mean, 1e-6), (z, y, x))
+
+    @property
+    def crosses_planes(self) -> bool:
+        """Whether it is averaged along Z too."""
+        return self.widths[0] > 1
+
+    def logarithm(self, part: NDArray[np.float32], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Return the logarithms of any part of the image."""
+        found: NDArray[np.float32] = np.log(
+            np.maximum(part - np.float32(self.dark), 0) + np.float32(self.floor), out=out
+        )
+        return found
+
+    def within(self, logarithm: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the logarithms of a plane (Y, X), averaged within it."""
+        return _running_means(logarithm, self.widths[1:])
+
+    def across(self, columns: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return what `within` gave, averaged along the first axis, which is all of Z; others are as wide as wished."""
+        return _running_means(columns, self.widths[:1])
+
+
+def sampled_bytes(shape: Sequence[int]) -> int:
+    """Return how many bytes it takes to tell how bright an image is."""
+    step = _step(shape)
+    return 12 * shape[0] * -(-shape[1] // step) * -(-shape[2] // step)
+
+
+def _step(shape: Sequence[int]) -> int:
+    return max(1, int((shape[1] * shape[2] / _SEEN) ** 0.5))
+
+
 def _running_means(plane: NDArray[np.float32], widths: Sequence[int]) -> NDArray[np.float64]:
-    """Return a plane averaged three times along its first axes; beyond its edges lies the last voxel."""
+    """Return an array averaged three times along its first axes; beyond its edges lies the last voxel."""
     from scipy import ndimage  # only who evens waits for it
 
     found = plane.astype(np.float64)
@@ -72,15 +136,6 @@ def _running_means(plane: NDArray[np.float32], widths: Sequence[int]) -> NDArray
         for _ in range(3):
             found = ndimage.uniform_filter1d(found, width, axis=axis, mode="nearest")
     return found
-
-
-def _levels(image: NDArray[np.float32]) -> tuple[float, float]:
-    """Return the brightness of the darkest voxels, and how much brighter the mean is; never 0."""
-    step = max(1, int((image.shape[1] * image.shape[2] / _SEEN) ** 0.5))
-    seen = image[:, ::step, ::step]
-    dark = float(np.quantile(seen, _DARKEST))
-    mean = float(np.maximum(seen - np.float32(dark), 0).mean(dtype=np.float64))
-    return dark, max(mean, 1e-6)
 
 
 def _width(sigma: float) -> int:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from micronet.core.errors import InputError
-from micronet.networks.kernels.scale_space import Layer, feature_count, perceptron
+from micronet.networks.kernels.scale_space import Layer, Part, feature_count, perceptron, reach, work_bytes
 
 __all__ = ["PixelNetwork", "pixel_network_for_state"]
 
@@ -62,6 +62,8 @@ class PixelNetwork(nn.Module):
     """
 
     name = "pixel"
+    #: It is shown images as they are; trees may have them evened first.
+    around_um = 0.0
     scales_um: Tensor
     feature_mean: Tensor
     feature_sd: Tensor
@@ -129,7 +131,30 @@ class PixelNetwork(nn.Module):
         threads : int, optional
             Default: the physical cores. It does not change the result.
         """
-        return perceptron(image, self.scales, spacing_um, self.layers(), out, threads)
+        return self.look(image, spacing_um, out, threads)
+
+    def look(
+        self,
+        seen: NDArray[np.float32],
+        spacing_um: Sequence[float],
+        out: NDArray[np.float32] | None = None,
+        threads: int | None = None,
+        within: Part = (slice(None), slice(None)),
+    ) -> NDArray[np.float32]:
+        """Return the same of some planes and rows of an image, or of a box of one with rows as long as the image's.
+
+        Arguments as `predict`. A voxel as far from the box's faces as `kernels.scale_space.reach` says, or as the
+        image's own faces, has the very number that it has in the whole image.
+        """
+        return perceptron(seen, self.scales, spacing_um, self.layers(), out, threads, within)
+
+    def reach(self, spacing_um: Sequence[float]) -> tuple[int, int, int]:
+        """Return how many voxels around a voxel (Z, Y, X) its features look at."""
+        return reach(self.scales, spacing_um)
+
+    def work_bytes(self, spacing_um: Sequence[float], width: int) -> int:
+        """Return about how many bytes `look` takes in a thread, beside image and result, for rows of so many voxels."""
+        return work_bytes(self.scales, spacing_um, width)
 
 
 def pixel_network_for_state(state: Mapping[str, Tensor]) -> PixelNetwork:

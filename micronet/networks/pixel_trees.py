@@ -21,7 +21,7 @@ from torch import Tensor
 from micronet.core.errors import InputError
 from micronet.networks.evening import evened
 from micronet.networks.kernels.boosting import Trees, boost
-from micronet.networks.kernels.scale_space import feature_count, tree_sum
+from micronet.networks.kernels.scale_space import Part, feature_count, reach, tree_sum, work_bytes
 from micronet.networks.kernels.tubes import TUBES
 
 __all__ = ["PixelTrees", "pixel_trees_for_state", "train_pixel_trees"]
@@ -68,7 +68,26 @@ class PixelTrees:
     ) -> NDArray[np.float32]:
         """Return the lumen probability of every voxel, as `micronet.networks.pixel.PixelNetwork.predict` does."""
         seen = evened(image, spacing_um, self.around_um) if self.around_um else image
-        return tree_sum(seen, self.scales, spacing_um, self.trees, out, threads)
+        return self.look(seen, spacing_um, out, threads)
+
+    def look(
+        self,
+        seen: NDArray[np.float32],
+        spacing_um: Sequence[float],
+        out: NDArray[np.float32] | None = None,
+        threads: int | None = None,
+        within: Part = (slice(None), slice(None)),
+    ) -> NDArray[np.float32]:
+        """Return the same of an image, or a box of one, that is evened already; as `PixelNetwork.look` does."""
+        return tree_sum(seen, self.scales, spacing_um, self.trees, out, threads, within)
+
+    def reach(self, spacing_um: Sequence[float]) -> tuple[int, int, int]:
+        """Return how many voxels around a voxel (Z, Y, X) its features look at."""
+        return reach(self.scales, spacing_um)
+
+    def work_bytes(self, spacing_um: Sequence[float], width: int) -> int:
+        """Return about how many bytes `look` takes in a thread, beside image and result, for rows of so many voxels."""
+        return work_bytes(self.scales, spacing_um, width)
 
 
 def train_pixel_trees(

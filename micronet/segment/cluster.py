@@ -66,9 +66,17 @@ class Crew:
     def __init__(self, client: Any, say: Callable[[str], None]) -> None:
         self._client, self._say = client, say
         self.lost = 0
+        #: Where a browser shows what it does; empty where bokeh is not installed.
+        self.dashboard = str(client.dashboard_link) if find_spec("bokeh") else ""
         self._closing = False
-        self._there = set[Any](self.workers)
+        self._there = set[Any]()
         client.subscribe_topic("all", self._hear)
+        self._there.update(self.workers)
+
+    @property
+    def record(self) -> dict[str, int]:
+        """What a record says of them: how many processes there are, and how many workers were lost."""
+        return {"processes": self.processes, "lost": self.lost}
 
     @property
     def workers(self) -> dict[str, Any]:
@@ -153,8 +161,8 @@ class Crew:
         action, worker = told.get("action"), told.get("worker")
         if action == "add-worker":
             self._there.add(worker)
-        if self._closing or action != "remove-worker":
-            return
+        if self._closing or action != "remove-worker" or worker not in self._there:
+            return  # of one that has gone already Dask may tell again
         self._there.discard(worker)
         if not self._there:
             self._say("  cluster     no worker is left: waiting for others; what is finished is kept")
@@ -191,7 +199,7 @@ def crew_of(cluster: str, say: Callable[[str], None]) -> Iterator[Crew]:
         crew = Crew(client, say)
         stack.callback(crew.close)
         crew.wait()
-        shown = client.dashboard_link if find_spec("bokeh") else "not there (pip install bokeh)"
+        shown = crew.dashboard or "not there (pip install bokeh)"
         count = len(crew.workers)
         words = f"{count} worker{'s' if count > 1 else ''} of {client.scheduler.address}"
         say(f"  cluster     {words}, dashboard: {shown}")

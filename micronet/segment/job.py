@@ -40,7 +40,9 @@ from micronet.segment.results import (
 )
 from micronet.segment.settings import Job, Weights, check_results, check_stems
 from micronet.segment.slabs import predict_in_slabs
-from micronet.segment.store import forget_unfinished, refuse_wishes, segment_store
+from micronet.segment.store import forget_unfinished, segment_store
+from micronet.segment.store_plan import refuse_wishes
+from micronet.segment.tiles import OnTile
 from micronet.segment.windows import predicted_in_windows
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ def segment_file(
     on_iteration: Callable[[Iteration], None] | None = None,
     force: bool = False,
     time_point: TimePoint | None = None,
-    on_tile: Callable[[int, int], None] = lambda done, total: None,
+    on_tile: OnTile = lambda done, total, where="": None,
 ) -> Outcome:
     """Segment one volume and write what was found.
 
@@ -77,8 +79,8 @@ def segment_file(
     time_point : TimePoint, optional
         What to segment of `path`, where that holds or belongs to a recording.
     on_tile : callable
-        Receives how many windows, or tiles of an OME-Zarr, are done, and how many there are at most over all passes;
-        then `on_iteration` is not called.
+        Receives how many windows, or tiles of an OME-Zarr, are done, and how many there are at most over all passes
+        (of a cluster with a dashboard, its address too); then `on_iteration` is not called.
 
     Returns
     -------
@@ -135,7 +137,7 @@ def _segment(
     plan: Plan,
     say: Callable[[str], None],
     on_iteration: Callable[[Iteration], None] | None,
-    on_tile: Callable[[int, int], None],
+    on_tile: OnTile,
 ) -> Outcome:
     task, watch = plan.task, Watch()
     task.weights.make_ready()

@@ -21,12 +21,12 @@ from micronet.networks.registry import network_of
 from micronet.segment.slabs import works_in_slabs
 from micronet.segment.window_plan import Windows, WindowWish
 
-__all__ = ["Memory", "Need", "memory_without_network", "plan_memory"]
+__all__ = ["READING_WEIGHTS", "Memory", "Need", "memory_without_network", "plan_memory", "program_bytes"]
 
 # Thicker slabs save nearly nothing: 16 planes beside each are computed twice.
 _THICKEST = 128
-# Bytes a parameter while weights are read, before anything else is; a V-Net's are a third of what it takes.
-_READING_WEIGHTS = 10
+#: Bytes a parameter while weights are read, before anything else is; a V-Net's are a third of what it takes.
+READING_WEIGHTS = 10
 # What importing MONAI adds to the program; measured.
 _MONAI = 80_000_000
 # What is read at once of planes that lie on the disk.
@@ -139,8 +139,8 @@ class Need:
             work += 4 * (self.classes - 1) * math.prod(padding.shape)
             output = (1 + self.classes) * voxels + (4 * self.classes + 4) * self._looked_at()
         after = self.held(planes) + max(self.wishes.values(), default=0)
-        most = max(_READING_WEIGHTS * parameters, reading, holding + work, holding + output, after)
-        return int(_program(model) + ram.MARGIN * most)
+        most = max(READING_WEIGHTS * parameters, reading, holding + work, holding + output, after)
+        return int(program_bytes(model) + ram.MARGIN * most)
 
     def _whole(self, model: nn.Module, padding: Padding) -> int:
         """Return what it takes to look at the whole volume at once, beside what is held."""
@@ -226,7 +226,7 @@ def plan_memory(
     FileError
         If there is no room for the intermediate files.
     """
-    allowance, wish = Allowance.of(max_ram, _program(model)), wish or WindowWish()
+    allowance, wish = Allowance.of(max_ram, program_bytes(model)), wish or WindowWish()
     wish.check(model)
     whole, limit = need.bytes(model), allowance.words
     if allowance.fits(whole) and not wish.asked:
@@ -300,7 +300,7 @@ def _refuse(need: Need, allowance: Allowance, bytes_of: Callable[[Need], int], h
     )
 
 
-def _program(model: nn.Module) -> int:
+def program_bytes(model: nn.Module) -> int:
     """Return what the program takes before it holds anything."""
     return ram.PROGRAM + (_MONAI if network_of(model).tiling == "windows" else 0)
 

@@ -21,7 +21,7 @@ from micronet.segment.plan import Task, TimePoint
 from micronet.segment.resampling import NetworkGrid
 from micronet.segment.settings import Job
 
-__all__ = ["Inputs", "described", "notes_on", "read_inputs", "read_job_volume", "read_mask"]
+__all__ = ["Inputs", "described", "notes_on", "read_inputs", "read_job_volume", "read_mask", "takes_logarithm"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,14 +129,24 @@ def notes_on(volume: Volume, grid: NetworkGrid | None, task: Task) -> list[str]:
 
 
 def _as_wanted(task: Task, volume: Volume, say: Callable[[str], None]) -> tuple[Volume, bool]:
-    """Return the volume or its logarithm, as the person asks or the network was taught, and whether that was taken."""
-    asked, taught = task.job.intensity == "log", task.weights.taught_on_log
-    if asked or (taught and stated_domain(task.path)[0] not in LOGARITHMS):
-        if asked:
-            refuse_second_log(task.path)
-        say(f"  intensity   the logarithm of what is stored{'' if asked else ', as the network was taught'}")
+    """Return the volume or its logarithm, and whether that was taken."""
+    if takes_logarithm(task, say):
         return volume.with_array(log_intensity(volume.array)), True
     return volume, False
+
+
+def takes_logarithm(task: Task, say: Callable[[str], None]) -> bool:
+    """Return whether the logarithm of a volume is taken, as the person asks or the network was taught, which is told.
+
+    InputError where the file says that it holds logarithms already, and the person asks for them.
+    """
+    asked = task.job.intensity == "log"
+    if not asked and not (task.weights.taught_on_log and stated_domain(task.path)[0] not in LOGARITHMS):
+        return False
+    if asked:
+        refuse_second_log(task.path)
+    say(f"  intensity   the logarithm of what is stored{'' if asked else ', as the network was taught'}")
+    return True
 
 
 def read_mask(

@@ -247,9 +247,9 @@ def look_for_classes(image: NDArray[np.float32], model: nn.Module) -> NDArray[np
     return found
 
 
-def checked_depth(array: NDArray[Any], model: nn.Module, how: Refinement) -> int:
-    """Return how many voxels of Y are looked at; InputError where a setting does not fit."""
-    if array.ndim != 3:
+def checked_depth(array: Any, model: nn.Module, how: Refinement) -> int:
+    """Return how many voxels of Y are looked at of what has a shape; InputError where a setting does not fit."""
+    if len(array.shape) != 3:
         raise InputError(f"a volume has three axes (Z, Y, X), this array has shape {array.shape}")
     depth = array.shape[1] if how.y_crop is None else how.y_crop
     if not 0 < depth <= array.shape[1]:

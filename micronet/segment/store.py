@@ -1,7 +1,8 @@
-"""One job of a person whose volume is an OME-Zarr: as `job`, but tile by tile, so that it may be larger than memory.
+"""One job of a person whose volume is an OME-Zarr: as `job`, but part by part, so that it may be larger than memory.
 
 What comes out is an OME-Zarr too, ``<stem>_probability.ome.zarr`` with the mask as its labels, a preview and a record.
-This process does all of it, or the workers of a cluster do the steps (`store_work`), which are the same.
+This process does all of it, or, of a µ-Net or µr-Net, the workers of a cluster do the steps (`store_work`), which are
+the same.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,69 +20,51 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from micronet.core.errors import FileError, InputError, setting
-from micronet.core.files import free_bytes, make_folder
+from micronet.core.files import make_folder
 from micronet.core.names import write_name
 from micronet.core.outcome import Outcome
-from micronet.core.ram import Allowance, size
-from micronet.core.volume import Volume, share_grid
-from micronet.io import claimed_bytes, read_annotation
-from micronet.io.checks import ReadOptions, check_axes
-from micronet.io.sidecar import refuse_second_log
-from micronet.io.zarr import Level, open_level
+from micronet.core.ram import Allowance
 from micronet.io.zarr_write import LabelColour, Version, Writer, write_labels
 from micronet.networks import engine
 from micronet.networks.card import card_line
-from micronet.networks.padding import Padding
 from micronet.networks.registry import engine_parameters
+from micronet.networks.taught import Taught
 from micronet.report.preview import Scene, write_preview
+from micronet.segment.boxes import BoxPlan, predict_in_boxes
 from micronet.segment.checkpoint import Checkpoint
 from micronet.segment.cluster import Crew, crew_of
-from micronet.segment.memory import Memory
+from micronet.segment.memory import program_bytes
 from micronet.segment.outputs import measure_counts
 from micronet.segment.plan import Plan, Task
-from micronet.segment.reading import Inputs, described, notes_on
-from micronet.segment.refine import Refinement, checked_depth, initial_probability
+from micronet.segment.reading import Inputs
+from micronet.segment.refine import Refinement, initial_probability
 from micronet.segment.results import Measured, Prediction, Watch, Written, changes, record_of, scored_line
 from micronet.segment.shelf import LocalShelf, SharedShelf, Shelf
-from micronet.segment.slabs import works_in_slabs
-from micronet.segment.store_work import Counts, StoreSpec, StoreWork, copied_bytes, sample_step, written_bytes
-from micronet.segment.tile_plan import TilePlan, plan_tiles
-from micronet.segment.tiles import Progress, Runner, refine_in_tiles, run_here, tile_passes
+from micronet.segment.store_plan import Opened, WindowsPlan, check_network, naming, open_store
+from micronet.segment.store_work import Counts, StoreFiles, StoreSpec, StoreWork, sample_step
+from micronet.segment.tile_plan import TilePlan
+from micronet.segment.tiles import OnTile, Progress, Runner, refine_in_tiles, run_here, tile_passes
+from micronet.segment.windows import predicted_in_windows
 
-__all__ = ["forget_unfinished", "refuse_wishes", "segment_store"]
-
-# A plane in float64, its squares, and what is made of it.
-_PLANE_BYTES = 24
-
-
-@dataclass(frozen=True, eq=False)
-class _Store:
-    """What is known before a voxel is read."""
-
-    level: Level
-    grid: Volume
-    masks: dict[str, Volume]
-    spec: StoreSpec
-    memory: Memory
+__all__ = ["forget_unfinished", "segment_store"]
 
 
 @dataclass(frozen=True, eq=False)
 class _Shop:
     """Where the steps are done: by this process, or by others.
 
-    `place` gives a folder for the files of the result, which are outputs when its block ends well.
+    `find` gives the number of the pass after which the probability lies on the shelf, while its block lasts; `place` a
+    folder for the files of the result, which are outputs when its block ends well.
     """
 
-    work: StoreWork
+    work: StoreFiles
     run: Runner
     progress: Progress
+    find: Callable[[Refinement], AbstractContextManager[int]]
     place: Callable[[], AbstractContextManager[Path]]
 
 
-def segment_store(
-    plan: Plan, say: Callable[[str], None], on_tile: Callable[[int, int], None], *, force: bool = False
-) -> Outcome:
+def segment_store(plan: Plan, say: Callable[[str], None], on_tile: OnTile, *, force: bool = False) -> Outcome:
     """Segment an OME-Zarr.
 
     Parameters
@@ -99,22 +82,23 @@ def segment_store(
         For bad input, too little memory or room; nothing has been written then.
     """
     task = plan.task
-    _check_network(task)
+    check_network(task)
     task.weights.make_ready()
     if task.job.cluster is None:
-        store = _planned(task, Allowance.of(task.job.max_ram), 0, None, say)
+        allowance = Allowance.of(task.job.max_ram, program_bytes(task.weights.model))
+        store = open_store(task, allowance, 0, None, say)
         with _alone(plan, store, on_tile) as shop:
-            return _segment(plan, store, shop, {}, say)
+            return _segment(plan, store, shop, None, say)
     checkpoint = Checkpoint(plan)
     with crew_of(task.job.cluster, say) as crew, checkpoint.locked():
         kept = checkpoint.kept(force)
         try:
-            store = _planned(task, crew.allowance(task.job.max_ram), crew.processes, kept, say)
+            store = open_store(task, crew.allowance(task.job.max_ram), crew.processes, kept, say)
             with _together(plan, store, crew, checkpoint, on_tile) as shop:
                 how_far = shop.progress.words
                 if how_far:
                     say(f"  resumes     {how_far}")
-                outcome = _segment(plan, store, shop, {"processes": crew.processes, "lost": crew.lost}, say)
+                outcome = _segment(plan, store, shop, crew, say)
         except BaseException:
             if how_far := checkpoint.progress().words:
                 say(f"  kept        {checkpoint.folder}/: the same call goes on {how_far}")
@@ -134,7 +118,7 @@ def forget_unfinished(plan: Plan) -> None:
                 checkpoint.remove()
 
 
-def _segment(plan: Plan, store: _Store, shop: _Shop, cluster: dict[str, Any], say: Callable[[str], None]) -> Outcome:
+def _segment(plan: Plan, store: Opened, shop: _Shop, crew: Crew | None, say: Callable[[str], None]) -> Outcome:
     task, watch, work = plan.task, Watch(), shop.work
     job, progress = task.job, shop.progress
     if not progress.copied:
@@ -143,29 +127,29 @@ def _segment(plan: Plan, store: _Store, shop: _Shop, cluster: dict[str, Any], sa
         progress.copied = True
         progress.note()
     shown = _sampled(work.shelf["image"])
-    outside = _outside(task, store.grid, shown)
+    outside = _outside(task, store, shown)
     if outside is not None:
         say(f"  WARNING     {outside}")
     watch.note("read")
     start = store.masks.get("initial_mask")
     how = Refinement(job.passes, start, y_crop=job.y_crop, until_stable=job.until_stable)
-    with _named(task.path):
-        last = refine_in_tiles(work, shop.run, task.weights.network.passes(job.passes), how, progress)
-    engine.forget_memory()
-    watch.note("predict")
-    iterations = progress.iterations
-    if task.weights.network.refines:
-        say(f"  changes     {changes(iterations, task)}")
-    counts, written = _write(plan, store, shop, last, shown)
+    with ExitStack() as files:
+        with naming(task.path):
+            last = files.enter_context(shop.find(how))
+        engine.forget_memory()
+        watch.note("predict")
+        if task.weights.network.refines:
+            say(f"  changes     {changes(progress.iterations, task)}")
+        counts, written = _write(plan, store, shop, last, shown)
     measured = _measured(task, store, counts, say)
     watch.note("write")
     grid, annotation = store.grid, store.masks.get("annotation")
     inputs = Inputs(grid, grid, None, start, annotation, None, list(grid.notes), outside)
-    told = Prediction(np.empty(0, np.float32), iterations)
+    told = Prediction(np.empty(0, np.float32), progress.iterations)
     record = record_of(plan, store.memory, inputs, told, measured, written, watch.seconds)
-    record["memory"] |= {"tiles_zyx": list(store.spec.plan.sides), "coarse_on_disk": store.spec.plan.coarse_on_disk}
-    if cluster:
-        record["cluster"] = cluster
+    record["memory"] |= store.plan.record
+    if crew is not None:
+        record["cluster"] = crew.record
     plan.outputs.finish(record)
     names = [*(file.name for file in written.files.values()), plan.outputs.record_path.name]
     say(f"  wrote       {job.output}/: {', '.join(names)}")
@@ -173,27 +157,68 @@ def _segment(plan: Plan, store: _Store, shop: _Shop, cluster: dict[str, Any], sa
 
 
 @contextmanager
-def _alone(plan: Plan, store: _Store, on_tile: Callable[[int, int], None]) -> Iterator[_Shop]:
+def _alone(plan: Plan, store: Opened, on_tile: OnTile) -> Iterator[_Shop]:
     """Give the shop of this process; what is between two steps vanishes with it."""
     task = plan.task
     make_folder(task.job.output)
-    with LocalShelf(task.job.output, store.spec.plan.in_memory) as shelf:
+    with LocalShelf(task.job.output, store.plan.in_memory) as shelf:
         _put_masks(shelf, store)
-        work = StoreWork(shelf, store.spec, engine_parameters(task.weights.model), store.level, alone=True)
         progress = Progress()
-        yield _Shop(work, run_here(work, _ticking(task, work, progress, on_tile)), progress, plan.outputs.staged)
+        if isinstance(store.spec, StoreSpec):
+            work = StoreWork(shelf, store.spec, engine_parameters(task.weights.model), store.level, alone=True)
+            run = run_here(work, _ticking(task, store, work, progress, on_tile))
+            yield _Shop(work, run, progress, _tiled(task, work, run, progress), plan.outputs.staged)
+            return
+        files = StoreFiles(shelf, store.spec, store.level)
+        tick = _ticking(task, store, files, progress, on_tile)
+        find = _in_parts(task, store, shelf, progress, tick)
+        yield _Shop(files, run_here(files, tick), progress, find, plan.outputs.staged)
+
+
+def _tiled(
+    task: Task, work: StoreWork, run: Runner, progress: Progress
+) -> Callable[[Refinement], AbstractContextManager[int]]:
+    """Return what finds the probability in exact tiles."""
+
+    @contextmanager
+    def find(how: Refinement) -> Iterator[int]:
+        yield refine_in_tiles(work, run, task.weights.network.passes(how.iterations), how, progress)
+
+    return find
+
+
+def _in_parts(
+    task: Task, store: Opened, shelf: LocalShelf, progress: Progress, tick: Callable[[], None]
+) -> Callable[[Refinement], AbstractContextManager[int]]:
+    """Return what finds the probability of a network that looks once, in boxes or windows."""
+    model, plan = task.weights.model, store.plan
+
+    @contextmanager
+    def find(how: Refinement) -> Iterator[int]:
+        if isinstance(plan, BoxPlan) and isinstance(model, Taught):
+            spacing_um = model.checked_spacing(store.grid.spacing_um)
+            progress.iterations.append(predict_in_boxes(shelf, model, plan, spacing_um, tick))
+            yield 1
+        elif isinstance(plan, WindowsPlan):
+            image, folder = shelf["image"], task.job.output
+            with predicted_in_windows(image, model, plan.windows, folder, how, lambda *_: tick()) as (every, passes):
+                progress.iterations.extend(passes)
+                shelf.put("probability.1", every[0])
+                yield 1
+
+    return find
 
 
 @contextmanager
-def _together(
-    plan: Plan, store: _Store, crew: Crew, checkpoint: Checkpoint, on_tile: Callable[[int, int], None]
-) -> Iterator[_Shop]:
+def _together(plan: Plan, store: Opened, crew: Crew, checkpoint: Checkpoint, on_tile: OnTile) -> Iterator[_Shop]:
     """Give the shop of a cluster; what is between two steps lies in the folder of the checkpoint."""
-    parameters, shelf = engine_parameters(plan.task.weights.model), SharedShelf(checkpoint.folder)
-    checkpoint.begin(store.spec, parameters)
+    parameters, shelf, spec = engine_parameters(plan.task.weights.model), SharedShelf(checkpoint.folder), store.spec
+    if not isinstance(spec, StoreSpec):
+        raise AssertionError(f"a cluster does the steps of exact tiles, not of {store.plan}")
+    checkpoint.begin(spec, parameters)
     _put_masks(shelf, store)
     crew.check(checkpoint.folder)
-    work, progress = StoreWork(shelf, store.spec, parameters, store.level), checkpoint.progress()
+    work, progress = StoreWork(shelf, spec, parameters, store.level), checkpoint.progress()
 
     @contextmanager
     def place() -> Iterator[Path]:
@@ -205,10 +230,12 @@ def _together(
             for file in list(made.iterdir()):
                 os.rename(file, folder / file.name)
 
-    yield _Shop(work, crew.runner(checkpoint.folder, _ticking(plan.task, work, progress, on_tile)), progress, place)
+    tick = _ticking(plan.task, store, work, progress, on_tile, crew.dashboard)
+    run = crew.runner(checkpoint.folder, tick)
+    yield _Shop(work, run, progress, _tiled(plan.task, work, run, progress), place)
 
 
-def _put_masks(shelf: Shelf, store: _Store) -> None:
+def _put_masks(shelf: Shelf, store: Opened) -> None:
     start, annotation = store.masks.get("initial_mask"), store.masks.get("annotation")
     if start is not None:
         shelf.put("start", initial_probability(store.grid, start))
@@ -217,134 +244,25 @@ def _put_masks(shelf: Shelf, store: _Store) -> None:
 
 
 def _ticking(
-    task: Task, work: StoreWork, progress: Progress, on_tile: Callable[[int, int], None]
+    task: Task, store: Opened, work: StoreFiles, progress: Progress, on_tile: OnTile, where: str = ""
 ) -> Callable[[], None]:
-    """Return what is called after each tile; tiles that were done before count as done."""
-    how = Refinement(task.job.passes)
-    total = work.copies + tile_passes(work.plan, task.weights.model, how) + work.results
-    before = work.copies * progress.copied + work.fine * (progress.encoded + len(progress.iterations))
+    """Return what is called after each tile, box or window; what was done before counts as done."""
+    plan = store.plan
+    if isinstance(plan, TilePlan):
+        passes = tile_passes(plan, task.weights.model, Refinement(task.job.passes))
+    else:
+        passes = plan.count
+    total = work.copies + passes + work.results
+    before = work.copies * progress.copied + plan.count * (progress.encoded + len(progress.iterations))
     done = itertools.count(before + 1)
-    return lambda: on_tile(next(done), total)
+    more = (where,) if where else ()
+    return lambda: on_tile(next(done), total, *more)
 
 
-def _outside(task: Task, grid: Volume, shown: NDArray[Any]) -> str | None:
+def _outside(task: Task, store: Opened, shown: NDArray[Any]) -> str | None:
     """Return where the volume lies outside of what the network was trained on, by a sample of its voxels."""
-    weights, sample = task.weights, replace(grid, array=shown)
-    return card_line(weights.path, weights.sha256, task.path, sample, log_taken=task.job.intensity == "log")
-
-
-def refuse_wishes(task: Task) -> None:
-    """Raise InputError where something is asked for that needs the whole volume in memory."""
-    job, path = task.job, task.path
-    more = [name for name in ("figure", "keep", "label_tiff", "resample_um") if getattr(job, name)]
-    for wish in sorted(job.wishes.union(more)):
-        raise InputError(
-            f"'{path}' is segmented tile by tile, and what was asked for needs it whole {setting(wish)}; leave it "
-            "out, or copy a part of the volume to NRRD or TIFF"
-        )
-
-
-def _check_network(task: Task) -> None:
-    """Raise InputError where the network cannot go through a volume tile by tile."""
-    weights = task.weights
-    if weights.network.tiling != "slabs":
-        raise InputError(
-            f"'{task.path}' is segmented tile by tile, and '{weights.path.name}' ({weights.network.title}) takes "
-            "volumes whole; copy a part of it to NRRD or TIFF, or take a µ-Net or µr-Net"
-        )
-    if not works_in_slabs(weights.model):
-        raise InputError(
-            f"'{task.path}': only the numba engine on the CPU segments an OME-Zarr {setting('engine', 'device')}"
-        )
-
-
-def _planned(
-    task: Task, allowance: Allowance, processes: int, kept: StoreSpec | None, say: Callable[[str], None]
-) -> _Store:
-    """Open the level, read the masks, and decide on the tiles: as before, where there is what to go on with."""
-    job, path = task.job, task.path
-    level = open_level(path, job.level)
-    check_axes(ReadOptions(axes=job.axes), level.image.axes, path)
-    grid = level.grid if job.spacing_um is None else level.grid.with_spacing(job.spacing_um)
-    depth = grid.shape[1] if job.y_crop is None else min(max(job.y_crop, 1), grid.shape[1])
-    masks = [claimed_bytes(task.sources.of(mask), axes=job.axes, shape=job.shape) for mask in task.masks.values()]
-    voxels = math.prod(grid.shape)
-    tiles = None if kept is None or not allowance.fits(kept.plan.needed) else kept.plan
-    if tiles is None:
-        try:
-            tiles = plan_tiles(
-                Padding((grid.shape[0], depth, grid.shape[2])).shape,
-                refines=task.weights.network.refines,
-                held=voxels * len(masks),
-                least=max(
-                    _PLANE_BYTES * grid.shape[1] * grid.shape[2],
-                    copied_bytes(level),
-                    min(written_bytes(), 14 * voxels),
-                    *(2 * m for m in masks),
-                ),
-                itemsize=4 if job.intensity == "log" else level.dtype.itemsize,
-                allowance=allowance,
-                processes=processes,
-            )
-        except InputError as error:
-            raise InputError(f"'{path}': {error}") from error
-    words = f"{tiles.words}: about {size(tiles.needed)} needed{' in each process' if processes else ''}, "
-    words += f"{allowance.words}; {size(tiles.scratch_bytes)} of intermediate files in {job.output}/"
-    say(f"  memory      {words}")
-    if kept is None:
-        _check_room(task, tiles.scratch_bytes + 3 * voxels)
-    levels = f"level {job.level} of {level.image.levels}"
-    say(f"  volume      {described(grid)}, {levels}, OME-Zarr {level.image.version}")
-    for one in (*grid.notes, *notes_on(grid, None, task)):
-        say(f"              note: {one}")
-    if job.intensity == "log":
-        refuse_second_log(path)
-        say("  intensity   the logarithm of what is stored")
-    grid, read = _masks(task, grid, say)
-    memory = Memory(tiles.needed, allowance.bytes, None, words, voxels * len(masks), allowance)
-    return _Store(level, grid, read, _spec(task, grid, read, tiles), memory)
-
-
-def _check_room(task: Task, room: int) -> None:
-    free = free_bytes(task.job.output)
-    if free < room:
-        raise FileError(
-            f"'{task.path}': intermediate files and result take {size(room)} in '{task.job.output}', "
-            f"{size(free)} are free; choose another disk {setting('output')}"
-        )
-
-
-def _spec(task: Task, grid: Volume, masks: dict[str, Volume], tiles: TilePlan) -> StoreSpec:
-    """Return what a process has to know; InputError where a setting does not fit the volume."""
-    job, start = task.job, masks.get("initial_mask")
-    with _named(task.path):
-        depth = checked_depth(grid.array, task.weights.model, Refinement(job.passes, start, y_crop=job.y_crop))
-    return StoreSpec(
-        str(task.path.absolute()),
-        job.level,
-        job.intensity == "log",
-        job.threshold,
-        depth,
-        task.weights.network.refines,
-        start is not None,
-        "annotation" in masks,
-        tiles,
-    )
-
-
-def _masks(task: Task, grid: Volume, say: Callable[[str], None]) -> tuple[Volume, dict[str, Volume]]:
-    """Return the grid, whose unit a mask may settle, and the masks by their role."""
-    job, found = task.job, {}
-    for role, path in task.masks.items():
-        annotation = read_annotation(
-            task.sources.of(path), segment=job.segment, axes=job.axes, spacing_um=job.spacing_um, shape=job.shape
-        )
-        grid, mask, note = share_grid(grid, annotation.mask, str(task.path), str(path))
-        say(f"  {role.replace('initial_mask', 'start from'):<12}{annotation.description}")
-        for one in dict.fromkeys((*mask.notes, *([note] if note else []))):
-            say(f"              note: {one}")
-        found[role] = mask
-    return grid, found
+    weights, sample = task.weights, replace(store.grid, array=shown)
+    return card_line(weights.path, weights.sha256, task.path, sample, log_taken=store.spec.logarithm)
 
 
 def _sampled(image: Any) -> NDArray[Any]:
@@ -353,7 +271,7 @@ def _sampled(image: Any) -> NDArray[Any]:
     return np.stack([image[z : z + 1][0][::step, ::step] for z in range(0, image.shape[0], step)])
 
 
-def _write(plan: Plan, store: _Store, shop: _Shop, last: int, shown: NDArray[Any]) -> tuple[Counts, Written]:
+def _write(plan: Plan, store: Opened, shop: _Shop, last: int, shown: NDArray[Any]) -> tuple[Counts, Written]:
     """Write probability and mask of the last pass, their coarser levels, and the preview."""
     task, grid, stem = plan.task, store.grid, plan.task.stem
     version: Version = "0.4" if store.level.image.version == "0.4" else "0.5"
@@ -378,7 +296,7 @@ def _write(plan: Plan, store: _Store, shop: _Shop, last: int, shown: NDArray[Any
     return counts, Written(files, store.memory.needed, [], [], {})
 
 
-def _scene(store: _Store, image: NDArray[Any], mask: NDArray[np.bool_], step: int, y_crop: int | None) -> Scene:
+def _scene(store: Opened, image: NDArray[Any], mask: NDArray[np.bool_], step: int, y_crop: int | None) -> Scene:
     """Return every so many voxels along each axis as the preview shows them."""
     spacing, annotation = store.grid.spacing_um, store.masks.get("annotation")
     return Scene(
@@ -390,7 +308,7 @@ def _scene(store: _Store, image: NDArray[Any], mask: NDArray[np.bool_], step: in
     )
 
 
-def _measured(task: Task, store: _Store, counts: Counts, say: Callable[[str], None]) -> Measured:
+def _measured(task: Task, store: Opened, counts: Counts, say: Callable[[str], None]) -> Measured:
     job, grid = task.job, store.grid
     looked_at = math.prod(grid.shape) // grid.shape[1] * min(job.y_crop or grid.shape[1], grid.shape[1])
     result, warnings = measure_counts(counts.inside, looked_at, grid, job.threshold)
@@ -405,11 +323,3 @@ def _measured(task: Task, store: _Store, counts: Counts, say: Callable[[str], No
     if line:
         say(f"  scores      {line}")
     return found
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"'{path}': {error}") from error

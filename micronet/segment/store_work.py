@@ -29,7 +29,16 @@ from micronet.segment.shelf import Shelf
 from micronet.segment.tile_plan import TilePlan
 from micronet.segment.tile_work import TileWork
 
-__all__ = ["Counts", "StoreSpec", "StoreWork", "copied_bytes", "sample_step", "written_bytes"]
+__all__ = [
+    "Counts",
+    "FilesSpec",
+    "StoreFiles",
+    "StoreSpec",
+    "StoreWork",
+    "copied_bytes",
+    "sample_step",
+    "written_bytes",
+]
 
 Box = tuple[slice, slice, slice]
 _COPIED_BYTES = 32 << 20
@@ -40,8 +49,8 @@ _SHOWN = 300
 
 
 @dataclass(frozen=True)
-class StoreSpec:
-    """What a process has to know of the task, as JSON has it.
+class FilesSpec:
+    """What a process has to know to read a store and write a result.
 
     Parameters
     ----------
@@ -52,9 +61,8 @@ class StoreSpec:
     threshold : float
     depth : int
         Voxels of Y that are looked at.
-    refines, starts, annotated : bool
-        The network takes a mask; there is one to start from; there is an annotation.
-    plan : TilePlan
+    annotated : bool
+        There is an annotation.
     """
 
     path: str
@@ -62,9 +70,22 @@ class StoreSpec:
     logarithm: bool
     threshold: float
     depth: int
+    annotated: bool
+
+
+@dataclass(frozen=True)
+class StoreSpec(FilesSpec):
+    """What a process has to know of a task, as JSON has it.
+
+    Parameters
+    ----------
+    refines, starts : bool
+        The network takes a mask; there is one to start from.
+    plan : TilePlan
+    """
+
     refines: bool
     starts: bool
-    annotated: bool
     plan: TilePlan
 
     def told(self) -> dict[str, Any]:
@@ -94,27 +115,20 @@ class Counts:
         self.outside += other.outside
 
 
-class StoreWork(TileWork):
-    """What a process needs to do any step with a store.
+class StoreFiles:
+    """The steps that copy a store to the shelf, and write what lies there as ``probability``.
 
     Parameters
     ----------
     shelf : Shelf
-        Holds ``annotation`` and ``start`` where there are such.
-    spec : StoreSpec
-    parameters : mapping of str to Tensor
-        Of the network.
+        Holds ``annotation`` where there is one.
+    spec : FilesSpec
     level : Level
         The voxels.
-    alone : bool
-        As of `TileWork`.
     """
 
-    def __init__(
-        self, shelf: Shelf, spec: StoreSpec, parameters: Mapping[str, Tensor], level: Level, *, alone: bool = False
-    ) -> None:
-        inside = level.shape[0], spec.depth, level.shape[2]
-        super().__init__(shelf, spec.plan, parameters, inside, refines=spec.refines, starts=spec.starts, alone=alone)
+    def __init__(self, shelf: Shelf, spec: FilesSpec, level: Level) -> None:
+        self.shelf = shelf
         self._spec, self._level = spec, level
         self._copied = list(boxes_of(level.shape, copied_sides(level)))
         self._writers = functools.lru_cache(maxsize=2)(_writers)
@@ -180,6 +194,32 @@ class StoreWork(TileWork):
         ]
         lacking = y.stop - y.start - found.shape[1]
         return np.pad(found, ((0, 0), (0, lacking), (0, 0))) if lacking else found
+
+
+class StoreWork(TileWork, StoreFiles):
+    """What a process needs to do any step with a store and a network that goes through it in exact tiles.
+
+    Parameters
+    ----------
+    shelf : Shelf
+        Holds ``annotation`` and ``start`` where there are such.
+    spec : StoreSpec
+    parameters : mapping of str to Tensor
+        Of the network.
+    level : Level
+        The voxels.
+    alone : bool
+        As of `TileWork`.
+    """
+
+    def __init__(
+        self, shelf: Shelf, spec: StoreSpec, parameters: Mapping[str, Tensor], level: Level, *, alone: bool = False
+    ) -> None:
+        inside = level.shape[0], spec.depth, level.shape[2]
+        TileWork.__init__(
+            self, shelf, spec.plan, parameters, inside, refines=spec.refines, starts=spec.starts, alone=alone
+        )
+        StoreFiles.__init__(self, shelf, spec, level)
 
 
 def copied_sides(level: Level) -> tuple[int, int, int]:

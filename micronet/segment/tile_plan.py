@@ -58,6 +58,11 @@ class TilePlan:
         return ("lowest", "bottom") if self.coarse_on_disk else ("lowest", "bottom", "pooled", "mask", "x3")
 
     @property
+    def record(self) -> dict[str, Any]:
+        """The same for a record."""
+        return {"tiles_zyx": list(self.sides), "coarse_on_disk": self.coarse_on_disk}
+
+    @property
     def words(self) -> str:
         """The same for a person."""
         sides = " x ".join(str(min(side, length)) for side, length in zip(self.sides, self.size, strict=True))

@@ -22,7 +22,7 @@ from micronet.segment.slabs import works_in_slabs
 from micronet.segment.tile_plan import TilePlan
 from micronet.segment.tile_work import TileWork
 
-__all__ = ["Image", "Progress", "Runner", "predict_in_tiles", "refine_in_tiles", "run_here", "tile_passes"]
+__all__ = ["Image", "OnTile", "Progress", "Runner", "predict_in_tiles", "refine_in_tiles", "run_here", "tile_passes"]
 
 _AS_BY_DEFAULT = Refinement()
 
@@ -39,6 +39,13 @@ class Runner(Protocol):
 
     def __call__(self, step: str, count: int, *arguments: Any, ticks: bool = False) -> list[Any]:
         """Do the steps 0 to `count` - 1; `ticks` says whether each counts as a tile."""
+
+
+class OnTile(Protocol):
+    """Receives how many tiles are done, and how many there are at most over all passes."""
+
+    def __call__(self, done: int, total: int, where: str = ..., /) -> None:
+        """Note that a tile is done; `where` is given of a cluster that shows what it does: the address."""
 
 
 @dataclass

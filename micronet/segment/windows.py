@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from micronet.core.planes import Planes
 from micronet.core.volume import Volume
-from micronet.io.scratch import Scratch
+from micronet.io.pieces import ScratchPieces
 from micronet.networks.normalize import image_statistics, standardize
 from micronet.networks.registry import classes_of
 from micronet.segment.refine import Change, Iteration, Refinement, checked_depth, initial_probability
+from micronet.segment.tiles import Image
 from micronet.segment.window_plan import Windows
 
 __all__ = ["predicted_in_windows"]
@@ -33,7 +34,7 @@ _AS_BY_DEFAULT = Refinement()
 
 @contextmanager
 def predicted_in_windows(
-    volume: Volume | NDArray[Any],
+    volume: Volume | NDArray[Any] | Image,
     model: nn.Module,
     windows: Windows,
     folder: Path,
@@ -46,7 +47,7 @@ def predicted_in_windows(
     Parameters
     ----------
     volume, model
-        As in `micronet.predict`; a network whose result has one channel a class.
+        As in `micronet.predict`, or a volume on the disk; a network whose result has one channel a class.
     windows : Windows
         Of the shape that is looked at.
     folder : Path
@@ -81,7 +82,7 @@ def predicted_in_windows(
     began = time.perf_counter()
     with ExitStack() as files:
         if windows.on_disk:
-            scratches = [files.enter_context(Scratch(folder, array.shape)) for _ in work.changes]
+            scratches = [files.enter_context(_planes_on_disk(folder, array.shape)) for _ in work.changes]
             found: Sequence[Planes] = _written(work, look, windows, scratches)
         else:
             found = _in_memory(work, look, windows)
@@ -90,12 +91,16 @@ def predicted_in_windows(
         yield found, passes
 
 
-def _written(work: _Work, look: _Look, windows: Windows, scratches: Sequence[Scratch]) -> Sequence[Planes]:
+def _planes_on_disk(folder: Path, shape: Sequence[int]) -> ScratchPieces:
+    return ScratchPieces(folder, shape, (1, *shape[1:]))
+
+
+def _written(work: _Work, look: _Look, windows: Windows, scratches: Sequence[ScratchPieces]) -> Sequence[Planes]:
     """Return the probability of each class, on the disk."""
     for first, planes in _finished(work, look, windows):
         work.settle(first, planes)
         for scratch, channel in zip(scratches, planes, strict=True):
-            scratch.put(first, work.whole(channel, first))
+            scratch[first : first + len(channel)] = work.whole(channel, first)
     return scratches
 
 
@@ -124,16 +129,15 @@ class _Look:
 class _Work:
     """What is read and what becomes of it: boxes of the volume, normalised; `changes` are what the pass did."""
 
-    def __init__(
-        self, array: NDArray[Any], depth: int, how: Refinement, classes: int, statistics: tuple[float, float]
-    ) -> None:
+    def __init__(self, array: Any, depth: int, how: Refinement, classes: int, statistics: tuple[float, float]) -> None:
         self._array, self.depth, self._how = array, depth, how
         self._mean, self._sd = statistics
         self.changes = [Change() for _ in range(classes)]
 
     def image(self, box: tuple[slice, ...] = ()) -> NDArray[np.float32]:
-        """Return a box of what is looked at, normalised."""
-        return standardize(self._array[:, : self.depth][box], self._mean, self._sd)
+        """Return a box of what is looked at, or all of it, normalised."""
+        part = box or (slice(None), slice(0, self.depth), slice(None))
+        return standardize(self._array[part], self._mean, self._sd)
 
     def settle(self, first: int, planes: NDArray[np.float32]) -> None:
         """Hold what is kept in planes (classes, planes, Y, X), and count what they are."""

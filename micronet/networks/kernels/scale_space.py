@@ -33,12 +33,27 @@ from micronet.networks.kernels.boosting import Trees
 from micronet.networks.kernels.feature_rows import fill_features, fill_probability, fill_tree_sum
 from micronet.networks.kernels.tubes import TUBES
 
-__all__ = ["Layer", "default_scales", "feature_count", "features", "features_at", "perceptron", "tree_sum"]
+__all__ = [
+    "Layer",
+    "Part",
+    "default_scales",
+    "feature_count",
+    "features",
+    "features_at",
+    "perceptron",
+    "reach",
+    "tree_sum",
+    "work_bytes",
+]
 
 Array = NDArray[np.float32]
 
 #: Weights (members, outputs, inputs) and bias (members, outputs) of one layer of some perceptrons, float32.
 Layer = tuple[Array, Array]
+
+#: Planes and rows of a volume of which something is asked, of step 1.
+Part = tuple[slice, slice]
+_ALL: Part = (slice(None), slice(None))
 
 #: Default scales, in units of the finest spacing.
 _SCALES = (0.7, 1.0, 1.6, 2.5, 4.0, 6.0)
@@ -89,6 +104,23 @@ def feature_count(scales: int) -> int:
     return 1 + _EACH * scales
 
 
+def reach(scales_um: Sequence[float], spacing_um: Sequence[float]) -> tuple[int, int, int]:
+    """Return how many voxels around a voxel its features look at, along (Z, Y, X).
+
+    >>> reach((1.0, 2.0), (2.0, 1.0, 1.0))
+    (5, 9, 9)
+    """
+    z, y, x = (int(_TRUNCATE * max(scales_um) / um + 0.5) + 1 for um in spacing_um)
+    return z, y, x
+
+
+def work_bytes(scales_um: Sequence[float], spacing_um: Sequence[float], width: int) -> int:
+    """Return about how many bytes a thread takes beside image and result, for rows of so many voxels."""
+    count = len(scales_um)
+    planes = 3 * count * (_ROWS + 2) + _ROWS + 2 + 4 * reach(scales_um, spacing_um)[1]
+    return (8 * planes + 4 * (feature_count(count) + 96)) * max(width, 512)
+
+
 def features(
     volume: Array,
     scales_um: Sequence[float],
@@ -130,7 +162,7 @@ def features(
     def fill(z0: int, z1: int, y0: int, y1: int) -> None:
         fill_features(volume, tables, z0, z1, y0, y1, first, found)
 
-    _in_blocks(fill, volume.shape, (first, stop), threads)
+    _in_blocks(fill, (first, stop), (0, volume.shape[1]), threads)
     return found
 
 
@@ -171,6 +203,7 @@ def perceptron(
     layers: Sequence[Layer],
     out: Array | None = None,
     threads: int | None = None,
+    within: Part = _ALL,
 ) -> Array:
     """Return the mean probability that perceptrons give every voxel for its features, which are forgotten row by row.
 
@@ -183,6 +216,8 @@ def perceptron(
         output, a logit.
     out : ndarray of the shape of `volume`, float32, optional
         Written to and returned.
+    within : (slice, slice)
+        Planes and rows of which it is asked; nothing is written elsewhere.
 
     Returns
     -------
@@ -200,7 +235,7 @@ def perceptron(
     def fill(z0: int, z1: int, y0: int, y1: int) -> None:
         fill_probability(volume, tables, z0, z1, y0, y1, arrays, result)
 
-    _in_blocks(fill, volume.shape, (0, len(volume)), threads)
+    _in_blocks(fill, *_bounds(volume, within), threads)
     return result
 
 
@@ -211,6 +246,7 @@ def tree_sum(
     trees: Trees,
     out: Array | None = None,
     threads: int | None = None,
+    within: Part = _ALL,
 ) -> Array:
     """Return the probability that boosted trees give every voxel for its features.
 
@@ -222,6 +258,8 @@ def tree_sum(
         On features of these scales, and tube responses after them (tubes.py).
     out : ndarray of the shape of `volume`, float32, optional
         Written to and returned.
+    within : (slice, slice)
+        Planes and rows of which it is asked; nothing is written elsewhere.
 
     Returns
     -------
@@ -239,7 +277,7 @@ def tree_sum(
     def fill(z0: int, z1: int, y0: int, y1: int) -> None:
         fill_tree_sum(volume, tables, z0, z1, y0, y1, trees, inputs, result)
 
-    _in_blocks(fill, volume.shape, (0, len(volume)), threads)
+    _in_blocks(fill, *_bounds(volume, within), threads)
     return result
 
 
@@ -258,18 +296,25 @@ def _runs(marked: NDArray[np.bool_], most: int = 16) -> list[tuple[int, int]]:
     return [(at, min(at + most, int(stop))) for first, stop in edges for at in range(int(first), int(stop), most)]
 
 
+def _bounds(volume: Array, within: Part) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return first and end of planes and rows."""
+    (z0, z1, _), (y0, y1, _) = (part.indices(n) for part, n in zip(within, volume.shape[:2], strict=True))
+    return (z0, z1), (y0, y1)
+
+
 def _in_blocks(
-    fill: Callable[[int, int, int, int], None], shape: Sequence[int], planes: tuple[int, int], threads: int | None
+    fill: Callable[[int, int, int, int], None], planes: tuple[int, int], rows: tuple[int, int], threads: int | None
 ) -> None:
     """Call ``fill(z0, z1, y0, y1)`` for blocks that cover these planes; a thread that is done takes the next one."""
     team_size = threads or physical_cores()
-    first, stop = planes
+    (first, stop), (top, below) = planes, rows
     # A block smooths a plane more on each side of it: few planes are better shared out by rows.
     along_z = split(stop - first, max(1, min(4 * team_size, (stop - first) // 8)))
-    rows = split(shape[1], -(-shape[1] // _ROWS))
-    if len(along_z) * len(rows) < team_size:
-        rows = split(shape[1], min(team_size, shape[1]))
-    blocks = iter([(first + z0, first + z1, y0, y1) for y0, y1 in rows for z0, z1 in along_z])
+    height = below - top
+    along_y = split(height, -(-height // _ROWS))
+    if len(along_z) * len(along_y) < team_size:
+        along_y = split(height, min(team_size, height))
+    blocks = iter([(first + z0, first + z1, top + y0, top + y1) for y0, y1 in along_y for z0, z1 in along_z])
 
     def work() -> None:
         for block in blocks:

@@ -12,9 +12,10 @@ from micronet.core.names import file_part, valid, write_name
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import ELSEWHERE, REPLACE, Outputs, check_outputs
 from micronet.core.provenance import sha256_of
-from micronet.core.ram import Allowance
+from micronet.core.ram import Allowance, MemoryLimitError
 from micronet.data.dataset import Entry
 from micronet.io import Sources, claimed_bytes, files_of, files_read_with, open_stack, volume_stem
+from micronet.io.checks import is_store
 from micronet.networks.card import card_path, planned_weights
 from micronet.training.teach.collection import Collection, Known, collection_of
 from micronet.training.teach.material import find_start, held_bytes
@@ -361,7 +362,14 @@ def check_room_for(plan: Plan, sources: Sources, networks: int = 1) -> None:
     held, work = bytes_to_teach(job, stored, voxels, labels)
     # What is said by several, and other volumes.
     held += 7 * voxels * (networks - 1) + held_bytes(plan.known.known, plan.asked["input"]["sha256"])
-    Allowance.of(job.max_ram).check(held, work, f"'{plan.path}'")
+    try:
+        Allowance.of(job.max_ram).check(held, work, f"'{plan.path}'")
+    except MemoryLimitError as error:
+        if not is_store(plan.path):
+            raise
+        raise MemoryLimitError(
+            f"{error}; or teach on a part of it, copied to NRRD or TIFF: its weights segment an OME-Zarr of any size"
+        ) from error
 
 
 def bytes_to_teach(job: TeachJob, stored: int, voxels: int, labels: int) -> tuple[int, int]:
