@@ -108,7 +108,7 @@ CROOKED = [
     ({"unet.2.around_um": torch.ones(2)}, "member unet.2: 'step_um'"),
     ({"urnet.3.passes": torch.tensor([1e9])}, "refines 1 to 100 times"),
     ({"urnet.3.passes": torch.tensor([1.5])}, "whole number 'passes'"),
-    ({"trees.0.trees.feature": torch.full((1, 1), 99.0)}, "member trees.0: .* features that are not among the 6"),
+    ({"trees.0.trees.feature": torch.full((1, 1), 99.0)}, "member trees.0: .* features that are not among the 12"),
     ({"pixel.1.feature_sd": torch.zeros(11)}, "member pixel.1: "),
     ({"trees.0.scales_um": torch.tensor([float("nan")])}, "not finite, first in 'trees.0.scales_um'"),
     ({"surprise": torch.ones(1)}, "'surprise' is nothing that was taught"),
