@@ -115,7 +115,9 @@ class MaskPair:
     descriptions : tuple of str
         What was read and chosen, a line for the prediction and one for the annotation.
     notes : tuple of str
-        What had to be assumed while reading them.
+        What had to be assumed while reading them, and `drawn`.
+    drawn : str
+        Where the annotation seems to be drawn only; empty where it seems to be whole.
     """
 
     name: str
@@ -125,6 +127,7 @@ class MaskPair:
     image: Volume | None
     descriptions: tuple[str, str]
     notes: tuple[str, ...] = ()
+    drawn: str = ""
 
     @property
     def spacing_um(self) -> tuple[float, float, float] | None:
@@ -364,7 +367,8 @@ def read_pair(pair: Pair, reading: Reading, sources: Sources) -> MaskPair:
         image = read_volume(sources.of(pair.image), **how)
         annotated, image, _ = share_grid(annotated, image, str(pair.annotation), str(pair.image))
     looked_at = _cropped(annotated, reading.y_crop)
-    notes = [note for one in (annotated, predicted) for note in one.notes] + [drawn_only_in(looked_at.array)]
+    drawn = drawn_only_in(looked_at.array)
+    notes = [*annotated.notes, *predicted.notes, drawn]
     return MaskPair(
         pair.name,
         _cropped(predicted, reading.y_crop),
@@ -373,6 +377,7 @@ def read_pair(pair: Pair, reading: Reading, sources: Sources) -> MaskPair:
         None if image is None else _cropped(image, reading.y_crop),
         (description, annotation.description),
         tuple(filter(None, dict.fromkeys(notes))),
+        drawn,
     )
 
 

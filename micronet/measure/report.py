@@ -18,7 +18,6 @@ from micronet.measure.pairs import Evaluation, MaskPair, Pair, Reading
 from micronet.measure.scores import RESAMPLES, WORDS, Scoring, Summary, interval_name, score_text
 from micronet.measure.tables import settings_of
 from micronet.measure.thresholds_plot import sweep_figure
-from micronet.report.annotated import drawn_only_in
 from micronet.report.page.grid import VOXELS, Grid
 from micronet.report.page.html import Markup, Section, figure, note, table, write_page
 from micronet.report.page.plots import Line, bins, data_uri, histogram, plot
@@ -79,7 +78,7 @@ class EvaluationReport:
             masks.annotated.array,
             mask_name="prediction",
         )
-        self._notes += [f"{masks.name}: {told}"] if (told := drawn_only_in(masks.annotated.array)) else []
+        self._notes += [f"{masks.name}: {masks.drawn}"] if masks.drawn else []
         histograms = _histograms(masks) if self._pairs == 1 else []
         self._entries.append(_Entry(evaluation, shown, _files(evaluation.pair, sources), histograms))
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from micronet.core.errors import InputError
-from micronet.networks.kernels.scale_space import Layer, Part, feature_count, perceptron, reach, work_bytes
+from micronet.networks.by_voxel import ByVoxel
+from micronet.networks.kernels.scale_space import Layer, Part, feature_count, perceptron
 
 __all__ = ["PixelNetwork", "pixel_network_for_state"]
 
@@ -42,7 +43,7 @@ class _Linear(nn.Module):
         return torch.baddbmm(self.bias[:, None], x, self.weight.transpose(1, 2))
 
 
-class PixelNetwork(nn.Module):
+class PixelNetwork(ByVoxel, nn.Module):
     """Features of a voxel in, lumen probability out.
 
     Parameters
@@ -112,27 +113,6 @@ class PixelNetwork(nn.Module):
             folded = [(first, bias), *((layer.weight, layer.bias) for layer in (self.layer1, self.layer2))]
             return [(weight.float().numpy(), bias.float().numpy()) for weight, bias in folded]
 
-    def predict(
-        self,
-        image: NDArray[np.float32],
-        spacing_um: Sequence[float],
-        out: NDArray[np.float32] | None = None,
-        threads: int | None = None,
-    ) -> NDArray[np.float32]:
-        """Return the lumen probability of every voxel; features are computed on the way and forgotten.
-
-        Parameters
-        ----------
-        image : ndarray of shape (Z, Y, X), float32
-            Normalised, as `micronet.normalize_image` gives it; axes of any length.
-        spacing_um : (z, y, x)
-        out : ndarray of the same shape, float32, optional
-            Written to and returned.
-        threads : int, optional
-            Default: the physical cores. It does not change the result.
-        """
-        return self.look(image, spacing_um, out, threads)
-
     def look(
         self,
         seen: NDArray[np.float32],
@@ -147,14 +127,6 @@ class PixelNetwork(nn.Module):
         image's own faces, has the very number that it has in the whole image.
         """
         return perceptron(seen, self.scales, spacing_um, self.layers(), out, threads, within)
-
-    def reach(self, spacing_um: Sequence[float]) -> tuple[int, int, int]:
-        """Return how many voxels around a voxel (Z, Y, X) its features look at."""
-        return reach(self.scales, spacing_um)
-
-    def work_bytes(self, spacing_um: Sequence[float], width: int) -> int:
-        """Return about how many bytes `look` takes in a thread, beside image and result, for rows of so many voxels."""
-        return work_bytes(self.scales, spacing_um, width)
 
 
 def pixel_network_for_state(state: Mapping[str, Tensor]) -> PixelNetwork:

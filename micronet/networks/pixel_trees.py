@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from micronet.core.errors import InputError
-from micronet.networks.evening import evened
+from micronet.networks.by_voxel import ByVoxel
 from micronet.networks.kernels.boosting import Trees, boost
-from micronet.networks.kernels.scale_space import Part, feature_count, reach, tree_sum, work_bytes
+from micronet.networks.kernels.scale_space import Part, feature_count, tree_sum
 from micronet.networks.kernels.tubes import TUBES
 
 __all__ = ["PixelTrees", "pixel_trees_for_state", "train_pixel_trees"]
@@ -34,7 +34,7 @@ _MOST_UM = 1e6
 
 
 @dataclass(frozen=True)
-class PixelTrees:
+class PixelTrees(ByVoxel):
     """Features of a voxel in, lumen probability out.
 
     Parameters
@@ -59,17 +59,6 @@ class PixelTrees:
         tensors = (torch.from_numpy(array.astype(np.float32)) for array in arrays)
         return OrderedDict(zip(_NAMES, tensors, strict=True))
 
-    def predict(
-        self,
-        image: NDArray[np.float32],
-        spacing_um: Sequence[float],
-        out: NDArray[np.float32] | None = None,
-        threads: int | None = None,
-    ) -> NDArray[np.float32]:
-        """Return the lumen probability of every voxel, as `micronet.networks.pixel.PixelNetwork.predict` does."""
-        seen = evened(image, spacing_um, self.around_um) if self.around_um else image
-        return self.look(seen, spacing_um, out, threads)
-
     def look(
         self,
         seen: NDArray[np.float32],
@@ -80,14 +69,6 @@ class PixelTrees:
     ) -> NDArray[np.float32]:
         """Return the same of an image, or a box of one, that is evened already; as `PixelNetwork.look` does."""
         return tree_sum(seen, self.scales, spacing_um, self.trees, out, threads, within)
-
-    def reach(self, spacing_um: Sequence[float]) -> tuple[int, int, int]:
-        """Return how many voxels around a voxel (Z, Y, X) its features look at."""
-        return reach(self.scales, spacing_um)
-
-    def work_bytes(self, spacing_um: Sequence[float], width: int) -> int:
-        """Return about how many bytes `look` takes in a thread, beside image and result, for rows of so many voxels."""
-        return work_bytes(self.scales, spacing_um, width)
 
 
 def train_pixel_trees(

@@ -172,13 +172,15 @@ def predict_in_boxes(
     for box in boxes_of(plan.size, plan.sides):
         window, within = plan.window(box)
         total = np.zeros([part.stop - part.start for part in box], np.float32)
-        for member in model.members:
-            seen = images.seen(window, member.network.around_um)
-            found = member.network.look(seen, spacing_um, threads=threads, within=within)[within]
-            share = np.float32(member.weight / whole)
-            for plane, said in zip(total, found, strict=True):
-                plane += share * said
-            del seen, found
+        for around_um, members in itertools.groupby(model.members, lambda member: member.network.around_um):
+            seen = images.seen(window, around_um)
+            for member in members:
+                found = member.network.look(seen, spacing_um, threads=threads, within=within)[within]
+                share = np.float32(member.weight / whole)
+                for plane, said in zip(total, found, strict=True):
+                    plane += share * said
+                del found
+            del seen
         shelf["probability.1"][box] = total
         change.add(initial_probability(total, None), total)
         on_box()
