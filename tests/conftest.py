@@ -55,6 +55,17 @@ def engine_ready() -> None:
     engine.make_ready("forward")
 
 
+@pytest.fixture
+def one_thread():
+    """Let PyTorch use one: the last bits depend on how many, and small crops and windows are quicker so."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def no_engine_is_left_chosen():
     """A script that runs inside a test chooses the engine for the whole process: the next test begins with its own."""

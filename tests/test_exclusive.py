@@ -30,16 +30,10 @@ from micronet.training.recipe import NETWORK_RECIPE
 from micronet.training.scoring import numbers_of, with_numbers
 from micronet.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NAMES = ("lumen", "wall")
 SHAPE = (6, 20, 22)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def tube(seed=0, shape=SHAPE):

@@ -20,13 +20,7 @@ from micronet.networks.micranet import MicraNet
 from micronet.training.image_crops import ImageCrops
 from micronet.training.presence import IMAGE_PRACTICE, IMAGE_RECIPE, PresenceTrainer, presence_of
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def image_with(dot, line, seed, shape=(16, 20)):

@@ -21,15 +21,9 @@ from micronet.training.volume_loss import loss_of_volume
 
 pytest.importorskip("monai")
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = ("--depth", "1", "--start-channels", "2", "--crop-size", "8,8,8", "--samples-per-volume", "2")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

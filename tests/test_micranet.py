@@ -13,13 +13,7 @@ from micronet.networks.micranet import MicraNet, micranet_parameters
 from micronet.networks.registry import dimensions_of, model_for_state, network_named, network_of
 from micronet.networks.weights import save_state
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def fresh(dimensions=2, classes=("ring", "Gefäß"), start_channels=4):

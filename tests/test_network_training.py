@@ -31,16 +31,9 @@ from micronet.training.trainer import Trainer
 
 pytest.importorskip("monai")
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CROP = (8, 8, 8)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """The last bits depend on the number of threads, and so small crops are quicker with one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def sample(name, seed=0, shape=(10, 12, 11)):

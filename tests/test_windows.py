@@ -25,19 +25,12 @@ from micronet.segment.refine import Refinement
 from micronet.segment.window_plan import WindowWish
 from micronet.segment.windows import predicted_in_windows
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 inferers = pytest.importorskip("monai.inferers")
 
 SMALL = Build(depth=1, start_channels=2)
 FLAT = Build(dimensions=2, depth=1, start_channels=2)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """So small windows are quicker with one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def fresh(kind=UNet, build=SMALL, seed=3):
