@@ -221,11 +221,14 @@ def test_what_is_replaced_is_set_aside_under_a_free_name(tmp_path):
 
 
 def test_half_written_files_of_a_killed_session_are_swept(places):
-    places.checkpoints.mkdir()
-    for name in (".0a1b2c3d.tmp.u-net.session", ".0a1b2c3d.tmp.u-net_dice_5.pt", ".0a1b2c3d.tmp.ur-net.session", "u"):
-        (places.checkpoints / name).write_bytes(b"")
+    others = [".0a1b2c3d.tmp..ur-net.json.writing", ".0a1b2c3d.tmp.ur-net.session", "u"]
+    ours = [".0a1b2c3d.tmp..u-net.json.writing", ".0a1b2c3d.tmp.u-net.session", ".0a1b2c3d.tmp.u-net_dice_5.pt"]
+    for folder in (places.checkpoints, places.logs):
+        folder.mkdir()
+        for name in (*others, *ours):
+            (folder / name).write_bytes(b"")
     sweep("u-net", places)
-    assert files(places.checkpoints) == [".0a1b2c3d.tmp.ur-net.session", "u"]
+    assert files(places.checkpoints) == files(places.logs) == others
 
 
 def test_keep_every_must_be_positive(places):

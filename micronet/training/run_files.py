@@ -359,7 +359,8 @@ def weights_named(network: str, places: Places) -> dict[str, Path]:
 
 def sweep(network: str, places: Places) -> None:
     """Remove the half-written files that a killed session left; only for the holder of the lock."""
-    temporary = re.compile(rf"\.[0-9a-f]{{8}}\.tmp\.{network}[-_.].*")
+    # The second dot is of a journal, which is hidden itself (`core.ownership`).
+    temporary = re.compile(rf"\.[0-9a-f]{{8}}\.tmp\.\.?{network}[-_.].*")
     for folder in (places.checkpoints, places.logs):
         for name in _names(folder):
             if temporary.fullmatch(name):
