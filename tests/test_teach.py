@@ -2,6 +2,8 @@
 
 import csv
 import shutil
+import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import teach
 from micronet import Volume, read_annotation, read_volume, write_volume
 from micronet.core.volume import upright
 from micronet.io import Segment, read_segmentation, write_segmentation
+from micronet.networks.card import planned_weights
 from micronet.networks.kernels import jit
 from micronet.networks.taught import Taught
 from micronet.training.teach import course
@@ -271,6 +274,38 @@ def test_a_lesson_that_is_stopped_leaves_nothing_behind(here, when):
     with pytest.raises(KeyboardInterrupt):
         teach_file(Path("vol.nrrd"), TeachJob(Path("labels.nrrd")), say=lambda line: None, on_progress=stop)
     assert sorted(path.name for path in Path().iterdir()) == ["labels.nrrd", "vol.nrrd"]
+
+
+def test_an_interrupt_while_files_are_written_leaves_nothing_behind(here):
+    done = threading.Event()
+
+    def interrupt():
+        while not done.is_set():
+            if list(Path("taught").glob(".*")):  # where files lie until all of them are whole
+                signal.raise_signal(signal.SIGINT)
+                return
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever pytest was started with
+    threading.Thread(target=interrupt).start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            teach_file(Path("vol.nrrd"), TeachJob(Path("labels.nrrd")), say=lambda line: None)
+    finally:
+        done.set()
+        signal.signal(signal.SIGINT, before)
+    assert sorted(path.name for path in Path().rglob("*") if path.is_file()) == ["labels.nrrd", "vol.nrrd"]
+
+
+def test_weights_that_an_interrupt_left_without_a_card_are_in_nobodys_way(here):
+    weights = planned_weights(Path("trained_models/taught_vol.pt"), advice="")
+    with weights.staged() as folder:
+        (folder / "taught_vol.pt").write_bytes(b"half of the work")
+
+    def stop(done, whole, what):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # it was not refused
+        teach_file(Path("vol.nrrd"), TeachJob(Path("labels.nrrd")), say=lambda line: None, on_progress=stop)
 
 
 @pytest.fixture

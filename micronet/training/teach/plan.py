@@ -328,9 +328,12 @@ def _is_of(record: Mapping[str, Any], plan: Plan) -> bool:
 
 
 def _refuse_weights(plan: Plan) -> None:
-    """Raise FileError where there are weights that were taught before, and not those to be learned on from."""
+    """Raise FileError where there are weights that were taught before, and not those to be learned on from.
+
+    Weights of ours without a card are of a call that was interrupted.
+    """
     weights = plan.weights_path
-    if plan.weights.owns(weights.name) and not plan.learns_on:
+    if plan.weights.owns(weights.name) and not plan.learns_on and plan.weights.read() is not None:
         raise FileError(f"'{weights}' exists: replace it {setting('force')}, or give another name {setting('name')}")
 
 

@@ -147,11 +147,13 @@ def _holds(source: Path | None, volume: Volume) -> bool:
 
 
 def write_found(plan: Plan, found: Found, measured: Mapping[str, Any], say: Say) -> None:
-    """Write everything; labels and weights take their place first, the record of the result is the last."""
+    """Write everything; labels and weights take their place first, the record of the result is the last.
+
+    Nothing takes its place before all of it has been written elsewhere.
+    """
     job, stem, stays = plan.job, plan.stem, found.course.kept
     labels = found.material.labels
     places, slices = uncertain_places(found.probability, found.spread, labels, found.lesson.spacing_um)
-    kept = _keep_labels(plan, plan.known if stays else plan.kept, found.volume, found.labels, found.material)
     with ExitStack() as staged:
         folder = staged.enter_context(plan.results.staged())
         files = write_result(
@@ -166,6 +168,7 @@ def write_found(plan: Plan, found: Found, measured: Mapping[str, Any], say: Say)
         if not stays:
             name = plan.weights_path.name
             save_state(staged.enter_context(plan.weights.staged()) / name, found.course.network.state_dict())
+        kept = _keep_labels(plan, plan.known if stays else plan.kept, found.volume, found.labels, found.material)
     record = record_of(plan, found) | {"created": datetime.now(UTC).isoformat(timespec="seconds")}
     if not stays:
         _write_card(plan, found, kept, record)
