@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from micronet.core.errors import InputError
-from micronet.io import is_volume_path, volume_stem
+from micronet.io import is_png_path, is_volume_path, volume_stem
 from micronet.io.bscans import natural_order
 
 __all__ = ["folder_tables"]
@@ -81,8 +81,4 @@ def _paired(place: Path, images: dict[str, Path], masks: dict[str, Path]) -> lis
 def _files(place: Path) -> list[Path]:
     if not place.is_dir():
         return []
-    return [path for path in sorted(place.iterdir(), key=natural_order) if is_volume_path(path) or _is_png(path)]
-
-
-def _is_png(path: Path) -> bool:
-    return path.suffix.lower() == ".png" and not path.name.startswith(".")
+    return [path for path in sorted(place.iterdir(), key=natural_order) if is_volume_path(path) or is_png_path(path)]
