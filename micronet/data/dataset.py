@@ -20,7 +20,7 @@ from micronet.data.dataset_file import (
     DataSet,
     DataSetError,
     Entry,
-    as_toml,
+    absence_of,
     classes_in,
     read_all,
     read_dataset,
@@ -168,11 +168,8 @@ def _try_load(entry: Entry, images: _Images, readable: bool = True) -> tuple[Sam
 
     Where it is not known how to read them, it is only looked whether they are there.
     """
-    missing = [
-        f"{key} = {as_toml(str(path))} is not there"
-        for key, path in (("image", entry.image), ("annotation", entry.annotation))
-        if not os.path.exists(path)  # a name that no disk can have is there nowhere
-    ]
+    named = (("image", entry.image), ("annotation", entry.annotation))
+    missing = [absence for key, path in named if (absence := absence_of(key, path))]
     if missing or not readable:
         return None, missing
     problems, image, labels = [], None, None
