@@ -61,12 +61,12 @@ def write_new_dataset(folder: Path, say: Callable[[str], None]) -> Path:
     with outputs.staged() as staging:
         (staging / _FILE).write_text(text, encoding="utf-8")
     outputs.finish({"micronet": __version__, "layout": taken.title})
-    say(f"{taken.title}: {len(taken.volumes)} volumes with annotation")
+    say(f"{taken.title}: {counted(len(taken.volumes), 'volume')} with annotation")
     for note in taken.notes:
         say(f"note: {note}")
     for other in layouts:
         if other is not taken and other.volumes:
-            say(f"note: not taken, {len(other.volumes)} volumes that lie there as {other.title}")
+            say(f"note: not taken, {counted(len(other.volumes), 'volume')} that lie there as {other.title}")
     for line in _told(taken.volumes, splits):
         say(line)
     say(f"wrote {path}")
