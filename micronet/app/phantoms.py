@@ -81,7 +81,7 @@ def _check_kind(arguments: argparse.Namespace) -> None:
         raise InputError(f"--shape: {len(shape)} sizes; {kind} takes {len(_SHAPES[kind])}, such as {usual}")
     if shape is not None and min(shape) < (least := KINDS[kind].shortest):
         sizes = ",".join(map(str, shape))
-        raise InputError(f"--shape: '{sizes}'; {kind} needs at least {least} voxels along each axis")
+        raise InputError(f"--shape: '{sizes}'; {kind} needs at least {least} along each axis")
     unused = {
         "--y-crop": arguments.y_crop is None,
         "--vary": not arguments.vary,
