@@ -365,6 +365,10 @@ def pause(seconds):
         app.processEvents()
         time.sleep(0.01)
 
+pause(0.2)
+buttons = (teach.lumen, teach.background, teach.erase, teach.check, teach.next, teach.save)
+cut = [button.text for button in buttons if window and button.native.width() < button.native.sizeHint().width()]
+assert not cut, cut  # all that is written on them is seen
 assert "Paint some lumen" in teach.status.value
 teach.begin.native.click()
 assert teach.status.value.startswith("paint some lumen and some background first"), said

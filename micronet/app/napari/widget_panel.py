@@ -117,10 +117,10 @@ class Panel(Container):  # type: ignore[misc]  # magicgui is not needed for the 
             event.connect(self._offer_layers)
         self.native.destroyed.connect(self._close)
 
-    def lay_out(self, widgets: Sequence[Widget]) -> None:
-        """Show these, then the buttons, the bar and the line on what happens."""
+    def lay_out(self, widgets: Sequence[Widget], width: int = 320) -> None:
+        """Show these, then the buttons, the bar and the line on what happens; no narrower than so many pixels."""
         self.extend([*widgets, row(self.begin, self.stop), row(self.bar), row(self.status)])
-        self.native.setMinimumWidth(320)
+        self.native.setMinimumWidth(width)
         self.reset_choices()
 
     @property

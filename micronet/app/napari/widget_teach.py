@@ -24,6 +24,8 @@ __all__ = ["TeachWidget"]
 #: Milliseconds from the end of a stroke to learning from it.
 _PAUSE = 500
 _BRUSH = 5
+#: Pixels, so that four buttons in a row show all that is written on them.
+_WIDTH = 440
 _CLEAR = "transparent"
 _MASK = {None: _CLEAR, 0: _CLEAR, 1: "#35e07c"}
 _CHECKED = {None: _CLEAR, 0: _CLEAR, 1: "#d64ddb"}
@@ -72,7 +74,8 @@ class TeachWidget(Panel):
             tooltip=".seg.nrrd for 3D Slicer, probability, preview, strokes, and weights for infer.py and Segment",
         )
         tools = row(self.lumen, self.background, self.erase, self.check)
-        self.lay_out([self.image, self.strokes, self.checked, tools, self.auto, self.threshold, self.log, self.depth])
+        choices = [self.image, self.strokes, self.checked, tools, self.auto, self.threshold, self.log, self.depth]
+        self.lay_out(choices, _WIDTH)
         self.extend([row(self.next), self.folder, self.name, row(self.save)])
         self._teacher, self._mask = Teacher(), _Mask(self.viewer, self._on_change)
         self._answer: tuple[Answer, Seen] | None = None
