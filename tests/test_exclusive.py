@@ -130,6 +130,10 @@ class TestReading:
         _, labels = tube()
         painted = {"lumen": labels == 1, "wall": labels == 2, "background": np.zeros(SHAPE, bool)}
         painted["background"][0] = labels[0] == 0
+        called = {"Background" if name == "background" else name: mask for name, mask in painted.items()}
+        found = read_classes(write_segments(tmp_path / "c.seg.nrrd", called), NAMES, sparse=True)
+        np.testing.assert_array_equal(found.counted, (labels > 0) | painted["background"])  # before, it was left out
+        np.testing.assert_array_equal(found.volume.array, labels)
         found = read_classes(write_segments(tmp_path / "a.seg.nrrd", painted), NAMES, sparse=True)
         np.testing.assert_array_equal(found.volume.array, labels)
         np.testing.assert_array_equal(found.counted, (labels > 0) | painted["background"])
