@@ -427,7 +427,9 @@ def test_shapes_train_to_weights_that_know_their_classes_and_results_that_evalua
     assert "classes line, ellipse (as the records of the predictions say" in out
     scored = read_json("scores/scores.json")
     assert scored["together"]["mean_iou"] == pytest.approx(told["scores"]["mean_iou"])
-    assert "Confusion matrix" in (tmp_path / "scores" / "scores_report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "scores" / "scores_report.html").read_text(encoding="utf-8")
+    assert "Confusion matrix" in page
+    assert '<th scope="col" class="number">Dice</th>' in page  # before, to the left: a mean is of IoU only
 
     code, out, err = call(
         train_network, "--network", "unet", "--resume", "--threads", 1, "--run", "status; threshold 0.3", capsys=capsys
@@ -455,6 +457,15 @@ def test_what_does_not_fit_several_classes_costs_a_line(phantoms, script, option
     code, _, err = call_for_last_line(script, *options, "--dataset", phantoms, "--run", "1", capsys=capsys)
     assert code == 2
     assert message in err
+
+
+def test_a_class_that_nobody_annotated_costs_a_line_before_training(phantoms, capsys):
+    phantoms.write_text(phantoms.read_text().replace('"line", "ellipse"', '"line", "ellipse", "cross"'))
+    code, out, err = call(train_network, *SMALL, "--dataset", phantoms, "--run", "1", capsys=capsys)
+    assert code == 2
+    assert err == "error: the class cross has no annotated voxel in the training volumes\n"
+    assert "step" not in out
+    assert not list(phantoms.parent.parent.glob("checkpoints/*"))
 
 
 def test_ctrl_c_in_a_training_of_several_classes_saves_it_and_what_is_left_ends_with_the_same_bits(
