@@ -18,6 +18,7 @@ from micronet.app.terminal import tell, with_options
 from micronet.core.errors import InputError
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import Outputs
+from micronet.core.words import counted
 from micronet.io.checks import is_store
 from micronet.networks.card import trained_spacing
 from micronet.report.wish import FigureWish
@@ -72,7 +73,7 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
         job.window_wish.check(one.model)
     job = replace(job, resample_um=_one_spacing(arguments.resample_um, several))
     for one in several:
-        tell(f"weights {one.path} ({one.network.name}); {computes}, {arguments.device}, {threads} threads")
+        tell(f"weights {one.path} ({one.network.name}); {computes}, {arguments.device}, {counted(threads, 'thread')}")
     if members is not None:
         code = segment_into_several(every, paths, members, job, arguments)
     elif arguments.time_lapse:
