@@ -198,7 +198,8 @@ def test_the_lines_on_teaching_run_from_strokes_to_corrections(run_lines, tmp_pa
     tifffile.imwrite("labels.tif", labels, imagej=True, metadata={"axes": "ZYX"})
     labels[20, 5:9, 5:9] = 2
     tifffile.imwrite("labels_2.tif", labels, imagej=True, metadata={"axes": "ZYX"})
-    embryo, lumen, slab = read_volume("embryo.nrrd"), read_volume("true.seg.nrrd").array > 0, np.arange(len(lumen)) == 20
+    embryo, lumen = read_volume("embryo.nrrd"), read_volume("true.seg.nrrd").array > 0
+    slab = np.arange(len(lumen)) == 20
     near = ndimage.binary_dilation(lumen, iterations=2)
     classes = {"lumen": lumen, "wall": near & ~lumen, "background": ~near}
     segments = [(Segment(name=name), mask & slab[:, None, None]) for name, mask in classes.items()]
