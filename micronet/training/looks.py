@@ -86,8 +86,8 @@ class Looks:
         return self._decided[id(sample)]
 
     def check_step(self, model: nn.Module, crop: tuple[int, int, int], count: int) -> None:
-        """Raise InputError where a step of so many crops of (Z, Y, X) voxels takes more than was allowed by name."""
-        if self._max_ram is None:
+        """Raise InputError where a step of so many crops of (Z, Y, X) voxels takes more than a person allowed."""
+        if self._max_ram is None or next(model.parameters()).device.type != "cpu":
             return
         allowance = Allowance.of(self._max_ram, program_bytes(model))
         step = count * cast(LibraryNetwork, model).step_bytes(crop)
