@@ -206,7 +206,7 @@ def test_the_lines_on_teaching_run_from_strokes_to_corrections(run_lines, tmp_pa
     write_segmentation("classes.seg.nrrd", segments, embryo)
     assert run_lines((ROOT / "docs" / "teach.md").read_text(encoding="utf-8")) == {"teach.py", "infer.py"}
     assert (tmp_path / "predictions" / "next_embryo.seg.nrrd").exists()
-    folders = ("taught", "classes", "corrected", "kept")
+    folders = ("taught", "classes", "kept")
     assert all((tmp_path / folder / "embryo.seg.nrrd").exists() for folder in folders)
     assert (tmp_path / "taught_2" / "stack.seg.nrrd").exists()
     assert (tmp_path / "both" / "next_embryo.seg.nrrd").exists()

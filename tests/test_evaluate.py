@@ -395,6 +395,7 @@ def test_folders_of_png_masks_are_paired_by_name_like_volumes(folder, capsys):
     code, out, _ = call("p", "--annotation", "q", "-o", "other", capsys=capsys)
     assert code == 2
     assert "failed  cell2.png  'q/cell2.png' is no mask: it holds 2 different values (0, 100)" in out
+    assert "where numbers are several classes, name these (--classes)" in out
 
 
 def test_a_report_needs_no_image_and_images_that_do_not_fit_are_told(folder, capsys):

@@ -130,6 +130,10 @@ class TestReading:
         _, labels = tube()
         painted = {"lumen": labels == 1, "wall": labels == 2, "background": np.zeros(SHAPE, bool)}
         painted["background"][0] = labels[0] == 0
+        called = {"Background" if name == "background" else name: mask for name, mask in painted.items()}
+        found = read_classes(write_segments(tmp_path / "c.seg.nrrd", called), NAMES, sparse=True)
+        np.testing.assert_array_equal(found.counted, (labels > 0) | painted["background"])  # before, it was left out
+        np.testing.assert_array_equal(found.volume.array, labels)
         found = read_classes(write_segments(tmp_path / "a.seg.nrrd", painted), NAMES, sparse=True)
         np.testing.assert_array_equal(found.volume.array, labels)
         np.testing.assert_array_equal(found.counted, (labels > 0) | painted["background"])
@@ -423,7 +427,9 @@ def test_shapes_train_to_weights_that_know_their_classes_and_results_that_evalua
     assert "classes line, ellipse (as the records of the predictions say" in out
     scored = read_json("scores/scores.json")
     assert scored["together"]["mean_iou"] == pytest.approx(told["scores"]["mean_iou"])
-    assert "Confusion matrix" in (tmp_path / "scores" / "scores_report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "scores" / "scores_report.html").read_text(encoding="utf-8")
+    assert "Confusion matrix" in page
+    assert '<th scope="col" class="number">Dice</th>' in page  # before, to the left: a mean is of IoU only
 
     code, out, err = call(
         train_network, "--network", "unet", "--resume", "--threads", 1, "--run", "status; threshold 0.3", capsys=capsys
@@ -453,10 +459,19 @@ def test_what_does_not_fit_several_classes_costs_a_line(phantoms, script, option
     assert message in err
 
 
+def test_a_class_that_nobody_annotated_costs_a_line_before_training(phantoms, capsys):
+    phantoms.write_text(phantoms.read_text().replace('"line", "ellipse"', '"line", "ellipse", "cross"'))
+    code, out, err = call(train_network, *SMALL, "--dataset", phantoms, "--run", "1", capsys=capsys)
+    assert code == 2
+    assert err == "error: the class cross has no annotated voxel in the training volumes\n"
+    assert "step" not in out
+    assert not list(phantoms.parent.parent.glob("checkpoints/*"))
+
+
 def test_ctrl_c_in_a_training_of_several_classes_saves_it_and_what_is_left_ends_with_the_same_bits(
     phantoms, tmp_path, capsys
 ):
-    how = (*SMALL, "--dataset", phantoms, "--validate-every", 50, "--samples-per-volume", 60)
+    how = (*SMALL, "--dataset", phantoms, "--validate-every", 50, "--samples-per-volume", 40)
     code, out, err = call(train_network, *how, "--project", tmp_path / "whole", "--run", "2; finish", capsys=capsys)
     assert code == 0, out + err
     log = tmp_path / "logs" / "unet.csv"
@@ -470,7 +485,7 @@ def test_ctrl_c_in_a_training_of_several_classes_saves_it_and_what_is_left_ends_
     assert code == 0, out + err
     whole, resumed = ({path.name: load_state(path) for path in folder.glob("checkpoints/*.pt")}
                       for folder in (tmp_path / "whole", tmp_path))  # fmt: skip
-    assert "unet_dice_240.pt" in whole
+    assert "unet_dice_160.pt" in whole
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name][key], resumed[name][key]) for name in whole for key in whole[name])
 

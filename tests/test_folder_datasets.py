@@ -180,6 +180,18 @@ def test_a_folder_of_images_trains_a_2d_network_that_segments_an_image(tmp_path,
     assert read_volume("predictions/cell0_probability.nrrd").shape == (1, 24, 28)
 
 
+def test_unknown_colours_cost_the_script_a_line(tmp_path, monkeypatch, capsys):
+    """Before, what is wrong stood in a second line, and the first said that something is."""
+    monkeypatch.chdir(tmp_path)
+    path = write_images(tmp_path)
+    write_png(tmp_path / "val" / "masks" / "cell0.png", disk(1)[1], (BLACK, BLUE))
+    options = ("--network", "unet", "--dimensions", "2", "--dataset", path, "--run", "finish")
+    code, _, err = call(train_network, *options, capsys=capsys)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "has colours that are of no class: #0000ff (" in err
+
+
 def test_a_crop_larger_than_an_image_costs_a_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = ("--network", "unet", "--dimensions", "2", "--dataset", write_images(tmp_path), "--run", "finish")

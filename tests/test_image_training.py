@@ -95,14 +95,18 @@ def test_it_is_adam_whose_rate_falls_where_the_validation_loss_does_not():
     assert isinstance(one.optimizer, torch.optim.Adam)
 
 
-@pytest.mark.parametrize("blocks", [False, True])
-def test_a_resumed_training_ends_with_the_same_bits_as_one_that_never_stopped(blocks):
+@pytest.mark.parametrize(
+    ("blocks", "optimizer"),
+    [(True, "adam"), (False, "adam"), (False, "sgd"), (False, "rmsprop"), (False, "soap")],
+)
+def test_a_resumed_training_ends_with_the_same_bits_as_one_that_never_stopped(blocks, optimizer):
     data = ([block_samples()], [block_samples()], 3) if blocks else (samples(10), samples(4, 1), 2)
-    whole = trainer(*data)
+    how = {"optimizer": optimizer, "lr": 1e-2, "weight_decay": 1e-4}
+    whole = trainer(*data, **how)
     whole.begin(2)
     work(whole)
 
-    first = trainer(*data)
+    first = trainer(*data, **how)
     first.begin(2)
     work(first, steps=2)  # in the middle of an epoch
     stream = io.BytesIO()
@@ -110,7 +114,7 @@ def test_a_resumed_training_ends_with_the_same_bits_as_one_that_never_stopped(bl
     stream.seek(0)
     state = torch.load(stream, weights_only=True)
     torch.manual_seed(99)
-    again = trainer(*data)
+    again = trainer(*data, **how)
     again.restore(state, first.begun)
     torch.manual_seed(100)  # dropout does not depend on what was drawn meanwhile
     work(again)

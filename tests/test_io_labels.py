@@ -8,6 +8,7 @@ from micronet import Volume, read_annotation, write_volume
 from micronet.core.errors import InputError
 from micronet.core.volume import upright
 from micronet.io import Segment, read_labels, write_segmentation
+from micronet.io.labels import read_class_labels
 from micronet.io.seg_nrrd import POINTER, is_pointer_file
 from micronet.io.seg_nrrd_write import write_label_planes
 
@@ -141,3 +142,13 @@ def test_a_file_of_places_to_look_at_is_no_mask_and_no_labels(tmp_path, image):
     plain = segments(tmp_path / "plain.seg.nrrd", image, ("lumen", LUMEN))
     assert not is_pointer_file(plain)
     assert not is_pointer_file(tmp_path / "gone.seg.nrrd")
+
+
+def test_a_class_that_is_called_as_background_may_be_is_a_class(tmp_path, image):
+    """Before, one segment was said to be two classes."""
+    painted = (("lumen", LUMEN), ("Tissue", BACKGROUND), ("outside", box(4, slice(0, 4), slice(0, 4))))
+    told = (image, "image", ("lumen", "tissue"))
+    _, labels = read_class_labels(segments(tmp_path / "a.seg.nrrd", image, *painted), *told)
+    np.testing.assert_array_equal(labels.volume.array, LUMEN + 2 * BACKGROUND + 3 * painted[2][1])
+    with pytest.raises(InputError, match="no voxel is annotated as background; paint strokes"):
+        read_class_labels(segments(tmp_path / "b.seg.nrrd", image, *painted[:2]), *told)

@@ -1,6 +1,11 @@
 """Larger networks validate and test on volumes as infer.py looks at them: whole, or in windows."""
 
 import csv
+import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +42,7 @@ def light(monkeypatch):
     """Say that the program takes little before it holds a volume, so that small volumes count."""
     monkeypatch.setattr("micronet.core.ram.PROGRAM", 1_000_000)
     monkeypatch.setattr("micronet.segment.memory._MONAI", 0)
+    monkeypatch.setattr("micronet.training.looks._TRAINING", 0)
 
 
 def trained(dataset, *options, run, capsys, small=SMALL):
@@ -166,11 +172,105 @@ def test_windows_that_make_no_sense_are_told_before_anything_is_loaded(tmp_path,
 
 @pytest.mark.usefixtures("light")
 def test_a_volume_that_does_not_fit_in_the_smallest_windows_is_told_before_training(project, capsys):
-    script = ("--network", "unet", "--dataset", project, *SMALL, "--max-ram", "1MB", "--run", "1")
+    script = ("--network", "unet", "--dataset", project, *SMALL, "--max-ram", "2MB", "--run", "1")
     code, _, line = call_for_last_line(train_network, *script, capsys=capsys)
     assert code == 2
     assert "volume validation_0: about" in line
-    assert "of memory needed even in 4 windows of 32 x 32 x 32 voxels, 1 MB allowed (--max-ram)" in line
+    assert "of memory needed even in 4 windows of 32 x 32 x 32 voxels, 2 MB allowed (--max-ram)" in line
+
+
+STEP = """
+import json, re, sys, torch
+from micronet.networks.library import LIBRARY, Build
+from micronet.training.network_losses import loss_named
+from micronet.training.volume_loss import loss_bytes, loss_of_volume
+def kilobytes(name):
+    return int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
+def taken(work, told):
+    open("/proc/self/clear_refs", "w").write("5")
+    before = kilobytes("VmRSS")
+    work()
+    print((kilobytes("VmHWM") - before) * 1024 / told)
+torch.set_num_threads(1)
+for kind, build, count, crop, loss in json.loads(sys.argv[1]):
+    model = LIBRARY[kind](Build(**build)).train()
+    optimizer = torch.optim.Adam(model.parameters())
+    channels = model.build.out_channels
+    rate = loss_named(loss, channels)
+    def step():
+        x = torch.randn(count, 1, *crop)
+        target = torch.randint(0, max(2, channels), x.shape).to(torch.uint8 if channels > 1 else torch.bool)
+        optimizer.zero_grad()
+        sum(rate(one, target, None, 1.0) for one in model.scores(x)).backward()
+        optimizer.step()
+    step()
+    taken(step, count * model.step_bytes(crop))
+    found = torch.rand(max(1, channels - 1), *crop).numpy() / channels
+    target = (torch.rand(crop) < 0.4).numpy().astype("uint8" if channels > 1 else "bool")
+    taken(lambda: loss_of_volume(loss, rate, found, target, None, 1.0), loss_bytes(loss, channels, crop))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs /proc to measure memory")
+def test_a_step_and_the_loss_of_a_volume_take_no_more_than_they_are_said_to_take(root):
+    cases = [
+        ("unet", {}, 2, (32, 64, 64), "boundary_dice"),
+        ("unet", {"start_channels": 16, "norm": "group", "out_channels": 3}, 1, (32, 64, 64), "cross_entropy"),
+        ("unet", {"dimensions": 2, "start_channels": 16}, 8, (1, 128, 128), "dice"),
+        ("hourglass", {"num_stacks": 3}, 1, (32, 64, 64), "focal"),
+        ("vnet", {"dimensions": 2}, 2, (1, 128, 128), "bce"),
+    ]
+    ran = subprocess.run(
+        [sys.executable, "-c", STEP, json.dumps(cases)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=root,
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},  # what is freed goes back at once
+    )
+    ratios = [float(line) for line in ran.stdout.split()]
+    told = dict(zip([f"{case} {what}" for case in cases for what in ("step", "loss")], ratios, strict=True))
+    assert {what: ratio for what, ratio in told.items() if ratio > 1.05} == {}
+    assert min(ratio for what, ratio in told.items() if what.endswith("step")) > 0.1
+
+
+PROCESS = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="ru_maxrss is in kilobytes on Linux")
+def test_a_training_process_takes_no_more_than_it_is_allowed(tmp_path, root):
+    """Before, PyTorch's optimisers and the loss of the validation were not counted: 883 MB of 700 with this loss."""
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        shape = (64, 160, 160)
+        _, y, x = np.indices(shape, np.int16)
+        tube = (y - 80) ** 2 + (x - 80) ** 2 < 900
+        image = (60 + 70 * tube + np.random.default_rng(1).normal(0, 10, shape)).clip(0, 255).astype(np.uint8)
+        np.save(tmp_path / split / "data_a.npy", image)
+        np.save(tmp_path / split / "mask_a.npy", tube.astype(np.uint8))
+    (tmp_path / "set.toml").write_text('folder = "."\n')
+    command = [sys.executable, str(root / "train_network.py"), "--network", "unet", "--dataset", "set.toml"]
+    command += ["--loss", "boundary_dice", "--samples-per-volume", "2", "--threads", "1", "--run", "1; finish"]
+    command += ["--max-ram", "860MB", "--overlap", "0"]
+    ran = subprocess.run(
+        [sys.executable, "-c", PROCESS, *command], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert re.search(r"a: \d+ windows of 64 x \d+ x \d+ voxels, overlap 0", ran.stdout)
+    assert "step      2  validation F" in ran.stdout
+    assert int(ran.stdout.splitlines()[-1]) <= 860_000_000
+
+
+def test_a_step_that_does_not_fit_is_told_before_training(project, capsys):
+    how = (*SMALL[:4], "--crop-size", "32,32,32", "--samples-per-volume", 1, "--batch-size", 4000)
+    script = ("--network", "unet", "--dataset", project, *how, "--max-ram", "2GB", "--run", "1")
+    code, _, line = call_for_last_line(train_network, *script, capsys=capsys)
+    assert code == 2
+    assert "a step of 4000 crops of 32 x 32 x 32 voxels takes up to " in line
+    assert "2.00 GB allowed (--max-ram); see less at once (--batch-size, --crop-size) or allow more" in line
 
 
 @pytest.mark.parametrize("sparse", [False, True])

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -154,6 +155,20 @@ def test_a_file_that_claims_to_be_huge_is_refused_before_memory_is_taken():
 def test_names_that_cannot_be_told_apart_or_shown_are_refused(names):
     with pytest.raises(InputError, match="class"):
         class_names_tensor(names)
+
+
+def test_half_of_the_strongest_values_are_dropped_in_training_and_none_in_use():
+    model, x = fresh(), images(1, 16, 16)
+    assert torch.equal(model.scores(x), model.scores(x))
+    dropped = []
+    model.linear.register_forward_pre_hook(lambda _, given: dropped.append((given[0] == 0).float().mean().item()))
+    model.train()
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.bias.data.fill_(5.0)  # nothing is 0 by itself
+    one, other = model.scores(x), model.scores(x)
+    assert not torch.equal(one, other)
+    assert np.mean(dropped) == pytest.approx(0.5, abs=0.2)
 
 
 def test_names_come_back_as_they_were():

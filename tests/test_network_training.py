@@ -1,6 +1,7 @@
 """Larger networks train by their options, each of which does what it says, and resume bit for bit."""
 
 import copy
+import csv
 import io
 import itertools
 from dataclasses import replace
@@ -384,6 +385,26 @@ def test_a_session_finds_a_rate_resumes_as_it_was_set_and_saves_its_build(projec
     assert "the saved session has practice" in out + err
 
 
+def test_every_option_reaches_the_network_and_its_training(project, capsys):
+    """What each of them does is shown above, and in test_networks, test_crops and test_looks."""
+    build = {"depth": 2, "start_channels": 4, "kernel_size": 5, "norm": "instance", "num_stacks": 2}
+    practice = {
+        "samples_per_volume": 3, "batch_size": 2, "loss": "focal", "optimizer": "rmsprop", "lr": 0.002,
+        "weight_decay": 0.01, "schedule": "step", "lr_factor": 0.5, "lr_patience": 2, "min_lr": 0.0001,
+        "early_stopping_patience": 4,
+    }  # fmt: skip
+    options = [word for name, value in (build | practice).items() for word in (f"--{name.replace('_', '-')}", value)]
+    how = ("--network", "hourglass", "--dataset", project, "--crop-size", "8,12,16", "--threads", 1)
+    code, out, err = call(train_network, *how, *options, "--run", "5; save a; finish", capsys=capsys)
+    assert code == 0, out + err
+    assert read_json("logs/hourglass.json")["practice"] == practice | {"crop_size": [8, 12, 16]}
+    assert build.items() <= read_json("checkpoints/hourglass_a.json")["build"].items()
+    rows = list(csv.DictReader(Path("logs/hourglass.csv").read_text(encoding="utf-8").splitlines()))
+    rates = [float(row["learning_rate"]) for row in rows if row["kind"] == "step"]
+    assert len(rates) == 5 * 2  # 3 crops in steps of 2
+    assert rates == pytest.approx([0.002] * 4 + [0.001] * 4 + [0.0005] * 2)
+
+
 def test_a_killed_training_is_resumed_to_the_same_bits(project, tmp_path, capsys):
     how = ("--validate-every", 10, "--optimizer", "soap", "--schedule", "cosine")
     code, out, err = trained(project, *how, "--project", tmp_path / "whole", run="30; finish", capsys=capsys)
@@ -451,6 +472,16 @@ def test_without_monai_a_line_says_what_to_install(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(InputError, match="which is not installed: pip install monai"):
         LIBRARY["unet"](Build(depth=1))
+
+
+def test_help_says_what_an_epoch_is_of():
+    """Before, it was said to show every volume once."""
+    from micronet.training.commands import forms
+
+    assert "crops of every training volume" in forms("unet")["train"].does
+    assert "every training image, or crop of one, once" in forms("micranet")["train"].does
+    assert "every training volume once" in forms("u-net")["train"].does
+    assert all(next(iter(forms(name))) == "train" for name in ("unet", "micranet", "u-net", "ur-net"))
 
 
 def test_find_lr_is_a_command_of_larger_networks_only():

@@ -143,7 +143,7 @@ def test_what_is_to_be_mended_is_told_with_the_exit_code(lab, capsys):
     write_volume(lab / "e2_T07.nrrd", Volume(np.zeros((5, 6, 7), np.uint8), upright(4.5), units="um"))
     code, out, _ = run(lab, capsys)
     assert code == 2
-    assert f"data set '{lab / 'dataset.toml'}' has one problem:\n  volume e2_T07: " in out
+    assert f"data set '{lab / 'dataset.toml'}': volume e2_T07: " in out
     assert (lab / "dataset.toml").is_file()
 
 

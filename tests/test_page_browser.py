@@ -324,6 +324,27 @@ def test_three_pictures_stand_in_one_row(open_page, width):
         assert len(set(tops[:3])) == len(set(tops[3:])) == 1
 
 
+@pytest.mark.parametrize("width", [400, 1400])
+def test_an_image_of_one_plane_is_one_picture_and_a_volume_beside_it_has_all_six(open_page, width):
+    """Before, its other views were lines, which took most of the page."""
+    shown = []
+    for shape in ((1, 60, 80), (40, 60, 80)):
+        movie = Movie(Grid(shape))
+        movie.add(np.indices(shape)[1] > 30, "")
+        shown.append(Shown(str(shape), movie))
+    browser = open_page(shown, width=width)
+    visible = "return [...document.querySelectorAll('canvas, .view input')].map((one) => one.checkVisibility())"
+    cross = "return document.getElementById('show-cross').checkVisibility()"
+    for number, expected in ((0, [True, *[False] * 8]), (1, [True] * 9), (0, [True, *[False] * 8])):
+        _choose(browser, number)
+        assert sorted(browser.execute_script(visible), reverse=True) == expected
+        assert "Projections" in _text(browser, "viewer") or not number
+        assert browser.execute_script(cross) == bool(number)
+        right = "return document.querySelector('.view').getBoundingClientRect().right"
+        assert browser.execute_script(right) <= width
+        assert _text(browser, "where").startswith("z ")
+
+
 def test_scale_bars_are_equal_where_the_scale_is(open_page):
     movie = Movie(Grid((60, 50, 200), (2.0, 2.0, 2.0)))
     movie.add(_tube((60, 50, 200)), "")

@@ -1,6 +1,7 @@
 """Phantoms of other kinds: drawn shapes, and optic lobes."""
 
 import json
+import time
 import tomllib
 from dataclasses import replace
 from functools import partial
@@ -100,6 +101,12 @@ class TestOpticLobe:
             np.testing.assert_array_equal(one, two)
         assert (first[0] != other[0]).mean() > 0.5
         assert (first[0].dtype, first[1].dtype) == (np.uint16, np.bool_)
+
+    def test_one_of_128_voxels_along_each_axis_takes_less_than_two_seconds_of_the_processor(self):
+        began = time.process_time()
+        volume, _ = optic_lobe((128, 128, 128), np.random.default_rng(1))
+        assert volume.shape == (128, 128, 128)
+        assert time.process_time() - began < 2  # 0.7
 
     def test_the_mask_is_the_cones_of_the_columns_voxel_by_voxel(self):
         what = replace(OpticLobe(), jitter=0.0)  # so that none touch, and each voxel is of one column at most

@@ -98,6 +98,22 @@ def test_flat_and_elongated_volumes_stay_on_one_page(tmp_path, shape):
     assert 200 < height < 1600
 
 
+def test_an_image_of_one_plane_is_one_picture(tmp_path):
+    """Before, five pictures beside it were lines, and the last scale bar left the page."""
+    image = np.random.default_rng(0).normal(100, 10, (1, 60, 80))
+    scene = Scene(image, image > 110)
+    write_preview(tmp_path / "p.png", scene, "title")
+    pixels = _pixels(tmp_path / "p.png")
+    assert pixels.shape[:2] == (pixels.shape[0], PAGE_WIDTH)
+    assert pixels.shape[0] < 900
+    assert (pixels[:, -8:] == 255).all()
+    write_paper_figure(tmp_path / "f.svg", scene, FigureWish("f.svg"))
+    drawn = (tmp_path / "f.svg").read_text(encoding="utf-8")
+    assert drawn.count("z 0 of 1") == drawn.count(" voxels<") == 1
+    assert "maximum along" not in drawn
+    assert not any(f"{axis} {plane} of" in drawn for axis, plane in (("y", 30), ("x", 40)))
+
+
 @pytest.mark.parametrize("title", ["x" * 300, "$\\frac{1}$ ^_{", "試料 3", "a\nb"])
 def test_any_title_fits(tmp_path, image, title):
     write_preview(tmp_path / "p.png", Scene(image, _ball(image.shape)), title)

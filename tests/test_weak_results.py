@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from matplotlib.image import imread
 
 import infer
+from micronet.core.classes import colour
 from micronet.core.errors import FileError, InputError
 from micronet.core.volume import Volume
 from micronet.io import read_segmentation, read_volume, write_volume
@@ -100,6 +102,19 @@ def test_an_image_is_segmented_counted_and_its_pieces_are_points(here, capsys):
     assert "bright 3, dark 0" in capsys.readouterr().out
 
 
+def test_the_preview_shows_each_class_in_a_colour_of_its_own(here):
+    """Before, what was found of any class had the colour of the first and was called segmentation."""
+    image = spots(level=40)
+    image[0, 60:72, 80:92] = 10
+    tifffile.imwrite("both.tif", image[0])
+    assert run("both.tif", "--model", "micranet_1.pt") == 0
+    pixels = np.rint(imread("predictions/both_preview.png")[..., :3] * 255)
+    for number in (1, 2):
+        code = colour(number)
+        wanted = [int(code[at : at + 2], 16) for at in (1, 3, 5)]
+        assert (abs(pixels - wanted) <= 3).all(-1).sum() > 50
+
+
 def test_a_part_without_images_has_nothing_to_do(here, capsys):
     """Before, one process of many that shared a folder ended with an internal error."""
     assert run("spots.tif", "--model", "micranet_1.pt", "--part", "2/2", "-o", "out") == 0
@@ -146,6 +161,25 @@ def test_it_is_done_once_and_again_only_where_asked(here, capsys):
     save_state("micranet_2.pt", detector(least=1.0).state_dict())
     with pytest.raises(FileError, match="a result of other weights and parameters"):
         run("spots.tif", "--model", "micranet_2.pt")
+
+
+def test_each_way_to_a_threshold_cuts_the_same_map_where_it_says(here):
+    """The map that is cut is the product of what is positive in both, the precise one smoothed."""
+    found = {}
+    for way in ("otsu", "triangle", "percentile:96", "percentile:99"):
+        place = f"out_{way.replace(':', '_')}"
+        words = () if way == "otsu" else ("--threshold-method", way)
+        assert run("spots.tif", "--model", "micranet_1.pt", "--maps", "-o", place, *words) == 0
+        coarse, precise = (read_volume(f"{place}/spots_bright_{kind}.nrrd").array for kind in ("coarse", "precise"))
+        cut = marked(coarse, precise, flat=True)
+        segmentation = read_segmentation(f"{place}/spots.seg.nrrd")
+        mask = segmentation.mask(segmentation.choose("bright")).array
+        assert mask.any()
+        assert cut[mask].min() > cut[~mask].max() - 1e-6
+        found[way] = mask
+        if way.startswith("percentile"):
+            assert mask.mean() == pytest.approx(1 - float(way[-2:]) / 100, abs=0.002)
+    assert len({mask.tobytes() for mask in found.values()}) == 4
 
 
 def test_a_file_of_a_person_is_not_replaced(here):

@@ -442,6 +442,10 @@ def test_a_folder_of_png_is_images_to_a_2d_network_and_no_volumes_to_another(fol
     assert code == 0, out + err
     code, out, err = call(infer, "images", *how, "-o", "images", capsys=capsys)  # the previews are no images
     assert (code, "2 skipped" in out) == (0, True), out + err
+    write_volume(folder / "images" / "volume.nrrd", Volume(image(2, 40, 36), upright((2, 2, 2)), units="um"))
+    code, out, err = call(infer, "images", *how, capsys=capsys)
+    assert (code, "1 done" in out) == (0, True), out + err
+    assert "note: 2 PNG in 'images' are left, as there are volumes: cell2.png, cell10.png" in out
 
 
 PROCESS = """

@@ -23,8 +23,8 @@ def inputs_from(paths: Sequence[Path], *, raw: bool, flat: bool = False) -> list
     """Return the files named, and for each folder the volumes in it, in the order of the numbers in their names.
 
     The folder of an OME-Zarr (.zarr) is a volume itself. Segmentations (.seg.nrrd) and what our scripts found before
-    are no inputs, which a line says; headerless files are only with `raw`. Where 2-D images are taken (`flat`) PNG are
-    inputs too. FileError when a folder holds none.
+    are no inputs, which a line says; headerless files are only with `raw`. Where 2-D images are taken (`flat`)
+    the PNG of a folder without volumes are inputs. FileError when a folder holds none.
     """
     files: list[Path] = []
     check_only(paths, "INPUT")
@@ -32,20 +32,21 @@ def inputs_from(paths: Sequence[Path], *, raw: bool, flat: bool = False) -> list
         if not path.is_dir() or is_store(path):
             files.append(path)
             continue
-        found = [
-            file
-            for file in sorted(path.iterdir(), key=natural_order)
-            if (is_volume_path(file) and (raw or file.suffix != ".raw")) or (flat and is_png_path(file))
-        ]
+        there = sorted(path.iterdir(), key=natural_order)
+        found = [file for file in there if is_volume_path(file) and (raw or file.suffix != ".raw")]
+        images = [file for file in there if flat and is_png_path(file) and not is_result(file)]
         results = [file for file in found if is_result(file)]
-        if not found:
+        volumes = [file for file in found if file not in results]
+        if not found and not images:
             kinds = ", ".join([*VOLUME_SUFFIXES, *([".png"] if flat else [])])
             raise FileError(f"'{path}' is a folder without volumes ({kinds})")
-        if len(results) == len(found):
+        if not volumes and not images:
             raise FileError(f"'{path}' is a folder of results, with no volume to segment ({listed(_names(results))})")
         if results:
             tell(f"note: {len(results)} results of ours in '{path}' are left: {listed(_names(results))}")
-        files += [file for file in found if file not in results]
+        if volumes and images:
+            tell(f"note: {len(images)} PNG in '{path}' are left, as there are volumes: {listed(_names(images))}")
+        files += volumes or images
     return files
 
 

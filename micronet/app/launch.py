@@ -117,9 +117,11 @@ def _prepared(network: Network, arguments: argparse.Namespace, places: Places, r
     check_size(model, arguments)
     dataset, volumes = open_dataset(settings.dataset, settings.data)
     trainer, note = new_trainer(model.to(getattr(arguments, "device", "cpu")), settings, dataset, volumes)
-    if network.sized:
+    if practice := trainer.practice:
         everything = [sample for found in volumes.values() for sample in found]
-        trainer.looks = Looks(settings.windows, settings.max_ram, places.predictions, everything)
+        looks = Looks(settings.windows, settings.max_ram, places.predictions, everything, practice.loss)
+        looks.check_step(trainer.model, practice.crop_size, practice.batch_size)
+        trainer.looks = looks
     return _Prepared(settings, dataset, volumes, trainer, why, computes, note)
 
 

@@ -52,16 +52,21 @@ _AXES = ("z", "y", "x")
 
 
 class DataSetError(InputError):
-    """Everything that is wrong with a data set, one line each in `problems`, in the words of its file."""
+    """Everything that is wrong with a data set, one line each in `problems`, in the words of its file.
+
+    One problem is told in a line, several in a line each below the first.
+    """
 
     def __init__(self, path: Path, problems: Sequence[str]) -> None:
         problems = [_in_its_words(problem) for problem in problems]
         self.problems = tuple(problems)
-        count = f"{len(problems)} problems" if len(problems) > 1 else "one problem"
+        if len(problems) == 1:
+            super().__init__(f"data set '{path}': {problems[0]}")
+            return
         lines = [f"  {problem}" for problem in problems[:_MOST_PROBLEMS]]
         if len(problems) > _MOST_PROBLEMS:
             lines.append(f"  .. and {len(problems) - _MOST_PROBLEMS:,} more")
-        super().__init__(f"data set '{path}' has {count}:", *lines)
+        super().__init__(f"data set '{path}' has {len(problems)} problems:", *lines)
 
 
 @dataclass(frozen=True)

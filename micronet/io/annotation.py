@@ -20,10 +20,14 @@ from micronet.io.seg_nrrd import Segment, has_segments, points_only, read_segmen
 from micronet.io.source import Input, Source, opened
 from micronet.io.store_mask import chosen_label
 
-__all__ = ["POINTS_ONLY", "Annotation", "claimed_bytes", "read_annotation"]
+__all__ = ["POINTS_ONLY", "Annotation", "NoMaskError", "claimed_bytes", "read_annotation"]
 
 #: What is said of a file whose segments are no mask.
 POINTS_ONLY = "is no mask: its segments mark places where a further stroke would help; give the mask or the labels"
+
+
+class NoMaskError(InputError):
+    """A volume that was to be a mask holds other values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +143,7 @@ def claimed_bytes(
 
 
 def _binary(array: NDArray[Any], path: Path) -> NDArray[np.bool_]:
-    """Return a mask as bool; InputError unless it holds only {0, 1} or only {0, 255}."""
+    """Return a mask as bool; NoMaskError unless it holds only {0, 1} or only {0, 255}."""
     if array.dtype == bool:
         return array
     mask: NDArray[np.bool_] = array != 0
@@ -148,6 +152,6 @@ def _binary(array: NDArray[Any], path: Path) -> NDArray[np.bool_]:
             return mask
     values = np.unique(array)
     listed = ", ".join(f"{value:g}" for value in values[:6].tolist()) + (", .." if values.size > 6 else "")
-    raise InputError(
+    raise NoMaskError(
         f"'{path}' is no mask: it holds {values.size:,} different values ({listed}), expected 0 and 1, or 0 and 255"
     )

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from micronet.core.classes import BACKGROUND
 from micronet.core.errors import InputError, setting
-from micronet.core.names import listed
+from micronet.core.names import folded, listed
 from micronet.core.volume import Volume, bounding_box
 from micronet.io import nrrd
 from micronet.io.annotation import POINTS_ONLY, read_annotation
@@ -101,12 +101,17 @@ def _segments(
         if points_only(segmentation.segments):
             raise InputError(f"'{source.path}' {POINTS_ONLY}")
         there = [segment.name for segment in segmentation.segments]
-        wanted = [*names, *([BACKGROUND] if sparse and BACKGROUND in there else [])]
+        wanted = [*names, *(_background(there) if sparse else [])]
         return ((name, segmentation.mask(_chosen(segmentation, name))) for name in wanted)
     if suffix == ".zarr" and (labels := import_module("micronet.io.zarr").labels_of(source.path)):
-        wanted = [*names, *([BACKGROUND] if sparse and BACKGROUND in labels else [])]
+        wanted = [*names, *(_background(labels) if sparse else [])]
         return ((name, read_annotation(source, segment=name, spacing_um=spacing_um).mask) for name in wanted)
     return None
+
+
+def _background(there: Sequence[str]) -> list[str]:
+    """Return what background is called there, whatever its case, where it is annotated."""
+    return [name for name in there if folded(name) == BACKGROUND][:1]
 
 
 def _chosen(segmentation: Segmentation, name: str) -> Segment:
@@ -138,7 +143,7 @@ def _of_segments(
             "erase them in one of the two segments"
         )
     counted = labels > 0 if sparse else None
-    if named[-1] == BACKGROUND:
+    if folded(named[-1]) == BACKGROUND:
         labels[labels == len(named)] = 0
     return grid.with_array(labels), counted
 

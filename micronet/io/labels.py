@@ -268,7 +268,9 @@ def _of_classes(segmentation: Segmentation, names: Sequence[str], background: st
             chosen.append((name, segmentation.choose(name)))
         except InputError as error:
             raise InputError(str(error).replace(setting("segment"), setting("classes"))) from error
-    if (rest := _named(segmentation, "background", background)) is not None:
+    named = {segment.index for _, segment in chosen} if background is None else set()
+    left = replace(segmentation, segments=tuple(one for one in segmentation.segments if one.index not in named))
+    if (rest := _named(left, "background", background)) is not None:
         chosen.append(("background", rest))
     if len({segment.index for _, segment in chosen}) < len(chosen):
         raise InputError(f"'{path}': one segment cannot be two classes {setting('classes', 'background')}")

@@ -101,7 +101,7 @@ def _scores(whole: Confusion, one: bool) -> list[Markup]:
         (name, *map(score_text, (each.iou, each.f_score(), each.precision, each.recall)))
         for name, each in zip(whole.names, whole.overlaps, strict=True)
     ]
-    rows.append(("mean, with background", score_text(whole.mean_iou), "", "", ""))
+    rows.append(("mean, with background", score_text(whole.mean_iou), "–", "–", "–"))
     means = (whole.iou, whole.f_score(), whole.precision, whole.recall)
     rows.append(("mean, without background", *map(score_text, means)))
     told = "IoU: intersection over union. A class that is neither found nor annotated has the score 1."

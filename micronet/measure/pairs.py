@@ -15,6 +15,8 @@ from micronet.core.ram import Allowance
 from micronet.core.volume import Volume, share_grid
 from micronet.io import (
     VOLUME_SUFFIXES,
+    Annotation,
+    Source,
     Sources,
     claimed_bytes,
     files_read_with,
@@ -24,6 +26,7 @@ from micronet.io import (
     read_volume,
     volume_stem,
 )
+from micronet.io.annotation import NoMaskError
 from micronet.io.checks import is_store
 from micronet.io.seg_nrrd import is_pointer_file
 from micronet.io.volume_names import is_result, result_name, result_record, volume_of
@@ -347,7 +350,7 @@ def read_pair(pair: Pair, reading: Reading, sources: Sources) -> MaskPair:
         If a file holds no mask (or probability), an option does not fit, or the two lie on different grids.
     """
     how: dict[str, Any] = {"axes": reading.axes, "spacing_um": reading.spacing_um, "level": reading.level, "flat": True}
-    annotation = read_annotation(sources.of(pair.annotation), segment=reading.segment, **how)
+    annotation = _mask_of(sources.of(pair.annotation), reading.segment, how)
     annotated = annotation.mask
     probability = None
     if reading.probability:
@@ -358,7 +361,7 @@ def read_pair(pair: Pair, reading: Reading, sources: Sources) -> MaskPair:
             raise InputError(f"'{pair.prediction}' holds {error}") from error
         description = f"'{pair.prediction.name}' above {reading.threshold:g}"
     else:
-        prediction = read_annotation(sources.of(pair.prediction), segment=reading.prediction_segment, **how)
+        prediction = _mask_of(sources.of(pair.prediction), reading.prediction_segment, how)
         predicted, description = prediction.mask, prediction.description
     annotated, predicted, _ = share_grid(annotated, predicted, str(pair.annotation), str(pair.prediction))
     if predicted.spacing_um is None:
@@ -383,6 +386,13 @@ def read_pair(pair: Pair, reading: Reading, sources: Sources) -> MaskPair:
         tuple(filter(None, dict.fromkeys(notes))),
         drawn,
     )
+
+
+def _mask_of(source: Source, segment: str | None, how: Mapping[str, Any]) -> Annotation:
+    try:
+        return read_annotation(source, segment=segment, **how)
+    except NoMaskError as error:
+        raise InputError(f"{error}; where numbers are several classes, name these {setting('classes')}") from error
 
 
 def _cropped(volume: Volume, y_crop: int | None) -> Volume:

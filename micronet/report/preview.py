@@ -272,7 +272,7 @@ class Scene:
 
 
 def write_preview(path: str | os.PathLike[str], scene: Scene, title: str = "") -> None:
-    """Write a PNG with three slices and the three maximum projections of a segmented volume.
+    """Write a PNG with three slices and the three maximum projections of a segmented volume; of one plane, of that.
 
     Each picture keeps the physical proportions and carries the contour of the mask (orange) and of the
     annotation (blue) in that plane, or of their projections. The slices are the middle ones of what was looked at, or,
@@ -292,15 +292,14 @@ def write_preview(path: str | os.PathLike[str], scene: Scene, title: str = "") -
     FileError
         If the file cannot be written.
     """
-    rows = scene.rows([scene.plane(axis) for axis in range(3)])
     sheet = Sheet(unit=scene.unit)
-    figure = draw_sheet(rows, sheet, title)
+    figure = draw_sheet(_sheet_rows(scene, [scene.plane(axis) for axis in range(3)]), sheet, title)
     # level 3 of 9: 3 % more bytes than the usual 6, in half the time
     write_figure(path, figure, format="png", dpi=sheet.dpi, pil_kwargs={"compress_level": 3})
 
 
 def write_paper_figure(path: str | os.PathLike[str], scene: Scene, wish: FigureWish) -> None:
-    """Write one picture, or all six, for print: SVG, PDF or PNG of 300 dpi, 89 or 183 mm wide.
+    """Write one picture, or all six (of one plane, that), for print: SVG, PDF or PNG, 300 dpi, 89 or 183 mm wide.
 
     Text is text in SVG and PDF, contours and scale bars are lines.
 
@@ -325,12 +324,20 @@ def write_paper_figure(path: str | os.PathLike[str], scene: Scene, wish: FigureW
     for letter, plane in wish.slice:
         axis = _AXES.index(letter)
         planes[axis] = plane - part.origin[axis]
-    rows = part.rows(planes)
     if wish.panel == "all":
-        write_figure(path, draw_sheet(rows, replace(_ALL_PANELS, unit=part.unit)), dpi=_ALL_PANELS.dpi)
+        rows = _sheet_rows(part, planes)
+        sheet = _ALL_PANELS if len(rows) > 1 else _ONE_PANEL
+        write_figure(path, draw_sheet(rows, replace(sheet, unit=part.unit)), dpi=sheet.dpi)
         return
+    rows = part.rows(planes)
     chosen = [*rows[0], *rows[1]][PANELS.index(wish.panel)]
     write_figure(path, draw_sheet([[chosen]], replace(_ONE_PANEL, unit=part.unit)), dpi=_ONE_PANEL.dpi)
+
+
+def _sheet_rows(scene: Scene, planes: Sequence[int]) -> Sequence[Sequence[Panel]]:
+    """Return all pictures of a volume in their rows; an image of one plane is a line from the side."""
+    rows = scene.rows(planes)
+    return rows if len(scene.image) > 1 else [rows[0][:1]]
 
 
 def _annotated_planes(view: View, planes: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_] | None:

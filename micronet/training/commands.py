@@ -65,8 +65,13 @@ _FORMS: Mapping[str, Form] = {
     "finish": Form("finish", "save everything and leave"),
     "quit": Form("quit", "save everything and leave, even if saving fails; exit is the same"),
 }
+# Of a network that is trained on crops.
+_OF_CROPS: Mapping[str, Form] = {
+    "train": Form("N", "train N epochs, each so many crops of every training volume as was asked for, such as 30"),
+}
 # Of a network that tells what images hold.
 _OF_IMAGES: Mapping[str, Form] = {
+    "train": Form("N", "train N epochs: every training image, or crop of one, once, N times, such as 30"),
     "val": Form("val", "tell what the validation images hold, write a table and score it"),
     "test": Form("test", "tell what the test images hold, write a table and score it"),
     "threshold": Form("threshold X", "call a class there above probability X, 0 <= X < 1, in val, test and validation"),
@@ -81,11 +86,10 @@ _BETAS = (0.001, 1000.0)
 
 def forms(network: str) -> dict[str, Form]:
     """Return the commands of a network by verb; training is ``"train"``."""
-    said = {**_FORMS, **(_OF_IMAGES if network_named(network).of_images else {})}
-    return {
-        "train": _TRAIN[network_named(network).refines],
-        **{verb: form for verb, form in said.items() if _has(network, verb)},
-    }
+    entry = network_named(network)
+    own = _OF_IMAGES if entry.of_images else _OF_CROPS if entry.sized else {}
+    said = {"train": _TRAIN[entry.refines], **_FORMS, **own}
+    return {verb: form for verb, form in said.items() if _has(network, verb)}
 
 
 def _has(network: str, verb: str) -> bool:

@@ -13,12 +13,15 @@ from torch import Tensor
 from micronet.core.planes import Planes
 from micronet.training.network_losses import Loss, logits_of, loss_named, one_hot, shares_of
 
-__all__ = ["loss_of_volume"]
+__all__ = ["loss_bytes", "loss_of_volume"]
 
-#: Voxels of a part.
+#: Voxels of a part where distances end at its faces; other losses have them smaller by `_FINER`.
 PART = 1 << 21
+_FINER = 8
 # Losses that are of sums over a volume, whose rest is a mean over its voxels: none, or the boundary loss.
 _OF_SUMS, _NO_REST = ("dice", "boundary_dice", "fbeta"), ("dice", "fbeta")
+# Bytes that a voxel of a part takes, of each channel and, for its distances, of all together; measured.
+_EACH, _DISTANCES = 32, 64
 # MONAI's Dice loss has this above and below the line.
 _SMOOTH = 1e-5
 
@@ -52,8 +55,8 @@ def loss_of_volume(
     """
     channels = 1 if len(found) == 1 else 1 + len(found)
     dice = loss_named("dice", channels)
+    planes = _planes(name, target.shape)
     sums, total, counted = torch.zeros(3, channels, dtype=torch.float64), 0.0, 0.0
-    planes = max(1, PART // target[0].size)
     for first in range(0, len(target), planes):
         part = slice(first, first + planes)
         probability = torch.from_numpy(np.stack([one[part] for one in found]))
@@ -69,6 +72,18 @@ def loss_of_volume(
             total, counted = total + voxels * mean.item(), counted + voxels
     rest = total / counted if counted else 0.0
     return rest + (_of_sums(name, sums, beta_squared) if name in _OF_SUMS else 0.0)
+
+
+def loss_bytes(name: str, channels: int, shape: Sequence[int]) -> int:
+    """Return the bytes that the loss of a (Z, Y, X) volume takes beside what it is of, at most."""
+    voxels = min(shape[0], _planes(name, shape)) * shape[1] * shape[2]
+    return voxels * (_EACH * channels + _DISTANCES * (name == "boundary_dice"))
+
+
+def _planes(name: str, shape: Sequence[int]) -> int:
+    """Return how many planes are a part."""
+    part = PART if name == "boundary_dice" else PART // _FINER
+    return max(1, part // (shape[1] * shape[2]))
 
 
 def _sums(logits: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:

@@ -227,7 +227,7 @@
         context.stroke(path);
       }
     }
-    if (!projection && $("show-cross").checked) {
+    if (!projection && shown.shape[0] > 1 && $("show-cross").checked) {
       context.setLineDash([2, 4]);
       context.lineWidth = 1;
       context.strokeStyle = "rgba(255, 255, 255, .8)";
@@ -322,16 +322,17 @@
     const ownAt = (scale, [width, height]) =>
       Math.max(scale, Math.min(SMALLEST_SIDE / Math.max(width, height), (room - MARGIN) / width));
     const cellAt = (scale, size) => Math.max(size[0] * ownAt(scale, size), CAPTION) + MARGIN;
+    const seen = shown.shape[0] > 1 ? sizes : sizes.slice(0, 1);
     const fits = (scale) => {
-      const cells = sizes.map((size) => cellAt(scale, size));
-      return narrow ? Math.max(...cells) <= room : cells[0] + cells[1] + cells[2] + 2 * GAP <= room;
+      const cells = seen.map((size) => cellAt(scale, size));
+      return narrow ? Math.max(...cells) <= room : cells.reduce((all, cell) => all + GAP + cell) <= room;
     };
-    const scale = largestScale(LARGEST_HEIGHT / Math.max(...sizes.map(([, height]) => height)), fits);
+    const scale = largestScale(LARGEST_HEIGHT / Math.max(...seen.map(([, height]) => height)), fits);
     const owns = sizes.map((size) => ownAt(scale, size));
     for (const picture of pictures) {
       const view = viewOf(picture.axis), [width, height] = sizes[picture.axis], own = owns[picture.axis];
       // One scale, one bar.
-      const narrowest = Math.min(...sizes.filter((_, axis) => owns[axis] === own).map(([other]) => other));
+      const narrowest = Math.min(...seen.filter((_, axis) => owns[axis] === own).map(([other]) => other), width);
       const canvas = picture.canvas;
       picture.view = view;
       canvas.style.width = `${Math.max(2, Math.floor(width * own))}px`;
@@ -348,6 +349,7 @@
   // Projections stay as they are while only the slices move.
   function show(all = true) {
     for (const picture of all ? pictures : pictures.slice(0, 3)) {
+      if (picture.root.hidden) continue;
       const [where, depth] = whereIs(picture.view, picture.projection);
       picture.where.textContent = where;
       picture.depth.textContent = depth;
@@ -380,6 +382,13 @@
     shown = await load(volumes[number]);
     shown.start.forEach((at, axis) => { place[axis] = at; });
     for (const picture of pictures) if (picture.slider) picture.slider.max = shown.size[picture.axis] - 1;
+    // An image of one plane is a line from the side.
+    const flat = shown.shape[0] === 1;
+    for (const { root, axis, projection, slider } of pictures) {
+      root.hidden = flat && (projection || axis > 0);
+      if (slider) slider.hidden = flat;
+    }
+    for (const one of [$("of-volumes"), $("show-cross").closest("label")]) one.hidden = flat;
     $("frame").max = shown.masks.length - 1;
     $("frame").value = shown.masks.length - 1;
     document.querySelector(".movie").hidden = shown.masks.length < 2;

@@ -27,7 +27,7 @@ from micronet.io.sidecar import refuse_second_log
 from micronet.measure.pieces import clean_mask
 from micronet.networks.activation import work_bytes
 from micronet.networks.normalize import log_intensity, normalize_image
-from micronet.report.preview import Scene, write_preview
+from micronet.report.preview import Further, Scene, write_preview
 from micronet.segment.plan import input_record, is_done, volume_record
 from micronet.segment.weak.found import Detection, Seen, detections, look, marked, stands_out
 from micronet.segment.weak.regions import REGION_BYTES, mean_in, regions_of
@@ -218,9 +218,9 @@ def _write(
     points = [one for several in found.points for one in several]
     with outputs.staged() as folder:
         write_segmentation(folder / names["segmentation"], segments, volume)
-        everything = np.logical_or.reduce(found.masks)
-        title = write_name(volume_stem(path))
-        write_preview(folder / names["preview"], Scene(volume.array, everything, volume.spacing_um), title)
+        further = [Further(name, mask) for name, mask in zip(classes[1:], found.masks[1:], strict=True)]
+        scene = Scene(volume.array, found.masks[0], volume.spacing_um, mask_name=classes[0], further=further)
+        write_preview(folder / names["preview"], scene, write_name(volume_stem(path)))
         write_classes(
             folder / names["classes"],
             image,
