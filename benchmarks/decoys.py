@@ -1,7 +1,8 @@
 """Measure what each decoy costs a random forest and the published networks, on simulated OCT.
 
-python benchmarks/decoys.py ANNOTATIONS WEIGHTS                  # all and none, full size, three seeds: an hour or more
-python benchmarks/decoys.py ANNOTATIONS WEIGHTS --each           # also each decoy alone, and all but it
+python benchmarks/decoys.py ANNOTATIONS WEIGHTS                  # all and none, full size, three seeds: two hours
+python benchmarks/decoys.py ANNOTATIONS WEIGHTS --rows cracks "all but cracks"
+python benchmarks/decoys.py ANNOTATIONS WEIGHTS --rows each      # each decoy alone, and all but it: a day
 python benchmarks/decoys.py ANNOTATIONS WEIGHTS --shape 96,96,96 --voxels 10000 --seeds 1 --only 00_T46 03_T17
 
 The forest (voxels.py) learns from six phantoms whose optics and decoys vary, and is scored on six others and on images
@@ -54,11 +55,11 @@ TRAINING, UNSEEN = range(1, 7), range(30_001, 30_007)
 WHOLE = PRESETS["decoys"]
 
 
-def variants(each: bool) -> Iterator[tuple[str, Optics]]:
-    """Yield name and optics of every row."""
+def variants() -> Iterator[tuple[str, Optics]]:
+    """Yield name and optics of every row there is."""
     yield "all decoys", WHOLE
     yield "none", replace(WHOLE, decoys=only([]))
-    for name in DECOYS if each else ():
+    for name in DECOYS:
         yield name, replace(WHOLE, decoys=only([name]))
         yield f"all but {name}", replace(WHOLE, decoys=only(set(DECOYS) - {name}))
 
@@ -86,11 +87,15 @@ class Bench:
             if path.exists() and (not arguments.only or entry.name.endswith(tuple(arguments.only))):
                 self.annotated[entry.name] = (read_annotation(path, segment=entry.segment).mask.array, entry.y_crop)
 
+    def rendered(self, mask: Any, rng: np.random.Generator, optics: Optics) -> Any:
+        """Return the image over a mask."""
+        return render_oct(mask, rng, optics, threads=self.arguments.threads)
+
     def phantom(self, seed: int, optics: Optics) -> voxels.Rows:
         """Return voxels of a phantom whose optics vary."""
         mask, crop = mask_of_seed(self.arguments.shape, seed, y_crop=self.crop), self.crop
         drawn = varied(optics, np.random.default_rng([seed, 2]), VARIATION["decoys"])
-        return self.rows(render_oct(mask, speckle_of_seed(seed), drawn), mask, crop, seed)
+        return self.rows(self.rendered(mask, speckle_of_seed(seed), drawn), mask, crop, seed)
 
     def rows(self, image: Any, mask: Any, crop: int | None, seed: int) -> voxels.Rows:
         """Return random voxels of an image, for the forest."""
@@ -107,7 +112,7 @@ class Bench:
             **{name: [] for name in WEIGHTS},
         }
         for mask, crop in self.annotated.values():
-            image = render_oct(mask, np.random.default_rng(seed + 1), optics)
+            image = self.rendered(mask, np.random.default_rng(seed + 1), optics)
             found["forest, annotations"].append(forest.dice(self.rows(image, mask, crop, seed)))
             for name, network in self.networks.items():
                 mine = predict(image, network, y_crop=crop)[:, :crop] > 0.5
@@ -144,7 +149,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("annotations", type=Path, help="folder with published annotations")
     parser.add_argument("weights", type=Path, help="folder with the published weights")
-    parser.add_argument("--each", action="store_true", help="also each decoy alone, and all but it")
+    parser.add_argument(
+        "--rows", nargs="+", default=["all decoys", "none"], choices=[*dict(variants()), "each"], metavar="ROW"
+    )
     parser.add_argument("--shape", type=lambda text: tuple(map(int, text.split(","))), default=(217, 260, 218))
     parser.add_argument("--voxels", type=int, default=voxels.VOXELS, help="of each volume (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3)
@@ -164,8 +171,9 @@ def main() -> None:
     bench = Bench(arguments)
     if not (arguments.output / "decoys.png").is_file():
         bench.figure(arguments.output / "decoys.png")
-    for variant, optics in variants(arguments.each):
-        for seed in range(arguments.seeds):
+    for variant, optics in variants():
+        asked_for = variant in arguments.rows or "each" in arguments.rows
+        for seed in range(arguments.seeds) if asked_for else ():
             runs = record["results"].setdefault(variant, {})
             if str(seed) not in runs:
                 runs[str(seed)] = bench.row(optics, seed)
