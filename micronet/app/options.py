@@ -320,7 +320,7 @@ def make_phantoms_parser() -> argparse.ArgumentParser:
         choices=PRESETS,
         default="oct",
         metavar="NAME",
-        help="of OCT: the optics: oct, decoys, or one decoy by name (default: %(default)s)",
+        help="of OCT: the optics: oct, plain (no decoys), or one decoy by name (default: %(default)s)",
     )
     p.add_argument("--time-points", type=many, default=1, metavar="T", help="OCT: one heart beat in T volumes each")
     p.add_argument(
