@@ -5,9 +5,10 @@ python benchmarks/realism.py ANNOTATIONS WEIGHTS --ablation --seeds 1 --only 00_
 
 ANNOTATIONS is a folder with published annotations, WEIGHTS one with u-net_1600.pt and ur-net_b0.5_1200.pt. An image is
 simulated over every annotation (preset `plain`: no decoys), and each network looks for the lumens in it: µ-Net once,
-µr-Net ten times from blank. The score is F (Dice) at 0.5 within the published crop; the image is normalised as published, over the whole volume.
-Results appear as they are known, and a run that was stopped goes on. realism.png shows annotations: it is not to be
-published where they are not. phantoms.png shows the same of procedural phantoms with decoys (preset `oct`).
+µr-Net ten times from blank. The score is F (Dice) at 0.5 within the published crop; the image is normalised as
+published, over the whole volume. Results appear as they are known, and a run that was stopped goes on. realism.png
+shows annotations: it is not to be published where they are not. phantoms.png shows the same of procedural phantoms with
+decoys (preset `oct`).
 """
 
 from __future__ import annotations
