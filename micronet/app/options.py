@@ -61,7 +61,7 @@ MOST_PHANTOMS = 10_000
 # What may be chosen, of modules that load PyTorch or SciPy; tests/test_options.py holds that these say the same.
 DOMAINS, AVERAGES = ("intensity", "amplitude", "db", "log"), ("log", "linear")
 PRESETS = (
-    *("oct", "decoys", "somites", "head-folds", "amnion", "cracks", "empty-vessels", "still-blood", "shadows"),
+    *("oct", "plain", "somites", "head-folds", "amnion", "cracks", "empty-vessels", "still-blood", "shadows"),
     *("faded-walls", "saturated-lines", "motion", "bubbles"),
 )
 FORMATS = ("nrrd", "ome.zarr")
