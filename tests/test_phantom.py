@@ -208,6 +208,13 @@ def test_bundled_demo_is_what_the_script_makes(root, tmp_path):
     np.testing.assert_array_equal(made.mask.array, bundled.mask.array)
 
 
+def test_what_is_bundled_stays_below_4_mb(root):
+    names = [f"*/{pattern}" for pattern in ("E5D_phantom_*", "annotation_phantom_*", "*_phantom.pt", "*_phantom.json")]
+    files = [path for name in names for path in root.glob(name) if path.parent.name != "predictions"]
+    assert len(files) >= 14
+    assert sum(path.stat().st_size for path in files) < 4_000_000
+
+
 @pytest.mark.parametrize("limit", [3, 9])
 def test_squared_distance_is_scipys_up_to_the_limit(limit):
     mask = np.random.default_rng(4).random((23, 31, 17)) > 0.997
