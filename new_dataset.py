@@ -1,7 +1,8 @@
 """Write the data-set file that training takes, of what lies in a folder.
 
-python new_dataset.py lab/          # struct_iso/ with annotations/; or imagesTr/ with labelsTr/; or each image with
-                                    # its .seg.nrrd beside it. Writes lab/dataset.toml, split by embryo
+python new_dataset.py lab/          # struct_iso/ with annotations/; imagesTr/ with labelsTr/; train/ with val/; images/
+                                    # with masks/; or each image with its .seg.nrrd beside it. Writes lab/dataset.toml,
+                                    # split by embryo
 """
 
 import argparse

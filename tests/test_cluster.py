@@ -12,7 +12,9 @@ from importlib.metadata import PackageNotFoundError
 import filelock
 import numpy as np
 import pytest
+import torch
 from disks import fill
+from taught_networks import CUBES, THICK, in_small_parts, weights_of, with_grids
 
 from micronet import predict
 from micronet.app.options import infer_parser
@@ -22,6 +24,7 @@ from micronet.core.volume import Volume, upright
 from micronet.io import read_annotation, read_volume, write_segmentation, write_volume
 from micronet.io.pieces import PieceArray
 from micronet.io.seg_nrrd import Segment
+from micronet.segment.box_plan import plan_boxes
 from micronet.segment.cluster import crew_of, do_step
 from micronet.segment.job import Job, Weights, segment_file
 from micronet.segment.tile_plan import TilePlan
@@ -188,6 +191,89 @@ def test_what_goes_wrong_is_one_line_and_what_is_finished_is_kept(volume, segmen
     segment(path)
     assert any(line == "  resumes     after refinement 1" for line in segment.said)
     np.testing.assert_array_equal(segment.probability, predict(volume.array, segment.weights.model, 3))
+
+
+def test_with_less_memory_what_is_finished_is_done_again(volume, segment, tmp_path, monkeypatch):
+    path = write_volume(tmp_path / "a.ome.zarr", volume)
+
+    def plans(sides, needed):
+        plan = TilePlan(SHAPE, sides, (8, 8, 8), True, needed, 0)
+        monkeypatch.setattr("micronet.segment.store_plan.plan_tiles", lambda shape, **_: plan)
+
+    def fail(done):
+        if done == 10:  # in the first refinement, all tiles are encoded
+            raise FileError("the disk is full")
+
+    plans((32, 40, 32), 2000)
+    with pytest.raises(FileError, match="the disk is full"):
+        segment(path, fail, iterations=2)
+    plans((20, 36, 32), 900)
+    segment(path, iterations=2, max_ram=1000)
+    assert any("less memory than before" in line for line in segment.said)
+    assert not any("resumes" in line for line in segment.said)
+    np.testing.assert_array_equal(segment.probability, predict(volume.array, segment.weights.model, 2))
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    monkeypatch.setattr("micronet.segment.store_plan.plan_boxes", lambda *given: in_small_parts(plan_boxes(*given)))
+
+
+def test_what_was_taught_is_killed_and_goes_on_with_the_bits_of_the_whole_volume(
+    segment, cluster, small_parts, rng, tmp_path
+):
+    volume = Volume(rng.gamma(2, 30, (9, 60, 45)).astype(np.uint8), upright(THICK), units="um")
+    path = write_volume(tmp_path / "a.ome.zarr", volume)
+    segment.weights = weights_of(with_grids(rng, THICK, 2.0), tmp_path, "taught_a")
+    looked = [0]
+
+    def stop(done):
+        looked[0] = done
+        if done == 30:  # boxes are looked at, tiles of the first grid are not all done
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        segment(path, stop)
+    assert any("the same call goes on with what is finished" in line for line in segment.said)
+    first = []
+
+    def kill(done):
+        first.append(done)
+        if done == first[0] + 20:
+            os.kill(next(iter(cluster.run(os.getpid).values())), signal.SIGKILL)
+
+    segment(path, kill)
+    assert first[0] > 9  # what was looked at is not looked at again
+    assert any("is lost" in line for line in segment.said)
+    np.testing.assert_array_equal(segment.probability, predict(volume, segment.weights.model))
+    assert not list(segment.output.glob(".*"))
+
+
+@pytest.mark.parametrize("wish", [{"window": 16}, {"window": 16, "border": 4}])
+def test_a_larger_network_goes_on_window_by_window_with_the_bits_of_the_whole_volume(wish, segment, rng, tmp_path):
+    pytest.importorskip("monai", reason="the extra 'networks' is not installed")
+    from micronet.networks.library import Build, UNet
+
+    torch.manual_seed(3)
+    segment.weights = weights_of(UNet(Build(depth=1, start_channels=2)).eval(), tmp_path, "unet_a")
+    volume = Volume(rng.integers(0, 255, (21, 40, 18), np.uint8), upright(CUBES), units="um")
+    path = write_volume(tmp_path / "a.ome.zarr", volume)
+
+    def stop(done):
+        if done == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        segment(path, stop, y_crop=37, **wish)
+    stored = {file: file.stat().st_mtime_ns for file in segment.output.glob(".a.tiles/*/c/**/*") if file.is_file()}
+    segment(path, y_crop=37, **wish)
+    assert len(stored) > 7
+    whole = write_volume(tmp_path / "b.nrrd", volume)
+    segment_file(whole, segment.weights, Job(tmp_path / "whole", y_crop=37, **wish), say=lambda line: None)
+    np.testing.assert_array_equal(
+        read_volume(segment.output / "a_probability.ome.zarr").array,
+        read_volume(tmp_path / "whole" / "b_probability.nrrd").array,
+    )
 
 
 def test_a_truncated_chunk_is_told_and_leaves_nothing(volume, segment, tmp_path):

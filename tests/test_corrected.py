@@ -22,7 +22,7 @@ from micronet.training.teach.collection import collection_of
 from micronet.training.teach.course import Earlier
 from micronet.training.teach.learners import MicroNetLearner, PixelLearner, TreesLearner
 from micronet.training.teach.lesson import Lesson
-from micronet.training.teach.material import edits
+from micronet.training.teach.material import edits, find_start
 
 SHAPE = (12, 24, 26)
 ONE = (1.0, 1.0, 1.0)
@@ -190,7 +190,8 @@ def test_the_earlier_network_stays_if_the_new_one_is_not_better(taught, capsys):
     ]
     before[slices(1, 7, 10)] = tube()[slices(1, 7, 10)]
     write_edited("edited.seg.nrrd", before, slices(1, 7, 10))
-    code, out, err = call(teach, *CORRECT, "-o", "again", capsys=capsys)
+    # A result gives way to that of its corrections, in the same folder.
+    code, out, err = call(teach, *CORRECT, capsys=capsys)
     assert code == 0, err
     assert "from its 2 label files too" in out
     assert f"on {right.sum() + 1872:,} new voxels" in out
@@ -205,6 +206,13 @@ def test_a_result_that_was_edited_in_place_is_an_input_and_its_record_names_the_
     code, _, err = call_for_last_line(teach, *arguments, capsys=capsys)
     assert code == 2
     assert err.endswith("--checked checked --threads 1 -o taught_2")
+    # Corrections from elsewhere do not take the place of what was edited either.
+    code, _, err = call_for_last_line(
+        teach, "embryo.nrrd", "--labels", "edited.seg.nrrd", *CHECKED, "--name", "mine", capsys=capsys
+    )
+    assert code == 2
+    assert "'taught/embryo.seg.nrrd'" in err
+    np.testing.assert_array_equal(mask_of("taught/embryo.seg.nrrd"), mask)
     code, out, err = call(teach, *arguments, "-o", "taught_2", "--name", "other", capsys=capsys)
     assert code == 0, err
     assert "learns on   from 'trained_models/taught_mine.pt', as 'taught/embryo.json' says" in out
@@ -255,6 +263,14 @@ def test_a_split_is_that_of_the_other_time_points(tmp_path):
     assert known.split_of("beat_t003") == "validation"
     assert known.split_of("third") == "train"
     assert [recording_of(name) for name in ("beat_t003", "beat 12", "12")] == ["beat", "beat", "12"]
+
+
+def test_corrections_under_a_new_name_learn_on_from_weights_that_know_the_volume(taught):
+    image, edited, usual = Path("embryo.nrrd"), Path("edited.seg.nrrd"), Path("trained_models/taught_mine.pt")
+    (known,) = collection_of(usual).known
+    new = usual.with_name("taught_new.pt")
+    assert find_start(image, edited, new, usual, known.image_sha256) == (usual, "as they know labels of this volume")
+    assert find_start(image, edited, new, usual, "of another volume") is None
 
 
 def test_corrections_of_what_was_never_taught_begin_anew(taught, capsys):

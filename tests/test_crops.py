@@ -1,8 +1,10 @@
 """What a larger network sees in a step: crops that hold annotated voxels, image and mask changed alike."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from micronet.core.errors import InputError
 from micronet.core.volume import Volume, upright
@@ -100,6 +102,52 @@ def test_the_usual_crop_is_as_large_as_64_and_the_smallest_volume():
     samples = [sample(corner((20, 80, 40), (0, 0, 0))), sample(corner((30, 90, 70), (0, 0, 0)))]
     assert usual_crop(samples, 3) == (20, 64, 40)
     assert usual_crop(samples, 2) == (1, 64, 40)
+
+
+class TestGreys:
+    """Noise and contrast are drawn once for a crop, and are of its image alone."""
+
+    STILL = replace(CROPS, contrast=0.0, brightness=0.0, speckle=0.0)
+
+    MASK = np.random.default_rng(2).random((6, 20, 20)) < 0.4
+
+    def seen(self, augmentation, step):
+        one = sample(self.MASK, weight=self.MASK | np.roll(self.MASK, 1, 2))
+        return crops([one], (6, 12, 12), augmentation=augmentation).batch(1, step, step)
+
+    @pytest.mark.parametrize("changed", [{"contrast": 0.4}, {"brightness": 0.4}, {"speckle": 0.4}])
+    def test_they_leave_mask_and_weight_and_the_place_that_is_seen_as_they_are(self, changed):
+        for step in range(8):
+            still, seen = self.seen(self.STILL, step), self.seen(replace(self.STILL, **changed), step)
+            assert seen.target.equal(still.target)
+            assert seen.weight.equal(still.weight)
+            assert not seen.x.equal(still.x)
+            assert np.corrcoef(seen.x.ravel(), still.x.ravel())[0, 1] > 0.7  # of another place: near 0
+            assert seen.x.equal(self.seen(replace(self.STILL, **changed), step).x)
+
+    def test_contrast_is_one_factor_and_brightness_one_offset_of_a_whole_crop(self):
+        gains, offsets = [], []
+        for step in range(10):
+            still = self.seen(self.STILL, step).x
+            gain = self.seen(replace(self.STILL, contrast=0.4), step).x / still
+            offset = self.seen(replace(self.STILL, brightness=0.4), step).x - still
+            assert gain.std() < 1e-4
+            assert offset.std() < 1e-4
+            gains.append(float(gain.mean()))
+            offsets.append(float(offset.mean()))
+        assert all(0.6 <= gain <= 1.4 for gain in gains)
+        assert all(-0.4 <= offset <= 0.4 for offset in offsets)
+        assert np.std(gains) > 0.1 < np.std(offsets)
+
+    def test_noise_is_gaussian_and_its_strength_another_for_each_crop(self):
+        strengths = []
+        for step in range(10):
+            noise = self.seen(replace(self.STILL, speckle=0.4), step).x - self.seen(self.STILL, step).x
+            assert abs(float(noise.mean())) < 4 * float(noise.std()) / noise.numel() ** 0.5
+            assert stats.kstest(noise.ravel() / noise.std(), "norm").pvalue > 1e-4
+            strengths.append(float(noise.std()))
+        assert all(0 < strength < 0.42 for strength in strengths)
+        assert np.std(strengths) > 0.05
 
 
 class TestViews:

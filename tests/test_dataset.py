@@ -255,6 +255,23 @@ def test_what_is_wrong_with_the_file_and_with_its_volumes_is_told_at_once_in_its
     assert "--" not in with_options(str(error.value))
 
 
+def test_of_a_volume_that_lacks_a_key_it_is_told_at_once_that_the_other_file_is_not_there(lab):
+    folder = lab.parent
+    lab.write_text(
+        '[[volume]]\nname = "c"\nsplit = "train"\nimage = "gone.nrrd"\n'
+        '[[volume]]\nname = "d"\nsplit = "train"\nimage = "../a.nrrd"\nannotation = "away.nrrd"\n',
+        encoding="utf-8",
+    )
+    with pytest.raises(DataSetError, match="has 4 problems") as error:
+        open_dataset(lab)
+    told = error.value.problems
+    assert told[0] == "volume c: 'annotation' is missing"
+    assert told[1] == f'volume c: image = "{folder / "gone.nrrd"}" is not there'
+    assert "volume d: image = " in told[2]
+    assert "lies outside the data set's folder" in told[2]
+    assert told[3] == f'volume d: annotation = "{folder / "away.nrrd"}" is not there'
+
+
 def test_what_is_wrong_with_the_defaults_is_told_once(lab):
     changed = ("[defaults]", "[defaults]\nlables = 3\naxes = 5")
     with pytest.raises(DataSetError, match="has 2 problems") as error:

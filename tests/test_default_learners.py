@@ -10,10 +10,10 @@ from micronet.training.teach.learners import TreesLearner
 from micronet.training.teach.lesson import Lesson
 
 
-def fading(rng) -> Lesson:
+def fading(rng, side=48) -> Lesson:
     """A bright tube in 9 thick planes, each darker than the one before, of which the middle one is annotated."""
-    z, y, x = np.indices((9, 48, 48))
-    mask = (y - 24) ** 2 + (x - 12 - 3 * z) ** 2 < 40
+    z, y, x = np.indices((9, side, side))
+    mask = (y - side // 2) ** 2 + (x - side // 2 - 3 * (z - 4)) ** 2 < 40
     labels = np.zeros(mask.shape, np.uint8)
     labels[4] = np.where(mask[4], 1, 2)
     image = (1 + mask + rng.normal(0, 0.15, mask.shape)) * 0.75**z
@@ -47,7 +47,7 @@ def test_what_a_plane_teaches_evened_holds_in_darker_planes(rng):
 
 @pytest.mark.parametrize("seed", [3])
 def test_the_same_seed_gives_the_same_weights_and_a_file_gives_the_same_mask(rng, seed):
-    lesson = fading(rng)
+    lesson = fading(rng, side=32)
     first, second = (teach(lesson, seed).network for _ in range(2))
     state = first.state_dict()
     assert all(torch.equal(state[key], tensor) for key, tensor in second.state_dict().items())

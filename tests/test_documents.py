@@ -99,11 +99,11 @@ def stand_ins(folder: Path) -> None:
             stem = str(path).removesuffix(".nrrd")
             write_segmentation(f"{stem}.seg.nrrd", [(Segment(name="full seg"), mask)], volume)
 
-    middle, corner = (slice(28, 64), slice(0, 96), slice(0, 40)), (slice(40, 80), slice(30, 66), slice(0, 40))
+    middle, corner = (slice(28, 60), slice(0, 96), slice(0, 32)), (slice(40, 72), slice(30, 62), slice(0, 32))
     write("embryo.nrrd", middle)
     write("next_embryo.nrrd", corner)
     write("scans/one.nrrd", middle)
-    write("scans/two.nrrd", (slice(20, 56), *middle[1:]))
+    write("scans/two.nrrd", (slice(20, 52), *middle[1:]))
     write("stack.tif", corner)
     (folder / "scans" / "one.seg.nrrd").unlink()
     (folder / "scans" / "two.seg.nrrd").unlink()
@@ -198,7 +198,7 @@ def test_the_lines_on_teaching_run_from_strokes_to_corrections(run_lines, tmp_pa
     tifffile.imwrite("labels.tif", labels, imagej=True, metadata={"axes": "ZYX"})
     labels[20, 5:9, 5:9] = 2
     tifffile.imwrite("labels_2.tif", labels, imagej=True, metadata={"axes": "ZYX"})
-    embryo, lumen, slab = read_volume("embryo.nrrd"), read_volume("true.seg.nrrd").array > 0, np.arange(36) == 20
+    embryo, lumen, slab = read_volume("embryo.nrrd"), read_volume("true.seg.nrrd").array > 0, np.arange(len(lumen)) == 20
     near = ndimage.binary_dilation(lumen, iterations=2)
     classes = {"lumen": lumen, "wall": near & ~lumen, "background": ~near}
     segments = [(Segment(name=name), mask & slab[:, None, None]) for name, mask in classes.items()]

@@ -342,6 +342,61 @@ def test_of_several_pairs_each_has_a_figure_named_after_its_volume(folder, capsy
     assert [file.name for file in Path("mine").iterdir()] == ["b_f.png"]
 
 
+def test_a_plane_that_a_volume_lacks_is_told_before_scoring_and_of_several_leaves_out_its_figure(folder, capsys):
+    """Before, a pair was scored, then failed without its scores, and a folder of nothing stayed."""
+    for name, size in (("a", 6), ("b", 4)):
+        write_mask(f"p/{name}.seg.nrrd", ball(size))
+        write_mask(f"q/{name}.seg.nrrd", ball(size))
+    depth = len(ball(4))
+    missing = f"has no plane z={depth} to show: z runs from 0 to {depth - 1} (--slice, --crop)"
+    how = ("--figure", "f.png", "--panel", "z", "--slice", f"z={depth}")
+    code, out, err = call("p/b.seg.nrrd", "--annotation", "q/b.seg.nrrd", *how, capsys=capsys)
+    assert code == 2
+    assert f"'b' {missing}" in err
+    assert not Path("scores").exists()
+
+    code, out, err = call("p", "--annotation", "q", *how, capsys=capsys)
+    assert code == 0, out + err
+    assert f"note: no figure: 'b' {missing}" in out
+    assert [row["volume"] for row in read_table("scores/scores.csv")[1]] == ["a", "b"]
+    assert out.splitlines()[-1].startswith("wrote scores/: scores.csv, summary.csv, a_f.png")
+    assert sorted(file.name for file in Path("scores").iterdir()) == [
+        "a_f.png", "scores.csv", "scores.json", "summary.csv"
+    ]  # fmt: skip
+
+
+def test_folders_of_png_masks_are_paired_by_name_like_volumes(folder, capsys):
+    """Before, a folder of PNG was one without masks, and so was what infer.py found set against them."""
+    disc = ball(6).max(0)
+    for name, moved_by in (("cell1", 0), ("cell2", 2)):
+        for place, mask in (("p", np.roll(disc, moved_by, 1)), ("q", disc)):
+            Path(place).mkdir(exist_ok=True)
+            Image.fromarray(mask.astype(np.uint8) * 255).save(f"{place}/{name}.png")
+    Path("i").mkdir()
+    Image.fromarray(disc.astype(np.uint8) * 90 + 40).save("i/cell2.png")
+    code, out, err = call("p", "--annotation", "q", "--report", "--image", "i", capsys=capsys)
+    assert code == 0, out + err
+    rows = read_table("scores/scores.csv")[1]
+    assert [row["volume"] for row in rows] == ["cell1", "cell2"]
+    apart = np.roll(disc, 2, 1)
+    assert float(rows[0]["dice"]) == 1
+    assert float(rows[1]["dice"]) == pytest.approx(2 * np.count_nonzero(disc & apart) / (2 * disc.sum()), abs=1e-4)
+
+    Path("found").mkdir()  # what infer.py writes of an image: the PNG beside it is no mask
+    plane = Volume(np.roll(disc, 2, 1)[None])
+    write_segmentation("found/cell2.seg.nrrd", [(Segment(name="lumen"), plane.array)], plane)
+    Image.new("RGB", (9, 9)).save("found/cell2_preview.png")
+    code, out, err = call("found", "--annotation", "q", "-o", "again", capsys=capsys)
+    assert code == 0, out + err
+    assert read_table("again/scores.csv")[1][0]["dice"] == rows[1]["dice"]
+    assert "1 annotations without prediction: cell1" in out
+
+    Image.fromarray(disc.astype(np.uint8) * 100).save("q/cell2.png")
+    code, out, _ = call("p", "--annotation", "q", "-o", "other", capsys=capsys)
+    assert code == 2
+    assert "failed  cell2.png  'q/cell2.png' is no mask: it holds 2 different values (0, 100)" in out
+
+
 def test_a_report_needs_no_image_and_images_that_do_not_fit_are_told(folder, capsys):
     write_mask("p/a.seg.nrrd", ball(6))
     write_mask("p/b.seg.nrrd", ball(6) & False)

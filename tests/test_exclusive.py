@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from running import call, call_for_last_line, read_json
+from tiny_training import ctrl_c_when, unfinished
 
 import evaluate
 import make_phantoms
@@ -24,6 +25,7 @@ from micronet.measure.confusion import Confusion, confusion, confusion_lines
 from micronet.measure.overlap import Overlap
 from micronet.networks.library import LIBRARY, Build
 from micronet.networks.registry import classes_of
+from micronet.networks.weights import load_state
 from micronet.training.crops import Crops
 from micronet.training.practice import Practice
 from micronet.training.recipe import NETWORK_RECIPE
@@ -449,6 +451,28 @@ def test_what_does_not_fit_several_classes_costs_a_line(phantoms, script, option
     code, _, err = call_for_last_line(script, *options, "--dataset", phantoms, "--run", "1", capsys=capsys)
     assert code == 2
     assert message in err
+
+
+def test_ctrl_c_in_a_training_of_several_classes_saves_it_and_what_is_left_ends_with_the_same_bits(
+    phantoms, tmp_path, capsys
+):
+    how = (*SMALL, "--dataset", phantoms, "--validate-every", 50, "--samples-per-volume", 60)
+    code, out, err = call(train_network, *how, "--project", tmp_path / "whole", "--run", "2; finish", capsys=capsys)
+    assert code == 0, out + err
+    log = tmp_path / "logs" / "unet.csv"
+    with ctrl_c_when(lambda: log.is_file() and log.read_text(encoding="utf-8").count("\n") > 20):
+        code, out, err = call(train_network, *how, "--run", "2; finish", capsys=capsys)
+    assert (code, err) == (130, "")
+    assert "> finish" not in out
+    assert not unfinished(tmp_path)
+    again = ("--network", "unet", "--resume", "--threads", 1, "--run", "finish")
+    code, out, err = call(train_network, *again, capsys=capsys)
+    assert code == 0, out + err
+    whole, resumed = ({path.name: load_state(path) for path in folder.glob("checkpoints/*.pt")}
+                      for folder in (tmp_path / "whole", tmp_path))  # fmt: skip
+    assert "unet_dice_240.pt" in whole
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name][key], resumed[name][key]) for name in whole for key in whole[name])
 
 
 def test_a_data_set_whose_classes_have_changed_does_not_resume_and_other_weights_do_not_load(phantoms, capsys):

@@ -1,6 +1,7 @@
 """A network learns what images hold from a yes or no each, at the prompt of the others, and resumes bit for bit."""
 
 import io
+import shutil
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -9,14 +10,17 @@ import pytest
 import torch
 from PIL import Image
 from running import call, call_for_last_line, read_json
+from tiny_training import ctrl_c_when, unfinished
 from torch import nn
 
+import infer
 import train_network
 from micronet import load_model
 from micronet.core.errors import InputError
 from micronet.data.augmentation import IMAGES, View
 from micronet.data.image_samples import Cut, ImageSample, Part, boxes_of, whole_box
 from micronet.networks.micranet import MicraNet
+from micronet.networks.weights import load_state
 from micronet.training.image_crops import ImageCrops
 from micronet.training.presence import IMAGE_PRACTICE, IMAGE_RECIPE, PresenceTrainer, presence_of
 
@@ -290,6 +294,48 @@ def test_the_script_trains_tells_saves_and_resumes_like_the_others(project, tmp_
     assert code == 0, out + err
     assert "resumed micranet at step 2" in out
     assert "now at step 3" in out
+
+
+def test_ctrl_c_saves_it_and_what_is_left_ends_with_the_same_bits(project, tmp_path, capsys):
+    code, out, err = trained("--project", tmp_path / "whole", run="150; finish", capsys=capsys)
+    assert code == 0, out + err
+    log = tmp_path / "logs" / "micranet.csv"
+    with ctrl_c_when(lambda: log.is_file() and log.read_text(encoding="utf-8").count("\n") > 10):
+        code, out, err = trained(run="150; finish", capsys=capsys)
+    assert (code, err) == (130, "")
+    assert "> finish" not in out
+    assert not unfinished(tmp_path)
+    again = ("--network", "micranet", "--resume", "--threads", "1", "--run", "finish")
+    code, out, err = call(train_network, *again, capsys=capsys)
+    assert code == 0, out + err
+    whole, resumed = ({path.name: load_state(path) for path in folder.glob("checkpoints/*.pt")}
+                      for folder in (tmp_path / "whole", tmp_path))  # fmt: skip
+    assert any(name.endswith("_150.pt") for name in whole)
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name][key], resumed[name][key]) for name in whole for key in whole[name])
+
+
+def test_a_folder_of_saved_weights_with_their_cards_is_a_zoo(project, tmp_path, capsys):
+    """Before, a network in a folder was found with its whole file name only, and the folder itself told of nothing."""
+    code, out, err = trained(run="1; save one; 1; save two; finish", capsys=capsys)
+    assert code == 0, out + err
+    zoo = tmp_path / "zoo"
+    zoo.mkdir()
+    for name in ("one", "two"):
+        for kind in (".pt", ".json"):
+            shutil.copy(tmp_path / "checkpoints" / f"micranet_{name}{kind}", zoo)
+    both = ("--model", "zoo/micranet_one", "--model", "zoo/micranet_two", "--threads", "1")
+    code, out, err = call(infer, "data", *both, capsys=capsys)
+    assert code == 0, out + err
+    assert "14 done" in out
+    record = read_json(tmp_path / "predictions" / "im3.json")
+    cards = [read_json(zoo / f"micranet_{name}.json") for name in ("one", "two")]
+    assert [one["sha256"] for one in record["weights"]["members"]] == [card["outputs"][0]["sha256"] for card in cards]
+    assert [card["step"] for card in cards] == [1, 2]
+    assert {tuple(card["build"]["classes"]) for card in cards} == {("dot", "line", "rare")}
+    code, _, err = call_for_last_line(infer, "data", "--model", "zoo", capsys=capsys)
+    assert code == 2
+    assert "'zoo' is a folder of weights: give one of them (--model): zoo/micranet_one.pt, zoo/micranet_two.pt" in err
 
 
 def test_commands_that_make_no_sense_for_it_cost_a_line_and_find_lr_proposes(project, capsys):

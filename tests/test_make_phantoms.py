@@ -1,5 +1,6 @@
 """make_phantoms.py: phantoms under the published names, and a data set that training takes as it is."""
 
+import importlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import pytest
 import running
 import SimpleITK as sitk
 import slicerio
+from running import exit_code
 
 import make_phantoms
 from micronet import Volume, read_annotation, read_volume
@@ -247,8 +249,11 @@ def test_hdf5_without_h5py_is_told_before_any_work(folder, capsys, monkeypatch):
         ((2, "--validation", 1, "--test", 1), "of 2 anatomies, 1 for validation and 1 for test leave none to train"),
         ((0,), "argument N: '0': expected a whole number from 1 to 10000"),
         ((1, "--seed", -1), "--seed: '-1': expected a whole number from 0"),
-        ((1, "--shape", "64,64,64", "--y-crop", 70), "64 voxels in depth cannot be cropped to 70"),
-        ((1, "--shape", "64,40,64"), "at least 64 voxels each"),
+        ((3, "--shape", "64,64,64", "--y-crop", 70), "--y-crop: '70'; a phantom of 64 voxels in depth takes 64 to 64"),
+        ((3, "--y-crop", 40), "--y-crop: '40'; a phantom of 260 voxels in depth takes 64 to 260"),
+        ((3, "--shape", "64,40,64"), "--shape: '64,40,64'; oct needs at least 64 along each axis"),
+        ((3, "--kind", "shapes", "--shape", "64,16"), "--shape: '64,16'; shapes needs at least 32 along each axis"),
+        ((3, "--kind", "optic-lobe", "--shape", "64,16,64"), "optic-lobe needs at least 32 along each axis"),
         ((1, "--spacing", "5"), "--segment and --spacing are for --from-annotation"),
         (("--from-annotation", __file__, "--shape", "64,64,64"), "are for procedural phantoms"),
         (("--from-annotation", "a.seg.nrrd"), "a.seg.nrrd"),
@@ -278,7 +283,7 @@ def test_a_name_with_quotes_survives_the_data_set_file(folder, capsys):
 
 
 @pytest.mark.slow
-def test_the_chain_of_the_document_runs_as_written_but_smaller(root, folder, engine_ready):
+def test_the_chain_of_the_document_runs_as_written_but_smaller(root, folder, engine_ready, capsys):
     document = (root / "docs" / "phantoms.md").read_text(encoding="utf-8")
     chain = re.search(r"with its true mask:\n\n```sh\n(.*?)```", document, re.DOTALL)[1]
     for full, small in (
@@ -293,8 +298,6 @@ def test_the_chain_of_the_document_runs_as_written_but_smaller(root, folder, eng
     for line in chain.splitlines():
         python, script, *arguments = shlex.split(line)
         assert python == "python"
-        ran = subprocess.run(
-            [sys.executable, root / script, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True
-        )
-        assert ran.returncode == 0, ran.stderr
+        code = exit_code(importlib.import_module(script.removesuffix(".py")), *arguments)
+        assert code == 0, capsys.readouterr().err
     assert (folder / "predictions" / "E5D_phantom_0003.seg.nrrd").exists()

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from running import call
 from tiny_training import write_dataset
 
 import new_dataset
 from micronet.core.volume import Volume, upright
-from micronet.data.dataset import open_dataset, read_dataset
+from micronet.data.dataset import load_split, open_dataset, read_dataset
 from micronet.data.layouts import LAYOUTS, AnnotatedVolume
 from micronet.data.new_dataset import embryo_of, split_by_embryo
 from micronet.io import Segment, read_annotation, read_volume, write_segmentation, write_volume
@@ -88,6 +89,39 @@ def test_the_layout_of_the_decathlon_is_found_with_its_own_test_volumes(lab, cap
     assert code == 0, out
     assert out.startswith("imagesTr/ and labelsTr/: 4 volumes with annotation\n")
     assert splits(lab / "dataset.toml") == SPLIT
+
+
+@pytest.mark.parametrize("kind", ["npy", "png"])
+def test_folders_of_training_and_validation_images_are_found_in_their_own_split(tmp_path, capsys, kind):
+    for split in ("train", "val"):
+        image, mask = np.arange(64, dtype=np.uint8).reshape(8, 8), np.eye(8, dtype=np.uint8)
+        if kind == "npy":
+            (tmp_path / split).mkdir()
+            np.save(tmp_path / split / "data_1.npy", image)
+            np.save(tmp_path / split / "mask_1.npy", mask)
+            continue
+        for name, array in (("images", image), ("masks", 255 * mask)):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.fromarray(array).save(tmp_path / split / name / "one.png")
+    code, out, _ = run(tmp_path, capsys)
+    assert code == 0, out
+    assert out.startswith("train/ and val/: 2 volumes with annotation\n")
+    assert "train: python train_network.py --network unet --dimensions 2 --dataset" in out
+    samples = load_split(read_dataset(tmp_path / "dataset.toml"))
+    assert {split: len(found) for split, found in samples.items()} == {"train": 1, "validation": 1, "test": 0}
+    assert "folder = " in (tmp_path / "dataset.toml").read_text(encoding="utf-8")
+
+
+def test_images_and_masks_of_the_same_names_are_found(tmp_path, capsys):
+    for number in range(3):
+        for name, array in (("images", np.arange(64, dtype=np.uint8)), ("masks", 255 * np.eye(8, dtype=np.uint8))):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(array.reshape(8, 8)).save(tmp_path / name / f"larva_{number}.png")
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "images" / "alone.png")
+    code, out, _ = run(tmp_path, capsys)
+    assert code == 0, out
+    assert out.startswith("images/ and masks/: 3 volumes with annotation\nnote: images without annotation: alone\n")
+    assert set(splits(tmp_path / "dataset.toml").values()) == {"train", "validation", "test"}
 
 
 def test_what_has_no_partner_and_what_is_not_taken_is_told(lab, capsys):

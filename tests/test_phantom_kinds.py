@@ -248,7 +248,7 @@ class TestFiles:
         [
             (("--kind", "shapes", "--shape", "64,64,64"), "--shape: 3 sizes; shapes takes 2, such as 256,256"),
             (("--kind", "oct", "--shape", "64,64"), "--shape: 2 sizes; oct takes 3, such as 217,260,218"),
-            (("--kind", "shapes", "--shape", "20,64"), "an image of 20 x 64 pixels"),
+            (("--kind", "shapes", "--shape", "20,64"), "--shape: '20,64'; shapes needs at least 32 along each axis"),
             (("--kind", "shapes", "--hdf5"), "--hdf5 is for volumes; shapes are PNG"),
             (("--kind", "optic-lobe", "--vary"), "--vary: for --kind oct, not for optic-lobe"),
             (("--kind", "optic-lobe", "--y-crop", 40), "--y-crop: for --kind oct"),

@@ -1,5 +1,6 @@
 """The preview: a PNG of the right size and proportions, whatever the volume; whole or not there."""
 
+import itertools
 import struct
 import sys
 from xml.etree import ElementTree
@@ -257,6 +258,21 @@ def test_scale_bars_are_equal_where_the_scale_is(tmp_path):
     bars = [text.get_text() for text in figure.texts if text.get_text().endswith(" µm")]
     assert len(bars) == 6
     assert len(set(bars)) == 1
+
+
+@pytest.mark.parametrize("width", [10.0, 7.2])
+@pytest.mark.parametrize(
+    "shape", [(72, 64, 30), (72, 30, 64), (30, 64, 72), (200, 20, 30), (12, 200, 200), (90, 60, 200)]
+)
+def test_nothing_of_a_sheet_lies_beside_it_however_narrow_a_crop_is(shape, width):
+    volume = np.ones(shape, np.uint8)
+    sheet = Sheet(width=width, dpi=50)
+    figure = draw_sheet(Scene(volume, volume > 1, SPACING).rows([n // 2 for n in shape]), sheet)
+    page = figure.bbox
+    boxes = [axes.get_window_extent() for axes in figure.axes] + [text.get_window_extent() for text in figure.texts]
+    assert all(page.x0 <= box.x0 and box.x1 <= page.x1 for box in boxes)
+    assert all(page.y0 <= box.y0 and box.y1 <= page.y1 for box in boxes)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
 def test_a_figure_for_a_paper_has_its_text_as_text(tmp_path, image):

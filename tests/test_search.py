@@ -16,7 +16,7 @@ import pytest
 import running
 import searching
 from PIL import Image
-from tiny_training import wait_for, write_dataset
+from tiny_training import ctrl_c_when, unfinished, wait_for, write_dataset
 
 import search
 import train_micronet
@@ -349,6 +349,29 @@ class TestScript:
         code, out, err = running.call(train_network, *words, capsys=capsys)
         assert code == 0, out + err
         assert best_f() == pytest.approx(running.read_json("search/unet_tiny.json")["best"]["f"], abs=1e-9)
+
+    def test_ctrl_c_in_a_trial_leaves_a_journal_from_which_the_same_search_goes_on(self, folder, capsys):
+        write_dataset(folder)
+        how = ("--dataset", "tiny.toml", "--network", "unet", "--dimensions", 2, "--epochs", 1, "--threads", 1)
+        how = (*how, "--validate-every", 5, "--trials", 3)
+        code, _, err = call(*how, "-o", "whole", capsys=capsys)
+        assert code == 0, err
+        journal = folder / "search" / "unet_tiny.journal"
+        with ctrl_c_when(lambda: journal.is_file() and journal.read_text().count('"op_code":4,') == 2):
+            code, _, err = call(*how, capsys=capsys)
+        assert code == 130
+        assert err.endswith("interrupted\n")
+        assert not list(folder.glob("search/*.csv"))
+        assert not unfinished(folder)
+        code, out, err = call(*how, capsys=capsys)
+        assert code == 0, err
+        assert "1 of 3 trials are done" in out
+        tables = []
+        for place in ("whole", "search"):
+            lines = (folder / place / "unet_tiny_trials.csv").read_text(encoding="utf-8").splitlines()
+            rows = list(csv.DictReader(line for line in lines if line[0] != "#"))
+            tables.append([{name: row[name] for name in ("state", "f", "steps", "lr", "loss")} for row in rows])
+        assert tables[1] == tables[0]
 
     def test_without_optuna_one_line_says_what_to_install(self, folder, capsys, monkeypatch):
         monkeypatch.setattr("micronet.app.searching.find_spec", lambda name: None)

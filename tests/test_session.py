@@ -123,7 +123,7 @@ def test_training_leaves_weights_session_log_manifest_and_plot(desk, tmp_path):
     said = d.type("4")
 
     assert "8 steps in" in said
-    assert "now at step 8; over the last 2: loss 0." in said
+    assert "now at step 8; over the last 2 steps: loss 0." in said
     assert said.count("validation F") == 2
     assert "best so far" in said
     assert [bar.total for bar in d.bars] == [8]

@@ -3,6 +3,10 @@
 import csv
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +16,18 @@ import slicerio
 import tifffile
 import torch
 from running import call, call_for_last_line, read_json
+from sklearn.metrics import jaccard_score
 
+import evaluate
 import infer
+import train_network
 from micronet import MicroNet, MicroRNet, Volume, load_model, predict, read_annotation, read_volume, write_volume
 from micronet.core.classes import colour, rgb
 from micronet.core.errors import InputError
 from micronet.core.volume import upright
+from micronet.data.dataset import open_dataset
 from micronet.io import Segment, read_segmentation, write_segmentation
+from micronet.io.classes import read_classes
 from micronet.networks.kernels import jit
 from micronet.networks.library import LIBRARY, Build
 from micronet.networks.weights import save_state
@@ -331,6 +340,58 @@ def test_one_named_network_gives_a_segment_of_that_name(here, capsys):
 )
 def test_what_makes_no_sense_of_several_segments_is_one_line(here, capsys, options, told):
     assert told in refused(*options, capsys=capsys)
+
+
+def test_ctrl_c_between_two_networks_leaves_nothing_and_the_same_command_does_all(here, root, capsys):
+    models = ("--model", "wall=u-net_b.pt", "--model", "lumen=ur-net_a.pt", "--engine", "torch", "--threads", 1)
+    command = [sys.executable, "-u", root / "infer.py", "embryo.nrrd", *models, "-o", "out", "--iterations", 100_000]
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while "segment     lumen" not in (line := process.stdout.readline()):
+        assert line, process.communicate()
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in err
+    assert not Path("out").exists() or not list(Path("out").iterdir())
+    infer_embryo(*models, "-o", "out", capsys=capsys)
+    assert [segment.name for segment in read_segmentation("out/embryo.seg.nrrd").segments] == ["wall", "lumen"]
+
+
+def test_classes_that_were_edited_in_slicer_are_learned_and_scored_as_edited(here, capsys):
+    infer_embryo("--model", "unet_c.pt", "-o", "out", capsys=capsys)
+    theirs = slicerio.read_segmentation("out/embryo.seg.nrrd")
+    number = {segment["name"]: segment["labelValue"] for segment in theirs["segments"]}
+    voxels = theirs["voxels"].copy()  # X, Y, Z
+    voxels[4:9, 5:9, 6:12] = number["wall"]
+    voxels[9:12, 5:9, 6:12] = 0
+    voxels[20:24, 5:9, 6:12] = 9
+    order = [
+        segment for name in ("nerve", "wall", "lumen") for segment in theirs["segments"] if segment["name"] == name
+    ]
+    notes = {"id": "Segment_9", "name": "to be asked", "color": [0.2, 0.3, 0.4], "labelValue": 9, "layer": 0}
+    slicerio.write_segmentation("edited.seg.nrrd", theirs | {"voxels": voxels, "segments": [*order, notes]})
+    expected = np.zeros(voxels.shape[::-1], np.uint8)
+    for place, name in enumerate(CLASSES, 1):
+        expected[voxels.transpose() == number[name]] = place
+    Path("set.toml").write_text(
+        'classes = ["lumen", "wall", "nerve"]\n'
+        '[[volume]]\nname = "embryo"\nsplit = "train"\nimage = "embryo.nrrd"\nannotation = "edited.seg.nrrd"\n'
+    )
+    (sample,) = open_dataset(Path("set.toml"))[1]["train"]
+    assert np.array_equal(sample.classes, expected)
+    small = ("--depth", 1, "--crop-size", "8,8,8", "--samples-per-volume", 2, "--threads", 1)
+    how = ("--network", "unet", "--dataset", "set.toml", *small, "--run", "1; save edited")
+    code, out, err = call(train_network, *how, capsys=capsys)
+    assert code == 0, out + err
+    assert load_model("checkpoints/unet_edited.pt").classes == CLASSES
+    code, out, err = call(evaluate, "out/embryo.seg.nrrd", "--annotation", "edited.seg.nrrd", capsys=capsys)
+    assert code == 0, out + err
+    before = read_classes("out/embryo.seg.nrrd", CLASSES).volume.array
+    assert read_json("scores/scores.json")["together"]["mean_iou"] == pytest.approx(
+        jaccard_score(expected.ravel(), before.ravel(), average="macro")
+    )
 
 
 def test_the_page_shows_all_segments_in_their_colours_and_each_by_itself(here, capsys):

@@ -6,56 +6,22 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from taught_networks import CUBES, THICK, in_small_parts, taught, trees, weights_of, with_grids
 
 from micronet import predict
 from micronet.core.errors import InputError
 from micronet.core.ram import PROGRAM, Allowance
 from micronet.core.volume import Volume, upright
 from micronet.io import read_volume, write_volume
-from micronet.networks.kernels.boosting import Trees
-from micronet.networks.models import MicroNet
-from micronet.networks.pixel import PixelNetwork
-from micronet.networks.pixel_trees import PixelTrees
+from micronet.networks import engine
 from micronet.networks.taught import Member, Taught
-from micronet.networks.weights import save_state
-from micronet.segment.boxes import BoxPlan, plan_boxes, predict_in_boxes
-from micronet.segment.job import Job, Weights, check_results, segment_file
+from micronet.segment.box_plan import BoxNeed, BoxPlan, plan_boxes
+from micronet.segment.boxes import predict_in_boxes
+from micronet.segment.job import Job, check_results, segment_file
 from micronet.segment.shelf import LocalShelf
 from micronet.training.teach.job import TeachJob, teach_file
 
 pytest.importorskip("zarr", "3.0", reason="the extra 'zarr' is not installed")
-
-CUBES, THICK = (2.0, 2.0, 2.0), (10.0, 2.0, 2.0)
-SCALES = (1.4, 3.0)
-
-
-def trees(rng, around_um=0.0):
-    """Trees that ask for all kinds of features: a change of one bit of a feature may change a leaf."""
-    feature = np.arange(22, dtype=np.int32).reshape(11, 2) % 11
-    threshold = rng.normal(0, 0.3, (11, 2)).astype(np.float32)
-    return PixelTrees(SCALES, Trees(feature, threshold, rng.normal(0, 1, (11, 4)).astype(np.float32), 0.0), around_um)
-
-
-def pixels():
-    network = PixelNetwork(SCALES, 2, 8, torch.Generator().manual_seed(3))
-    network.feature_sd[:] = 2.0
-    return network.eval()
-
-
-def taught(rng, spacing_um, logarithm=False):
-    members = [
-        Member("trees", trees(rng)),
-        Member("trees", trees(rng, 24.0), 0.5),
-        Member("pixel", pixels(), 0.25),
-        Member("trees", trees(rng, 12.0), 0.5),
-    ]
-    return Taught(members, spacing_um, logarithm=logarithm).eval()
-
-
-def weights_of(model, folder, name):
-    path = folder / f"{name}.pt"
-    save_state(path, model.state_dict())
-    return Weights.load(path)
 
 
 def segment(path, weights, output, **settings):
@@ -80,7 +46,7 @@ def test_boxes_of_any_size_give_the_bits_of_the_whole_volume(spacing, depth, rng
     assert 0.05 < np.mean(expected > 0.5) < 0.95
     halo = (max(one.network.reach(spacing)[0] for one in model.members), 7, 0)
     for sides in ((5, 16, 29), (26, 9, 29)):
-        plan = BoxPlan((27, depth, 29), sides, halo, 5, 0, 0)
+        plan = BoxPlan((27, depth, 29), sides, halo, 5, 0, 0, (24.0, 12.0))
         with LocalShelf(tmp_path, ()) as shelf:
             shelf.put("image", array)
             done = predict_in_boxes(shelf, model, plan, spacing)
@@ -90,9 +56,7 @@ def test_boxes_of_any_size_give_the_bits_of_the_whole_volume(spacing, depth, rng
 
 def test_a_box_looks_no_farther_than_features_reach(rng):
     model = taught(rng, CUBES)
-    plan = plan_boxes(
-        (300, 200, 100), model, CUBES, held=0, least=0, itemsize=1, allowance=Allowance(PROGRAM + 90_000_000, "")
-    )
+    plan = plan_boxes((300, 200, 100), model, CUBES, BoxNeed(0, 0, 1, Allowance(PROGRAM + 90_000_000, "")))
     # A Gaussian of 3 µm ends at 4 of them, 6 voxels of 2 µm; derivatives look one farther.
     assert plan.halo == (7, 7, 0)
     window, within = plan.window((slice(0, 10), slice(20, 40), slice(0, 100)))
@@ -137,11 +101,63 @@ def test_boxes_never_hold_a_float_array_of_the_volume(rng, tmp_path):
     assert peak < 4 * np.prod(shape) / 2
 
 
-def test_a_taught_network_with_a_micro_net_is_refused_on_a_store_in_one_line(rng, tmp_path):
+@pytest.mark.parametrize(
+    ("shape", "spacing", "depth", "step_um"),
+    [((7, 90, 43), THICK, 83, 2.0), ((40, 45, 37), CUBES, 45, 2.0), ((11, 71, 97), THICK, 71, 3.1)],
+)
+def test_micro_nets_on_grids_of_their_own_give_the_bits_of_the_whole_volume(
+    shape, spacing, depth, step_um, rng, tmp_path
+):
+    array = rng.gamma(2, 40, shape).astype(np.uint16)
+    model = with_grids(rng, spacing, step_um)
+    expected = predict(Volume(array, upright(spacing)), model, y_crop=depth)[:, :depth]
+    assert expected.std() > 0.01
+    size, ticks = (shape[0], depth, shape[2]), []
+    plan = in_small_parts(plan_boxes(size, model, spacing, BoxNeed(0, 0, 2, Allowance(None, ""))))
+    assert all(grid.tiles.count > 1 for grid in plan.grids)
+    with LocalShelf(tmp_path, plan.in_memory) as shelf:
+        shelf.put("image", array)
+        predict_in_boxes(shelf, model, plan, spacing, lambda: ticks.append(1))
+        np.testing.assert_array_equal(shelf["probability.1"][:], expected)
+    assert len(ticks) == plan.count
+
+
+def test_a_taught_network_with_a_micro_net_segments_a_store_as_the_same_volume_in_memory(rng, tmp_path):
+    volume = Volume(rng.gamma(2, 30, (9, 60, 45)).astype(np.uint8), upright(THICK), units="um")
+    weights = weights_of(with_grids(rng, THICK, 2.0), tmp_path, "taught_a")
+    whole, store = write_volume(tmp_path / "a.nrrd", volume), write_volume(tmp_path / "b.ome.zarr", volume)
+    segment(whole, weights, tmp_path / "whole", y_crop=55)
+    said = segment(store, weights, tmp_path / "out", y_crop=55)
+    found = read_volume(tmp_path / "out" / "b_probability.ome.zarr").array
+    np.testing.assert_array_equal(found, read_volume(tmp_path / "whole" / "a_probability.nrrd").array)
+    assert "a grid of 45 x 55 x 45 in 1 tiles of 45 x 55 x 45 voxels" in said
+    record = json.loads((tmp_path / "out" / "b.json").read_text())
+    assert [grid["shape_zyx"] for grid in record["memory"]["grids"]] == [[45, 55, 45], [37, 46, 37], [45, 55, 45]]
+
+
+def test_boxes_and_grids_take_no_more_memory_than_is_told(rng, tmp_path):
+    shape = (24, 200, 120)
+    model = with_grids(rng, THICK, 2.5)
+    allowed = Allowance(PROGRAM + 60_000_000, "")
+    plan = plan_boxes(shape, model, THICK, BoxNeed(0, 0, 1, allowed))
+    assert plan.boxes > 1
+    assert plan.needed <= allowed.bytes
+    with LocalShelf(tmp_path, plan.in_memory) as shelf:
+        shelf.make("image", shape, (4, 200, 120), np.uint8)
+        shelf["image"][:] = rng.integers(0, 255, shape, np.uint8)
+        tracemalloc.start()
+        predict_in_boxes(shelf, model, plan, THICK)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < plan.needed - PROGRAM
+
+
+def test_grids_are_for_the_numba_engine_and_others_are_refused_in_one_line(rng, tmp_path):
     path = write_volume(tmp_path / "a.ome.zarr", Volume(rng.integers(0, 255, (20, 40, 36), np.uint8), upright(CUBES)))
-    model = Taught([Member("trees", trees(rng)), Member("unet", MicroNet().eval(), step_um=4.0)], CUBES)
-    with pytest.raises(InputError, match=r"a µ-Net of 'taught_a.pt' \(taught network\) takes volumes whole"):
-        segment(path, weights_of(model, tmp_path, "taught_a"), tmp_path / "out")
+    weights = weights_of(with_grids(rng, CUBES, 4.0), tmp_path, "taught_a")
+    engine.choose("torch")
+    with pytest.raises(InputError, match=r"only the numba engine .* µ-Net of 'taught_a.pt' .*\(setting: engine"):
+        segment(path, weights, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -164,13 +180,6 @@ def test_voxels_of_quite_another_size_and_too_little_memory_are_one_line(rng, tm
     path = write_volume(tmp_path / "b.ome.zarr", Volume(array, upright(CUBES), units="um"))
     with pytest.raises(InputError, match=r"b.ome.zarr': about .* needed even in boxes, .* \(setting: max_ram\)"):
         segment(path, weights, tmp_path / "out", max_ram=1000)
-
-
-def test_only_micro_nets_go_on_a_cluster(rng, tmp_path):
-    path = write_volume(tmp_path / "a.ome.zarr", Volume(rng.integers(0, 255, (20, 40, 36), np.uint8), upright(CUBES)))
-    weights = weights_of(taught(rng, CUBES), tmp_path, "taught_a")
-    with pytest.raises(InputError, match=r"only µ-Net and µr-Net go through a volume on a cluster.*setting: cluster"):
-        segment(path, weights, tmp_path / "out", cluster="2")
 
 
 @pytest.mark.parametrize("wish", [{"window": 16}, {"window": 16, "border": 4}, {"window": 24, "overlap": 0.25}])

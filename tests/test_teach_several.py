@@ -13,6 +13,7 @@ from micronet import Volume, read_annotation, read_volume, write_volume
 from micronet.core.classes import colour, rgb
 from micronet.core.volume import upright
 from micronet.io import Segment, read_segmentation, write_segmentation
+from micronet.training.teach.material import find_start
 
 SHAPE = (20, 36, 40)
 TEACH = ("vol.nrrd", "--labels", "paint.nrrd", "--classes", "lumen,wall", "--threads", 1)
@@ -136,6 +137,13 @@ def test_segments_by_name_teach_what_numbers_teach(taught, capsys):
         assert Path("named", name).read_bytes() == Path("taught", name).read_bytes()
 
 
+def test_corrections_of_one_class_learn_on_from_its_own_weights(taught):
+    image, edited, none = Path("vol.nrrd"), Path("taught/edited.seg.nrrd"), Path("none.pt")
+    found = find_start(image, edited, none, none, "", "wall")
+    assert found == (Path("trained_models/taught_vol_wall.pt"), "as 'taught/vol.json' says")
+    assert find_start(image, edited, none, none, "", "another") is None
+
+
 def test_the_labels_of_one_class_are_kept_to_learn_on_from(taught, capsys):
     kept = read_volume("trained_models/taught_vol_wall_labels/vol.seg.nrrd").array
     labels = read_volume("paint.nrrd").array
@@ -189,7 +197,7 @@ def no_background(volume, segments):
     [
         (two_at_once, (), "voxels are lumen and wall at once; erase them in one of the two segments"),
         (few, (), "only 2 voxels are annotated as lumen, at least 10 are needed; paint strokes on some of it"),
-        (no_background, (), "no voxel is annotated as background; paint strokes outside of them"),
+        (no_background, (), "no voxel is annotated as background; paint strokes where none of the others is"),
         (no_background, ("--background", "wall"), "one segment cannot be two classes (--classes, --background)"),
         (None, ("--classes", "lumen,nerve"), "holds 3 segments; none is 'nerve'"),
         (None, ("--lumen", "wall"), "what was asked for is of one (--lumen)"),

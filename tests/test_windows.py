@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from running import call, call_for_last_line, read_json
 
 import infer
@@ -421,6 +422,26 @@ def test_a_2d_network_and_one_of_several_classes_go_in_windows_too(folder, capsy
     for name, probability in zip(("lumen", "wall"), each, strict=True):
         assert np.array_equal(levels("classes", f"a_{name}_probability.nrrd"), rounded(probability))
     assert [one["memory"]["windows"]["count"] for one in record["segments"]] == [2 * 4 * 4] * 2
+
+
+def test_a_folder_of_png_is_images_to_a_2d_network_and_no_volumes_to_another(folder, capsys):
+    """Before, such a folder was one without volumes, and each image had to be named."""
+    (folder / "images").mkdir()
+    for number in (2, 10):
+        Image.fromarray(image(1, 40, 36)[0]).save(f"images/cell{number}.png")
+    how = ("--model", "unet_flat", "--threads", 1)
+    code, out, err = call(infer, "images", *how, capsys=capsys)
+    assert code == 0, out + err
+    assert [path.name for path in sorted(Path("predictions").glob("*.seg.nrrd"))] == [
+        "cell10.seg.nrrd", "cell2.seg.nrrd"
+    ]  # fmt: skip
+    code, _, err = call_for_last_line(infer, "images", "--model", "unet_a", capsys=capsys)
+    assert code == 2
+    assert "'images' is a folder without volumes" in err
+    code, out, err = call(infer, "images", *how, "-o", "images", capsys=capsys)
+    assert code == 0, out + err
+    code, out, err = call(infer, "images", *how, "-o", "images", capsys=capsys)  # the previews are no images
+    assert (code, "2 skipped" in out) == (0, True), out + err
 
 
 PROCESS = """

@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -79,3 +81,28 @@ def kill(process):
     process.send_signal(signal.SIGKILL)
     if process.stdout is not None and not process.stdout.closed:
         process.communicate()
+
+
+def unfinished(folder):
+    """Return what nobody works on any more: temporary files, journals of outputs, locks."""
+    return [path for path in folder.rglob("*") if ".tmp" in path.name or path.suffix in (".writing", ".lock")]
+
+
+@contextmanager
+def ctrl_c_when(condition):
+    """Send this process a real SIGINT, once, as soon as a condition holds while the block runs."""
+    over = threading.Event()
+
+    def send():
+        while not over.wait(0.02):
+            if condition():
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        yield
+    finally:
+        over.set()
+        sender.join()

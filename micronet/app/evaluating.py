@@ -77,7 +77,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
         summaries = summarise([one.scores for one in tables.evaluations], np.random.default_rng(_SEED))
         files = tables.finish(summaries, report)
         tell("\n".join(summary_lines(tables.evaluations, summaries)))
-        names = [file.name for file in files] + [figures[one.pair].name for one in tables.evaluations if figures]
+        drawn = [figures[one.pair].name for one in tables.evaluations if figures]
+        names = [*(file.name for file in files), *(name for name in drawn if (arguments.output / name).exists())]
         tell(f"wrote {arguments.output}/: {', '.join(names)}")
     return code
 
@@ -95,7 +96,7 @@ def _pairs(arguments: argparse.Namespace) -> list[Pair]:
         return pairs
     if not (arguments.report or arguments.figure):
         raise InputError("--image is for --report and --figure: add one, or leave the images out")
-    return with_images(pairs, inputs_from(arguments.images, raw=False))
+    return with_images(pairs, inputs_from(arguments.images, raw=False, flat=True))
 
 
 @dataclass(frozen=True)
@@ -141,18 +142,32 @@ class _Scorer:
             tell(f"  note: {note}")
         if masks.spacing_um is None:
             tell("  note: no spacing stated, so nothing in µm; give --spacing")
+        wish = self._figure(pair, masks)
         check_scoring(pair, masks, allowance, measures=self.measures, report=self.report is not None)
         evaluation = evaluate_pair(masks, pair, self.scoring)
         if self.measures:
             with self.outputs.staged() as folder:
                 for role, mask in (("predicted", masks.predicted), ("annotated", masks.annotated)):
                     write_vessels(folder, f"{pair.name}_{role}", mask, lambda line: tell(f"  WARNING     {line}"))
-        if wish := self.figures.get(pair):
+        if wish is not None:
             with self.outputs.staged() as folder:
                 write_paper_figure(folder / wish.name, _scene(masks), wish)
         if self.report is not None:
             self.report.add(masks, evaluation, sources)
         return evaluation
+
+    def _figure(self, pair: Pair, masks: MaskPair) -> FigureWish | None:
+        """Return what is to be shown of a pair; of several pairs, one that lacks it is scored and not shown."""
+        wish = self.figures.get(pair)
+        try:
+            if wish is not None:
+                wish.check(masks.annotated.shape, pair.name)
+        except InputError as error:
+            if len(self.figures) == 1:
+                raise
+            tell(f"  note: no figure: {error}")
+            return None
+        return wish
 
 
 def _scene(masks: MaskPair) -> Scene:

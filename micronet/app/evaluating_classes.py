@@ -86,7 +86,7 @@ class _Scorer:
     def score(self, pair: Pair) -> Outcome:
         """Read, compare, write."""
         with Sources() as sources:
-            check_reading(pair, self.reading, sources, ram.Allowance.of(self.max_ram, ram.SCORING), flat=True)
+            check_reading(pair, self.reading, sources, ram.Allowance.of(self.max_ram, ram.SCORING))
             classes = read_class_pair(pair, self.names, self.reading, sources)
         tell(f"  {classes.descriptions[0]} against {classes.descriptions[1]}")
         for note in classes.notes:

@@ -10,7 +10,7 @@ from pathlib import Path
 from micronet.app.terminal import tell
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import listed
-from micronet.io import VOLUME_SUFFIXES, is_volume_path
+from micronet.io import VOLUME_SUFFIXES, is_png_path, is_volume_path
 from micronet.io.bscans import natural_order
 from micronet.io.checks import is_store, missing
 from micronet.io.volume_names import is_result
@@ -19,11 +19,12 @@ from micronet.report.wish import FigureWish
 __all__ = ["check_only", "figure_wish", "inputs_from"]
 
 
-def inputs_from(paths: Sequence[Path], *, raw: bool) -> list[Path]:
+def inputs_from(paths: Sequence[Path], *, raw: bool, flat: bool = False) -> list[Path]:
     """Return the files named, and for each folder the volumes in it, in the order of the numbers in their names.
 
     The folder of an OME-Zarr (.zarr) is a volume itself. Segmentations (.seg.nrrd) and what our scripts found before
-    are no inputs, which a line says; headerless files are only with `raw`. FileError when a folder holds no volume.
+    are no inputs, which a line says; headerless files are only with `raw`. Where 2-D images are taken (`flat`) PNG are
+    inputs too. FileError when a folder holds none.
     """
     files: list[Path] = []
     check_only(paths, "INPUT")
@@ -34,11 +35,12 @@ def inputs_from(paths: Sequence[Path], *, raw: bool) -> list[Path]:
         found = [
             file
             for file in sorted(path.iterdir(), key=natural_order)
-            if is_volume_path(file) and (raw or file.suffix != ".raw")
+            if (is_volume_path(file) and (raw or file.suffix != ".raw")) or (flat and is_png_path(file))
         ]
         results = [file for file in found if is_result(file)]
         if not found:
-            raise FileError(f"'{path}' is a folder without volumes ({', '.join(VOLUME_SUFFIXES)})")
+            kinds = ", ".join([*VOLUME_SUFFIXES, *([".png"] if flat else [])])
+            raise FileError(f"'{path}' is a folder without volumes ({kinds})")
         if len(results) == len(found):
             raise FileError(f"'{path}' is a folder of results, with no volume to segment ({listed(_names(results))})")
         if results:

@@ -20,6 +20,7 @@ from micronet.app.prompt import Interrupts, TerminalBar, converse, line_editing,
 from micronet.app.sharing import compute_for_the_first, joined, place_of_process, usual_threads
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import same_but_for_case
+from micronet.core.words import counted
 from micronet.data.augmentation import AUGMENTATIONS, CROPS, CROPS_2D
 from micronet.data.dataset import DataSet, Sample, classes_in, open_dataset, read_dataset
 from micronet.networks.engine import Work
@@ -134,7 +135,7 @@ def _session(network: Network, arguments: argparse.Namespace, places: Places, po
     accumulated = f", {settings.accumulate} volumes a step" if settings.accumulate > 1 else ""
     say(
         f"{network.name}, {described(trainer) or f'recipe {settings.recipe}'}{accumulated}, seed {settings.seed}; "
-        f"{ready.computes}, {settings.threads} threads"
+        f"{ready.computes}, {counted(settings.threads, 'thread')}"
     )
     if ready.note:
         say(ready.note)

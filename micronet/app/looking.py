@@ -15,6 +15,7 @@ from micronet.app.options import settings_of
 from micronet.app.terminal import option_of, tell
 from micronet.core.errors import InputError
 from micronet.core.outcome import Outcome
+from micronet.core.words import counted
 from micronet.segment.settings import Job, Weights, check_stems
 from micronet.segment.weak.job import look_at_file
 from micronet.segment.weak.settings import Ensemble, WeakJob, check_weak_results
@@ -40,7 +41,7 @@ def look_at_inputs(
     check_weak_results(these, ensemble, job)
     threads = set_threads(arguments.threads)
     for one in several:
-        tell(f"weights {one.path} ({one.network.name}); PyTorch, {arguments.device}, {threads} threads")
+        tell(f"weights {one.path} ({one.network.name}); PyTorch, {arguments.device}, {counted(threads, 'thread')}")
     tell(f"finds {', '.join(ensemble.classes)}; maps are cut by {job.threshold_method}")
 
     def look(path: Path) -> Outcome:

@@ -12,6 +12,7 @@ from micronet.app.terminal import tell
 from micronet.core.errors import InputError
 from micronet.core.outcome import Outcome
 from micronet.core.ram import available_memory
+from micronet.data.phantom_kinds import KINDS
 from micronet.data.phantom_set import PhantomSet, Subject, make_set, over_annotations, procedural
 
 __all__ = ["make_phantoms"]
@@ -59,6 +60,7 @@ def make_phantoms(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     """Refuse more than a set may have, and options that do not go together."""
     _check_kind(arguments)
+    _check_crop(arguments)
     masks = arguments.from_annotation
     total = arguments.count * arguments.time_points * len(masks or [None])
     if total > MOST_PHANTOMS:
@@ -77,6 +79,9 @@ def _check_kind(arguments: argparse.Namespace) -> None:
     if shape is not None and len(shape) != len(_SHAPES[kind]):
         usual = ",".join(map(str, _SHAPES[kind]))
         raise InputError(f"--shape: {len(shape)} sizes; {kind} takes {len(_SHAPES[kind])}, such as {usual}")
+    if shape is not None and min(shape) < (least := KINDS[kind].shortest):
+        sizes = ",".join(map(str, shape))
+        raise InputError(f"--shape: '{sizes}'; {kind} needs at least {least} along each axis")
     unused = {
         "--y-crop": arguments.y_crop is None,
         "--vary": not arguments.vary,
@@ -90,3 +95,13 @@ def _check_kind(arguments: argparse.Namespace) -> None:
         raise InputError(f"{' and '.join(given)}: for --kind oct, not for {kind}")
     if kind == "shapes" and arguments.hdf5:
         raise InputError("--hdf5 is for volumes; shapes are PNG")
+
+
+def _check_crop(arguments: argparse.Namespace) -> None:
+    """Refuse a depth of lumens that the shape, or the anatomy, has no room for; over a mask any will do."""
+    crop, least = arguments.y_crop, KINDS["oct"].shortest
+    if crop is None or arguments.from_annotation:
+        return
+    depth = (arguments.shape or _SHAPES["oct"])[1]
+    if not least <= crop <= depth:
+        raise InputError(f"--y-crop: '{crop}'; a phantom of {depth} voxels in depth takes {least} to {depth}")

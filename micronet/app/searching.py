@@ -23,6 +23,7 @@ from micronet.core.names import write_name
 from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.provenance import sha256_of, versions
 from micronet.core.table import number_cell, write_table
+from micronet.core.words import counted
 from micronet.data.dataset import DataSet, Sample, dataset_files, open_dataset
 from micronet.networks.registry import Network, network_named
 from micronet.training.looks import Looks
@@ -59,7 +60,8 @@ def search(arguments: argparse.Namespace) -> int:
     candidate = _candidate(network, arguments, dataset, samples, bar)
     journal = arguments.output / f"{stem}.journal"
     with Search(journal, _asked(arguments, dataset), seed=arguments.seed, warm_up=arguments.warm_up) as study:
-        tell(f"{network.name}, {computes}, {threads} threads; {len(study.told)} of {arguments.trials} trials are done")
+        done = f"{len(study.told)} of {arguments.trials} trials are done"
+        tell(f"{network.name}, {computes}, {counted(threads, 'thread')}; {done}")
         with contextlib.closing(bar):
             study.run(candidate, arguments.trials, bar.begin, lambda told: tell(_line(told, study.best)))
         _write(outputs, stem, study, arguments, network)

@@ -18,6 +18,7 @@ from micronet.app.terminal import tell, with_options
 from micronet.core.errors import InputError
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import Outputs
+from micronet.core.words import counted
 from micronet.io.checks import is_store
 from micronet.networks.card import trained_spacing
 from micronet.report.wish import FigureWish
@@ -39,7 +40,7 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
     if _are_of_images(several, names):
         from micronet.app.looking import look_at_inputs  # it imports scikit-image
 
-        paths = inputs_from(arguments.inputs, raw=arguments.shape is not None)
+        paths = _inputs(arguments, several)
         these = _told_part(paths, arguments.part)
         return look_at_inputs(paths, these, several, arguments) if these or not paths else 0
     _refuse_options_of_images(arguments)
@@ -48,7 +49,7 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
     several = [replace(one, make_ready=make_ready) for one in several]
     members = Members.of(several, names) if names else Members.told_apart_by(several[0])
     demo = not arguments.inputs
-    paths = _volumes(arguments, root, annotated=members is None)
+    paths = _inputs(arguments, several) or [_demo(arguments, root, annotated=members is None)]
     start = _start(arguments)
     for note in check_stems(paths):
         tell(f"note: {note}")
@@ -72,7 +73,7 @@ def segment_inputs(arguments: argparse.Namespace, root: Path) -> int:
         job.window_wish.check(one.model)
     job = replace(job, resample_um=_one_spacing(arguments.resample_um, several))
     for one in several:
-        tell(f"weights {one.path} ({one.network.name}); {computes}, {arguments.device}, {threads} threads")
+        tell(f"weights {one.path} ({one.network.name}); {computes}, {arguments.device}, {counted(threads, 'thread')}")
     if members is not None:
         code = segment_into_several(every, paths, members, job, arguments)
     elif arguments.time_lapse:
@@ -132,15 +133,19 @@ def _refuse_options_of_images(arguments: argparse.Namespace) -> None:
             raise InputError(f"{name} goes with a network that says what an image holds (micranet), not with others")
 
 
-def _volumes(arguments: argparse.Namespace, root: Path, *, annotated: bool) -> list[Path]:
-    """Return the volumes that are meant; where none are, the demo, with its annotation where a lumen is looked for."""
-    if arguments.inputs:
-        return inputs_from(arguments.inputs, raw=arguments.shape is not None)
+def _inputs(arguments: argparse.Namespace, several: Sequence[Weights]) -> list[Path]:
+    """Return the volumes that are meant, and the 2-D images where the networks look at such; none where none are."""
+    raw, flat = arguments.shape is not None, all(one.flat for one in several)
+    return inputs_from(arguments.inputs, raw=raw, flat=flat)
+
+
+def _demo(arguments: argparse.Namespace, root: Path, *, annotated: bool) -> Path:
+    """Return the demo, with its annotation where a lumen is looked for."""
     if annotated:
         arguments.annotation = arguments.annotation or (
             root / "annotations" / "annotation_phantom_demo_iso_full.seg.nrrd"
         )
-    return [root / "struct_iso" / "E5D_phantom_demo.nrrd"]
+    return root / "struct_iso" / "E5D_phantom_demo.nrrd"
 
 
 def _start(arguments: argparse.Namespace) -> Start:

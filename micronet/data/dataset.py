@@ -20,7 +20,7 @@ from micronet.data.dataset_file import (
     DataSet,
     DataSetError,
     Entry,
-    as_toml,
+    absence_of,
     classes_in,
     read_all,
     read_dataset,
@@ -118,13 +118,20 @@ def open_dataset(
     raise DataSetError(dataset.path, problems)
 
 
-def check_dataset(path: str | os.PathLike[str]) -> None:
-    """Read a data-set file and each of its volumes, one at a time; DataSetError with all that is wrong, as above."""
+def check_dataset(path: str | os.PathLike[str]) -> bool:
+    """Read a data-set file and each of its volumes, one at a time; DataSetError with all that is wrong, as above.
+
+    Returns whether all of them are images of one plane.
+    """
+    flat = True
     dataset, found, problems = read_all(Path(path), ())
     for one in found:
-        problems += [f"volume {one.entry.name}: {problem}" for problem in _try_load(one.entry, {}, one.readable)[1]]
+        sample, wrong = _try_load(one.entry, {}, one.readable)
+        problems += [f"volume {one.entry.name}: {problem}" for problem in wrong]
+        flat = flat and sample is not None and sample.volume.shape[0] == 1
     if problems:
         raise DataSetError(dataset.path, problems)
+    return flat
 
 
 def load_split(dataset: DataSet, splits: Sequence[str] = SPLITS) -> dict[str, list[Sample]]:
@@ -168,11 +175,8 @@ def _try_load(entry: Entry, images: _Images, readable: bool = True) -> tuple[Sam
 
     Where it is not known how to read them, it is only looked whether they are there.
     """
-    missing = [
-        f"{key} = {as_toml(str(path))} is not there"
-        for key, path in (("image", entry.image), ("annotation", entry.annotation))
-        if not os.path.exists(path)  # a name that no disk can have is there nowhere
-    ]
+    named = (("image", entry.image), ("annotation", entry.annotation))
+    missing = [absence for key, path in named if (absence := absence_of(key, path))]
     if missing or not readable:
         return None, missing
     problems, image, labels = [], None, None

@@ -27,6 +27,7 @@ __all__ = [
     "DataSetError",
     "Entry",
     "Found",
+    "absence_of",
     "as_toml",
     "classes_in",
     "inside",
@@ -425,9 +426,17 @@ def _entry(table: Mapping[str, Any], folder: Path, roots: Sequence[Path]) -> tup
             del values[key]
     wrong = frozenset({*_NEEDED, *table} - set(values))
     if wrong & {"name", "image", "annotation"}:
-        return None, problems
+        # It is told of whole volumes when they are loaded; this one never is.
+        paths = [(key, values[key]) for key in _PATHS if key in values]
+        return None, problems + [(key, absence) for key, path in paths if (absence := absence_of(key, path))]
     assert set(values) <= {field.name for field in fields(Entry)}  # noqa: S101 - _TYPES lists the fields
     return Found(Entry(**{"split": "", **values}), wrong), problems
+
+
+def absence_of(key: str, path: Path) -> str:
+    """Return that a file which a key names is not there, an empty string where it is."""
+    # A name that no disk can have is there nowhere, which os.path does not complain about.
+    return "" if os.path.exists(path) else f"{key} = {as_toml(str(path))} is not there"
 
 
 def kind_problem(key: str, value: Any, known: Mapping[str, tuple[type, ...]]) -> str:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from micronet.core.errors import InputError
-from micronet.io import is_volume_path, volume_stem
+from micronet.io import is_png_path, is_volume_path, volume_stem
 from micronet.io.bscans import natural_order
 
-__all__ = ["folder_tables"]
+__all__ = ["folder_tables", "image_files"]
 
 # What a folder may be called, and its split.
 _SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
@@ -56,15 +56,15 @@ def _axes(image: Path) -> dict[str, str]:
 
 
 def _beside_each_other(place: Path) -> list[tuple[str, Path, Path]]:
-    files = _files(place)
+    files = image_files(place)
     images = {path.stem.removeprefix(_IMAGE): path for path in files if path.name.startswith(_IMAGE)}
     masks = {path.stem.removeprefix(_MASK): path for path in files if path.name.startswith(_MASK)}
     return _paired(place, images, masks)
 
 
 def _in_two_folders(place: Path) -> list[tuple[str, Path, Path]]:
-    images = {volume_stem(path): path for path in _files(place / "images")}
-    masks = {volume_stem(path): path for path in _files(place / "masks")}
+    images = {volume_stem(path): path for path in image_files(place / "images")}
+    masks = {volume_stem(path): path for path in image_files(place / "masks")}
     return _paired(place, images, masks)
 
 
@@ -78,11 +78,8 @@ def _paired(place: Path, images: dict[str, Path], masks: dict[str, Path]) -> lis
     return [(name, image, masks[name]) for name, image in images.items()]
 
 
-def _files(place: Path) -> list[Path]:
+def image_files(place: Path) -> list[Path]:
+    """Return the volumes and PNG in a folder, in the order of the numbers in their names; none where there is none."""
     if not place.is_dir():
         return []
-    return [path for path in sorted(place.iterdir(), key=natural_order) if is_volume_path(path) or _is_png(path)]
-
-
-def _is_png(path: Path) -> bool:
-    return path.suffix.lower() == ".png" and not path.name.startswith(".")
+    return [path for path in sorted(place.iterdir(), key=natural_order) if is_volume_path(path) or is_png_path(path)]

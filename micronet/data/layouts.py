@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from micronet.core.errors import InputError
 from micronet.core.names import listed, name_key
+from micronet.data.folders import folder_tables, image_files
 from micronet.io import is_volume_path, volume_stem
 from micronet.io.bscans import natural_order
 from micronet.io.volume_names import is_result, volume_name
@@ -35,11 +37,15 @@ class AnnotatedVolume:
 
 @dataclass(frozen=True)
 class Layout:
-    """What was found of one layout, and lines on what was found but not taken."""
+    """What was found of one layout, and lines on what was found but not taken.
+
+    `by_folder`: a data-set file names the folder, and training looks for the volumes itself.
+    """
 
     title: str
     volumes: Sequence[AnnotatedVolume]
     notes: Sequence[str] = ()
+    by_folder: bool = False
 
 
 def _published(folder: Path) -> Layout | None:
@@ -95,8 +101,31 @@ def _decathlon(folder: Path) -> Layout | None:
     return Layout("imagesTr/ and labelsTr/", found, notes) if found or notes else None
 
 
+def _in_splits(folder: Path) -> Layout | None:
+    """Return what lies in train/, val/ and test/, as a data set with ``folder`` finds it."""
+    if not (folder / "train").is_dir():
+        return None
+    title = "train/ and val/"
+    try:
+        tables = folder_tables(folder, ".")
+    except InputError as error:
+        return Layout(title, (), [str(error)])
+    found = [
+        AnnotatedVolume(one["name"], folder / one["image"], folder / one["annotation"], one["split"]) for one in tables
+    ]
+    return Layout(title, found, by_folder=True)
+
+
+def _in_two_folders(folder: Path) -> Layout | None:
+    """Return images/ with masks/ of the same names; images of one plane (PNG) among them."""
+    images, masks = (image_files(folder / name) for name in ("images", "masks"))
+    if not images or not masks:
+        return None
+    return _paired("images/ and masks/", _named(images, volume_stem), _named(masks, volume_stem))
+
+
 #: In the order in which they are tried; the first that finds volumes is taken.
-LAYOUTS: tuple[Callable[[Path], Layout | None], ...] = (_published, _decathlon, _beside)
+LAYOUTS: tuple[Callable[[Path], Layout | None], ...] = (_published, _decathlon, _in_splits, _in_two_folders, _beside)
 
 
 def _with_folders(volume: AnnotatedVolume, folder: Path) -> str:

@@ -12,8 +12,9 @@ from micronet.core.errors import FileError, InputError, MicronetError
 from micronet.core.names import listed
 from micronet.core.ownership import Outputs, check_outputs
 from micronet.core.version import __version__
+from micronet.core.words import counted
 from micronet.data.dataset_file import SPLITS
-from micronet.data.layouts import LAYOUTS, AnnotatedVolume
+from micronet.data.layouts import LAYOUTS, AnnotatedVolume, Layout
 from micronet.io import files_read_with
 from micronet.io.formats import suffix_of
 from micronet.io.seg_nrrd import segment_names
@@ -48,23 +49,24 @@ def write_new_dataset(folder: Path, say: Callable[[str], None]) -> Path:
         notes = "".join(f" ({note})" for layout in layouts for note in layout.notes)
         raise FileError(
             f"'{folder}' holds no images with annotations{notes}; known are struct_iso/ with annotations/, imagesTr/ "
-            "with labelsTr/, and images with a .seg.nrrd of the same name beside them"
+            "with labelsTr/, train/ with val/, images/ with masks/, and images with a .seg.nrrd of the same name "
+            "beside them"
         )
     splits = split_by_embryo(taken.volumes)
     path = folder / _FILE
-    text = _toml(folder, taken.volumes, splits)
+    text = _toml(folder, taken, splits)
     outputs = Outputs(folder, _RECORD, _MADE_BY, [_FILE], advice="rename it to keep it")
     read = [file for one in taken.volumes for path_ in (one.image, one.annotation) for file in files_read_with(path_)]
     check_outputs([outputs], read)
     with outputs.staged() as staging:
         (staging / _FILE).write_text(text, encoding="utf-8")
     outputs.finish({"micronet": __version__, "layout": taken.title})
-    say(f"{taken.title}: {len(taken.volumes)} volumes with annotation")
+    say(f"{taken.title}: {counted(len(taken.volumes), 'volume')} with annotation")
     for note in taken.notes:
         say(f"note: {note}")
     for other in layouts:
         if other is not taken and other.volumes:
-            say(f"note: not taken, {len(other.volumes)} volumes that lie there as {other.title}")
+            say(f"note: not taken, {counted(len(other.volumes), 'volume')} that lie there as {other.title}")
     for line in _told(taken.volumes, splits):
         say(line)
     say(f"wrote {path}")
@@ -104,8 +106,10 @@ def _told(volumes: Sequence[AnnotatedVolume], splits: Sequence[str]) -> Iterable
     for split in SPLITS:
         names = [one.name for one, its in zip(volumes, splits, strict=True) if its == split]
         if names:
-            counts = f"{_count(len(names), 'volume')} of {_count(len(embryos[split]), 'embryo')}"
+            counts = f"{counted(len(names), 'volume')} of {counted(len(embryos[split]), 'embryo')}"
             yield f"{split}: {counts} ({listed(names)})"
+    if all(one.split is not None for one in volumes):
+        return  # their folders say so, and that was somebody's choice
     everyone = set().union(*embryos.values())
     if len(everyone) < len(volumes):
         yield "names that differ by a time point are one embryo, and stay together"
@@ -115,12 +119,9 @@ def _told(volumes: Sequence[AnnotatedVolume], splits: Sequence[str]) -> Iterable
         yield f"note: in test and in another split by their folders: {listed(sorted(both))}"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _toml(folder: Path, volumes: Sequence[AnnotatedVolume], splits: Sequence[str]) -> str:
+def _toml(folder: Path, layout: Layout, splits: Sequence[str]) -> str:
     """Return the data-set file; paths in it are relative to its own folder."""
+    volumes = layout.volumes
     bad = [
         one.name
         for one in volumes
@@ -133,13 +134,14 @@ def _toml(folder: Path, volumes: Sequence[AnnotatedVolume], splits: Sequence[str
         f"# Made by {_MADE_BY} of what lies here, and made anew when that runs again; once you change it, it is yours.",
         "# datasets/README.md says what the keys mean.",
         f"name = {_quoted(folder.resolve().name)}",
+        *(['folder = "."   # train/, val/ and test/ lie here'] if layout.by_folder else []),
         *_several(volumes),
         "",
         "[defaults]",
         '# intensity = "log"      # for linear intensities, as of light-sheet or confocal microscopes',
         '# segment = "full seg"   # where an annotation has several',
     ]
-    for one, split in zip(volumes, splits, strict=True):
+    for one, split in zip(volumes, splits, strict=True) if not layout.by_folder else ():
         image, annotation = (path.relative_to(folder).as_posix() for path in (one.image, one.annotation))
         lines += ["", "[[volume]]", f"name = {_quoted(one.name)}", f'split = "{split}"']
         lines += [f"image = {_quoted(image)}", f"annotation = {_quoted(annotation)}"]

@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from micronet.core.volume import Volume, upright
-from micronet.data.phantom.optic_lobe import OpticLobe, optic_lobe
-from micronet.data.phantom.shapes import Shapes, draw_shapes
+from micronet.data.phantom.anatomy import SMALLEST_AXIS
+from micronet.data.phantom.optic_lobe import SMALLEST_LOBE, OpticLobe, optic_lobe
+from micronet.data.phantom.shapes import SMALLEST_IMAGE, Shapes, draw_shapes
 from micronet.io import Segment, write_segmentation, write_volume
 from micronet.io.hdf5 import write_one
 
@@ -32,6 +33,8 @@ class Kind:
         What the data-set file says it is.
     stem : str
         Names are ``<stem>_<seed>``.
+    shortest : int
+        Voxels that each axis has at least.
     image, annotation : str
         Files of the one called ``{name}``, relative to the folder of the set.
     keys, defaults : tuple of str
@@ -47,6 +50,7 @@ class Kind:
 
     title: str
     stem: str
+    shortest: int
     image: str
     annotation: str
     keys: tuple[str, ...] = ()
@@ -87,12 +91,14 @@ KINDS: Mapping[str, Kind] = {
     "oct": Kind(
         title="Simulated OCT",
         stem="phantom",
+        shortest=SMALLEST_AXIS,
         image="struct_iso/E5D_{name}.nrrd",
         annotation="annotations/annotation_{name}_iso_full.seg.nrrd",
     ),
     "shapes": Kind(
         title="Drawn shapes (in masks 0 is background, 1 a line, 2 an ellipse)",
         stem="shapes",
+        shortest=SMALLEST_IMAGE,
         image="images/{name}.png",
         annotation="masks/{name}.png",
         keys=('classes = ["line", "ellipse"]',),
@@ -102,6 +108,7 @@ KINDS: Mapping[str, Kind] = {
     "optic-lobe": Kind(
         title="Simulated two-photon volumes of an optic lobe",
         stem="optic_lobe",
+        shortest=SMALLEST_LOBE,
         image="volumes/{name}.nrrd",
         annotation="annotations/{name}.seg.nrrd",
         defaults=('segment = "column"',),

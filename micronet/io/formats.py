@@ -23,6 +23,7 @@ __all__ = [
     "VOLUME_SUFFIXES",
     "files_of",
     "files_read_with",
+    "is_png_path",
     "is_volume_path",
     "open_recording",
     "open_stack",
@@ -79,6 +80,12 @@ def is_volume_path(path: str | os.PathLike[str]) -> bool:
     if name.startswith(".") or name.endswith(_SEGMENTATION_SUFFIXES) or not name.endswith(VOLUME_SUFFIXES):
         return False
     return not (name.endswith(".raw") and file.with_suffix(".nhdr").exists())
+
+
+def is_png_path(path: str | os.PathLike[str]) -> bool:
+    """Whether the name of a file is that of a PNG, a 2-D image where such are taken; hidden files are none."""
+    name = Path(path).name.lower()
+    return name.endswith(".png") and not name.startswith(".")
 
 
 def volume_stem(path: str | os.PathLike[str]) -> str:

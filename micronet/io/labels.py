@@ -287,7 +287,7 @@ def _of_classes(segmentation: Segmentation, names: Sequence[str], background: st
 
 
 def _background(value: int) -> tuple[str, int, str]:
-    return "background", value, "outside of them, some close by and some far away"
+    return "background", value, "where none of the others is, some close by and some far away"
 
 
 #: What is to be painted where there is too little of it: name, value, where.

@@ -246,6 +246,10 @@ class PieceArray(Pieces):
             temporary.write_text(json.dumps(content), encoding="utf-8")
         return cls(folder)
 
+    def holds(self, part: slice | tuple[slice, ...]) -> bool:
+        """Return whether every piece of a box was written."""
+        return all(self._path(number).exists() for number in self._numbers(_bounds(part, self.shape)))
+
     @contextmanager
     def _opened(self, number: Sequence[int]) -> Iterator[tuple[Any, int]]:
         with self._path(number).open("rb", buffering=0) as file:

@@ -17,7 +17,7 @@ _DRESS = re.compile(r"(?:annotation_|E5D_)?(?P<name>.+?)(?:_iso_full)?(?:_probab
 # And what a training session does: run, step and, of a network that refines, passes.
 _OF_SESSION = re.compile(r"u-net(?:-[0-9]+)?_[0-9]+_(?P<u>.+)|ur-net(?:-[0-9]+)?_[0-9]+_(?P<ur>.+)_[0-9]+")
 # What stands at the end of the names of what belongs to a result; each result has the record <stem>.json.
-_PARTS = ("_probability", "_labels", "_look")
+_PARTS = ("_probability", "_labels", "_look", "_preview")
 _RESULT_NAMES = ("_probability.nrrd", "_probability.ome.zarr", "_labels.tif", "_look.seg.nrrd")
 _MAKERS = ("infer.py", "teach.py", "training")
 

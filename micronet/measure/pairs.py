@@ -18,6 +18,7 @@ from micronet.io import (
     Sources,
     claimed_bytes,
     files_read_with,
+    is_png_path,
     is_volume_path,
     read_annotation,
     read_volume,
@@ -25,7 +26,7 @@ from micronet.io import (
 )
 from micronet.io.checks import is_store
 from micronet.io.seg_nrrd import is_pointer_file
-from micronet.io.volume_names import result_name, result_record, volume_of
+from micronet.io.volume_names import is_result, result_name, result_record, volume_of
 from micronet.measure.footprint import least_bytes, scores_bytes, vessels_bytes
 from micronet.measure.scores import Scores, Scoring, score_masks
 from micronet.measure.thresholds import Sweep, mask_above, threshold_sweep
@@ -157,7 +158,8 @@ def find_pairs(
     Parameters
     ----------
     predictions, annotations : sequence of Path
-        Files, or folders of files: their segmentations (.seg.nrrd), or where there are none their volumes.
+        Files, or folders of files: their segmentations (.seg.nrrd), or where there are none their volumes, or where
+        there are none of these either their PNG.
     probability : bool
         Predictions are probabilities: folders are searched for those that infer.py wrote, or where there are none for
         volumes.
@@ -272,9 +274,11 @@ def _files(paths: Sequence[Path], *, probability: bool) -> list[Path]:
         ours = [file for file in volumes if volume_stem(file).endswith("_probability")]
         masks = [file for file in here if file.name.lower().endswith(_SEGMENTATIONS)]
         masks = [file for file in masks if not (_is_pointer(file) or is_pointer_file(file))]
-        found = (ours or volumes) if probability else (masks or [file for file in volumes if file not in ours])
+        images = [file for file in here if is_png_path(file) and not is_result(file)]
+        masks = masks or [file for file in volumes if file not in ours] or images
+        found = (ours or volumes) if probability else masks
         if not found:
-            kinds = VOLUME_SUFFIXES if probability else (".seg.nrrd", *VOLUME_SUFFIXES)
+            kinds = VOLUME_SUFFIXES if probability else (".seg.nrrd", *VOLUME_SUFFIXES, ".png")
             role = "probabilities" if probability else "masks"
             raise FileError(f"'{path}' is a folder without {role} ({', '.join(kinds)})")
         files += found
@@ -296,16 +300,16 @@ def _by_name(files: Sequence[Path]) -> dict[str, Path]:
     return named
 
 
-def check_reading(pair: Pair, reading: Reading, sources: Sources, allowance: Allowance, *, flat: bool = False) -> int:
+def check_reading(pair: Pair, reading: Reading, sources: Sources, allowance: Allowance) -> int:
     """Return about how many bytes reading a pair takes, by the headers alone; MemoryLimitError where it is too much.
 
-    InputError where a scale is asked for of what has none. `flat` as of `micronet.io.read_volume`.
+    InputError where a scale is asked for of what has none.
     """
     for path in (pair.prediction, pair.annotation, *([] if pair.image is None else [pair.image])):
         if reading.level and not is_store(path):
             raise InputError(f"'{path}' is no OME-Zarr and has one scale only {setting('level')}")
     annotation, prediction, image = (
-        0 if path is None else claimed_bytes(sources.of(path), axes=reading.axes, flat=flat, level=reading.level)
+        0 if path is None else claimed_bytes(sources.of(path), axes=reading.axes, flat=True, level=reading.level)
         for path in (pair.annotation, pair.prediction, pair.image)
     )
     # A file is read and turned, the mask is chosen from it, and the last one stays.
@@ -333,7 +337,7 @@ def check_scoring(
 
 
 def read_pair(pair: Pair, reading: Reading, sources: Sources) -> MaskPair:
-    """Read the masks of a pair from its files, which may be open already.
+    """Read the masks of a pair from its files, which may be open already; a 2-D image is a volume of one plane.
 
     Raises
     ------
@@ -342,7 +346,7 @@ def read_pair(pair: Pair, reading: Reading, sources: Sources) -> MaskPair:
     InputError
         If a file holds no mask (or probability), an option does not fit, or the two lie on different grids.
     """
-    how: dict[str, Any] = {"axes": reading.axes, "spacing_um": reading.spacing_um, "level": reading.level}
+    how: dict[str, Any] = {"axes": reading.axes, "spacing_um": reading.spacing_um, "level": reading.level, "flat": True}
     annotation = read_annotation(sources.of(pair.annotation), segment=reading.segment, **how)
     annotated = annotation.mask
     probability = None

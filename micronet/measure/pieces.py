@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from micronet.core.volume import bounding_box
+from micronet.core.words import counted
 from micronet.measure.cleaning import Cleaning
 from micronet.measure.topology import components
 
@@ -28,12 +29,12 @@ class Cleaned:
     def __str__(self) -> str:
         """Return it in words."""
         return (
-            f"{_counted(self.pieces, 'piece')} removed ({self._share(self.removed)}), "
-            f"{_counted(self.holes, 'hole')} filled ({self._share(self.filled)})"
+            f"{counted(self.pieces, 'piece')} removed ({self._share(self.removed)}), "
+            f"{counted(self.holes, 'hole')} filled ({self._share(self.filled)})"
         )
 
     def _share(self, voxels: int) -> str:
-        return f"{_counted(voxels, 'voxel')}, {100 * voxels / max(self.before, 1):.2g} % of the lumen"
+        return f"{counted(voxels, 'voxel')}, {100 * voxels / max(self.before, 1):.2g} % of the lumen"
 
 
 def clean_mask(mask: NDArray[np.bool_], cleaning: Cleaning, voxel_um3: float | None = None) -> Cleaned:
@@ -99,7 +100,3 @@ def _sizes(labels: NDArray[np.int32], count: int) -> NDArray[np.int64]:
     for plane in labels:
         sizes += np.bincount(plane.ravel(), minlength=count + 1)
     return sizes
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Evening", "evened", "planes_are_thick", "sampled_bytes"]
+__all__ = ["Evening", "evened", "planes_are_thick", "sampled", "sampled_bytes", "widths"]
 
 #: Part of the voxels that counts as dark as the image gets, and what is added before the logarithm, in units of how
 #: much brighter the mean is than those: noise of dark voxels is not to be blown up.
@@ -85,15 +85,16 @@ class Evening:
         cls, planes: Iterable[NDArray[np.float32]], shape: Sequence[int], spacing_um: Sequence[float], around_um: float
     ) -> Evening:
         """Return the steps for an image whose planes (Y, X) are given in turn."""
-        step = _step(shape)
-        seen = np.empty((shape[0], -(-shape[1] // step), -(-shape[2] // step)), np.float32)
-        for plane, sampled in zip(planes, seen, strict=True):
-            sampled[...] = plane[::step, ::step]
+        seen = np.stack([sampled(plane, shape) for plane in planes])
+        return cls.of_samples(seen, spacing_um, around_um)
+
+    @classmethod
+    def of_samples(cls, seen: NDArray[np.float32], spacing_um: Sequence[float], around_um: float) -> Evening:
+        """Return the steps for an image of which `sampled` gave this of all planes; it is changed in place."""
         dark = float(np.quantile(seen, _DARKEST))
         seen -= np.float32(dark)
         mean = float(np.maximum(seen, 0, out=seen).mean(dtype=np.float64))
-        finest = min(spacing_um)
-        z, y, x = (_width(around_um / length) if length < _THICK * finest else 1 for length in spacing_um)
+        z, y, x = widths(spacing_um, around_um)
         return cls(dark, _FLOOR * max(mean, 1e-6), (z, y, x))
 
     @property
@@ -115,6 +116,19 @@ class Evening:
     def across(self, columns: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return what `within` gave, averaged along the first axis, which is all of Z; others are as wide as wished."""
         return _running_means(columns, self.widths[:1])
+
+
+def widths(spacing_um: Sequence[float], around_um: float) -> tuple[int, int, int]:
+    """Return over how many voxels along (Z, Y, X) running means go; 1 where nothing is averaged."""
+    finest = min(spacing_um)
+    z, y, x = (_width(around_um / length) if length < _THICK * finest else 1 for length in spacing_um)
+    return z, y, x
+
+
+def sampled(plane: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np.float32]:
+    """Return the voxels of a plane (Y, X) from which it is told how bright an image of a shape is."""
+    step = _step(shape)
+    return plane[::step, ::step].copy()
 
 
 def sampled_bytes(shape: Sequence[int]) -> int:

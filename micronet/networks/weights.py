@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from micronet.core.errors import FileError, InputError, setting
 from micronet.core.files import atomic_path, make_folder
-from micronet.core.names import existing
+from micronet.core.names import existing, listed
 from micronet.io.checks import is_file
 from micronet.io.hdf5_tensors import is_zoo, read_tensors
 from micronet.networks.pickle_guard import checked_archive
@@ -39,7 +39,7 @@ def find_weights(name: str, folders: Sequence[Path]) -> Path:
     Parameters
     ----------
     name : str
-        A path, or the name of a file in one of the folders, with or without ``.pt``; of a network in an HDF5 file
+        A path, or the name of a file in one of the folders, each with or without ``.pt``; of a network in an HDF5 file
         ``zoo.h5:ARCHITECTURE/MODEL``.
     folders : sequence of Path
         Searched in this order when `name` is no existing path.
@@ -53,10 +53,15 @@ def find_weights(name: str, folders: Sequence[Path]) -> Path:
     FileError
         If nothing is found; it lists what there is.
     """
-    candidates = [Path(name), *(folder / file for folder in folders for file in (f"{name}.pt", name))]
+    zoo = Path(name)
+    there = (folder / file for folder in folders for file in (f"{name}.pt", name))
+    candidates = [zoo, *there, Path(f"{name}.pt")]
     for candidate in map(existing, candidates):
         if is_file(candidate) or is_zoo(candidate):
             return candidate
+    if zoo.is_dir():
+        inside = listed(sorted(str(file) for file in zoo.glob("*.pt"))) or "none there"
+        raise FileError(f"'{name}' is a folder of weights: give one of them {setting('model')}: {inside}")
     known = sorted({file.stem for folder in folders for file in folder.glob("*.pt")})
     raise FileError(
         f"no weights '{name}': no such file, nor in {', '.join(f'{folder}/' for folder in folders)}; "

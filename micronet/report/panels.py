@@ -172,17 +172,21 @@ def _layout(rows: Sequence[Sequence[Panel]], sheet: Sheet, headline: float) -> t
 
 def _scales(sizes: Sequence[tuple[float, ...]], room: float, highest: float) -> list[float]:
     """Return inches per unit of each column: one scale, save of those that would come out smaller than a stamp."""
-    small: set[int] = set()
-    while True:  # a picture that is too small at the common scale is set apart, which leaves less to the others
-        common = [size for index, size in enumerate(sizes) if index not in small]
-        scale = min(
-            (room - _SMALLEST_SIDE * len(small)) / sum(width for width, _ in common),
-            highest / max(height for _, height in common),
-        )
-        smaller = {i for i, size in enumerate(sizes) if max(size) * scale < _SMALLEST_SIDE} - small
-        if not smaller or len(small | smaller) == len(sizes):
+    small: set[int] = set()  # set apart, which leaves less to the others
+    narrow: set[int] = set()  # at the common scale, but as wide as a stamp for what stands above and below them
+    scale = math.inf
+    while True:
+        common = set(range(len(sizes))) - small
+        scale = min(scale, highest / max(sizes[index][1] for index in common))
+        if wide := common - narrow:
+            stamps = _SMALLEST_SIDE * (len(sizes) - len(wide))
+            scale = min(scale, (room - stamps) / sum(sizes[index][0] for index in wide))
+        smaller = {index for index in common if max(sizes[index]) * scale < _SMALLEST_SIDE}
+        narrower = {index for index in wide if sizes[index][0] * scale < _SMALLEST_SIDE}
+        if not smaller | narrower or smaller == common:
             break
         small |= smaller
+        narrow |= narrower
     return [_SMALLEST_SIDE / max(size) if index in small else scale for index, size in enumerate(sizes)]
 
 

@@ -18,7 +18,6 @@ from typing import Any
 import filelock
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from micronet.core.errors import FileError, InputError, setting
 from micronet.core.files import atomic_path, make_folder
@@ -27,12 +26,14 @@ from micronet.core.ownership import ELSEWHERE
 from micronet.core.provenance import read_sealed, write_sealed
 from micronet.core.version import __version__
 from micronet.io.zarr import open_level
+from micronet.networks.registry import model_for_state
 from micronet.segment.earlier import differences
 from micronet.segment.plan import Plan
 from micronet.segment.refine import Iteration
 from micronet.segment.settings import MADE_BY
 from micronet.segment.shelf import SharedShelf
-from micronet.segment.store_work import StoreSpec, StoreWork
+from micronet.segment.store_spec import StoreSpec, spec_of, spec_told
+from micronet.segment.store_work import StoreWork, store_work
 from micronet.segment.tiles import Progress
 
 __all__ = ["Checkpoint", "work_of"]
@@ -96,11 +97,11 @@ class Checkpoint:
                     (self.folder / _LOCK).unlink(missing_ok=True)
                     self.folder.rmdir()
 
-    def begin(self, spec: StoreSpec, parameters: Mapping[str, torch.Tensor]) -> None:
+    def begin(self, spec: StoreSpec, state: Mapping[str, torch.Tensor]) -> None:
         """Write what everybody has to know."""
         with atomic_path(self.folder / _WEIGHTS) as temporary, temporary.open("wb") as file:
-            np.savez(file, **{name: value.detach().numpy() for name, value in parameters.items()})  # type: ignore[arg-type]
-        told = spec.told() | {"path": write_name(spec.path)}
+            np.savez(file, **{name: value.detach().numpy() for name, value in state.items()})  # type: ignore[arg-type]
+        told = spec_told(spec) | {"path": write_name(spec.path)}
         write_sealed(
             self.folder / _JOB, {"made_by": MADE_BY, "micronet": __version__, "asked": self._asked, "spec": told}
         )
@@ -113,6 +114,7 @@ class Checkpoint:
             None if told.get("statistics") is None else tuple(told["statistics"]),
             bool(told.get("encoded")),
             [Iteration(**one) for one in told.get("iterations", ())],
+            told.get("stages", {}),
         )
 
         def note() -> None:
@@ -123,11 +125,16 @@ class Checkpoint:
                     "statistics": progress.statistics,
                     "encoded": progress.encoded,
                     "iterations": [asdict(one) for one in progress.iterations],
+                    "stages": progress.stages,
                 },
             )
 
         progress.note = note
         return progress
+
+    def forget_progress(self) -> None:
+        """Begin anew."""
+        (self.folder / _PROGRESS).unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove the folder with all that is in it."""
@@ -143,12 +150,11 @@ def work_of(folder: Path) -> StoreWork:
         raise FileError(f"'{folder}' is not seen here, or has gone: all processes need the same disk")
     if job.get("micronet") != __version__:
         raise InputError(f"micronet {__version__} is installed here, {job.get('micronet')} where the call came from")
-    spec = _spec_of(job)
     with np.load(folder / _WEIGHTS, allow_pickle=False) as stored:
-        arrays: dict[str, NDArray[Any]] = dict(stored)
-    parameters = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    return StoreWork(SharedShelf(folder), spec, parameters, open_level(Path(spec.path), spec.level))
+        state = {name: torch.from_numpy(array) for name, array in stored.items()}
+    spec, model = _spec_of(job), model_for_state(state).eval()
+    return store_work(SharedShelf(folder), spec, model, open_level(Path(spec.path), spec.level))
 
 
 def _spec_of(job: Mapping[str, Any]) -> StoreSpec:
-    return StoreSpec.of(job["spec"] | {"path": read_name(job["spec"]["path"])})
+    return spec_of(job["spec"] | {"path": read_name(job["spec"]["path"])})

@@ -26,13 +26,18 @@ from micronet.core.errors import FileError, InputError, MicronetError, setting
 from micronet.core.ram import SHARE, Allowance, available_memory, size
 from micronet.segment import worker_setup
 from micronet.segment.checkpoint import work_of
+from micronet.segment.plane_work import Runner
 from micronet.segment.store_work import StoreWork
-from micronet.segment.tiles import Runner
 
 __all__ = ["STEPS", "Crew", "crew_of", "do_step", "library"]
 
 #: What a worker does.
-STEPS = frozenset({"copy", "sums", "squares", "encode", "down", "bottom", "up", "decode", "write", "halve"})
+STEPS = (
+    {"copy", "sums", "squares", "write", "halve"}
+    | {"encode", "down", "bottom", "up", "decode"}  # of tile_work
+    | {"sample", "within", "across", "sums_evened", "squares_evened", "look", "regrid", "tile", "mix"}  # box_work
+    | {"blend"}  # window_work
+)
 # A step that fails is tried so often again, after a while: a disk that is shared may show a file late.
 _RETRIES, _PAUSE = 2, 0.5
 # How many workers may die over one step before it is given up.

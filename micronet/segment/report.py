@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from micronet.core.names import write_name
 from micronet.core.planes import Planes
 from micronet.core.volume import Volume
+from micronet.core.words import counted
 from micronet.measure.scores import DEFINITIONS, WORDS
 from micronet.report.annotated import drawn_only_in
 from micronet.report.page.grid import Grid
@@ -218,5 +219,5 @@ def origin_table(record: Mapping[str, Any], files: Mapping[str, Any]) -> Markup:
     rows.append(("settings", ", ".join(f"{name} {value}" for name, value in chosen.items())))
     rows.append(("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())))
     seconds = ", ".join(f"{step} {value:.1f} s" for step, value in record["seconds"].items())
-    rows.append(("time", f"{seconds}; {record['device']}, {record['threads']} threads"))
+    rows.append(("time", f"{seconds}; {record['device']}, {counted(record['threads'], 'thread')}"))
     return table(("", ""), rows)

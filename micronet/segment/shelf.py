@@ -35,6 +35,9 @@ class Shelf(Protocol):
     def put(self, name: str, array: NDArray[Any]) -> None:
         """Take an array that is there already."""
 
+    def holds(self, name: str, box: tuple[slice, ...]) -> bool:
+        """Return whether a box was written by whoever was interrupted."""
+
     def drop(self, name: str) -> None:
         """Give up an array, if there is one of that name."""
 
@@ -83,6 +86,10 @@ class LocalShelf:
     def __getitem__(self, name: str, /) -> Any:
         return self._arrays[name]
 
+    def holds(self, name: str, box: tuple[slice, ...]) -> bool:
+        """Return False: its arrays end with the process."""
+        return False
+
     def drop(self, name: str) -> None:
         """Give up an array; its file is kept for the next one."""
         array = self._arrays.pop(name, None)
@@ -122,6 +129,10 @@ class SharedShelf:
         if name not in self._opened:
             self._opened[name] = PieceArray(self._folder / name)
         return self._opened[name]
+
+    def holds(self, name: str, box: tuple[slice, ...]) -> bool:
+        """Return whether every piece of a box is there."""
+        return self[name].holds(box)
 
     def drop(self, name: str) -> None:
         """Give up an array, and its room on the disk."""

@@ -1,8 +1,8 @@
 """One job of a person whose volume is an OME-Zarr: as `job`, but part by part, so that it may be larger than memory.
 
 What comes out is an OME-Zarr too, ``<stem>_probability.ome.zarr`` with the mask as its labels, a preview and a record.
-This process does all of it, or, of a µ-Net or µr-Net, the workers of a cluster do the steps (`store_work`), which are
-the same.
+This process does all of it, or the workers of a cluster do the steps (`store_work`), which are the same; but for larger
+networks, of which one process does in memory what several do on the disk.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from micronet.core.ram import Allowance
 from micronet.io.zarr_write import LabelColour, Version, Writer, write_labels
 from micronet.networks import engine
 from micronet.networks.card import card_line
-from micronet.networks.registry import engine_parameters
-from micronet.networks.taught import Taught
 from micronet.report.preview import Scene, write_preview
-from micronet.segment.boxes import BoxPlan, predict_in_boxes
+from micronet.segment.boxes import look_in_boxes
 from micronet.segment.checkpoint import Checkpoint
 from micronet.segment.cluster import Crew, crew_of
 from micronet.segment.memory import program_bytes
 from micronet.segment.outputs import measure_counts
 from micronet.segment.plan import Plan, Task
+from micronet.segment.plane_work import Runner
 from micronet.segment.reading import Inputs
 from micronet.segment.refine import Refinement, initial_probability
 from micronet.segment.results import Measured, Prediction, Watch, Written, changes, record_of, scored_line
 from micronet.segment.shelf import LocalShelf, SharedShelf, Shelf
-from micronet.segment.store_plan import Opened, WindowsPlan, check_network, naming, open_store
-from micronet.segment.store_work import Counts, StoreFiles, StoreSpec, StoreWork, sample_step
+from micronet.segment.store_plan import Opened, check_network, naming, open_store
+from micronet.segment.store_work import BoxStore, Counts, StoreWork, WindowStore, sample_step, store_work
 from micronet.segment.tile_plan import TilePlan
-from micronet.segment.tiles import OnTile, Progress, Runner, refine_in_tiles, run_here, tile_passes
+from micronet.segment.tiles import OnTile, Progress, refine_in_tiles, run_here, tile_passes
+from micronet.segment.window_work import look_in_windows
 from micronet.segment.windows import predicted_in_windows
 
 __all__ = ["forget_unfinished", "segment_store"]
@@ -57,7 +57,7 @@ class _Shop:
     folder for the files of the result, which are outputs when its block ends well.
     """
 
-    work: StoreFiles
+    work: StoreWork
     run: Runner
     progress: Progress
     find: Callable[[Refinement], AbstractContextManager[int]]
@@ -94,6 +94,9 @@ def segment_store(plan: Plan, say: Callable[[str], None], on_tile: OnTile, *, fo
         kept = checkpoint.kept(force)
         try:
             store = open_store(task, crew.allowance(task.job.max_ram), crew.processes, kept, say)
+            if kept is not None and store.plan != kept.plan:
+                say("              note: less memory than before asks for other parts: what is finished is done again")
+                checkpoint.forget_progress()
             with _together(plan, store, crew, checkpoint, on_tile) as shop:
                 how_far = shop.progress.words
                 if how_far:
@@ -159,52 +162,50 @@ def _segment(plan: Plan, store: Opened, shop: _Shop, crew: Crew | None, say: Cal
 @contextmanager
 def _alone(plan: Plan, store: Opened, on_tile: OnTile) -> Iterator[_Shop]:
     """Give the shop of this process; what is between two steps vanishes with it."""
-    task = plan.task
+    task, model, progress = plan.task, plan.task.weights.model, Progress()
     make_folder(task.job.output)
     with LocalShelf(task.job.output, store.plan.in_memory) as shelf:
         _put_masks(shelf, store)
-        progress = Progress()
-        if isinstance(store.spec, StoreSpec):
-            work = StoreWork(shelf, store.spec, engine_parameters(task.weights.model), store.level, alone=True)
-            run = run_here(work, _ticking(task, store, work, progress, on_tile))
-            yield _Shop(work, run, progress, _tiled(task, work, run, progress), plan.outputs.staged)
-            return
-        files = StoreFiles(shelf, store.spec, store.level)
-        tick = _ticking(task, store, files, progress, on_tile)
-        find = _in_parts(task, store, shelf, progress, tick)
-        yield _Shop(files, run_here(files, tick), progress, find, plan.outputs.staged)
+        work = store_work(shelf, store.spec, model, store.level, alone=True)
+        tick = _ticking(task, store, work, progress, on_tile)
+        run = run_here(work, tick)
+        if isinstance(work, WindowStore):
+            find = _in_windows(task, work, progress, tick)
+        else:
+            find = _by_steps(task, work, run, progress)
+        yield _Shop(work, run, progress, find, plan.outputs.staged)
 
 
-def _tiled(
+def _by_steps(
     task: Task, work: StoreWork, run: Runner, progress: Progress
 ) -> Callable[[Refinement], AbstractContextManager[int]]:
-    """Return what finds the probability in exact tiles."""
+    """Return what finds the probability by the steps of a work."""
 
     @contextmanager
     def find(how: Refinement) -> Iterator[int]:
-        yield refine_in_tiles(work, run, task.weights.network.passes(how.iterations), how, progress)
+        if isinstance(work, BoxStore):
+            yield look_in_boxes(work, run, progress)
+        elif isinstance(work, WindowStore):
+            yield look_in_windows(work, run, progress)
+        else:
+            yield refine_in_tiles(work, run, task.weights.network.passes(how.iterations), how, progress)
 
     return find
 
 
-def _in_parts(
-    task: Task, store: Opened, shelf: LocalShelf, progress: Progress, tick: Callable[[], None]
+def _in_windows(
+    task: Task, work: WindowStore, progress: Progress, tick: Callable[[], None]
 ) -> Callable[[Refinement], AbstractContextManager[int]]:
-    """Return what finds the probability of a network that looks once, in boxes or windows."""
-    model, plan = task.weights.model, store.plan
+    """Return what finds the probability in windows in one process, which sums up what they say in memory."""
+    shelf, windows = work.shelf, work.plan.windows
 
     @contextmanager
     def find(how: Refinement) -> Iterator[int]:
-        if isinstance(plan, BoxPlan) and isinstance(model, Taught):
-            spacing_um = model.checked_spacing(store.grid.spacing_um)
-            progress.iterations.append(predict_in_boxes(shelf, model, plan, spacing_um, tick))
+        image, model, folder = shelf["image"], task.weights.model, task.job.output
+        with predicted_in_windows(image, model, windows, folder, how, lambda *_: tick()) as (every, passes):
+            progress.iterations.extend(passes)
+            shelf.put("probability.1", every[0])
             yield 1
-        elif isinstance(plan, WindowsPlan):
-            image, folder = shelf["image"], task.job.output
-            with predicted_in_windows(image, model, plan.windows, folder, how, lambda *_: tick()) as (every, passes):
-                progress.iterations.extend(passes)
-                shelf.put("probability.1", every[0])
-                yield 1
 
     return find
 
@@ -212,13 +213,11 @@ def _in_parts(
 @contextmanager
 def _together(plan: Plan, store: Opened, crew: Crew, checkpoint: Checkpoint, on_tile: OnTile) -> Iterator[_Shop]:
     """Give the shop of a cluster; what is between two steps lies in the folder of the checkpoint."""
-    parameters, shelf, spec = engine_parameters(plan.task.weights.model), SharedShelf(checkpoint.folder), store.spec
-    if not isinstance(spec, StoreSpec):
-        raise AssertionError(f"a cluster does the steps of exact tiles, not of {store.plan}")
-    checkpoint.begin(spec, parameters)
+    model, shelf = plan.task.weights.model, SharedShelf(checkpoint.folder)
+    checkpoint.begin(store.spec, model.state_dict())
     _put_masks(shelf, store)
     crew.check(checkpoint.folder)
-    work, progress = StoreWork(shelf, spec, parameters, store.level), checkpoint.progress()
+    work, progress = store_work(shelf, store.spec, model, store.level), checkpoint.progress()
 
     @contextmanager
     def place() -> Iterator[Path]:
@@ -232,7 +231,7 @@ def _together(plan: Plan, store: Opened, crew: Crew, checkpoint: Checkpoint, on_
 
     tick = _ticking(plan.task, store, work, progress, on_tile, crew.dashboard)
     run = crew.runner(checkpoint.folder, tick)
-    yield _Shop(work, run, progress, _tiled(plan.task, work, run, progress), place)
+    yield _Shop(work, run, progress, _by_steps(plan.task, work, run, progress), place)
 
 
 def _put_masks(shelf: Shelf, store: Opened) -> None:
@@ -244,16 +243,17 @@ def _put_masks(shelf: Shelf, store: Opened) -> None:
 
 
 def _ticking(
-    task: Task, store: Opened, work: StoreFiles, progress: Progress, on_tile: OnTile, where: str = ""
+    task: Task, store: Opened, work: StoreWork, progress: Progress, on_tile: OnTile, where: str = ""
 ) -> Callable[[], None]:
     """Return what is called after each tile, box or window; what was done before counts as done."""
-    plan = store.plan
+    plan, passes = store.plan, store.plan.count
     if isinstance(plan, TilePlan):
         passes = tile_passes(plan, task.weights.model, Refinement(task.job.passes))
+        done_before = plan.count * (progress.encoded + len(progress.iterations))
     else:
-        passes = plan.count
+        done_before = passes if progress.iterations else plan.done(progress.stages)
     total = work.copies + passes + work.results
-    before = work.copies * progress.copied + plan.count * (progress.encoded + len(progress.iterations))
+    before = work.copies * progress.copied + done_before
     done = itertools.count(before + 1)
     more = (where,) if where else ()
     return lambda: on_tile(next(done), total, *more)

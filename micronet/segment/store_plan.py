@@ -1,7 +1,7 @@
 """What is known of a segmentation of an OME-Zarr before a voxel is read: its grid, its masks, how it fits into memory.
 
 µ-Net and µr-Net go through it in exact tiles (`tile_plan`), larger networks in windows (`window_plan`), what was taught
-in boxes (`boxes`).
+in boxes (`box_plan`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from micronet.core.errors import FileError, InputError, setting
 from micronet.core.files import free_bytes
@@ -23,66 +22,37 @@ from micronet.io.zarr import Level, open_level
 from micronet.networks.padding import Padding
 from micronet.networks.registry import classes_of
 from micronet.networks.taught import Taught
-from micronet.segment.boxes import BoxPlan, plan_boxes
+from micronet.segment.box_plan import BoxNeed, plan_boxes
 from micronet.segment.memory import READING_WEIGHTS, Memory
 from micronet.segment.plan import Task
 from micronet.segment.reading import described, notes_on, takes_logarithm
 from micronet.segment.refine import Refinement, checked_depth
 from micronet.segment.slabs import works_in_slabs
-from micronet.segment.store_work import FilesSpec, StoreSpec, copied_bytes, written_bytes
+from micronet.segment.store_spec import BoxSpec, StorePlan, StoreSpec, TileSpec, WindowSpec
+from micronet.segment.store_work import copied_bytes, written_bytes
 from micronet.segment.tile_plan import TilePlan, plan_tiles
-from micronet.segment.window_plan import Windows
+from micronet.segment.window_plan import WindowsPlan
 
-__all__ = ["Opened", "WindowsPlan", "check_network", "naming", "open_store", "refuse_wishes"]
+__all__ = ["Opened", "check_network", "naming", "open_store", "refuse_wishes"]
 
 # A plane in float64, its squares, and what is made of it.
 _PLANE_BYTES = 24
 
 
-@dataclass(frozen=True)
-class WindowsPlan:
-    """The windows in which a larger network looks at a store; `needed` and `scratch_bytes` as of a `TilePlan`."""
-
-    windows: Windows
-    needed: int
-    scratch_bytes: int
-
-    @property
-    def count(self) -> int:
-        """Number of windows."""
-        return self.windows.count
-
-    @property
-    def in_memory(self) -> tuple[str, ...]:
-        """No array is held in memory."""
-        return ()
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """Nothing: `Memory` has them."""
-        return {}
-
-    @property
-    def words(self) -> str:
-        """The same for a person."""
-        return self.windows.words
-
-
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A store that is to be segmented; `plan` is that of `spec`, where that has one."""
+    """A store that is to be segmented."""
 
     level: Level
     grid: Volume
     masks: dict[str, Volume]
-    spec: FilesSpec
-    plan: TilePlan | BoxPlan | WindowsPlan
+    spec: StoreSpec
     memory: Memory
 
     @property
-    def inside(self) -> tuple[int, int, int]:
-        """What is looked at, (Z, Y, X)."""
-        return self.grid.shape[0], self.spec.depth, self.grid.shape[2]
+    def plan(self) -> StorePlan:
+        """How it is gone through."""
+        return self.spec.plan
 
 
 @dataclass(frozen=True)
@@ -147,24 +117,19 @@ def open_store(
     grid, read = _masks(task, grid, say)
     windows = plan.windows if isinstance(plan, WindowsPlan) else None
     memory = Memory(plan.needed, allowance.bytes, None, words, need.held, allowance, windows)
-    return Opened(level, grid, read, _spec(task, grid, read, plan, logarithm=logarithm), plan, memory)
+    return Opened(level, grid, read, _spec(task, grid, read, plan, logarithm=logarithm), memory)
 
 
 def check_network(task: Task) -> None:
     """Raise InputError where the network cannot go through a volume part by part."""
     weights, model = task.weights, task.weights.model
     name = f"'{weights.path.name}' ({weights.network.title})"
-    if weights.network.tiling != "slabs" and task.job.cluster is not None:
-        raise InputError(
-            f"'{task.path}': only µ-Net and µr-Net go through a volume on a cluster, {name} in one process: leave it "
-            f"out {setting('cluster')}"
-        )
     if isinstance(model, Taught):
-        whole = sorted({"a µr-Net" if one.kind == "urnet" else "a µ-Net" for one in model.members if not one.by_voxel})
-        if whole:
+        grids = [member.network for member in model.members if not member.by_voxel]
+        if not all(map(works_in_slabs, grids)):
             raise InputError(
-                f"'{task.path}' is segmented part by part, and {' and '.join(whole)} of {name} takes volumes whole, on "
-                "a grid of its own: copy a part of it to NRRD or TIFF, or teach on strokes, which needs none"
+                f"'{task.path}': only the numba engine on the CPU segments an OME-Zarr with a µ-Net of {name} "
+                f"{setting('engine', 'device')}"
             )
         return
     if weights.network.tiling == "slabs" and not works_in_slabs(model):
@@ -199,7 +164,7 @@ def naming(path: Path) -> Iterator[None]:
 
 def _plan(
     task: Task, grid: Volume, need: _Need, allowance: Allowance, processes: int, kept: StoreSpec | None
-) -> TilePlan | BoxPlan | WindowsPlan:
+) -> StorePlan:
     """Decide how the store is gone through: as before, where there is what to go on with."""
     job, model = task.job, task.weights.model
     depth = grid.shape[1] if job.y_crop is None else min(max(job.y_crop, 1), grid.shape[1])
@@ -207,17 +172,10 @@ def _plan(
     if kept is not None and allowance.fits(kept.plan.needed):
         return kept.plan
     if isinstance(model, Taught):
-        return plan_boxes(
-            inside,
-            model,
-            model.checked_spacing(grid.spacing_um),
-            held=need.held,
-            least=need.least,
-            itemsize=need.itemsize,
-            allowance=allowance,
-        )
+        box_need = BoxNeed(need.held, need.least, need.itemsize, allowance, processes)
+        return plan_boxes(inside, model, model.checked_spacing(grid.spacing_um), box_need)
     if task.weights.network.tiling == "windows":
-        return _plan_windows(task, inside, math.prod(grid.shape), need, allowance)
+        return _plan_windows(task, inside, math.prod(grid.shape), need, allowance, several=processes > 0)
     return plan_tiles(
         Padding(inside).shape,
         refines=task.weights.network.refines,
@@ -230,7 +188,7 @@ def _plan(
 
 
 def _plan_windows(
-    task: Task, inside: tuple[int, int, int], voxels: int, need: _Need, allowance: Allowance
+    task: Task, inside: tuple[int, int, int], voxels: int, need: _Need, allowance: Allowance, *, several: bool
 ) -> WindowsPlan:
     """Return the largest windows that fit, with the result on the disk."""
     model, needed, tried = task.weights.model, 0, ""
@@ -238,10 +196,14 @@ def _plan_windows(
     for windows in task.job.window_wish.candidates(model, inside):
         if not windows.on_disk:
             continue
-        work = need.held + 4 * parameters + max(need.least, windows.work_bytes(model))
+        bytes_ = windows.window_bytes(model) if several else windows.work_bytes(model)
+        work = need.held + 4 * parameters + max(need.least, bytes_)
         needed = int(allowance.program + MARGIN * max(READING_WEIGHTS * parameters, work))
         if allowance.fits(needed):
-            return WindowsPlan(windows, needed, voxels * (need.itemsize + 4 * len(classes_of(model))))
+            scratch = voxels * (need.itemsize + 4 * len(classes_of(model)))
+            if several and windows.averages:
+                scratch += 4 * windows.count * math.prod(windows.sides)
+            return WindowsPlan(windows, needed, scratch, several)
         tried = f"in {windows.sides_words}"
     if not tried:
         border = task.job.window_wish.border
@@ -264,17 +226,19 @@ def _check_room(task: Task, room: int) -> None:
         )
 
 
-def _spec(
-    task: Task, grid: Volume, masks: dict[str, Volume], plan: TilePlan | BoxPlan | WindowsPlan, *, logarithm: bool
-) -> FilesSpec:
+def _spec(task: Task, grid: Volume, masks: dict[str, Volume], plan: StorePlan, *, logarithm: bool) -> StoreSpec:
     """Return what a process has to know; InputError where a setting does not fit the volume."""
-    job, start = task.job, masks.get("initial_mask")
+    job, model, start = task.job, task.weights.model, masks.get("initial_mask")
     with naming(task.path):
-        depth = checked_depth(grid.array, task.weights.model, Refinement(job.passes, start, y_crop=job.y_crop))
+        depth = checked_depth(grid.array, model, Refinement(job.passes, start, y_crop=job.y_crop))
     files = (str(task.path.absolute()), job.level, logarithm, job.threshold, depth, "annotation" in masks)
     if isinstance(plan, TilePlan):
-        return StoreSpec(*files, task.weights.network.refines, start is not None, plan)
-    return FilesSpec(*files)
+        return TileSpec(*files, task.weights.network.refines, start is not None, plan)
+    if isinstance(plan, WindowsPlan):
+        return WindowSpec(*files, plan)
+    if not isinstance(model, Taught):
+        raise AssertionError("boxes are for what was taught")
+    return BoxSpec(*files, model.checked_spacing(grid.spacing_um), plan)
 
 
 def _masks(task: Task, grid: Volume, say: Callable[[str], None]) -> tuple[Volume, dict[str, Volume]]:

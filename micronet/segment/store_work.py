@@ -1,9 +1,9 @@
-"""The steps of a segmentation of an OME-Zarr: `tile_work`, and what comes before and after.
+"""The steps of a segmentation of an OME-Zarr: those that look at it, and what comes before and after.
 
 ::
 
     the store -> copy -> image                          each of its chunks is unpacked once
-    (the steps of tile_work)
+    (the steps of tile_work, box_work or window_work)
     probability.k, annotation -> write -> the result    whole chunks of both its images, and what is counted
     the result -> halve -> its coarser levels           one level after the other
 """
@@ -12,31 +12,35 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import nn
 
 from micronet.io.zarr import Level
 from micronet.io.zarr_write import CHUNK, LabelColour, Writer, boxes_of
 from micronet.measure.overlap import Overlap, overlap
 from micronet.networks.normalize import log_intensity
+from micronet.networks.registry import engine_parameters
+from micronet.networks.taught import Taught
+from micronet.segment.box_work import BoxWork
 from micronet.segment.shelf import Shelf
-from micronet.segment.tile_plan import TilePlan
+from micronet.segment.store_spec import BoxSpec, FilesSpec, StoreSpec, TileSpec, WindowSpec
 from micronet.segment.tile_work import TileWork
+from micronet.segment.window_work import WindowWork
 
 __all__ = [
+    "BoxStore",
     "Counts",
-    "FilesSpec",
     "StoreFiles",
-    "StoreSpec",
     "StoreWork",
+    "TileStore",
+    "WindowStore",
     "copied_bytes",
     "sample_step",
+    "store_work",
     "written_bytes",
 ]
 
@@ -46,56 +50,6 @@ _COPIED_BYTES = 32 << 20
 _CHUNKS = (1, 2, 2)
 # The preview shows every so many voxels, so that no axis has more.
 _SHOWN = 300
-
-
-@dataclass(frozen=True)
-class FilesSpec:
-    """What a process has to know to read a store and write a result.
-
-    Parameters
-    ----------
-    path, level
-        The store, absolute, and which scale of it.
-    logarithm : bool
-        It is taken of the voxels.
-    threshold : float
-    depth : int
-        Voxels of Y that are looked at.
-    annotated : bool
-        There is an annotation.
-    """
-
-    path: str
-    level: int
-    logarithm: bool
-    threshold: float
-    depth: int
-    annotated: bool
-
-
-@dataclass(frozen=True)
-class StoreSpec(FilesSpec):
-    """What a process has to know of a task, as JSON has it.
-
-    Parameters
-    ----------
-    refines, starts : bool
-        The network takes a mask; there is one to start from.
-    plan : TilePlan
-    """
-
-    refines: bool
-    starts: bool
-    plan: TilePlan
-
-    def told(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
-        return asdict(self)
-
-    @classmethod
-    def of(cls, told: Mapping[str, Any]) -> StoreSpec:
-        """Return what `told` tells."""
-        return cls(**{**told, "plan": TilePlan.of(told["plan"])})
 
 
 @dataclass(eq=False)
@@ -196,30 +150,57 @@ class StoreFiles:
         return np.pad(found, ((0, 0), (0, lacking), (0, 0))) if lacking else found
 
 
-class StoreWork(TileWork, StoreFiles):
-    """What a process needs to do any step with a store and a network that goes through it in exact tiles.
+class TileStore(TileWork, StoreFiles):
+    """What a process needs to do any step with a store and a µ-Net or µr-Net."""
+
+    def __init__(self, shelf: Shelf, spec: TileSpec, model: nn.Module, level: Level, *, alone: bool = False) -> None:
+        inside, parameters = (level.shape[0], spec.depth, level.shape[2]), engine_parameters(model)
+        TileWork.__init__(
+            self, shelf, spec.plan, parameters, inside, refines=spec.refines, starts=spec.starts, alone=alone
+        )
+        StoreFiles.__init__(self, shelf, spec, level)
+
+
+class BoxStore(BoxWork, StoreFiles):
+    """The same with what was taught."""
+
+    def __init__(self, shelf: Shelf, spec: BoxSpec, model: Taught, level: Level, *, alone: bool = False) -> None:
+        BoxWork.__init__(self, shelf, spec.plan, model, spec.spacing_um, alone=alone)
+        StoreFiles.__init__(self, shelf, spec, level)
+
+
+class WindowStore(WindowWork, StoreFiles):
+    """The same with a larger network."""
+
+    def __init__(self, shelf: Shelf, spec: WindowSpec, model: nn.Module, level: Level) -> None:
+        WindowWork.__init__(self, shelf, spec.plan, model)
+        StoreFiles.__init__(self, shelf, spec, level)
+
+
+StoreWork = TileStore | BoxStore | WindowStore
+
+
+def store_work(shelf: Shelf, spec: StoreSpec, model: nn.Module, level: Level, *, alone: bool = False) -> StoreWork:
+    """Return what does the steps of a task.
 
     Parameters
     ----------
     shelf : Shelf
         Holds ``annotation`` and ``start`` where there are such.
     spec : StoreSpec
-    parameters : mapping of str to Tensor
-        Of the network.
+    model : torch.nn.Module
     level : Level
         The voxels.
     alone : bool
         As of `TileWork`.
     """
-
-    def __init__(
-        self, shelf: Shelf, spec: StoreSpec, parameters: Mapping[str, Tensor], level: Level, *, alone: bool = False
-    ) -> None:
-        inside = level.shape[0], spec.depth, level.shape[2]
-        TileWork.__init__(
-            self, shelf, spec.plan, parameters, inside, refines=spec.refines, starts=spec.starts, alone=alone
-        )
-        StoreFiles.__init__(self, shelf, spec, level)
+    if isinstance(spec, BoxSpec):
+        if not isinstance(model, Taught):
+            raise AssertionError(f"boxes are for what was taught, not for {type(model).__name__}")
+        return BoxStore(shelf, spec, model, level, alone=alone)
+    if isinstance(spec, WindowSpec):
+        return WindowStore(shelf, spec, model, level)
+    return TileStore(shelf, spec, model, level, alone=alone)
 
 
 def copied_sides(level: Level) -> tuple[int, int, int]:

@@ -24,21 +24,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from micronet.networks import engine
-from micronet.networks.normalize import plane_squares, plane_sum, standardize
+from micronet.networks.normalize import standardize
 from micronet.networks.padding import Padding
 from micronet.segment.aside import Aside
+from micronet.segment.plane_work import PlaneWork
 from micronet.segment.refine import MASK, Change
 from micronet.segment.shelf import Shelf
 from micronet.segment.tile_plan import TilePlan
 
-__all__ = ["STATISTICS_PLANES", "TileWork"]
+__all__ = ["TileWork"]
 
 Box = tuple[slice, ...]
-#: Planes of one step of the statistics.
-STATISTICS_PLANES = 16
 
 
-class TileWork:
+class TileWork(PlaneWork):
     """What a process needs to do any step.
 
     Parameters
@@ -71,7 +70,8 @@ class TileWork:
         starts: bool,
         alone: bool = False,
     ) -> None:
-        self.shelf, self.plan, self.inside = shelf, plan, inside
+        super().__init__(shelf)
+        self.plan, self.inside = plan, inside
         self._parameters, self._refines, self._starts = parameters, refines, starts
         self._padding = Padding(inside)
         if self._padding.shape != plan.size:
@@ -98,16 +98,6 @@ class TileWork:
             self.shelf.make(f"mask.{number}", engine.tile_store_shapes(self.plan.size)["mask"], self._pooled_pieces(1))
         if number:  # an axis that is mirrored is whole in a tile, so that tiles are pieces of the volume too
             self.shelf.make(f"probability.{number}", self.inside, self.plan.sides)
-
-    def sums(self, number: int) -> list[float]:
-        """Return what `plane_sum` gives of each of some planes."""
-        self._begin("sums")
-        return [plane_sum(self.shelf["image"][z : z + 1][0]) for z in self._planes(number)]
-
-    def squares(self, number: int, mean: float) -> list[tuple[float, int]]:
-        """Return what `plane_squares` gives of each of some planes."""
-        self._begin("sums")
-        return [plane_squares(self.shelf["image"][z : z + 1][0], mean) for z in self._planes(number)]
 
     def encode(self, number: int, mean: float, sd: float) -> None:
         """Do what does not depend on a pass, for a tile."""
@@ -162,11 +152,6 @@ class TileWork:
         return change
 
     @property
-    def planes(self) -> int:
-        """Number of steps of the statistics."""
-        return -(-len(self.shelf["image"]) // STATISTICS_PLANES)
-
-    @property
     def coarse(self) -> int:
         """Number of tiles of the quarter scale."""
         return len(self._coarse)
@@ -175,10 +160,6 @@ class TileWork:
     def fine(self) -> int:
         """Number of tiles."""
         return len(self._fine)
-
-    def _planes(self, number: int) -> range:
-        first = STATISTICS_PLANES * number
-        return range(first, min(first + STATISTICS_PLANES, len(self.shelf["image"])))
 
     def _begin(self, kind: str) -> None:
         if kind != self._kind:  # steps of one kind leave their memory to each other

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,15 +13,16 @@ from torch import nn
 from micronet.core.errors import InputError
 from micronet.core.volume import Volume
 from micronet.io.pieces import ScratchPieces
-from micronet.networks.normalize import Planes, statistics_of
+from micronet.networks.normalize import Planes
 from micronet.networks.registry import engine_parameters, network_of
+from micronet.segment.plane_work import Runner, statistics
 from micronet.segment.refine import Change, Iteration, Refinement, checked_depth, has_settled, initial_probability
 from micronet.segment.shelf import LocalShelf
 from micronet.segment.slabs import works_in_slabs
 from micronet.segment.tile_plan import TilePlan
 from micronet.segment.tile_work import TileWork
 
-__all__ = ["Image", "OnTile", "Progress", "Runner", "predict_in_tiles", "refine_in_tiles", "run_here", "tile_passes"]
+__all__ = ["Image", "OnTile", "Progress", "predict_in_tiles", "refine_in_tiles", "run_here", "tile_passes"]
 
 _AS_BY_DEFAULT = Refinement()
 
@@ -32,13 +32,6 @@ class Image(Planes, Protocol):
 
     def __getitem__(self, part: Any, /) -> Any:
         """Return the voxels of a box."""
-
-
-class Runner(Protocol):
-    """Does the steps of one kind, and returns what they give in the order of their numbers."""
-
-    def __call__(self, step: str, count: int, *arguments: Any, ticks: bool = False) -> list[Any]:
-        """Do the steps 0 to `count` - 1; `ticks` says whether each counts as a tile."""
 
 
 class OnTile(Protocol):
@@ -52,20 +45,31 @@ class OnTile(Protocol):
 class Progress:
     """How far a segmentation in tiles has come: what is on the shelf and need not be done again.
 
-    `note` is called when something is finished.
+    `stages` is what other steps than those of tiles gave, by their names, as JSON has it. `note` is called when
+    something is finished.
     """
 
     copied: bool = False
     statistics: tuple[float, float] | None = None
     encoded: bool = False
     iterations: list[Iteration] = field(default_factory=list)
+    stages: dict[str, Any] = field(default_factory=dict)
     note: Callable[[], None] = lambda: None
+
+    def once(self, name: str, do: Callable[[], Any]) -> Any:
+        """Return what a stage gave, or do it, and note that."""
+        if name not in self.stages:
+            self.stages[name] = do()
+            self.note()
+        return self.stages[name]
 
     @property
     def words(self) -> str:
         """After what there is to go on, for a person; empty where that is nothing much."""
         if self.iterations:
             return f"after refinement {len(self.iterations)}"
+        if self.stages:
+            return "with what is finished"
         return "after what is done once for all refinements" if self.encoded else ""
 
 
@@ -104,7 +108,7 @@ def refine_in_tiles(work: TileWork, run: Runner, passes: int, how: Refinement, p
         What is done is noted in it; its iterations are told again.
     """
     if progress.statistics is None:
-        progress.statistics = _statistics(work, run)
+        progress.statistics = statistics(work, run)
         progress.note()
     mean, sd = progress.statistics
     if not progress.encoded:
@@ -131,17 +135,6 @@ def refine_in_tiles(work: TileWork, run: Runner, passes: int, how: Refinement, p
         progress.note()
         how.tell(done, work.shelf[f"probability.{number}"])
     return len(done)
-
-
-def _statistics(work: TileWork, run: Runner) -> tuple[float, float]:
-    """Return what `image_statistics` does, to the bit: planes are added in their order, whoever summed them up."""
-    image = work.shelf["image"]
-
-    def squares(mean: float) -> list[tuple[float, int]]:
-        return [plane for several in run("squares", work.planes, mean) for plane in several]
-
-    sums = [plane for several in run("sums", work.planes) for plane in several]
-    return statistics_of(math.prod(image.shape), sums, squares, lambda: image[0:1, 0:1, 0:1].flat[0])
 
 
 def predict_in_tiles(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from torch import nn
 
 from micronet.core.errors import InputError, setting
+from micronet.io.zarr_write import boxes_of
 from micronet.networks.registry import classes_of, dimensions_of, network_of
 
-__all__ = ["BLENDS", "WindowWish", "Windows"]
+__all__ = ["BLENDS", "WindowWish", "Windows", "WindowsPlan"]
 
 Size = tuple[int, int, int]
 Box = tuple[slice, slice, slice]
@@ -191,7 +192,7 @@ class Windows:
 
         Of each window the box that is looked at, and that of which its result is taken.
         """
-        alongs = [self._cuts(axis) for axis in range(3)]
+        alongs = self.cuts
         for seen_z, taken_z in alongs[0]:
             boxes = [
                 ((seen_z, seen_y, seen_x), (taken_z, taken_y, taken_x))
@@ -199,11 +200,19 @@ class Windows:
             ]
             yield taken_z, boxes
 
+    @property
+    def cuts(self) -> list[list[tuple[slice, slice]]]:
+        """Along each axis, what each window sees and what is taken of it."""
+        return [self._cuts(axis) for axis in range(3)]
+
+    def window_bytes(self, model: nn.Module) -> int:
+        """Return what it takes to look at a window: its input, the weights of its voxels, its result times these."""
+        classes, network = len(classes_of(model)), network_of(model)
+        return math.prod(self.sides) * 4 * (2 + classes) + network.pass_bytes(model, self.sides)
+
     def work_bytes(self, model: nn.Module) -> int:
         """Return what it takes to go through all windows, beside the volume as it is stored."""
-        classes, network = len(classes_of(model)), network_of(model)
-        # A window's input, the weights of its voxels, and its result times these.
-        window = math.prod(self.sides) * 4 * (2 + classes) + network.pass_bytes(model, self.sides)
+        window, classes = self.window_bytes(model), len(classes_of(model))
         plane = 4 * (classes + 1) * math.prod(self.shape[1:])  # sums, and the sums of weights
         if self.on_disk:
             return window + self.sides[0] * plane
@@ -237,6 +246,60 @@ class Windows:
             last = min(first + step, length)
             cuts.append((slice(max(first - context, 0), min(last + context, length)), slice(first, last)))
         return cuts
+
+
+@dataclass(frozen=True)
+class WindowsPlan:
+    """The windows in which a larger network looks at a store; `needed` and `scratch_bytes` as of a `TilePlan`.
+
+    `several` processes write what each window says to the disk, of which boxes are averaged then; one holds the sums of
+    the planes that windows still reach.
+    """
+
+    windows: Windows
+    needed: int
+    scratch_bytes: int
+    several: bool = False
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> WindowsPlan:
+        """Return what ``asdict`` tells, by way of JSON."""
+        windows = {name: tuple(one) if isinstance(one, list) else one for name, one in told["windows"].items()}
+        return cls(**{**told, "windows": Windows(**windows)})
+
+    @property
+    def count(self) -> int:
+        """Number of windows, and of boxes that are averaged apart."""
+        return self.windows.count + (len(self.boxes) if self.several and self.windows.averages else 0)
+
+    def done(self, stages: Mapping[str, Any]) -> int:
+        """Return how many of them were gone through in stages that are noted."""
+        return self.windows.count * ("look" in stages)
+
+    @property
+    def boxes(self) -> list[Box]:
+        """Boxes of the result that are averaged, or decided by a window, one after the other."""
+        return list(boxes_of(self.windows.shape, self.sides))
+
+    @property
+    def sides(self) -> Size:
+        """Their sides."""
+        return self.windows.sides if self.windows.averages else self.windows.steps
+
+    @property
+    def in_memory(self) -> tuple[str, ...]:
+        """No array is held in memory."""
+        return ()
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Nothing: `Memory` has them."""
+        return {}
+
+    @property
+    def words(self) -> str:
+        """The same for a person."""
+        return self.windows.words
 
 
 def _multiple(model: nn.Module) -> int:

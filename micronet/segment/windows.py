@@ -27,7 +27,7 @@ from micronet.segment.refine import Change, Iteration, Refinement, checked_depth
 from micronet.segment.tiles import Image
 from micronet.segment.window_plan import Windows
 
-__all__ = ["predicted_in_windows"]
+__all__ = ["predicted_in_windows", "window_weights"]
 
 _AS_BY_DEFAULT = Refinement()
 
@@ -196,6 +196,13 @@ def _finished(work: _Work, look: _Look, windows: Windows) -> Iterator[tuple[int,
     yield from sums.done_before(windows.shape[0])
 
 
+def window_weights(windows: Windows) -> NDArray[np.float32]:
+    """Return what each voxel of a window counts."""
+    from monai.data.utils import compute_importance_map  # an extra that takes seconds
+
+    return np.asarray(compute_importance_map(windows.sides, mode=windows.blend), np.float32)
+
+
 class _Cubes:
     """Planes that are put together of inner cubes."""
 
@@ -223,10 +230,8 @@ class _Sums:
     """Weighted sums of the planes that windows still reach, plane z in place z modulo as many as a window has."""
 
     def __init__(self, windows: Windows) -> None:
-        from monai.data.utils import compute_importance_map  # an extra that takes seconds
-
         self._shape, self._deep, self._first = windows.shape, windows.sides[0], 0
-        self._weights = np.asarray(compute_importance_map(windows.sides, mode=windows.blend))
+        self._weights = window_weights(windows)
         self._totals = np.zeros((self._deep, *self._shape[1:]), np.float32)
         self._sums: NDArray[np.float32] | None = None
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from micronet.core.errors import FileError, MicronetError
 from micronet.core.names import same_name
 from micronet.core.ownership import Outputs, check_outputs
+from micronet.core.words import counted
 from micronet.io.checks import is_file
 from micronet.networks.card import planned_weights, record_weights
 from micronet.networks.weights import load_state, save_state
@@ -118,7 +119,11 @@ def left_over(network: str, places: Places, dataset: Path) -> str:
             command, step = state["training"]["command"], f"{trainer['step']:,}"
         except (MicronetError, KeyError, TypeError, ValueError):
             return f"an earlier session left '{path}', which cannot be read"
-        what = f"was interrupted in '{command}', {left:,} steps left" if left else "was done with its last command"
+        what = (
+            f"was interrupted in '{command}', {counted(left, 'step')} left"
+            if left
+            else "was done with its last command"
+        )
         resume = "resume" if path == found[-1] else f"resume {run.name}"
         return f"{run.name} {what} (step {step}): {resume} goes on from there"
     return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from micronet.core.words import counted
 from micronet.measure.confusion import Confusion
 from micronet.segment.outputs import score_line
 from micronet.training.run_files import LogRow
@@ -110,7 +111,7 @@ def last_pass(rows: Sequence[LogRow], volumes: int) -> str:
     if not steps:
         return ""
     loss, f = (sum(getattr(row, name) for row in steps) / len(steps) for name in ("loss", "f"))
-    return f"; over the last {len(steps)}: loss {loss:.4f}, F {f:.4f}"
+    return f"; over the last {counted(len(steps), 'step')}: loss {loss:.4f}, F {f:.4f}"
 
 
 def log_lines(rows: Sequence[LogRow]) -> list[str]:

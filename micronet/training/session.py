@@ -13,6 +13,7 @@ from torch import Tensor
 from micronet.core.errors import FileError, InputError, setting
 from micronet.core.ownership import check_outputs
 from micronet.core.provenance import sha256_of
+from micronet.core.words import counted
 from micronet.data.dataset import DataSet, Sample, dataset_files
 from micronet.data.image_samples import ImageSample
 from micronet.io.checks import is_file
@@ -165,14 +166,15 @@ class Session:
             stalled = self._work(bar)
         done = trainer.step - first
         scores = last_pass(self.run.rows, trainer.steps_a_pass)
-        self._say(f"{done:,} steps in {clock(time.monotonic() - began)}, now at step {trainer.step:,}{scores}")
+        self._say(f"{counted(done, 'step')} in {clock(time.monotonic() - began)}, now at step {trainer.step:,}{scores}")
         if stalled:
             self._say(
-                f"stopped early, {planned - done:,} steps before the end: "
+                f"stopped early, {counted(planned - done, 'step')} before the end: "
                 f"no better validation in the last {trainer.recipe.patience}"
             )
         elif trainer.steps_left:
-            self._say(f"interrupted, everything is kept: resume does the {trainer.steps_left:,} steps that are left")
+            left = counted(trainer.steps_left, "step") + (" that is" if trainer.steps_left == 1 else " that are")
+            self._say(f"interrupted, everything is kept: resume does the {left} left")
         elif trainer.validation_due:
             self._say("interrupted in the validation at the end, everything is kept: resume does it")
         self._plot()
@@ -219,7 +221,7 @@ class Session:
             self._say(note)
         self._say(f"resumed {self.run.name} at step {trainer.step:,}")
         if trainer.steps_left or trainer.validation_due:
-            self._say(f"going on with '{recorder.training}': {trainer.steps_left:,} steps left")
+            self._say(f"going on with '{recorder.training}': {counted(trainer.steps_left, 'step')} left")
             self._train()
         else:
             self._plot()  # it may have been killed just before it drew this
@@ -411,7 +413,7 @@ class Session:
             state = "training went wrong: load last takes the last good weights"
         elif left:
             time_left = time_for(left, self.run.rows)
-            state = f"{left:,} steps left of '{self._recorder.training}', {time_left}: resume does them"
+            state = f"{counted(left, 'step')} left of '{self._recorder.training}', {time_left}: resume does them"
         self._say(
             f"{self.run.name}: step {trainer.step:,}; {state}\n"
             f"rate {rate_in_use(trainer)}, β² {trainer.beta_squared:g}, {_told_apart(trainer)}, "

@@ -25,13 +25,14 @@ from scipy.spatial import KDTree
 
 from micronet.core.errors import InputError
 
-__all__ = ["BRIGHTEST", "OpticLobe", "optic_lobe"]
+__all__ = ["BRIGHTEST", "SMALLEST_LOBE", "OpticLobe", "optic_lobe"]
 
 #: Largest grey value: float16 holds every whole number up to here.
 BRIGHTEST = 2047
+#: Voxels that each axis has at least.
+SMALLEST_LOBE = 32
 
 _Numbers = NDArray[np.float64]
-_SHORTEST = 32  # voxels
 _SLAB = 32  # planes whose mask is made together, which bounds the memory
 _WIDEST = math.radians(75)  # from the axis of the piece: beyond, flat hexagons would be squeezed on the ellipsoid
 
@@ -133,9 +134,9 @@ def optic_lobe(
     >>> image.dtype, bool(image[mask].mean() > image[~mask].mean())
     (dtype('uint16'), True)
     """
-    if min(shape) < _SHORTEST:
+    if min(shape) < SMALLEST_LOBE:
         raise InputError(
-            f"a volume of {' x '.join(map(str, shape))} voxels; an optic lobe needs at least {_SHORTEST} each"
+            f"a volume of {' x '.join(map(str, shape))} voxels; an optic lobe needs at least {SMALLEST_LOBE} each"
         )
     what = lobe or OpticLobe()
     columns = _columns(np.array(shape) * what.spacing_um, rng, what)

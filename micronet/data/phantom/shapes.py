@@ -10,13 +10,14 @@ from scipy import ndimage
 
 from micronet.core.errors import InputError
 
-__all__ = ["BACKGROUND", "ELLIPSE", "LINE", "Shapes", "draw_shapes"]
+__all__ = ["BACKGROUND", "ELLIPSE", "LINE", "SMALLEST_IMAGE", "Shapes", "draw_shapes"]
 
 #: What the labels mean.
 BACKGROUND, LINE, ELLIPSE = 0, 1, 2
 
 _Numbers = NDArray[np.float64]
-_SHORTEST = 32  # pixels; a shape is some of them wide
+#: Pixels that each axis has at least: a shape is some of them wide.
+SMALLEST_IMAGE = 32
 _WHITE = 255
 
 
@@ -86,8 +87,10 @@ def draw_shapes(
     >>> image.shape, sorted(set(labels.ravel().tolist()))
     ((64, 80), [0, 1, 2])
     """
-    if min(shape) < _SHORTEST:
-        raise InputError(f"an image of {' x '.join(map(str, shape))} pixels; shapes need at least {_SHORTEST} each")
+    if min(shape) < SMALLEST_IMAGE:
+        raise InputError(
+            f"an image of {' x '.join(map(str, shape))} pixels; shapes need at least {SMALLEST_IMAGE} each"
+        )
     what = shapes or Shapes()
     lines, ellipses = (int(rng.integers(low, high + 1)) for low, high in (what.lines, what.ellipses))
     inside = np.concatenate([_lines(shape, lines, rng, what), _ellipses(shape, ellipses, rng, what)])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from micronet.networks.normalize import log_intensity, normalize_image
 from micronet.networks.taught import Taught
 from micronet.networks.weights import load_model
 from micronet.segment.outputs import above
-from micronet.training.teach.collection import Known
+from micronet.training.teach.collection import Known, collection_of
 from micronet.training.teach.lesson import Lesson
 
 __all__ = ["Edits", "Material", "Start", "edits", "find_start", "gather", "held_bytes", "mask_beside"]
@@ -57,7 +58,9 @@ class Start:
         return self.network.predict(lesson.image, spacing_um)
 
 
-def find_start(image: Path, labels: Path, weights: Path) -> tuple[Path, str] | None:
+def find_start(
+    image: Path, labels: Path, weights: Path, usual: Path, image_sha256: str, lumen: str | None = None
+) -> tuple[Path, str] | None:
     """Return the weights that edited labels are corrections of, and how that is known.
 
     Parameters
@@ -65,20 +68,38 @@ def find_start(image: Path, labels: Path, weights: Path) -> tuple[Path, str] | N
     image, labels : Path
     weights : Path
         Where those that are taught now will lie.
+    usual : Path
+        Where those of this image lie if none was given a name.
+    image_sha256 : str
+    lumen : str, optional
+        The segment of the labels that was edited: of several that were taught, each has weights of its own.
 
     Returns
     -------
     (path, words) or None
         Those that the record beside the labels names, if that is of a taught network that is still there; else
-        `weights`, if they are there.
+        `weights`, if they are there; else `usual`, if these were taught labels of this image.
     """
     record_path = labels.parent / f"{volume_stem(image)}.json"
-    told = (read_sealed(record_path) or {}).get("weights")
+    told = _weights_told(read_sealed(record_path) or {}, lumen)
     if isinstance(told, dict) and told.get("network") == "taught" and isinstance(told.get("path"), str):
         path = Path(read_name(told["path"]))
         if path.is_file():
             return path, f"as '{record_path}' says"
-    return (weights, "as they have that name") if weights.is_file() else None
+    if weights.is_file():
+        return weights, "as they have that name"
+    if usual.is_file() and any(one.image_sha256 == image_sha256 for one in collection_of(usual).known):
+        return usual, "as they know labels of this volume"
+    return None
+
+
+def _weights_told(record: Mapping[str, Any], lumen: str | None) -> Any:
+    """Return what the record of a result says of its weights, or of those of one of its segments."""
+    segments = record.get("segments")
+    if lumen is None or not isinstance(segments, list):
+        return record.get("weights")
+    found = [one.get("weights") for one in segments if isinstance(one, dict) and one.get("name") == lumen]
+    return found[0] if len(found) == 1 else None
 
 
 @dataclass(frozen=True, eq=False)

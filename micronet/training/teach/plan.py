@@ -170,16 +170,17 @@ def plan_teaching(path: Path, job: TeachJob, sources: Sources) -> Plan:
     """Check what would be written, before anything is read."""
     stem = volume_stem(path)
     results, weights = _outputs(job, stem, MADE_BY)
-    found = (job.start, "as asked") if job.start is not None else None
-    if found is None and job.checked is not None:
-        found = find_start(path, job.labels, job.weights_path(stem))
-    start, words = found or (None, "")
     inputs = {"input": sources.of(path), "labels": sources.of(job.labels)}
     read = {role: files_of(source) for role, source in inputs.items()}
     every = [file for several in read.values() for file in several]
     asked: dict[str, Any] = {
         role: {"path": write_name(source.path), "sha256": source.sha256(read[role])} for role, source in inputs.items()
     }
+    found = (job.start, "as asked") if job.start is not None else None
+    if found is None and job.checked is not None:
+        usual, digest = replace(job, name=None).weights_path(stem), asked["input"]["sha256"]
+        found = find_start(path, job.labels, job.weights_path(stem), usual, digest, job.lumen)
+    start, words = found or (None, "")
     if start is not None and not _learns_on(job, start, job.weights_path(stem)):
         asked["start"] = {"path": write_name(start), "sha256": sha256_of(start)}
         every += [start, card_path(start)]
@@ -293,7 +294,10 @@ def _would_replace(error: InputError, job: TeachJob, stem: str) -> WouldReplaceE
 
 
 def earlier_outcome(plan: Plan) -> Outcome | None:
-    """Return the outcome where all is there already; FileError where something else is."""
+    """Return the outcome where all is there already; FileError where something else is.
+
+    A result may be replaced by that of its corrections, as its weights are.
+    """
     done = plan.results.read()
     if done is None:
         _refuse_weights(plan)
@@ -306,11 +310,21 @@ def earlier_outcome(plan: Plan) -> Outcome | None:
         )
     except (KeyError, TypeError):
         same = False
+    if not same and plan.learns_on and _is_of(done, plan):
+        return None
     if not same:
         raise FileError(
             f"'{record}' holds a result of other labels, settings or input for '{plan.path.name}'; {REPLACE}"
         )
     return Outcome(plan.path, "skipped", f"done before ({record}); it can be done again {setting('force')}")
+
+
+def _is_of(record: Mapping[str, Any], plan: Plan) -> bool:
+    """Return whether a result is that of a volume by the weights that are learned on from."""
+    weights, source = record.get("weights"), record.get("input")
+    if plan.start is None or not isinstance(weights, dict) or not isinstance(source, dict):
+        return False
+    return weights.get("path") == write_name(plan.start) and source.get("sha256") == plan.asked["input"]["sha256"]
 
 
 def _refuse_weights(plan: Plan) -> None:
