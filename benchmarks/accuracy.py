@@ -36,7 +36,7 @@ import voxels  # noqa: E402
 from micronet.core.provenance import versions, write_json  # noqa: E402
 from micronet.core.threads import physical_cores  # noqa: E402
 from micronet.data.dataset import Sample, read_dataset  # noqa: E402
-from micronet.data.phantom import Optics, render_oct, speckle_of_seed  # noqa: E402
+from micronet.data.phantom import render_oct, speckle_of_seed  # noqa: E402
 from micronet.io import read_annotation  # noqa: E402
 from micronet.measure.overlap import overlap  # noqa: E402
 from micronet.measure.topology import cl_dice, skeleton  # noqa: E402
@@ -206,7 +206,7 @@ class Bench:
 def over_annotation(path: Path, name: str, y_crop: int | None) -> Sample:
     """Return an image over a published annotation, with the published crop."""
     lumens = read_annotation(path).mask
-    image = render_oct(lumens.array, speckle_of_seed(1), Optics())
+    image = render_oct(lumens.array, speckle_of_seed(1))
     return Sample.of(name, replace(lumens, array=image, header={}), lumens.array, y_crop=y_crop)
 
 

@@ -4,10 +4,11 @@ python benchmarks/realism.py ANNOTATIONS WEIGHTS                # three seeds: s
 python benchmarks/realism.py ANNOTATIONS WEIGHTS --ablation --seeds 1 --only 00_T46 05_T16 08_T39 11_T14
 
 ANNOTATIONS is a folder with published annotations, WEIGHTS one with u-net_1600.pt and ur-net_b0.5_1200.pt. An image is
-simulated over every annotation, and each network looks for the lumens in it: µ-Net once, µr-Net ten times from blank.
-The score is F (Dice) at 0.5 within the published crop; the image is normalised as published, over the whole volume.
-Results appear as they are known, and a run that was stopped goes on. realism.png shows annotations: it is not to be
-published where they are not. phantoms.png shows the same of procedural phantoms.
+simulated over every annotation (preset `plain`: no decoys), and each network looks for the lumens in it: µ-Net once,
+µr-Net ten times from blank. The score is F (Dice) at 0.5 within the published crop; the image is normalised as
+published, over the whole volume. Results appear as they are known, and a run that was stopped goes on. realism.png
+shows annotations: it is not to be published where they are not. phantoms.png shows the same of procedural phantoms with
+decoys (preset `oct`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 from micronet.core.provenance import versions, write_json  # noqa: E402
 from micronet.core.threads import physical_cores  # noqa: E402
 from micronet.data.dataset import Entry, read_dataset  # noqa: E402
-from micronet.data.phantom import Optics, mask_of_seed, render_oct  # noqa: E402
+from micronet.data.phantom import PRESETS, Optics, mask_of_seed, render_oct  # noqa: E402
 from micronet.io import read_annotation  # noqa: E402
 from micronet.measure.overlap import overlap  # noqa: E402
 from micronet.networks.models import MicroNet, MicroRNet  # noqa: E402
@@ -44,8 +45,9 @@ from micronet.report.panels import ANNOTATION_COLOUR, MASK_COLOUR  # noqa: E402
 from micronet.segment.refine import predict  # noqa: E402
 
 WEIGHTS = {"u": "u-net_1600.pt", "ur": "ur-net_b0.5_1200.pt"}
+#: The preset `plain`, which the fit is about.
 OCT = Optics()
-#: Each lacks one ingredient of the preset, or has it changed.
+#: Each lacks one ingredient of it, or has it changed.
 ABLATION: dict[str, Optics] = {
     "no attenuation": replace(
         OCT, blood_loss_per_mm=0.0, wall_loss_per_mm=0.0, sheet_loss_per_mm=0.0, body_loss_per_mm=0.0
@@ -115,10 +117,10 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             cells += [f"{f.mean():.3f} ± {f.std():.3f}", f"{p.mean():.2f}", f"{r.mean():.2f}"]
         return f"| {title} | " + " | ".join(cells) + " |"
 
-    if "oct" in results:
+    if "plain" in results:
         yield "| volume | µ-Net F | precision | recall | µr-Net F | precision | recall |"
         yield "|---|---|---|---|---|---|---|"
-        volumes = results["oct"]
+        volumes = results["plain"]
         for name, runs in volumes.items():
             yield row(name, list(runs.values()))
         yield row("**all**", [run for runs in volumes.values() for run in runs.values()])
@@ -130,14 +132,14 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for variant, volumes in results.items():
         # Beside the preset on the same masks, with the same seeds: the speckle is then the same too.
         shared = [
-            (name, seed) for name, runs in volumes.items() for seed in runs if seed in results["oct"].get(name, {})
+            (name, seed) for name, runs in volumes.items() for seed in runs if seed in results["plain"].get(name, {})
         ]
         if not shared:
             continue
         cells = []
         for network in WEIGHTS:
-            f, whole = (np.mean([by[n][s][f"{network}_f"] for n, s in shared]) for by in (volumes, results["oct"]))
-            cells.append(f"{f:.3f} | {f - whole:+.3f}" if variant != "oct" else f"{f:.3f} | ")
+            f, whole = (np.mean([by[n][s][f"{network}_f"] for n, s in shared]) for by in (volumes, results["plain"]))
+            cells.append(f"{f:.3f} | {f - whole:+.3f}" if variant != "plain" else f"{f:.3f} | ")
         yield f"| {variant} | {' | '.join(cells)} | {len(shared)} |"
 
 
@@ -205,7 +207,7 @@ def main() -> None:
             raise SystemExit(f"{record_path} holds results of other optics; another -o, or delete it")
         record = before
     shown: dict[str, Any] = {}
-    for variant, optics in ({"oct": OCT} | (ABLATION if arguments.ablation else {})).items():
+    for variant, optics in ({"plain": OCT} | (ABLATION if arguments.ablation else {})).items():
         results = record["results"].setdefault(variant, {})
         for path, entry in volumes.items():
             name = entry.name.partition("_")[2]
@@ -217,7 +219,7 @@ def main() -> None:
                 runs[str(seed)], pictures = judge(mask, entry.y_crop, optics, seed, networks)
                 write_json(record_path, record)
                 print(variant, name, seed, {k: round(v, 3) for k, v in runs[str(seed)].items()}, flush=True)
-                if variant == "oct":
+                if variant == "plain":
                     shown.setdefault(name, pictures)
     text = "\n".join(table(record["results"]))
     print(f"\n{text}")
@@ -227,7 +229,8 @@ def main() -> None:
     own = arguments.output / "phantoms.png"
     if not own.is_file():
         masks = {seed: mask_of_seed((217, 260, 218), seed, y_crop=160) for seed in PROCEDURAL}
-        write_figure(own, {f"seed {seed}": judge(mask, 160, OCT, seed, networks)[1] for seed, mask in masks.items()})
+        pictures = {f"seed {seed}": judge(mask, 160, PRESETS["oct"], seed, networks)[1] for seed, mask in masks.items()}
+        write_figure(own, pictures)
 
 
 if __name__ == "__main__":

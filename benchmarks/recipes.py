@@ -1,4 +1,4 @@
-"""Compare training recipes on phantoms: the published one, the default, and the default without one ingredient.
+"""Compare training recipes on plain phantoms: the published one, the default, and the default without one ingredient.
 
 python benchmarks/recipes.py                     # three seeds; goes on where an earlier run stopped
 python benchmarks/recipes.py --seeds 1 --steps 100 --only published default
@@ -84,7 +84,7 @@ class Data:
 
 def phantom(seed: int, size: int) -> Sample:
     """Return an annotated phantom, size³ voxels, with optics of its own."""
-    mask, image = phantom_of_seed((size, size, size), seed, vary=True)
+    mask, image = phantom_of_seed((size, size, size), seed, vary=True, preset="plain")
     return Sample.of(f"phantom {seed}", Volume(image), mask)
 
 

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 
 from micronet.core.provenance import versions, write_json  # noqa: E402
-from micronet.data.phantom import PRESETS, Optics, render_oct  # noqa: E402
+from micronet.data.phantom import PRESETS, Optics, only, render_oct  # noqa: E402
 
 Array = NDArray[np.float64]
 FRAMES = ("1", "2", "test", "3", "4")
@@ -87,7 +87,7 @@ def simulated(optics: Optics) -> tuple[Array, Array]:
     """Return log intensity of the medium, raw and decimated: without texture, noise alone."""
     found = []
     for average in (0.01, optics.speckle_average_vox):
-        quiet = replace(optics, body_texture=0.0, wall_texture=0.0, speckle_average_vox=average, decoys=Optics().decoys)
+        quiet = replace(optics, body_texture=0.0, wall_texture=0.0, speckle_average_vox=average, decoys=only([]))
         wide = replace(quiet, black=-8.0, white=5.0)
         image = render_oct(np.zeros((12, 300, 200), bool), np.random.default_rng(1), wide).astype(float)
         found.append(even(image[:, 5:45] * (wide.white - wide.black) / 255))
@@ -132,7 +132,7 @@ def main() -> None:
     found = {}
     for eye in REGIONS:
         found |= real(arguments.frames, eye)
-    for name in ("oct", "decoys"):
+    for name in ("plain", "oct"):
         found[f"preset {name}"] = simulated(PRESETS[name])
     text = table(found)
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Measure on beating phantoms whether a time point should start from the mask of the last, or from a blank one.
+"""Measure on plain beating phantoms whether a time point should start from the mask of the last, or from a blank one.
 
 python benchmarks/time_lapse.py                                  # minutes; the bundled weights
 python benchmarks/time_lapse.py --model trained_models/ur-net_b0.5_1200.pt
@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 
 from micronet.core.provenance import sha256_of, versions, write_json  # noqa: E402
 from micronet.core.threads import physical_cores  # noqa: E402
-from micronet.data.phantom import beating, render_oct  # noqa: E402
+from micronet.data.phantom import Optics, beating, render_oct  # noqa: E402
 from micronet.measure.overlap import overlap  # noqa: E402
 from micronet.networks.models import MicroNet, MicroRNet  # noqa: E402
 from micronet.networks.normalize import normalize_image  # noqa: E402
@@ -40,7 +40,7 @@ def sequence(seed: int, size: int, time_points: int, drift: int) -> list[tuple[N
     wide = size + drift * (time_points - 1)
     for number, mask in enumerate(beating((size, size, wide), seed, time_points)):
         seen = mask[:, :, drift * number : drift * number + size]
-        found.append((normalize_image(render_oct(seen, np.random.default_rng([seed, number]))), seen))
+        found.append((normalize_image(render_oct(seen, np.random.default_rng([seed, number]), Optics())), seen))
     return found
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from skimage.feature import multiscale_basic_features
+from skimage.feature import hessian_matrix_eigvals, multiscale_basic_features
 from sklearn.ensemble import RandomForestClassifier
 
 from micronet.data.dataset import Sample
@@ -27,6 +28,8 @@ from micronet.training.teach.pixel import train_pixel_network
 __all__ = ["LEARNERS", "Learner", "Rows", "VoxelMethod", "drawn", "teach"]
 
 Array = NDArray[np.float32]
+#: Planes begin .. end - 1, and which of their voxels, to features (voxels, features).
+Features = Callable[[int, int, "NDArray[np.intp] | slice"], Array]
 #: Reach of the forest's features, µm; scikit-image doubles from the first to the last.
 FOREST_SCALES_UM = (3.2, 25.6)
 TREES, VOXELS = 100, 50_000
@@ -44,18 +47,35 @@ class Rows:
 
 @dataclass(frozen=True)
 class Learner:
-    """`of` gives features of planes begin .. end - 1 (voxels, features); `fit` a function from these to probability."""
+    """`prepare` gives what makes features of some voxels; `fit` a function from these to probability."""
 
-    prepare: Callable[[Sample], Callable[[int, int], Array]]
+    prepare: Callable[[Sample], Features]
     fit: Callable[[Array, NDArray[np.bool_], int], Callable[[Array], Array]]
 
 
-def _forest_features(sample: Sample) -> Callable[[int, int], Array]:
+def _forest_features(sample: Sample) -> Features:
+    """Give scikit-image's `multiscale_basic_features`, bit by bit, with eigenvalues only of the voxels asked for.
+
+    Those of a whole volume take minutes.
+    """
     first, last = (length / sample.volume.spacing_um[0] for length in FOREST_SCALES_UM)
     found = multiscale_basic_features(
-        sample.normalized(), sigma_min=first, sigma_max=last, workers=torch.get_num_threads()
+        sample.normalized(), texture=False, sigma_min=first, sigma_max=last, workers=torch.get_num_threads()
     )
-    return lambda begin, end: found[begin:end].reshape(-1, found.shape[-1])
+
+    def of(begin: int, end: int, which: NDArray[np.intp] | slice) -> Array:
+        low, high = max(begin - 2, 0), min(end + 2, len(found))  # differences of differences look two planes far
+        columns = []
+        for scale in range(0, found.shape[-1], 2):
+            smooth = np.ascontiguousarray(found[low:high, ..., scale])
+            slopes = np.gradient(smooth)
+            seconds = (np.gradient(slopes[a], axis=b) for a, b in combinations_with_replacement(range(3), 2))
+            hessian = [each[begin - low : end - low].reshape(-1, 1, 1)[which] for each in seconds]
+            columns += [found[begin:end, ..., scale + step].reshape(-1)[which] for step in (0, 1)]
+            columns += list(hessian_matrix_eigvals(hessian).reshape(3, -1))
+        return np.stack(columns, axis=-1)
+
+    return of
 
 
 def _forest(rows: Array, lumen: NDArray[np.bool_], seed: int) -> Callable[[Array], Array]:
@@ -64,13 +84,13 @@ def _forest(rows: Array, lumen: NDArray[np.bool_], seed: int) -> Callable[[Array
     return lambda asked: np.asarray(model.predict_proba(asked)[:, 1], np.float32)
 
 
-def _our_features(sample: Sample) -> Callable[[int, int], Array]:
+def _our_features(sample: Sample) -> Features:
     image, spacing = sample.normalized(), sample.volume.spacing_um
     scales = default_scales(spacing)
 
-    def of(begin: int, end: int) -> Array:
+    def of(begin: int, end: int, which: NDArray[np.intp] | slice) -> Array:
         found = features(image, scales, spacing, slice(begin, end))
-        return np.ascontiguousarray(found.reshape(len(found), -1).T)
+        return np.ascontiguousarray(found.reshape(len(found), -1)[:, which].T)
 
     return of
 
@@ -107,7 +127,7 @@ def drawn(learner: Learner, sample: Sample, voxels: int, seed: int) -> Rows:
     for begin in range(0, len(lumen), _SLAB):
         end = min(begin + _SLAB, len(lumen))
         mine = places[np.searchsorted(places, begin * plane) : np.searchsorted(places, end * plane)]
-        found.append(of(begin, end)[mine - begin * plane])
+        found.append(of(begin, end, mine - begin * plane))
     return Rows(np.concatenate(found), lumen.ravel()[places])
 
 
@@ -128,7 +148,7 @@ class VoxelMethod:
         of, mask = self.learner.prepare(sample), np.empty(sample.mask.shape, np.bool_)
         for begin in range(0, len(mask), _SLAB):
             part = mask[begin : begin + _SLAB]
-            part[:] = (self.probability(of(begin, begin + len(part))) > self.threshold).reshape(part.shape)
+            part[:] = (self.probability(of(begin, begin + len(part), slice(None))) > self.threshold).reshape(part.shape)
         return mask
 
 

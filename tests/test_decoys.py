@@ -1,4 +1,4 @@
-"""Decoys: each changes what it names and nothing else, and without them a phantom is what it was."""
+"""Decoys: each changes what it names and nothing else, and without them a phantom is plain."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ def mask():
 
 def scenery(mask, seed=1, **amounts):
     sheet = np.full((SHAPE[0], SHAPE[2]), SHEET, np.float32)
-    return Scenery(Decoys(**amounts), mask, sheet, 4.5, np.random.default_rng(seed))
+    return Scenery(Decoys(**amounts), mask, sheet, 4.5, (np.random.default_rng(seed), None))
 
 
 def dimmed(mask, **amounts):
@@ -54,8 +54,8 @@ def test_name_that_is_no_decoy_is_refused():
 
 
 def test_presets_have_all_decoys_or_one_or_none():
-    assert PRESETS["oct"].decoys == Decoys()
-    assert PRESETS["decoys"].decoys == ALL_DECOYS
+    assert PRESETS["oct"].decoys == ALL_DECOYS
+    assert PRESETS["plain"].decoys == Decoys()
     for name, amounts in DECOYS.items():
         assert PRESETS[name].decoys == Decoys(**amounts)
 
@@ -122,6 +122,30 @@ def test_somites_have_the_grey_of_blood_and_lie_in_the_body(mask):
 def test_decoy_keeps_its_places_when_another_is_added(mask):
     alone = dimmed(mask, empty_share=0.2)
     np.testing.assert_array_equal(dimmed(mask, empty_share=0.2, crack_share=0.1, motion_um=1.0), alone)
+
+
+def test_decoys_of_an_embryo_stay_where_they_are_at_every_time_point(mask):
+    optics = dataclasses.replace(QUIET, decoys=only(["cracks", "somites", "amnion"]), white=5.0)
+
+    def still(time, embryo):
+        speckle = np.random.default_rng([3, time])
+        return render_oct(mask, speckle, optics, embryo=None if embryo is None else np.random.default_rng(embryo))
+
+    def apart(one, other):
+        return np.abs(one.astype(float) - other).mean()
+
+    assert apart(still(0, [3, 0]), still(1, [3, 0])) < 0.5 * apart(still(0, None), still(1, None))
+    np.testing.assert_array_equal(still(0, [3, 0]), still(0, None))
+
+
+def test_motion_is_that_of_the_scan_also_within_an_embryo(mask):
+    ramp = np.broadcast_to(np.arange(SHAPE[1], dtype=np.float32)[None, :, None], SHAPE).copy()
+    sheet = np.full((SHAPE[0], SHAPE[2]), SHEET, np.float32)
+    first, second = (
+        Scenery(Decoys(motion_um=9.0), mask, sheet, 4.5, (np.random.default_rng(scan), np.random.default_rng(5)))
+        for scan in (1, 2)
+    )
+    assert (first.moved(ramp, 0) != second.moved(ramp, 0)).mean() > 0.5
 
 
 def test_varied_decoys_surround_the_given_and_what_is_absent_stays_absent():

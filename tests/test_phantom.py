@@ -24,15 +24,15 @@ def mask():
 
 @pytest.fixture(scope="module")
 def image(mask):
-    return render_oct(mask, np.random.default_rng(8))
+    return render_oct(mask, np.random.default_rng(8), Optics())
 
 
 def test_same_seed_gives_same_volume_and_other_seed_another(mask, image):
     again = lumen_mask(SHAPE, np.random.default_rng(7))
     np.testing.assert_array_equal(again, mask)
-    np.testing.assert_array_equal(render_oct(again, np.random.default_rng(8)), image)
+    np.testing.assert_array_equal(render_oct(again, np.random.default_rng(8), Optics()), image)
     assert (lumen_mask(SHAPE, np.random.default_rng(9)) != mask).mean() > 0.02
-    assert (render_oct(mask, np.random.default_rng(9)) != image).mean() > 0.5
+    assert (render_oct(mask, np.random.default_rng(9), Optics()) != image).mean() > 0.5
 
 
 def test_global_random_state_plays_no_part():
@@ -187,8 +187,9 @@ def test_phantom_brings_in_no_torch():
 def test_volume_of_a_seed_is_the_same_everywhere():
     mask = lumen_mask((64, 64, 64), np.random.default_rng(11))
     assert hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()[:16] == "e7ecb6c2dd80f689"
-    image = render_oct(mask, np.random.default_rng(12))
-    assert hashlib.sha256(image.tobytes()).hexdigest()[:16] == "027eb50780831106"
+    for preset, digest in (("plain", "027eb50780831106"), ("oct", "903c8f60f1218502")):
+        image = render_oct(mask, np.random.default_rng(12), PRESETS[preset])
+        assert hashlib.sha256(image.tobytes()).hexdigest()[:16] == digest
 
 
 def test_bundled_demo_is_what_the_script_makes(root, tmp_path):
@@ -207,6 +208,13 @@ def test_bundled_demo_is_what_the_script_makes(root, tmp_path):
     np.testing.assert_array_equal(made.mask.array, bundled.mask.array)
 
 
+def test_what_is_bundled_stays_below_4_mb(root):
+    names = [f"*/{pattern}" for pattern in ("E5D_phantom_*", "annotation_phantom_*", "*_phantom.pt", "*_phantom.json")]
+    files = [path for name in names for path in root.glob(name) if path.parent.name != "predictions"]
+    assert len(files) >= 14
+    assert sum(path.stat().st_size for path in files) < 4_000_000
+
+
 @pytest.mark.parametrize("limit", [3, 9])
 def test_squared_distance_is_scipys_up_to_the_limit(limit):
     mask = np.random.default_rng(4).random((23, 31, 17)) > 0.997
@@ -218,7 +226,7 @@ def test_squared_distance_is_scipys_up_to_the_limit(limit):
 
 def test_image_is_the_same_on_any_number_of_threads(mask, image):
     for threads in (1, 3):
-        np.testing.assert_array_equal(render_oct(mask, np.random.default_rng(8), threads=threads), image)
+        np.testing.assert_array_equal(render_oct(mask, np.random.default_rng(8), Optics(), threads=threads), image)
 
 
 def test_lengths_are_in_micrometres():
@@ -236,8 +244,14 @@ def test_lengths_are_in_micrometres():
     assert walls[1] == pytest.approx(walls[0], abs=9)
 
 
-def test_preset_is_the_default_and_variation_surrounds_it():
-    assert PRESETS["oct"] == Optics()
+def test_oct_is_the_default(mask, image):
+    default, named = (render_oct(mask[:20], np.random.default_rng(8), optics) for optics in (None, PRESETS["oct"]))
+    np.testing.assert_array_equal(default, named)
+    assert (default != image[:20]).mean() > 0.5
+
+
+def test_variation_surrounds_the_preset():
+    assert PRESETS["plain"] == Optics()
     rng = np.random.default_rng(1)
     drawn = [varied(Optics(), rng) for _ in range(300)]
     assert len(set(drawn)) == 300

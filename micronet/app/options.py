@@ -61,7 +61,7 @@ MOST_PHANTOMS = 10_000
 # What may be chosen, of modules that load PyTorch or SciPy; tests/test_options.py holds that these say the same.
 DOMAINS, AVERAGES = ("intensity", "amplitude", "db", "log"), ("log", "linear")
 PRESETS = (
-    *("oct", "decoys", "somites", "head-folds", "amnion", "cracks", "empty-vessels", "still-blood", "shadows"),
+    *("oct", "plain", "somites", "head-folds", "amnion", "cracks", "empty-vessels", "still-blood", "shadows"),
     *("faded-walls", "saturated-lines", "motion", "bubbles"),
 )
 FORMATS = ("nrrd", "ome.zarr")
@@ -320,7 +320,7 @@ def make_phantoms_parser() -> argparse.ArgumentParser:
         choices=PRESETS,
         default="oct",
         metavar="NAME",
-        help="of OCT: the optics: oct, decoys, or one decoy by name (default: %(default)s)",
+        help="of OCT: the optics: oct, plain (no decoys), or one decoy by name (default: %(default)s)",
     )
     p.add_argument("--time-points", type=many, default=1, metavar="T", help="OCT: one heart beat in T volumes each")
     p.add_argument(

@@ -312,7 +312,8 @@ def _make(subject: Subject, job: PhantomSet, outputs: Outputs, say: Callable[[st
     optics = _optics(subject, job)
     if lumens.spacing_um is not None:
         optics = replace(optics, spacing_um=lumens.spacing_um[0])
-    image = render_oct(lumens.array, speckle_of_seed(subject.seed, subject.time_point), optics)
+    speckle, embryo = (speckle_of_seed(subject.seed, time) for time in (subject.time_point, 0))
+    image = render_oct(lumens.array, speckle, optics, embryo=embryo)
     with outputs.staged() as folder:
         staged = replace(job, output=folder)
         write_volume(staged.image(subject.name), replace(lumens, array=image, header={}))

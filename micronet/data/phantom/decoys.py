@@ -1,7 +1,7 @@
 """What looks like a lumen and is none, and lumens that do not look like one: how much of each a phantom has.
 
-Every decoy has an amount, at 0 of which it is absent, and lengths and levels. All values are *fitted* where no source
-is named: as much as the published networks, which saw only real OCT, let pass (docs/phantoms.md).
+Every decoy has an amount, at 0 of which it is absent, and lengths and levels. All of them are *fitted*: as much as the
+published networks, which saw only real OCT, let pass (docs/phantoms.md).
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ class Decoys:
     Parameters
     ----------
     somites_per_mm2, somite_um : float
-        Balls of tissue with the grey of blood in the embryo's body, and their diameter; 100 to 150 µm in a mouse of
-        embryonic day 9 (Kaufman 1992, The Atlas of Mouse Development).
+        Balls of tissue with the grey of blood in the embryo's body, and their diameter.
     head_fold_share, head_fold_um : float
         Share of the body that is folded sheets with the grey of blood, and the distance over which they fold.
     grey : float

@@ -15,8 +15,8 @@ from scipy import ndimage
 
 from micronet.core.errors import InputError
 from micronet.core.threads import Team, physical_cores
-from micronet.data.phantom.optics import Optics
-from micronet.data.phantom.tissues import Tissues
+from micronet.data.phantom.optics import PRESETS, Optics
+from micronet.data.phantom.tissues import Sources, Tissues
 
 __all__ = ["render_oct"]
 
@@ -26,7 +26,12 @@ _SLAB = 8
 
 
 def render_oct(
-    mask: NDArray[np.bool_], rng: np.random.Generator, optics: Optics | None = None, *, threads: int | None = None
+    mask: NDArray[np.bool_],
+    rng: np.random.Generator,
+    optics: Optics | None = None,
+    *,
+    embryo: np.random.Generator | None = None,
+    threads: int | None = None,
 ) -> NDArray[np.uint8]:
     """Return the image that OCT would give of these lumens.
 
@@ -38,6 +43,8 @@ def render_oct(
         Source of speckle and texture.
     optics : Optics, optional
         Physical parameters; the preset ``oct`` when not given.
+    embryo : numpy.random.Generator, optional
+        Source of the decoys' places, `rng` when not given: all time points of an embryo have one, in the same state.
     threads : int, optional
         Default: the physical cores. Does not change the image.
 
@@ -59,9 +66,9 @@ def render_oct(
     """
     if mask.ndim != 3 or mask.dtype != np.bool_:
         raise InputError(f"a phantom's mask is a (Z, Y, X) bool array, not {mask.shape} of {mask.dtype}")
-    physics = Optics() if optics is None else optics
+    physics = PRESETS["oct"] if optics is None else optics
     threads = threads or physical_cores()
-    scene = _Scene(mask, physics, rng, threads)
+    scene = _Scene(mask, physics, (rng, embryo), threads)
     image = np.empty(mask.shape, np.uint8)
 
     def work(begin: int, end: int) -> None:
@@ -77,10 +84,10 @@ def render_oct(
 class _Scene:
     """What there is to be seen: tissues, and the speckle of the light that they send back."""
 
-    def __init__(self, mask: NDArray[np.bool_], physics: Optics, rng: np.random.Generator, threads: int) -> None:
+    def __init__(self, mask: NDArray[np.bool_], physics: Optics, random: Sources, threads: int) -> None:
         self._mask, self._physics = mask, physics
-        self._tissues = Tissues(mask, physics, rng, threads)
-        self._speckle = _speckle(mask.shape, physics.speckle_grain_vox, rng)
+        self._tissues = Tissues(mask, physics, random, threads)
+        self._speckle = _speckle(mask.shape, physics.speckle_grain_vox, random[0])
         self._spread, self._average = _gaussian(physics.blur_vox), _gaussian(physics.speckle_average_vox)
 
     def grey(self, begin: int, end: int) -> NDArray[np.float64]:

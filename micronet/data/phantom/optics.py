@@ -1,4 +1,4 @@
-"""The physical parameters of a simulated OCT image: the preset, and variation around it.
+"""The physical parameters of a simulated OCT image: the presets, and variation around them.
 
 Where a value is called *fitted*, it was sought so that the published networks, which saw only real OCT, find lumens
 again in images simulated over four published annotations (docs/phantoms.md tells how, and what each one brings).
@@ -18,7 +18,7 @@ __all__ = ["PRESETS", "VARIATION", "Optics", "varied"]
 
 @dataclass(frozen=True)
 class Optics:
-    """Physical parameters of a simulated image; the values as given are the preset ``oct``.
+    """Physical parameters of a simulated image; the values as given are the preset ``plain``.
 
     Reflectivities are natural logarithms of the mean intensity that comes back from a tissue before any loss on the
     way; only their differences show, and all are fitted. Lengths are in µm. Attenuation is one way, in ln units of
@@ -122,17 +122,19 @@ class Optics:
     decoys: Decoys = Decoys()  # noqa: RUF009 - frozen
 
 
-#: By name: ``oct`` has none of the decoys, ``decoys`` all of them and the grain of real speckle; the others are ``oct``
-#: with one decoy.
+_OCT = Optics(decoys=ALL_DECOYS, speckle_grain_vox=0.65, speckle_average_vox=0.75)
+
+#: By name: ``oct`` has all decoys and the grain of real speckle, ``plain`` neither; the others are ``oct`` with one
+#: decoy.
 PRESETS = {
-    "oct": Optics(),
-    "decoys": Optics(decoys=ALL_DECOYS, speckle_grain_vox=0.65, speckle_average_vox=0.75),
-    **{name: Optics(decoys=only([name])) for name in DECOYS},
+    "oct": _OCT,
+    "plain": Optics(),
+    **{name: replace(_OCT, decoys=only([name])) for name in DECOYS},
 }
 
-#: How many times as far `varied` goes around a preset, where it is not once. Fitted: a random forest that was taught on
-#: some phantoms is to know others as badly as tissue of other embryos.
-VARIATION = {"decoys": 1.75}
+#: How many times as far `varied` goes around a preset. Fitted: a random forest that was taught on some phantoms is to
+#: know others as badly as tissue of other embryos.
+VARIATION = {name: 1.0 if name == "plain" else 1.75 for name in PRESETS}
 
 #: How far `varied` goes, as standard deviations: of an addition, and of the logarithm of a factor.
 _SHIFTS = {

@@ -28,15 +28,22 @@ class Scenery:
     sheet : ndarray of shape (Z, X), float32
         Depth of the yolk sac, voxels.
     spacing_um : float
-    rng : numpy.random.Generator
+    random : pair of numpy.random.Generator
+        Of the scan, and of what lies in the embryo: None for the former.
     """
 
     def __init__(
-        self, decoys: Decoys, mask: NDArray[np.bool_], sheet: Field, spacing_um: float, rng: np.random.Generator
+        self,
+        decoys: Decoys,
+        mask: NDArray[np.bool_],
+        sheet: Field,
+        spacing_um: float,
+        random: tuple[np.random.Generator, np.random.Generator | None],
     ) -> None:
         self.decoys, self._shape, self._sheet, self._spacing = decoys, mask.shape, sheet, spacing_um
         lumens = mask[::2, ::2, ::2]
-        streams = iter(rng.spawn(9))  # each decoy keeps its places when another is added
+        of_scan = random[0].spawn(9)  # each decoy keeps its places when another is added
+        streams = iter(of_scan if random[1] is None else [*random[1].spawn(9)[:-1], of_scan[-1]])
         d = decoys
         self._grey = self._sheets(d.head_fold_share, d.head_fold_um, next(streams))
         somites = self._balls(d.somites_per_mm2, d.somite_um, next(streams), above=False)

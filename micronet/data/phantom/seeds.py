@@ -68,11 +68,11 @@ def optics_of_seed(seed: int, *, vary: bool, preset: str = "oct") -> Optics:
     optics = PRESETS[preset]
     if not vary:
         return optics
-    return varied(optics, np.random.default_rng([seed, _OPTICS]), VARIATION.get(preset, 1.0))
+    return varied(optics, np.random.default_rng([seed, _OPTICS]), VARIATION[preset])
 
 
 def phantom_of_seed(
-    shape: tuple[int, int, int], seed: int, *, y_crop: int | None = None, vary: bool = False
+    shape: tuple[int, int, int], seed: int, *, y_crop: int | None = None, vary: bool = False, preset: str = "oct"
 ) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
     """Return lumens and image of the phantom that a seed names.
 
@@ -85,4 +85,4 @@ def phantom_of_seed(
     ((64, 80, 64), dtype('uint8'), False)
     """
     mask = mask_of_seed(shape, seed, y_crop=y_crop)
-    return mask, render_oct(mask, speckle_of_seed(seed), optics_of_seed(seed, vary=vary))
+    return mask, render_oct(mask, speckle_of_seed(seed), optics_of_seed(seed, vary=vary, preset=preset))

@@ -22,9 +22,11 @@ from micronet.data.phantom.fields import coarse_noise, doubled, step
 from micronet.data.phantom.optics import Optics
 from micronet.data.phantom.scenery import Scenery
 
-__all__ = ["Tissues"]
+__all__ = ["Sources", "Tissues"]
 
 _Field = NDArray[np.float32]
+#: Random numbers of the image, and those of the embryo where they are others.
+Sources = tuple[np.random.Generator, np.random.Generator | None]
 #: How far, in voxels, each surface is from full to nothing: cells and annotations end less sharply than voxels.
 _VESSEL_EDGE, _HEART_EDGE, _INNER_EDGE, _SHEET_EDGE = 0.5, 0.92, 1.0, 0.5
 
@@ -36,13 +38,14 @@ class Tissues:
     ----------
     mask : ndarray of shape (Z, Y, X), bool
     optics : Optics
-    rng : numpy.random.Generator
-        Source of the tissues' texture.
+    random : Sources
+        The first of texture and of what the scan does, the second of the decoys' places.
     threads : int
         Does not change the result.
     """
 
-    def __init__(self, mask: NDArray[np.bool_], optics: Optics, rng: np.random.Generator, threads: int) -> None:
+    def __init__(self, mask: NDArray[np.bool_], optics: Optics, random: Sources, threads: int) -> None:
+        rng, embryo = random
         self.mask, self.optics = mask, optics
         o = optics
         spacing = optics.spacing_um
@@ -67,7 +70,8 @@ class Tissues:
         self.facing = (np.gradient(away, axis=1) / 2).astype(np.float32) if away.shape[1] > 1 else np.zeros_like(away)
         self.sheet = _sheet_depth(mask & (doubled(self.heart, mask.shape, 0, len(mask)) < 0.5))
         # Of a stream of its own: without decoys an image is what it was before there were any.
-        self.scenery = Scenery(optics.decoys, mask, self.sheet, spacing, rng.spawn(1)[0])
+        places = None if embryo is None else embryo.spawn(1)[0]
+        self.scenery = Scenery(optics.decoys, mask, self.sheet, spacing, (rng.spawn(1)[0], places))
         self._make_tables()
 
     def _roomy(self, coarse: NDArray[np.bool_], radius_vox: float, threads: int) -> _Field:
