@@ -77,7 +77,7 @@ class BoxPlan:
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> BoxPlan:
         """Return what ``asdict`` tells, by way of JSON."""
-        read = {name: tuple(one) if isinstance(one, list) else one for name, one in told.items()}
+        read: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in told.items()}
         read["grids"] = tuple(
             GridPlan(
                 grid["member"], tuple(grid["shape"]), tuple(grid["sides"]), TilePlan.of(grid["tiles"]), grid["passes"]
@@ -99,8 +99,8 @@ class BoxPlan:
     def done(self, stages: Mapping[str, Any]) -> int:
         """Return how many of them were gone through in stages that are noted."""
         grids = [(grid, stages.get(f"grid.{g}")) for g, grid in enumerate(self.grids)]
-        passes = (grid.tiles.count * (told["encoded"] + len(told["iterations"])) for grid, told in grids if told)
-        return self.boxes * ("look" in stages) + sum(passes)
+        passes = (grid.tiles.count * (int(told["encoded"]) + len(told["iterations"])) for grid, told in grids if told)
+        return int(self.boxes * ("look" in stages) + sum(passes))
 
     @property
     def in_memory(self) -> tuple[str, ...]:
@@ -177,7 +177,10 @@ def plan_boxes(shape: Size, model: Taught, spacing_um: Sequence[float], need: Bo
     crosses = 4 * any(widths(spacing_um, around)[0] > 1 for around in evened)
     starts = 4 * any(member.kind == "urnet" for member in model.members)
     bytes_ = need.itemsize + 4 + 4 * len(evened) + crosses + (4 + starts) * (bool(networks) and bool(grids))
-    scratch = math.prod(shape) * bytes_ + sum(grid.tiles.scratch_bytes + 4 * math.prod(grid.shape) for grid in grids)
+    scratch = math.prod(shape) * bytes_
+    for grid in grids:
+        start = 4 * math.prod(grid.shape) * (model.members[grid.member].kind == "urnet")
+        scratch += grid.tiles.scratch_bytes + start
     needed = max([needed, *(grid.tiles.needed for grid in grids), *(_regrid(shape, grid, need) for grid in grids)])
     if not need.allowance.fits(needed):
         raise need.error(needed)

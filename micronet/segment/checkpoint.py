@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -97,14 +98,15 @@ class Checkpoint:
                     (self.folder / _LOCK).unlink(missing_ok=True)
                     self.folder.rmdir()
 
-    def begin(self, spec: StoreSpec, state: Mapping[str, torch.Tensor]) -> None:
-        """Write what everybody has to know."""
+    def begin(self, spec: StoreSpec, state: Mapping[str, torch.Tensor]) -> str:
+        """Write what everybody has to know; return how this call is called."""
+        call = secrets.token_hex(8)
         with atomic_path(self.folder / _WEIGHTS) as temporary, temporary.open("wb") as file:
             np.savez(file, **{name: value.detach().numpy() for name, value in state.items()})  # type: ignore[arg-type]
         told = spec_told(spec) | {"path": write_name(spec.path)}
-        write_sealed(
-            self.folder / _JOB, {"made_by": MADE_BY, "micronet": __version__, "asked": self._asked, "spec": told}
-        )
+        job = {"made_by": MADE_BY, "micronet": __version__, "call": call, "asked": self._asked, "spec": told}
+        write_sealed(self.folder / _JOB, job)
+        return call
 
     def progress(self) -> Progress:
         """Return how far it has come; what is noted in it is written down."""
@@ -143,10 +145,13 @@ class Checkpoint:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def work_of(folder: Path) -> StoreWork:
-    """Return the work of a folder, in any process; FileError or InputError where it cannot be done here."""
+def work_of(folder: Path, call: str = "") -> StoreWork:
+    """Return the work of a folder, in any process; FileError or InputError where it cannot be done here.
+
+    FileError too where it is not, or not yet, that of a `call` that is named.
+    """
     job = read_sealed(folder / _JOB)
-    if job is None:
+    if job is None or (call and job.get("call") != call):
         raise FileError(f"'{folder}' is not seen here, or has gone: all processes need the same disk")
     if job.get("micronet") != __version__:
         raise InputError(f"micronet {__version__} is installed here, {job.get('micronet')} where the call came from")

@@ -93,10 +93,10 @@ class Crew:
         """How many steps are done at the same time now."""
         return max(1, sum(int(worker["nthreads"]) for worker in self.workers.values()))
 
-    def allowance(self, max_ram: int | None) -> Allowance:
-        """Return how much memory each process may take."""
+    def allowance(self, max_ram: int | None, program: int) -> Allowance:
+        """Return how much memory each process may take, of which a program takes some."""
         if max_ram is not None:
-            return Allowance.of(max_ram)
+            return Allowance.of(max_ram, program)
         limits = [
             int(worker["memory_limit"]) // max(int(worker["nthreads"]), 1)
             for worker in self.workers.values()
@@ -105,10 +105,10 @@ class Crew:
         if not limits:  # a cluster of this machine
             available = available_memory()
             if available is None:
-                return Allowance.of(None)
+                return Allowance.of(None, program)
             limits = [available // (self.processes + 1)]
         allowed = int(SHARE * min(limits))
-        return Allowance(allowed, f"{size(allowed)} allowed in each process ({SHARE:.0%} of its share)")
+        return Allowance(allowed, f"{size(allowed)} allowed in each process ({SHARE:.0%} of its share)", program)
 
     def wait(self) -> None:
         """Wait until there is a worker, and say so."""
@@ -124,12 +124,17 @@ class Crew:
             if refusal:
                 raise InputError(f"worker {address}: {refusal}")
 
-    def runner(self, folder: Path, on_tile: Callable[[], None]) -> Runner:
-        """Return a runner that has the steps done by workers; `on_tile` is called after each that ticks."""
+    def runner(self, folder: Path, call: str, on_tile: Callable[[], None]) -> Runner:
+        """Return a runner that has the steps done by workers; `on_tile` is called after each that ticks.
+
+        `call` tells what the folder is of now: workers outlive a call, and may know it from an earlier one.
+        """
         threads = torch.get_num_threads()
 
         def run(step: str, count: int, *arguments: Any, ticks: bool = False) -> list[Any]:
-            todo = functools.partial(do_step, folder=str(folder), step=step, arguments=arguments, threads=threads)
+            todo = functools.partial(
+                do_step, folder=str(folder), step=step, arguments=arguments, threads=threads, call=call
+            )
             futures = self._client.map(todo, range(count), pure=False, retries=_RETRIES)
             found: list[Any] = [None] * count
             try:
@@ -211,22 +216,24 @@ def crew_of(cluster: str, say: Callable[[str], None]) -> Iterator[Crew]:
         yield crew
 
 
-def do_step(number: int, folder: str, step: str, arguments: tuple[Any, ...], threads: int) -> tuple[int, Any]:
+def do_step(
+    number: int, folder: str, step: str, arguments: tuple[Any, ...], threads: int, call: str = ""
+) -> tuple[int, Any]:
     """Do a step, in a worker; return its number and what it gives."""
     if step not in STEPS:
         raise InputError(f"'{step}' is no step")
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     try:
-        return number, getattr(_work(folder), step)(number, *arguments)
+        return number, getattr(_work(folder, call), step)(number, *arguments)
     except FileError:
         time.sleep(_PAUSE)
         raise
 
 
 @functools.lru_cache(maxsize=1)
-def _work(folder: str) -> StoreWork:
-    return work_of(Path(folder))
+def _work(folder: str, call: str) -> StoreWork:
+    return work_of(Path(folder), call)
 
 
 def _refusal(folder: str) -> str | None:

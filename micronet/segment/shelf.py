@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
 from micronet.io.pieces import PieceArray, ScratchPieces
 
@@ -32,7 +32,7 @@ class Shelf(Protocol):
     def __getitem__(self, name: str, /) -> Any:
         """Return an array that was made."""
 
-    def put(self, name: str, array: NDArray[Any]) -> None:
+    def put(self, name: str, array: Any) -> None:
         """Take an array that is there already."""
 
     def holds(self, name: str, box: tuple[slice, ...]) -> bool:
@@ -119,7 +119,7 @@ class SharedShelf:
         self.drop(name)
         self._opened[name] = PieceArray.make(self._folder / name, shape, pieces, dtype)
 
-    def put(self, name: str, array: NDArray[Any]) -> None:
+    def put(self, name: str, array: Any) -> None:
         """Copy an array into the folder."""
         self.make(name, array.shape, (_PUT,) * array.ndim, array.dtype)
         for first in range(0, len(array), _PUT):  # what takes no memory, such as a broadcast, shall not do so at once

@@ -84,8 +84,9 @@ def segment_store(plan: Plan, say: Callable[[str], None], on_tile: OnTile, *, fo
     task = plan.task
     check_network(task)
     task.weights.make_ready()
+    program = program_bytes(task.weights.model)
     if task.job.cluster is None:
-        allowance = Allowance.of(task.job.max_ram, program_bytes(task.weights.model))
+        allowance = Allowance.of(task.job.max_ram, program)
         store = open_store(task, allowance, 0, None, say)
         with _alone(plan, store, on_tile) as shop:
             return _segment(plan, store, shop, None, say)
@@ -93,7 +94,8 @@ def segment_store(plan: Plan, say: Callable[[str], None], on_tile: OnTile, *, fo
     with crew_of(task.job.cluster, say) as crew, checkpoint.locked():
         kept = checkpoint.kept(force)
         try:
-            store = open_store(task, crew.allowance(task.job.max_ram), crew.processes, kept, say)
+            allowance = crew.allowance(task.job.max_ram, program)
+            store = open_store(task, allowance, crew.processes, kept, say)
             if kept is not None and store.plan != kept.plan:
                 say("              note: less memory than before asks for other parts: what is finished is done again")
                 checkpoint.forget_progress()
@@ -214,7 +216,7 @@ def _in_windows(
 def _together(plan: Plan, store: Opened, crew: Crew, checkpoint: Checkpoint, on_tile: OnTile) -> Iterator[_Shop]:
     """Give the shop of a cluster; what is between two steps lies in the folder of the checkpoint."""
     model, shelf = plan.task.weights.model, SharedShelf(checkpoint.folder)
-    checkpoint.begin(store.spec, model.state_dict())
+    call = checkpoint.begin(store.spec, model.state_dict())
     _put_masks(shelf, store)
     crew.check(checkpoint.folder)
     work, progress = store_work(shelf, store.spec, model, store.level), checkpoint.progress()
@@ -230,7 +232,7 @@ def _together(plan: Plan, store: Opened, crew: Crew, checkpoint: Checkpoint, on_
                 os.rename(file, folder / file.name)
 
     tick = _ticking(plan.task, store, work, progress, on_tile, crew.dashboard)
-    run = crew.runner(checkpoint.folder, tick)
+    run = crew.runner(checkpoint.folder, call, tick)
     yield _Shop(work, run, progress, _by_steps(plan.task, work, run, progress), place)
 
 

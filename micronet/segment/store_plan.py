@@ -124,6 +124,8 @@ def check_network(task: Task) -> None:
     """Raise InputError where the network cannot go through a volume part by part."""
     weights, model = task.weights, task.weights.model
     name = f"'{weights.path.name}' ({weights.network.title})"
+    if task.job.cluster is not None and any(parameter.is_cuda for parameter in model.parameters()):
+        raise InputError(f"'{task.path}': the workers of a cluster compute on the CPU {setting('cluster', 'device')}")
     if isinstance(model, Taught):
         grids = [member.network for member in model.members if not member.by_voxel]
         if not all(map(works_in_slabs, grids)):

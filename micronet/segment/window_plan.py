@@ -264,7 +264,9 @@ class WindowsPlan:
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> WindowsPlan:
         """Return what ``asdict`` tells, by way of JSON."""
-        windows = {name: tuple(one) if isinstance(one, list) else one for name, one in told["windows"].items()}
+        windows: dict[str, Any] = {
+            name: tuple(one) if isinstance(one, list) else one for name, one in told["windows"].items()
+        }
         return cls(**{**told, "windows": Windows(**windows)})
 
     @property
