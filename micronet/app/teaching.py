@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from micronet.app.computing import set_engine, set_threads
 from micronet.app.options import settings_of, teach_parser
 from micronet.app.terminal import option_of, tell
-from micronet.core.errors import InputError, MicronetError
+from micronet.core.errors import InputError, MicronetError, setting
 from micronet.io import open_stack
 from micronet.networks.engine import Work
 from micronet.networks.evening import planes_are_thick
@@ -31,7 +31,7 @@ _USUAL_BLOCK = (8, 8, 8)
 def teach(arguments: argparse.Namespace, root: Path) -> int:
     """Teach on one volume; `root` holds ``trained_models/``. Returns the exit code."""
     trained = Path("trained_models")
-    start = None if arguments.start is None else find_weights(arguments.start, [trained, root / trained])
+    start = None if arguments.start is None else _start(arguments.start, [trained, root / trained])
     wish = _block_wish(arguments)
     job = settings_of(TeachJob, arguments, start=start, weights_folder=trained)
     set_threads(arguments.threads)
@@ -48,6 +48,14 @@ def teach(arguments: argparse.Namespace, root: Path) -> int:
         raise InputError(f"{error}, such as: {_elsewhere(arguments, error.name)}") from error
     tell(f"{outcome.status}  {outcome.path.name}  {outcome.message}")
     return 0
+
+
+def _start(name: str, folders: Sequence[Path]) -> Path:
+    """Return the weights to start from; errors name the setting that they are asked for by."""
+    try:
+        return find_weights(name, folders)
+    except MicronetError as error:
+        raise type(error)(str(error).replace(setting("model"), setting("start"))) from error
 
 
 def _block_wish(arguments: argparse.Namespace) -> BlockWish | None:
