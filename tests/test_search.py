@@ -131,6 +131,24 @@ class TestStudy:
         assert [one.number for one in told] == [1, 2, 3]
         assert told[0].settings == {"a": 0.5, "b": "x"}
 
+    @pytest.mark.parametrize("interrupted", [1, 3])
+    def test_one_that_is_interrupted_while_its_settings_are_drawn_is_drawn_anew(self, tmp_path, interrupted):
+        drawn = []
+
+        def suggest(chooser):
+            first = chooser.suggest_float("a", 1e-4, 1, log=True)
+            drawn.append(first)
+            if len(drawn) == interrupted:
+                raise KeyboardInterrupt
+            return {"a": first, "b": chooser.suggest_categorical("b", ["x", "y"])}
+
+        candidate = replace(searching.candidate(), suggest=suggest)
+        with Search(tmp_path / "a.journal", searching.ASKED, seed=1, warm_up=0) as study:
+            with pytest.raises(KeyboardInterrupt):
+                study.run(candidate, 6, lambda number, settings: None, lambda told: None)
+            study.run(candidate, 6, lambda number, settings: None, lambda told: None)
+            assert settings_of(study.told) == settings_of(searching.search(tmp_path / "whole", 6)[0])
+
     def test_a_score_that_is_no_number_counts_as_none_found(self, tmp_path):
         told, _ = searching.search(tmp_path, 1, lambda settings, report: float("nan"))
         assert told[0].score == 0

@@ -207,7 +207,9 @@ class Search:
     def _give_up(self, trial: FrozenTrial) -> None:
         """End a trial without a result, and have it done again."""
         if trial.state is TrialState.RUNNING:
-            self.study.enqueue_trial(trial.params)
+            # What was drawn in part is drawn anew: what follows a given setting would be drawn otherwise.
+            drawn = "settings" in trial.user_attrs
+            self.study.enqueue_trial(trial.params if drawn else trial.system_attrs.get("fixed_params", {}))
             self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
             worker = trial.user_attrs.get("worker")
             if isinstance(worker, str) and worker != self._worker and Path(worker).name == worker:
