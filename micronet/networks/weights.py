@@ -59,7 +59,7 @@ def find_weights(name: str, folders: Sequence[Path]) -> Path:
     for candidate in map(existing, candidates):
         if is_file(candidate) or is_zoo(candidate):
             return candidate
-    if zoo.is_dir():
+    if os.path.isdir(zoo):  # False of a name that no folder can have
         inside = listed(sorted(str(file) for file in zoo.glob("*.pt"))) or "none there"
         raise FileError(f"'{name}' is a folder of weights: give one of them {setting('model')}: {inside}")
     known = sorted({file.stem for folder in folders for file in folder.glob("*.pt")})
