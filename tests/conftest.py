@@ -21,9 +21,11 @@ for _number, _usual in (
         signal.signal(_number, _usual)
 
 
-# Tests that run side by side (pytest -n) share the cores already. Set before PyTorch is loaded; children inherit it.
+# Tests that run side by side (pytest -n) share the cores already: one thread each, and those of a script that asks for
+# more do not spin while they wait. Set before PyTorch is loaded; children inherit it.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture
@@ -67,8 +69,10 @@ def one_thread():
 
 
 @pytest.fixture(autouse=True)
-def no_engine_is_left_chosen():
-    """A script that runs inside a test chooses the engine for the whole process: the next test begins with its own."""
+def nothing_is_left_chosen():
+    """A script that runs inside a test chooses engine and threads for the whole process: the next has its own."""
     yield
     if (loaded := sys.modules.get("micronet.networks.engine")) is not None:
         loaded.choose("auto")
+    if "PYTEST_XDIST_WORKER" in os.environ and (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
