@@ -65,6 +65,18 @@ class TestOutputs:
         assert [(tmp_path / name).read_text() for name in "ab"] == ["SECOND", "other"]
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "r.json"]
 
+    @pytest.mark.parametrize("first_ends", ["before", "after"])
+    def test_of_two_calls_at_once_neither_takes_a_file_of_the_other_for_a_persons(self, tmp_path, first_ends):
+        first, second = outputs(tmp_path, "a"), outputs(tmp_path, "a")
+        for one, text in ((first, "of the first"), (second, "second")):
+            with one.staged() as folder:
+                (folder / "a").write_text(text, encoding="utf-8")
+        for one in (first, second) if first_ends == "before" else (second, first):
+            one.finish({})
+            outputs(tmp_path, "a").check()
+        write(outputs(tmp_path, "a"), a="third")
+        assert (tmp_path / "a").read_text() == "third"
+
     def test_a_file_that_no_record_names_is_not_replaced(self, tmp_path):
         (tmp_path / "a").write_bytes(MINE)
         with pytest.raises(FileError, match="a' is in the way: no record beside it says that we wrote it"):

@@ -236,8 +236,15 @@ class Outputs:
                 for name, marks in self._marks().items()
                 if os.path.lexists(self.folder / name)
             }
-            self._write(self.record_path, content, known | {name: [mark] for name, mark in self._written.items()})
+            written = {name: [mark] for name, mark in self._written.items()}
+            mine = {name: marks for name, marks in written.items() if not self._is_others(marks[0])}
+            self._write(self.record_path, content, written | known | mine)
             self._journal.unlink(missing_ok=True)
+
+    def _is_others(self, mark: Mark) -> bool:
+        """Whether a call at the same time has put its own file in the place of one of this call."""
+        path = self.folder / mark.name
+        return os.path.lexists(path) and _bytes(path) != mark.bytes
 
     def _commit(self, staging: Path) -> None:
         folders = {staging / name for name in self.names or () if (staging / name).is_dir()}
@@ -385,8 +392,12 @@ def _files_in(folder: Path) -> list[Path]:
 
 def _of_that_size(path: Path, marks: Sequence[Mark]) -> Sequence[Mark]:
     """Return the marks that a file can have, of those before and after a change that a kill may have prevented."""
-    size = _folder_bytes(path) if path.is_dir() else path.lstat().st_size
+    size = _bytes(path)
     return [mark for mark in marks if mark.bytes == size] or marks
+
+
+def _bytes(path: Path) -> int:
+    return _folder_bytes(path) if path.is_dir() else path.lstat().st_size
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
