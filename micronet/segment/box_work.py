@@ -37,7 +37,7 @@ from micronet.networks.registry import engine_parameters
 from micronet.networks.taught import Member, Taught
 from micronet.segment.box_plan import BoxPlan, GridPlan
 from micronet.segment.plane_work import PlaneWork
-from micronet.segment.refine import Change, initial_probability
+from micronet.segment.refine import Change
 from micronet.segment.shelf import Shelf
 from micronet.segment.tile_work import TileWork
 
@@ -162,7 +162,7 @@ class BoxWork(PlaneWork):
         """Add up what the members say that look at voxels, in a box; what a µr-Net starts from is their mean."""
         box, name = self._boxes[number], "pixels" if self.plan.grids else "probability.1"
         if self.shelf.holds(name, box):  # it is the last that is written
-            return _change(self.shelf[name][box])
+            return Change.from_blank(self.shelf[name][box])
         window, within = self.plan.window((box[0], box[1], box[2]))
         shape = [part.stop - part.start for part in box]
         total, start = np.zeros(shape, np.float32), np.zeros(shape if self._starts else (0, 0, 0), np.float32)
@@ -179,7 +179,7 @@ class BoxWork(PlaneWork):
         if self._starts:
             self.shelf["start"][box] = start
         self.shelf[name][box] = total
-        return _change(total)
+        return Change.from_blank(total)
 
     def regrid(self, number: int, g: int, light: Light) -> None:
         """Bring the image, and what a µr-Net starts from, to a box of a grid."""
@@ -212,7 +212,7 @@ class BoxWork(PlaneWork):
             share = np.float32(self.grid_member(g).weight / self._whole)
             _add(total, share, resampled_box(found.__getitem__, grid.shape, size, box))
         self.shelf["probability.1"][box] = total
-        return _change(total)
+        return Change.from_blank(total)
 
     def forget_grid(self, g: int, last: int) -> None:
         """Give up what a grid is not needed for any more, once its last pass is done."""
@@ -283,9 +283,3 @@ class _Section:
 def _add(total: Array, share: np.float32, found: Array) -> None:
     for plane, said in zip(total, found, strict=True):
         plane += share * said
-
-
-def _change(total: Array) -> Change:
-    change = Change()
-    change.add(initial_probability(total, None), total)
-    return change

@@ -77,22 +77,15 @@ def look_in_boxes(work: BoxWork, run: Runner, progress: Progress) -> int:
     if plan.pixels:
         progress.once("look.made", work.make_looked)
         if "look" not in progress.stages:
-            change = _joined(run("look", work.boxes, light, ticks=True))
+            change = Change.joined(run("look", work.boxes, light, ticks=True))
             progress.once("look", lambda: True)
     if plan.grids:
         lasts = [_in_tiles(work, run, progress, light, g) for g in range(len(plan.grids))]
         work.make_mixed()
-        change = _joined(run("mix", work.boxes, lasts, ticks=True))
+        change = Change.joined(run("mix", work.boxes, lasts, ticks=True))
     progress.iterations.append(change.iteration(1, time.perf_counter() - began))
     progress.note()
     return 1
-
-
-def _joined(changes: Sequence[Change]) -> Change:
-    whole = Change()
-    for change in changes:
-        whole.join(change)
-    return whole
 
 
 def _evened(work: BoxWork, run: Runner, progress: Progress, light: Light, k: int) -> Light:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -370,6 +370,21 @@ class Change:
 
     def __init__(self) -> None:
         self._largest, self._total, self._flipped, self._foreground, self._voxels = 0.0, 0.0, 0, 0, 0
+
+    @classmethod
+    def from_blank(cls, found: NDArray[np.float32]) -> Change:
+        """Return what a network did that looks once."""
+        change = cls()
+        change.add(initial_probability(found, None), found)
+        return change
+
+    @classmethod
+    def joined(cls, others: Iterable[Change]) -> Change:
+        """Return what several gathered, in their order."""
+        whole = cls()
+        for other in others:
+            whole.join(other)
+        return whole
 
     def add(self, before: NDArray[np.float32], now: NDArray[np.float32]) -> None:
         """Take in planes as they were and as they are."""

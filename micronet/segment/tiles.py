@@ -128,9 +128,7 @@ def refine_in_tiles(work: TileWork, run: Runner, passes: int, how: Refinement, p
         run("down", work.coarse, number)
         run("bottom", 1, number)
         run("up", work.coarse, number)
-        change = Change()
-        for one in run("decode", work.fine, number, mean, sd, number == passes, ticks=True):
-            change.join(one)
+        change = Change.joined(run("decode", work.fine, number, mean, sd, number == passes, ticks=True))
         done.append(change.iteration(number, time.perf_counter() - began))
         progress.note()
         how.tell(done, work.shelf[f"probability.{number}"])

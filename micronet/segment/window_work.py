@@ -23,7 +23,7 @@ from torch import nn
 
 from micronet.networks.normalize import standardize
 from micronet.segment.plane_work import PlaneWork, Runner, statistics
-from micronet.segment.refine import Change, initial_probability
+from micronet.segment.refine import Change
 from micronet.segment.shelf import Shelf
 from micronet.segment.tiles import Progress
 from micronet.segment.window_plan import WindowsPlan
@@ -79,7 +79,7 @@ class WindowWork(PlaneWork):
         if averages and self.shelf.holds("windows", (one,)):
             return Change()
         if not averages and self.shelf.holds("probability.1", box):
-            return _change(self.shelf["probability.1"][box])
+            return Change.from_blank(self.shelf["probability.1"][box])
         image = torch.from_numpy(standardize(self.shelf["image"][seen], mean, sd))[None, None]
         first = next(self._model.parameters())
         with torch.inference_mode():
@@ -106,13 +106,7 @@ class WindowWork(PlaneWork):
 
     def _keep(self, box: tuple[slice, ...], found: Array) -> Change:
         self.shelf["probability.1"][box] = found
-        return _change(found)
-
-
-def _change(found: Array) -> Change:
-    change = Change()
-    change.add(initial_probability(found, None), found)
-    return change
+        return Change.from_blank(found)
 
 
 def _reaching(cuts: Sequence[tuple[slice, slice]], box: slice) -> list[tuple[int, slice, slice]]:
@@ -141,10 +135,7 @@ def look_in_windows(work: WindowWork, run: Runner, progress: Progress) -> int:
     if work.boxes:
         progress.once("look", lambda: True)
         changes = run("blend", work.boxes, ticks=True)
-    whole = Change()
-    for change in changes:
-        whole.join(change)
-    progress.iterations.append(whole.iteration(1, time.perf_counter() - began))
+    progress.iterations.append(Change.joined(changes).iteration(1, time.perf_counter() - began))
     progress.note()
     work.shelf.drop("windows")
     return 1
