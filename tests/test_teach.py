@@ -20,7 +20,7 @@ from micronet.core.volume import upright
 from micronet.io import Segment, read_segmentation, write_segmentation
 from micronet.networks.card import planned_weights
 from micronet.networks.kernels import jit
-from micronet.networks.taught import Taught
+from micronet.networks.taught import Taught, taught_for_state
 from micronet.training.teach import course
 from micronet.training.teach.job import TeachJob, teach_file
 from micronet.training.teach.learners import MicroNetLearner, TreesLearner
@@ -283,6 +283,8 @@ def test_a_lesson_that_is_stopped_leaves_nothing_behind(here, when):
     assert sorted(path.name for path in Path().iterdir()) == ["labels.nrrd", "vol.nrrd"]
 
 
+# Between open() and with, Ctrl-C leaves a file to be closed when it is forgotten, of which Python warns.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_while_files_are_written_leaves_nothing_behind(here):
     done = threading.Event()
 
@@ -361,9 +363,22 @@ def test_where_planes_are_thick_a_micro_net_joins_what_was_chosen_by_whole_slice
         np.testing.assert_allclose(found.network.weight, np.array([2, 2, 2, 1]) / 7, rtol=1e-6)
         assert "u-net, evened, step 2" in {what for _, _, what in told}
     assert not any("u-net" in name for name in found.choice.scores)  # too slow to be held out from
-    cubes, strokes = replace(lesson, spacing_um=(1.0, 1.0, 1.0)), lesson.labels.copy()
+    cubes = replace(lesson, spacing_um=(1.0, 1.0, 1.0))
+    assert course.default_companions(cubes) == []
+
+
+def test_where_planes_are_thick_logistic_regressions_join_what_strokes_taught(lesson):
+    strokes = lesson.labels.copy()
     strokes[:, :, 8:] = 0
-    assert [course.default_companions(one) for one in (cubes, replace(lesson, labels=strokes))] == [[], []]
+    found = course.teach(replace(lesson, labels=strokes), 0)
+    assert found.choice.names[3:] == ("logistic regression", "logistic regression, evened")
+    assert "which do not decide" in found.choice.told()  # strokes are no sample of the volume
+    assert [len(member.network.trees.slope) for member in found.network.members] == [0, 0, 0, 31, 31]
+    np.testing.assert_allclose(found.network.weight, np.array([2, 2, 2, 1, 1]) / 8, rtol=1e-6)
+    again = taught_for_state(found.network.state_dict())
+    np.testing.assert_array_equal(*(one.predict(lesson.image, lesson.spacing_um) for one in (found.network, again)))
+    cubes = replace(lesson, spacing_um=(1.0, 1.0, 1.0), labels=strokes)
+    assert course.default_companions(cubes) == []
 
 
 def test_the_mean_of_a_course_is_that_of_its_learners_on_the_volume(lesson):

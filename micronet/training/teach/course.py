@@ -13,8 +13,8 @@ from micronet.measure.overlap import overlap
 from micronet.networks.evening import planes_are_thick
 from micronet.networks.taught import Member
 from micronet.networks.taught import Taught as TaughtNetwork
-from micronet.training.teach.folds import ONE_SLICE, Folds, hold_out
-from micronet.training.teach.learners import MicroNetLearner, TreesLearner
+from micronet.training.teach.folds import Folds, hold_out
+from micronet.training.teach.learners import LinearLearner, MicroNetLearner, TreesLearner
 from micronet.training.teach.lesson import Choice, Learner, Lesson, Mask, choose
 from micronet.training.teach.prevalence import annotates_slices
 from micronet.training.trainer import StepReport
@@ -34,8 +34,10 @@ Progress = Callable[[int, int, str], None]
 
 #: Surroundings that brightness is evened by, in units of the finest spacing.
 _AROUND = 40.0
-#: Of a µ-Net: steps, and voxels of its grid, half a minute of one core; and what it counts in the mean.
-_STEPS, _MOST_VOXELS, _SHARE = 100, 700_000, 0.5
+#: Of a µ-Net: steps, and voxels of its grid, half a minute of one core.
+_STEPS, _MOST_VOXELS = 100, 700_000
+#: What each companion counts in the mean, where each kind of trees counts 1.
+_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -104,13 +106,15 @@ def default_learners(lesson: Lesson) -> list[Learner]:
 
 
 def default_companions(lesson: Lesson, on_step: Callable[[StepReport], None] | None = None) -> list[Learner]:
-    """Return learners that are too slow to be held out from, and are worth their time all the same.
+    """Return learners that join the mean of the others, at half the weight of each, without being held out.
 
-    Where planes are thick and slices were annotated, a µ-Net on the evened image is one: it counts half in the mean.
-    docs/teach.md has what was measured.
+    Where planes are thick these are logistic regressions for strokes, and for whole slices a µ-Net on the evened image,
+    too slow to be held out from. docs/teach.md has what was measured.
     """
-    if not planes_are_thick(lesson.spacing_um) or not annotates_slices(lesson.labels):
+    if not planes_are_thick(lesson.spacing_um):
         return []
+    if not annotates_slices(lesson.labels):
+        return [LinearLearner(), LinearLearner(around=_AROUND)]
     return [MicroNetLearner(steps=_STEPS, most_voxels=_MOST_VOXELS, around=_AROUND, on_step=on_step)]
 
 
@@ -148,7 +152,7 @@ def teach(
     candidates = list(learners or default_learners(lesson))
     expected = [one.name for one in candidates]
     folds = _folds(lesson)
-    if folds.what == ONE_SLICE:  # they are told and do not decide: half of them take half the time
+    if not folds.decide:  # they are told alone: half of them take half the time
         folds = replace(folds, folds=folds.folds[::2])
     steps = _Steps(on_progress or (lambda done, whole, what: None))
     companions = default_companions(lesson, steps.within) if learners is None else []

@@ -25,12 +25,14 @@ from micronet.networks.pixel_trees import PixelTrees, train_pixel_trees
 from micronet.networks.taught import Member, Taught
 from micronet.training.recipe import RECIPES
 from micronet.training.teach.lesson import Lesson, Mask
+from micronet.training.teach.linear import train_linear
 from micronet.training.teach.pixel import train_pixel_network
 from micronet.training.teach.prevalence import annotates_slices, logit_shift, prevalence
 from micronet.training.trainer import StepReport, Trainer
 
 __all__ = [
     "IsotropicGrid",
+    "LinearLearner",
     "MicroNetLearner",
     "PixelLearner",
     "TaughtMicroNet",
@@ -40,6 +42,7 @@ __all__ = [
     "corrected_for",
     "drawn_of",
     "part_of",
+    "places_of",
     "seen_planes",
     "without_corrections",
 ]
@@ -50,6 +53,8 @@ Array = NDArray[np.float32]
 _SEEN_PLANES = 12
 #: Voxels that trees are fitted to, at most: neighbours tell the same, and a large slice would take minutes.
 _MOST_VOXELS = 60_000
+#: Side of the cubes that trees take for one place each, in units of the finest spacing.
+_PLACE = 16
 
 
 class _Features(NamedTuple):
@@ -115,7 +120,7 @@ def _by_plane(image: Array, where: Mask, scales: Sequence[float], spacing_um: Se
 
 @dataclass(frozen=True)
 class TaughtTrees:
-    """Pixel trees after a lesson, with the features of the lesson's voxels."""
+    """Pixel trees, or a logistic regression, after a lesson, with the features of the lesson's voxels."""
 
     trees: PixelTrees
     lesson: Lesson
@@ -143,7 +148,8 @@ class TaughtTrees:
             features(image, self.trees.scales, self.lesson.spacing_um, slice(z, z + 1))
             for z in seen_planes(len(self.lesson.image))
         ]
-        rows = with_tubes(np.concatenate([plane.reshape(len(plane), -1) for plane in seen], axis=1)).T
+        rows = np.concatenate([plane.reshape(len(plane), -1) for plane in seen], axis=1)
+        rows = (rows if len(self.trees.trees.slope) else with_tubes(rows)).T
         probability = np.asarray(1 / (1 + np.exp(-logits(rows, self.trees.trees))), np.float32)
         return replace(self, trees=corrected_for(self.trees, probability, self.lesson.lumen_share))
 
@@ -182,8 +188,9 @@ class TreesLearner:
         seen, beside = self._features(lesson), lesson.corrections
         if beside is None or not (learned & ~beside.whole).any() or not _both(lesson.lumen[learned & beside.whole]):
             found, lumen = seen.learned(lesson, learned)
-            drawn = drawn_of(np.arange(len(found)), seed)
-            return TaughtTrees(self._fit(seen, found[drawn], lumen[drawn], seed), lesson, seen.found)
+            drawn, places = drawn_of(np.arange(len(found)), seed), places_of(lesson, learned)
+            places = None if places is None else places[drawn]
+            return TaughtTrees(self._fit(seen, found[drawn], lumen[drawn], seed, places=places), lesson, seen.found)
         whole, corrected = (np.flatnonzero(learned & which) for which in (beside.whole, ~beside.whole))
         slices, strokes = drawn_of(whole, seed), drawn_of(corrected, seed)
         first = self._fit(seen, seen.found[slices], lesson.lumen[slices], seed)
@@ -200,7 +207,15 @@ class TreesLearner:
             weight = np.concatenate([weight, np.ones(len(drawn))])
         return TaughtTrees(self._fit(seen, rows, truth, seed, weight.astype(np.float32)), lesson, seen.found)
 
-    def _fit(self, seen: _Features, rows: Array, lumen: Any, seed: int, weight: Array | None = None) -> PixelTrees:
+    def _fit(
+        self,
+        seen: _Features,
+        rows: Array,
+        lumen: Any,
+        seed: int,
+        weight: Array | None = None,
+        places: NDArray[np.intp] | None = None,
+    ) -> PixelTrees:
         return train_pixel_trees(
             rows,
             lumen,
@@ -208,9 +223,53 @@ class TreesLearner:
             weight=weight,
             trees=self.trees,
             around_um=seen.around_um,
+            places=places,
             seed=seed,
-            threads=torch.get_num_threads(),
         )
+
+
+class LinearLearner:
+    """Fits a logistic regression to features: with few strokes it errs elsewhere than trees do.
+
+    Parameters
+    ----------
+    around : float
+        Surroundings that the image is evened by first, in units of the finest spacing; 0: it is not.
+    """
+
+    def __init__(self, around: float = 0.0) -> None:
+        self.around = around
+        self.name = "logistic regression" + (", evened" if around else "")
+        self._features = _FeaturesOf(around=around)
+
+    def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtTrees:
+        """Fit it to some voxels of the lesson."""
+        seen = self._features(lesson)
+        found, lumen = seen.learned(lesson, learned)
+        drawn = drawn_of(np.arange(len(found)), seed)
+        fitted = train_linear(found[drawn], lumen[drawn], seen.scales, around_um=seen.around_um)
+        return TaughtTrees(fitted, lesson, seen.found)
+
+
+def places_of(lesson: Lesson, learned: Mask | None = None) -> NDArray[np.intp] | None:
+    """Return where some voxels of a lesson, or all, and those of its other volumes lie: the number of a cube for each.
+
+    None where slices of an isotropic volume were annotated: these show all that there is, and trees see all of it.
+    """
+    if annotates_slices(lesson.labels) and not planes_are_thick(lesson.spacing_um):
+        return None
+    numbers, count = [], 0
+    for one in (lesson, *lesson.others):
+        spacing = np.asarray(one.spacing_um)
+        side = np.maximum(_PLACE * spacing.min() / spacing, 1.0)
+        at = np.argwhere(one.annotated)
+        if one is lesson and learned is not None:
+            at = at[learned]
+        cubes = np.ravel_multi_index((at // side).astype(np.intp).T, one.labels.shape)
+        found, number = np.unique(cubes, return_inverse=True)
+        numbers.append(number + count)
+        count += len(found)
+    return np.concatenate(numbers)
 
 
 def drawn_of(places: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
