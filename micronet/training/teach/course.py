@@ -36,8 +36,6 @@ Progress = Callable[[int, int, str], None]
 _AROUND = 40.0
 #: Of a µ-Net: steps, and voxels of its grid, half a minute of one core.
 _STEPS, _MOST_VOXELS = 100, 700_000
-#: What each companion counts in the mean, where each kind of trees counts 1.
-_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -105,17 +103,23 @@ def default_learners(lesson: Lesson) -> list[Learner]:
     return learners
 
 
-def default_companions(lesson: Lesson, on_step: Callable[[StepReport], None] | None = None) -> list[Learner]:
-    """Return learners that join the mean of the others, at half the weight of each, without being held out.
+def default_companions(
+    lesson: Lesson, on_step: Callable[[StepReport], None] | None = None
+) -> list[tuple[Learner, float]]:
+    """Return learners that join the mean of the others without being held out, and what each counts there.
 
-    Where planes are thick these are logistic regressions for strokes, and for whole slices a µ-Net on the evened image,
-    too slow to be held out from. docs/teach.md has what was measured.
+    Each kind of trees counts 1. Where planes are thick, logistic regressions join, and where slices were annotated a
+    µ-Net on the evened image, too slow to be held out from. docs/teach.md has what was measured.
     """
     if not planes_are_thick(lesson.spacing_um):
         return []
-    if not annotates_slices(lesson.labels):
-        return [LinearLearner(), LinearLearner(around=_AROUND)]
-    return [MicroNetLearner(steps=_STEPS, most_voxels=_MOST_VOXELS, around=_AROUND, on_step=on_step)]
+    slices = annotates_slices(lesson.labels)
+    share = 0.25 if slices else 0.5
+    companions: list[tuple[Learner, float]] = [(LinearLearner(), share), (LinearLearner(around=_AROUND), share)]
+    if slices:
+        network = MicroNetLearner(steps=_STEPS, most_voxels=_MOST_VOXELS, around=_AROUND, on_step=on_step)
+        companions.append((network, 0.5))
+    return companions
 
 
 def teach(
@@ -167,15 +171,16 @@ def teach(
     if earlier is not None and comparison is not None and not comparison.better:
         return Course(earlier.network, choice, comparison)
     if list(choice.names) == expected:
-        candidates += companions
-        choice = choice.joined_by(learner.name for learner in companions)
+        candidates += [learner for learner, _ in companions]
+        choice = choice.joined_by(learner.name for learner, _ in companions)
     everything = np.ones(len(lesson.lumen), bool)
     members: list[Member] = []
+    shares = {learner.name: share for learner, share in companions}
     for learner in candidates:
         if learner.name in choice.names:
             steps.begin(learner.name)
             found = learner.learn(lesson, everything, seed).members()
-            members += _scaled(found, _SHARE if learner in companions else 1.0)
+            members += _scaled(found, shares.get(learner.name, 1.0))
         steps.end(learner.name)
     return Course(TaughtNetwork(_scaled(members, 1.0), lesson.spacing_um).eval(), choice, comparison)
 

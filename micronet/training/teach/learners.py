@@ -229,7 +229,9 @@ class TreesLearner:
 
 
 class LinearLearner:
-    """Fits a logistic regression to features: with few strokes it errs elsewhere than trees do.
+    """Fits a logistic regression to features: it errs elsewhere than trees do.
+
+    Beside whole slices corrections are not learned, as of `MicroNetLearner`.
 
     Parameters
     ----------
@@ -245,7 +247,7 @@ class LinearLearner:
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtTrees:
         """Fit it to some voxels of the lesson."""
         seen = self._features(lesson)
-        found, lumen = seen.learned(lesson, learned)
+        found, lumen = seen.learned(lesson, without_corrections(lesson, learned))
         drawn = drawn_of(np.arange(len(found)), seed)
         fitted = train_linear(found[drawn], lumen[drawn], seen.scales, around_um=seen.around_um)
         return TaughtTrees(fitted, lesson, seen.found)
@@ -254,9 +256,9 @@ class LinearLearner:
 def places_of(lesson: Lesson, learned: Mask | None = None) -> NDArray[np.intp] | None:
     """Return where some voxels of a lesson, or all, and those of its other volumes lie: the number of a cube for each.
 
-    None where slices of an isotropic volume were annotated: these show all that there is, and trees see all of it.
+    None where slices were annotated: these show all that there is, and trees do better if each sees all of it.
     """
-    if annotates_slices(lesson.labels) and not planes_are_thick(lesson.spacing_um):
+    if annotates_slices(lesson.labels):
         return None
     numbers, count = [], 0
     for one in (lesson, *lesson.others):
