@@ -20,6 +20,7 @@ from micronet.training.teach.prevalence import annotates_slices
 from micronet.training.trainer import StepReport
 
 __all__ = [
+    "AROUND",
     "Comparison",
     "Course",
     "Earlier",
@@ -33,7 +34,7 @@ __all__ = [
 Progress = Callable[[int, int, str], None]
 
 #: Surroundings that brightness is evened by, in units of the finest spacing.
-_AROUND = 40.0
+AROUND = 40.0
 #: Of a µ-Net: steps, and voxels of its grid, half a minute of one core; and what it counts in the mean.
 _STEPS, _MOST_VOXELS, _SHARE = 100, 700_000, 0.5
 
@@ -97,9 +98,9 @@ class Course(NamedTuple):
 
 def default_learners(lesson: Lesson) -> list[Learner]:
     """Return the learners whose mean is expected to be best; docs/teach.md has what was measured."""
-    learners: list[Learner] = [TreesLearner(), TreesLearner(around=_AROUND)]
+    learners: list[Learner] = [TreesLearner(), TreesLearner(around=AROUND)]
     if planes_are_thick(lesson.spacing_um):
-        learners.append(TreesLearner(scales=4, around=_AROUND))
+        learners.append(TreesLearner(scales=4, around=AROUND))
     return learners
 
 
@@ -111,7 +112,7 @@ def default_companions(lesson: Lesson, on_step: Callable[[StepReport], None] | N
     """
     if not planes_are_thick(lesson.spacing_um) or not annotates_slices(lesson.labels):
         return []
-    return [MicroNetLearner(steps=_STEPS, most_voxels=_MOST_VOXELS, around=_AROUND, on_step=on_step)]
+    return [MicroNetLearner(steps=_STEPS, most_voxels=_MOST_VOXELS, around=AROUND, on_step=on_step)]
 
 
 def teach(
