@@ -57,7 +57,7 @@ from micronet.training.teach.result import Found, keep_weights, looked, record_o
 
 __all__ = ["teach_in_store"]
 
-# Planes of which all features are held at once.
+# Planes, one after the other, of which all features are held at once.
 _FEATURE_PLANES = 16
 
 
@@ -171,11 +171,12 @@ def _check(allowance: Allowance, work: int, what: str) -> None:
 
 def _bytes(job: TeachJob, box: _Box) -> int:
     """Return about how many bytes it takes to look at the volume, and to learn from the box."""
-    shape, labels = box.part.labels.volume.shape, box.part.labels.volume.array
-    voxels, each = labels.size, 4 * (feature_count(len(default_scales(box.spacing_um))) + TUBES)
+    labels, each = box.part.labels.volume.array, 4 * (feature_count(len(default_scales(box.spacing_um))) + TUBES)
+    voxels, plane, planes = labels.size, labels[0].size, np.flatnonzero(labels.any(axis=(1, 2)))
+    together = max(map(len, np.split(planes, np.flatnonzero(np.diff(planes) > 1) + 1)))
     held, work = bytes_to_teach(job, 0, voxels, voxels)
     held += 4 * voxels + 3 * each * int(np.count_nonzero(labels))  # the evened image, and features of what is annotated
-    learning = held + max(work, each * min(_FEATURE_PLANES, shape[0]) * shape[1] * shape[2])
+    learning = held + max(work, each * min(_FEATURE_PLANES, together) * plane)
     return max(learning, voxels + max(light_bytes(box.level.shape, evened=True), copied_bytes(box.level)))
 
 
