@@ -47,7 +47,7 @@ from micronet.segment.store_spec import FilesSpec
 from micronet.segment.store_work import StoreFiles, copied_bytes
 from micronet.segment.tiles import Progress as Stages
 from micronet.segment.tiles import run_here
-from micronet.training.teach.course import AROUND, Progress, teach
+from micronet.training.teach.course import AROUND, Progress, companion_bytes, teach
 from micronet.training.teach.lesson import Lesson
 from micronet.training.teach.look import Place, uncertain_places, write_look
 from micronet.training.teach.material import Material, gather
@@ -173,11 +173,12 @@ def _bytes(job: TeachJob, box: _Box) -> int:
     """Return about how many bytes it takes to look at the volume, and to learn from the box."""
     labels, each = box.part.labels.volume.array, 4 * (feature_count(len(default_scales(box.spacing_um))) + TUBES)
     voxels, plane, planes = labels.size, labels[0].size, np.flatnonzero(labels.any(axis=(1, 2)))
-    together = max(map(len, np.split(planes, np.flatnonzero(np.diff(planes) > 1) + 1)))
+    together = max(len(run) for run in np.split(planes, np.flatnonzero(np.diff(planes) > 1) + 1))
     held, work = bytes_to_teach(job, 0, voxels, voxels)
     held += 4 * voxels + 3 * each * int(np.count_nonzero(labels))  # the evened image, and features of what is annotated
-    learning = held + max(work, each * min(_FEATURE_PLANES, together) * plane)
-    return max(learning, voxels + max(light_bytes(box.level.shape, evened=True), copied_bytes(box.level)))
+    trained = 16 * voxels + companion_bytes(labels.shape, box.spacing_um)
+    learning = held + max(work, trained, each * min(_FEATURE_PLANES, together) * plane)
+    return max(int(learning), voxels + max(light_bytes(box.level.shape, evened=True), copied_bytes(box.level)))
 
 
 def _taught(plan: Plan, box: _Box, say: Say, on_progress: Progress | None) -> _Taught:

@@ -18,6 +18,7 @@ from micronet.io import Sources, claimed_bytes, files_of, files_read_with, open_
 from micronet.io.labels import label_files
 from micronet.networks.card import card_path, planned_weights
 from micronet.training.teach.collection import Collection, Known, collection_of
+from micronet.training.teach.course import companion_bytes
 from micronet.training.teach.material import find_start, held_bytes
 
 __all__ = [
@@ -383,11 +384,12 @@ def check_room_for(plan: Plan, sources: Sources, networks: int = 1) -> None:
     job = plan.job
     with open_stack(sources.of(plan.path), axes=job.axes, spacing_um=job.spacing_um) as stack:
         stored, voxels = stack.grid.array.nbytes, stack.grid.array.size
+        trained = 16 * voxels + companion_bytes(stack.grid.shape, stack.grid.spacing_um or (1.0, 1.0, 1.0))
     labels = claimed_bytes(sources.of(job.labels), axes=job.axes)
     held, work = bytes_to_teach(job, stored, voxels, labels)
     # What is said by several, and other volumes.
     held += 7 * voxels * (networks - 1) + held_bytes(plan.known.known, plan.asked["input"]["sha256"])
-    Allowance.of(job.max_ram).check(held, work, f"'{plan.path}'")
+    Allowance.of(job.max_ram).check(held, max(work, trained), f"'{plan.path}'")
 
 
 def needs_whole(error: MemoryLimitError, wish: str) -> MemoryLimitError:
