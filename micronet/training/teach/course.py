@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from micronet.core.regrid import isotropic_shape, isotropic_step
 from micronet.measure.overlap import overlap
 from micronet.networks.evening import planes_are_thick
 from micronet.networks.taught import Member
@@ -20,10 +22,12 @@ from micronet.training.teach.prevalence import annotates_slices
 from micronet.training.trainer import StepReport
 
 __all__ = [
+    "AROUND",
     "Comparison",
     "Course",
     "Earlier",
     "Progress",
+    "companion_bytes",
     "default_companions",
     "default_learners",
     "teach",
@@ -33,9 +37,11 @@ __all__ = [
 Progress = Callable[[int, int, str], None]
 
 #: Surroundings that brightness is evened by, in units of the finest spacing.
-_AROUND = 40.0
+AROUND = 40.0
 #: Of a µ-Net: steps, and voxels of its grid, half a minute of one core.
 _STEPS, _MOST_VOXELS = 100, 700_000
+#: Bytes of a voxel of its grid while it is trained; 148 were measured.
+_TRAINED = 160
 
 
 @dataclass(frozen=True)
@@ -97,9 +103,9 @@ class Course(NamedTuple):
 
 def default_learners(lesson: Lesson) -> list[Learner]:
     """Return the learners whose mean is expected to be best; docs/teach.md has what was measured."""
-    learners: list[Learner] = [TreesLearner(), TreesLearner(around=_AROUND)]
+    learners: list[Learner] = [TreesLearner(), TreesLearner(around=AROUND)]
     if planes_are_thick(lesson.spacing_um):
-        learners.append(TreesLearner(scales=4, around=_AROUND))
+        learners.append(TreesLearner(scales=4, around=AROUND))
     return learners
 
 
@@ -115,11 +121,19 @@ def default_companions(
         return []
     slices = annotates_slices(lesson.labels)
     share = 0.25 if slices else 0.5
-    companions: list[tuple[Learner, float]] = [(LinearLearner(), share), (LinearLearner(around=_AROUND), share)]
+    companions: list[tuple[Learner, float]] = [(LinearLearner(), share), (LinearLearner(around=AROUND), share)]
     if slices:
-        network = MicroNetLearner(steps=_STEPS, most_voxels=_MOST_VOXELS, around=_AROUND, on_step=on_step)
+        network = MicroNetLearner(steps=_STEPS, most_voxels=_MOST_VOXELS, around=AROUND, on_step=on_step)
         companions.append((network, 0.5))
     return companions
+
+
+def companion_bytes(shape: Sequence[int], spacing_um: Sequence[float]) -> int:
+    """Return about how many bytes it takes to teach `default_companions`, beside the lesson."""
+    if not planes_are_thick(spacing_um):
+        return 0
+    step_um = isotropic_step(shape, spacing_um, _MOST_VOXELS)
+    return _TRAINED * math.prod(isotropic_shape(shape, spacing_um, step_um))
 
 
 def teach(

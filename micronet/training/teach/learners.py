@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from micronet.core.regrid import isotropic_shape, isotropic_step, resampled
 from micronet.core.volume import Volume, upright
 from micronet.data.dataset import Sample
-from micronet.networks.evening import evened, planes_are_thick
+from micronet.networks.evening import planes_are_thick
 from micronet.networks.kernels.boosting import logits
 from micronet.networks.kernels.scale_space import default_scales, features, features_at
 from micronet.networks.kernels.tubes import with_tubes
 from micronet.networks.models import MINIMUM_AXIS, MicroNet
-from micronet.networks.normalize import normalize_image
 from micronet.networks.pixel import PixelNetwork
 from micronet.networks.pixel_trees import PixelTrees, train_pixel_trees
 from micronet.networks.taught import Member, Taught
@@ -92,22 +91,19 @@ class _FeaturesOf:
             found, *others = (_features_in(one, scales, around_um) for one in (lesson, *lesson.others))
             agreed = np.empty((0, found.shape[1]), np.float32)
             if lesson.corrections is not None:
-                agreed = _by_plane(_looked_at(lesson, around_um), lesson.corrections.agreed, scales, lesson.spacing_um)
+                image = lesson.seen.evened(around_um)
+                agreed = _by_plane(image, lesson.corrections.agreed, scales, lesson.spacing_um)
             if self._tubes and not planes_are_thick(lesson.spacing_um):
                 found, agreed, *others = (with_tubes(one.T).T for one in (found, agreed, *others))
             self._seen = lesson, _Features(scales, around_um, found, tuple(others), agreed)
         return self._seen[1]
 
 
-def _looked_at(lesson: Lesson, around_um: float) -> Array:
-    """Return the image of a lesson, evened where that is asked for."""
-    return evened(lesson.image, lesson.spacing_um, around_um) if around_um else lesson.image
-
-
 def _features_in(lesson: Lesson, scales: tuple[float, ...], around_um: float) -> Array:
     """Return the features of a volume's annotated voxels; scales and surroundings are lengths, whatever its voxels."""
-    image = _looked_at(lesson, around_um)
-    return features_at(image, lesson.annotated, scales, lesson.spacing_um, torch.get_num_threads())
+    return features_at(
+        lesson.seen.evened(around_um), lesson.annotated, scales, lesson.spacing_um, torch.get_num_threads()
+    )
 
 
 def _by_plane(image: Array, where: Mask, scales: Sequence[float], spacing_um: Sequence[float]) -> Array:
@@ -142,16 +138,15 @@ class TaughtTrees:
         """Return these trees corrected for how common lumen is in the volume, where strokes were annotated."""
         if annotates_slices(self.lesson.labels):
             return self
-        around_um = self.trees.around_um
-        image = evened(self.lesson.image, self.lesson.spacing_um, around_um) if around_um else self.lesson.image
-        seen = [
-            features(image, self.trees.scales, self.lesson.spacing_um, slice(z, z + 1))
-            for z in seen_planes(len(self.lesson.image))
-        ]
-        rows = np.concatenate([plane.reshape(len(plane), -1) for plane in seen], axis=1)
-        rows = (rows if len(self.trees.trees.slope) else with_tubes(rows)).T
-        probability = np.asarray(1 / (1 + np.exp(-logits(rows, self.trees.trees))), np.float32)
+        image = self.lesson.seen.evened(self.trees.around_um)
+        probability = np.concatenate([self._said_of(image, z) for z in seen_planes(len(image))])
         return replace(self, trees=corrected_for(self.trees, probability, self.lesson.lumen_share))
+
+    def _said_of(self, image: Array, z: int) -> Array:
+        """Return what they say of a plane of an image that is evened already, (voxels,)."""
+        plane = features(image, self.trees.scales, self.lesson.spacing_um, slice(z, z + 1))
+        rows = with_tubes(plane.reshape(len(plane), -1)).T
+        return np.asarray(1 / (1 + np.exp(-logits(rows, self.trees.trees))), np.float32)
 
 
 def seen_planes(count: int) -> range:
@@ -422,8 +417,7 @@ class IsotropicGrid(NamedTuple):
 
     def sample(self, lesson: Lesson) -> Sample:
         """Return the image and the labels of a lesson, on the grid."""
-        seen = _looked_at(lesson, self.around_um)
-        image = self.array(normalize_image(seen) if self.around_um else seen, lesson.spacing_um)
+        image = self.array(lesson.seen.normalized(self.around_um), lesson.spacing_um)
         labels = _nearest(lesson.labels, isotropic_shape(lesson.labels.shape, lesson.spacing_um, self.step_um))
         labels = np.pad(labels, [(0, n - m) for n, m in zip(image.shape, labels.shape, strict=True)])
         sample = Sample.of("volume", Volume(image, upright()), labels == 1, labels > 0)

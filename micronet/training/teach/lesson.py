@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from typing import Protocol
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from micronet.core.errors import InputError
 from micronet.measure.overlap import overlap
+from micronet.networks.evening import EvenedPart, Seen
 from micronet.networks.taught import Member
 from micronet.training.teach.beside import Corrections, corrections
 from micronet.training.teach.folds import Folds, hold_out
@@ -39,16 +40,24 @@ class Lesson:
     others : tuple of Lesson
         Volumes that were annotated before: all of their annotated voxels are learned from too, whatever is held out of
         this one.
+    evened : mapping of float to EvenedPart
+        Where the image is a part of a volume: that of the evened volume, by the surroundings in µm.
     """
 
     image: NDArray[np.float32]
     labels: NDArray[np.uint8]
     spacing_um: tuple[float, float, float]
     others: tuple[Lesson, ...] = ()
+    evened: Mapping[float, EvenedPart] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.image.shape != self.labels.shape:
             raise InputError(f"labels have shape {self.labels.shape}, the volume {self.image.shape}")
+
+    @property
+    def seen(self) -> Seen:
+        """The image as networks look at it."""
+        return Seen(self.image, self.spacing_um, self.evened)
 
     @cached_property
     def annotated(self) -> Mask:
