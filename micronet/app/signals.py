@@ -24,7 +24,7 @@ class Ended(BaseException):
 def postponed(number: int, frame: FrameType | None) -> bool:
     """Return whether a signal comes where an exception would be lost; it is then sent again in a moment.
 
-    While LLVM compiles it calls Python back. What is raised there is printed and forgotten, and so is the compiled code.
+    While LLVM compiles it calls Python back. What is raised there is printed and lost, and so is the compiled code.
     """
     while frame is not None and frame.f_globals.get("__name__") != "llvmlite.binding.executionengine":
         frame = frame.f_back
