@@ -1,5 +1,6 @@
 """Compiled kernels are kept where there is room; where there is none, the engine works without."""
 
+import io
 import os
 import shutil
 import subprocess
@@ -8,8 +9,10 @@ import sys
 import numpy as np
 import pytest
 from disks import fill
+from tqdm import tqdm
 
 from micronet import Volume, write_volume
+from micronet.app.computing import set_engine
 from micronet.networks.kernels.jit import LANES, cache_folder
 
 COMPILE = """
@@ -96,6 +99,26 @@ def test_a_full_disk_costs_the_cache_and_not_the_work(tmp_path, small_disk, engi
     assert "Traceback" not in said
     (disk / "ballast").unlink()
     assert start() == "compiling the engine for this machine, once; this takes about half a minute\n"
+
+
+def test_what_is_told_of_compiling_stands_above_the_bar_of_what_waits_for_it(tmp_path, monkeypatch):
+    """Before, it stood behind the bar, in the same line."""
+
+    class Screen(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(sys, "stderr", screen := Screen())
+    cache_folder.cache_clear()
+    try:
+        with tqdm(total=10, file=screen, disable=None):
+            set_engine("auto", ["perceptrons"])
+    finally:
+        cache_folder.cache_clear()
+    before, _, _ = screen.getvalue().partition("compiling the engine")
+    assert "0/10" in before
+    assert before.endswith("\r")
 
 
 SKIP = """

@@ -395,6 +395,39 @@ first, data = mask.data.copy(), mask.data
 assert first.any() and "by pixel trees alone; Teach tries all learners" in said[-1], said
 assert (first[painted * (np.arange(20) == 10)[:, None, None] == 1] == 1).all()
 
+def by_hand(z, y, columns):
+    # Presses, drags and releases the mouse on the canvas, as a hand does.
+    viewer.dims.set_point(range(3), layer.data_to_world((z, y, columns[0])))
+    pause(0.3)
+    canvas, camera = viewer.window._qt_viewer.canvas.native, viewer.scene.camera
+    corner = np.array([canvas.height(), canvas.width()]) / 2
+    seen = [corner + (np.array(layer.data_to_world((z, y, x)))[1:] - camera.center[1:]) * camera.zoom for x in columns]
+    places = [QPointF(float(place[1]), float(place[0])) for place in seen]
+    kinds = [QEvent.MouseMove, QEvent.MouseButtonPress, *[QEvent.MouseMove] * len(places), QEvent.MouseButtonRelease]
+    for kind, at in zip(kinds, [places[0], places[0], *places, places[-1]], strict=True):
+        button = Qt.NoButton if kind == QEvent.MouseMove else Qt.LeftButton
+        down = Qt.NoButton if kind == QEvent.MouseButtonRelease else Qt.LeftButton
+        there = QPointF(canvas.mapToGlobal(at.toPoint()))
+        app.sendEvent(canvas, QMouseEvent(kind, at, there, button, down, Qt.NoModifier))
+        pause(0.03)
+
+if window:
+    from qtpy.QtCore import QEvent, QPointF, Qt
+    from qtpy.QtGui import QMouseEvent
+    from qtpy.QtTest import QTest
+    teach.background.native.click()
+    before, answer = strokes.data.copy(), teach._answer
+    by_hand(13, 4, range(3, 12))
+    drawn = np.argwhere(strokes.data != before)
+    assert set(drawn[:, 0]) == {13} and len(drawn) >= 9 and (strokes.data[13, 4, 3:12] == 2).all(), drawn
+    wait(lambda: teach._answer is not answer)
+    assert mask.data is data and (mask.data[13, 4, 3:12] == 0).all()
+    answer = teach._answer
+    QTest.keyClick(viewer.window._qt_viewer.canvas.native, Qt.Key_Z, Qt.ControlModifier)
+    assert np.array_equal(strokes.data, before)
+    wait(lambda: teach._answer is not answer)
+    assert np.array_equal(mask.data, first)
+
 stroke(16, 2)
 stroke(16, 1)
 answer = teach._answer

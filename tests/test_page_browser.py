@@ -510,3 +510,15 @@ def _luminance(colour):
 def _contrast(one, other):
     light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("width", [1366, 390])
+def test_a_fact_has_the_width_of_a_narrow_page_to_itself(open_page, volume, width):
+    """Before, a file's name stood in half the width, and broke in the middle of a word."""
+    facts = table(("", ""), [("annotation", "annotations/annotation_demo_full.seg.nrrd")])
+    browser = open_page([volume], width=width, sections=[Section("How it was made", [facts])])
+    found = browser.execute_script(
+        "const text = document.createRange(); text.selectNodeContents(document.querySelector('tbody td'));"
+        "return text.getClientRects().length"
+    )
+    assert found == 1

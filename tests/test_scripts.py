@@ -361,7 +361,7 @@ def test_a_mask_on_another_grid_is_refused(folder, embryo, weights, capsys):
         (["--initial-mask", "embryo.nrrd"], "embryo.nrrd"),
         (["--figure", "a.gif"], "'a.gif': a figure is one of .svg, .pdf, .png, told by its suffix (--figure)"),
         (["--figure", "paper/a.svg"], "'paper/a.svg': a figure lies beside the other results, in 'predictions'"),
-        (["--figure", "a.svg", "--slice", "z=33"], "embryo.nrrd' has no plane z=33 to show: z runs from 0 to 32"),
+        (["--figure", "a.svg", "--slice", "z=33"], "embryo.nrrd': the volume has no plane z=33 to show: z runs from"),
         (["--figure", "a.svg", "--slice", "33"], "expected an axis and a plane, counted from 0, such as z=108"),
         (["--figure", "a.svg", "--crop", "x=9:9"], "expected an axis and from which voxel up to which"),
         (["--panel", "z"], "--panel is for --figure FILE: add it"),

@@ -1,6 +1,7 @@
 """What reaches the terminal of any script: nothing that steers it; and what happens when there is no terminal."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -157,6 +158,35 @@ class TestNobodyReads:
             for name in names:
                 getattr(sys, name).close()
         assert code == 0
+
+
+INTERRUPTED = """
+import argparse, signal, sys, time
+from llvmlite import binding
+from micronet.app.terminal import run
+binding.initialize_native_target()
+binding.initialize_native_asmprinter()
+machine = binding.Target.from_default_triple().create_target_machine()
+compiler = binding.create_mcjit_compiler(binding.parse_assembly("define void @f() { ret void }"), machine)
+compiler.set_object_cache(lambda *_: signal.raise_signal(int(sys.argv[1])), lambda _: None)
+
+def main(_):
+    compiler.finalize_object()
+    time.sleep(20)
+    return 0
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--debug", action="store_true")
+run(parser, main, [])
+"""
+
+
+@pytest.mark.parametrize(("number", "told"), [(signal.SIGINT, "interrupted\n"), (signal.SIGTERM, "")])
+def test_a_signal_while_the_compiler_calls_back_is_not_lost(root, number, told):
+    """Before, a Ctrl-C in the first compiling of the engine was forgotten, or ended it with an internal error."""
+    command = [sys.executable, "-c", INTERRUPTED, str(int(number))]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (128 + number, told)
 
 
 def test_output_that_is_no_terminal_has_no_bars_in_it(folder, capsys):

@@ -52,7 +52,7 @@ def choose_engine(
 
 
 def _compile(missing: Sequence[engine.Work]) -> None:
-    sys.stderr.write("compiling the engine for this machine, once; this takes about half a minute\n")
+    _say("compiling the engine for this machine, once; this takes about half a minute")
     form = "{l_bar}{bar}| {elapsed}"
     with tqdm(total=100, leave=False, disable=None, unit="%", bar_format=form) as bar, _ticking(bar):
         for done, kind in enumerate(missing):
@@ -62,10 +62,14 @@ def _compile(missing: Sequence[engine.Work]) -> None:
 
             engine.make_ready(kind, progress)
     if reason := engine.unkept():
-        sys.stderr.write(
-            printable(f"the compiled engine is not kept ({reason}): the next start compiles it again; ")
-            + "NUMBA_CACHE_DIR names another folder\n"
+        _say(
+            f"the compiled engine is not kept ({reason}): the next start compiles it again; "
+            "NUMBA_CACHE_DIR names another folder"
         )
+
+
+def _say(line: str) -> None:
+    tqdm.write(printable(line), file=sys.stderr)  # above a bar of the work that waits for it
 
 
 @contextmanager

@@ -161,7 +161,7 @@ class _Scorer:
         wish = self.figures.get(pair)
         try:
             if wish is not None:
-                wish.check(masks.annotated.shape, pair.name)
+                wish.check(masks.annotated.shape, f"'{pair.name}'")
         except InputError as error:
             if len(self.figures) == 1:
                 raise

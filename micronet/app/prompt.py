@@ -15,6 +15,7 @@ from types import FrameType
 
 from tqdm import tqdm
 
+from micronet.app.signals import postponed
 from micronet.app.terminal import reason, with_options
 from micronet.core.errors import MicronetError, printable
 from micronet.training.commands import forms, parse_command
@@ -103,7 +104,7 @@ class Interrupts(Wishes):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _handle(self, number: int, _: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
             self._presses += 1
             self.leave = self.leave or self._presses > 1
@@ -113,7 +114,7 @@ class Interrupts(Wishes):
             self._signal = number
             self.leave = True
         self.stop = True
-        if self._at_prompt or self._presses > 2:
+        if self._at_prompt or (self._presses > 2 and not postponed(number, frame)):
             raise KeyboardInterrupt
 
     def read(self, read: Callable[[], str]) -> str:

@@ -6,18 +6,16 @@ import argparse
 import contextlib
 import io
 import os
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 from tqdm import tqdm
 
 from micronet.app.option_types import check_given
+from micronet.app.signals import Ended, orderly_end
 from micronet.core.errors import SETTINGS, InputError, MicronetError, printable
 
 __all__ = ["option_of", "reason", "run", "tell", "with_options"]
@@ -78,13 +76,13 @@ def run(
     except MicronetError as error:
         sys.exit(_fail(f"error: {with_options(str(error))}", 2))
     try:
-        with _orderly_end():
+        with orderly_end():
             code = main(arguments)
     except KeyboardInterrupt:
         code = _fail("interrupted", 130)
     except BrokenPipeError:  # the reader of our output has gone (`| head`): nothing left to say
         code = 1
-    except _Ended as ended:
+    except Ended as ended:
         code = 128 + ended.number
     except MicronetError as error:
         if arguments.debug:
@@ -121,35 +119,6 @@ def _place(error: BaseException) -> str:
 def _complain(message: str) -> NoReturn:
     """Raise what a parser complains of; it would show its usage first, and a line that may steer the terminal."""
     raise InputError(f"{message}; --help lists the options")
-
-
-class _Ended(BaseException):
-    """A signal asks us to end."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-@contextlib.contextmanager
-def _orderly_end() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the work as an error would, so that no half-written file stays behind."""
-
-    def leave(number: int, _: FrameType | None) -> NoReturn:
-        for other in taken:  # a terminal that closes may send more than one
-            signal.signal(other, signal.SIG_IGN)
-        raise _Ended(number)
-
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    # Only the main thread may, and what whoever started us wants ignored (nohup: SIGHUP) stays ignored.
-    here = threading.current_thread() is threading.main_thread()
-    taken = [number for number in numbers if here and signal.getsignal(number) is signal.SIG_DFL]
-    for number in taken:
-        signal.signal(number, leave)
-    try:
-        yield
-    finally:
-        for number in taken:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def _prepare_streams() -> None:

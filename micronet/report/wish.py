@@ -38,13 +38,13 @@ class FigureWish:
     crop: tuple[tuple[str, int, int], ...] = ()
 
     def check(self, shape: Sequence[int], name: str) -> None:
-        """Raise InputError where a plane or a box does not lie in a volume of this name and (Z, Y, X) shape."""
+        """Raise InputError where a plane or a box does not lie in a volume (called `name`) of this (Z, Y, X) shape."""
         sizes = dict(zip("zyx", shape, strict=True))
         shown = {letter: (0, size) for letter, size in sizes.items()}
         for letter, first, end in self.crop:
             if not 0 <= first < end <= sizes[letter]:
                 raise InputError(
-                    f"'{name}' has no {letter}={first}:{end}: its {letter} runs from 0 to {sizes[letter]} "
+                    f"{name} has no {letter}={first}:{end}: its {letter} runs from 0 to {sizes[letter]} "
                     f"{setting('crop')}"
                 )
             shown[letter] = first, end
@@ -52,7 +52,7 @@ class FigureWish:
             first, end = shown[letter]
             if not first <= plane < end:
                 raise InputError(
-                    f"'{name}' has no plane {letter}={plane} to show: {letter} runs from {first} to {end - 1} "
+                    f"{name} has no plane {letter}={plane} to show: {letter} runs from {first} to {end - 1} "
                     f"{setting('slice', 'crop')}"
                 )
 

@@ -216,7 +216,7 @@ def _need(task: Task, masks: Iterable[Path]) -> Need:
     else:
         grid = time_point.volume
     if job.figure is not None:
-        job.figure.check(grid.shape, str(path))
+        job.figure.check(grid.shape, "the volume")
     network = NetworkGrid.of(grid, job.resample_um)
     depth = job.y_crop if network is None else network.depth(job.y_crop)
     height = (grid.shape if network is None else network.size)[1]
