@@ -12,6 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from micronet.networks.kernels.boosting import check_classes
 from micronet.networks.pixel import PixelNetwork
+from micronet.training.optimisers import AdamW
 
 __all__ = ["train_pixel_network"]
 
@@ -65,7 +66,7 @@ def train_pixel_network(
     network = PixelNetwork(scales_um, members, generator=generator)
     _normalise_by(network, features)
     inputs, target = network.normalized(torch.from_numpy(features)), torch.from_numpy(lumen.astype(np.float32))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=1e-2)
+    optimizer = AdamW(network.parameters(), lr=_RATE, weight_decay=1e-2)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = _RATE * (1 + math.cos(math.pi * step / steps)) / 2
