@@ -63,7 +63,9 @@ TWO_PHOTON = (
     "burgess2014_noisySparseVessels",
     "burgess2014_bbbDisruption",
 )
-TASKS = ("one slice", "three slices", "strokes", "corrections")
+TASKS = ("one slice", "three slices", "strokes", "long strokes", "corrections")
+#: Voxels that a stroke wanders over: 0.25 % of the light sheet are annotated so, and 0.4 %.
+_LONG = {"strokes": 22, "long strokes": 44}
 _CROP = 384
 #: Training steps of the networks.
 _STEPS = {"pixel": 400, "u-net": 120, "ur-net": 100}
@@ -111,11 +113,11 @@ def annotate(case: Case, task: str, seed: int) -> Labels:
         return corrected
     known = np.flatnonzero((case.truth > 0).any(axis=(1, 2)))
     labels = np.zeros_like(case.truth)
-    if task == "strokes":
+    if task in _LONG:
         rng = np.random.default_rng([seed, 12])
         for z in known[np.linspace(0, len(known) - 1, 7).round().astype(int)[1:-1]]:
             for number in range(12):
-                _paint(labels[z], case.truth[z], 1 + number % 2, rng)
+                _paint(labels[z], case.truth[z], 1 + number % 2, _LONG[task], rng)
         return labels
     parts = {"one slice": (0.5,), "three slices": (0.25, 0.5, 0.75)}[task]
     planes = [known[int(part * len(known))] for part in parts]
@@ -123,14 +125,14 @@ def annotate(case: Case, task: str, seed: int) -> Labels:
     return labels
 
 
-def _paint(labels: Labels, truth: Labels, value: int, rng: np.random.Generator) -> None:
-    """Paint one stroke, three voxels wide, that wanders over 22 voxels and never outside what it is to mark."""
+def _paint(labels: Labels, truth: Labels, value: int, long: int, rng: np.random.Generator) -> None:
+    """Paint one stroke, three voxels wide, that wanders over `long` voxels and never outside what it is to mark."""
     places = np.argwhere(truth == value)
     if not len(places):
         return
     y, x = places[rng.integers(len(places))].astype(float)
     direction = rng.uniform(0, 2 * np.pi)
-    for _ in range(22):
+    for _ in range(long):
         row, column = round(y), round(x)
         if not (0 <= row < truth.shape[0] and 0 <= column < truth.shape[1]):
             return

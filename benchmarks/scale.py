@@ -3,10 +3,13 @@
 python benchmarks/scale.py                                    # all rows; an hour on two cores
 python benchmarks/scale.py --rows bits kills --shapes 4 --kills 3
 python benchmarks/scale.py --rows store cluster peaks --shape 64,128,160 --part 64,128,160 --max-ram 700MB
+python benchmarks/scale.py --rows boxes windows --shape 96,384,384 --max-ram 650MB
 
 store    infer.py on an OME-Zarr with --max-ram, against infer.py on a part of it that fits into memory: voxels a second
 cluster  two processes of one thread, against one process of two threads
 peaks    the highest memory of every process of such a cluster, against what is allowed
+boxes    the same of a taught network, with a µ-Net on a grid of its own
+windows  the same of a larger network (U-Net)
 bits     tiles and cluster against `predict`, both networks, three refinements: voxels that differ
 kills    SIGKILL of a worker in encode, of one in decode, of the driver, in turn: voxels that differ
 
@@ -35,6 +38,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
+from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
@@ -46,8 +50,14 @@ from micronet.core.ram import Allowance  # noqa: E402
 from micronet.core.volume import Volume, upright  # noqa: E402
 from micronet.io import write_volume  # noqa: E402
 from micronet.io.pieces import PieceArray  # noqa: E402
+from micronet.networks.kernels.scale_space import default_scales, feature_count  # noqa: E402
+from micronet.networks.library import UNet  # noqa: E402
+from micronet.networks.models import MicroNet  # noqa: E402
 from micronet.networks.padding import Padding  # noqa: E402
+from micronet.networks.pixel_trees import train_pixel_trees  # noqa: E402
 from micronet.networks.registry import network_of  # noqa: E402
+from micronet.networks.taught import Member, Taught  # noqa: E402
+from micronet.networks.weights import save_state  # noqa: E402
 from micronet.segment import store_plan  # noqa: E402
 from micronet.segment.job import Job, Weights, segment_file  # noqa: E402
 from micronet.segment.refine import Refinement  # noqa: E402
@@ -131,11 +141,37 @@ def stores(arguments: argparse.Namespace, folder: Path) -> Iterator[str]:
         if one in rates and other in rates:
             yield f"| {one} / {other} | **{rates[one] / rates[other]:.2f}** | 0.8 wanted |"
     if "peaks" in arguments.rows:
-        run, allowed = best["cluster"], bytes_option(arguments.max_ram) / 1e6
-        workers = sorted(run.workers.values(), reverse=True)[:2]
-        told = run.record["memory"]["estimated_bytes"] / 1e6
-        words = f"driver {run.driver / 1e6:.0f} MB, workers {workers[0] / 1e6:.0f} and {workers[1] / 1e6:.0f} MB"
-        yield f"| peaks | {words} | told {told:.0f} MB, allowed {allowed:.0f} MB |"
+        yield peaks("peaks", best["cluster"], arguments.max_ram)
+
+
+def peaks(name: str, run: Run, max_ram: str) -> str:
+    """Return the row of the highest memory of each process of a cluster of two."""
+    workers = sorted(run.workers.values(), reverse=True)[:2]
+    told, allowed = run.record["memory"]["estimated_bytes"] / 1e6, bytes_option(max_ram) / 1e6
+    words = f"driver {run.driver / 1e6:.0f} MB, workers {workers[0] / 1e6:.0f} and {workers[1] / 1e6:.0f} MB"
+    return f"| {name} | {words} | told {told:.0f} MB, allowed {allowed:.0f} MB |"
+
+
+def taught() -> nn.Module:
+    """Return a taught network of every kind of step: trees, evened ones, and a µ-Net on the evened image."""
+    rng, spacing = np.random.default_rng(0), (4.5, 4.5, 4.5)
+    scales = default_scales(spacing)
+    rows = rng.normal(size=(2000, feature_count(len(scales)))).astype(np.float32)
+    trees = [train_pixel_trees(rows, rows[:, 1] > 0, scales, around_um=around) for around in (0.0, 180.0)]
+    unet = Member("unet", MicroNet().eval(), 0.5, step_um=6.75, around_um=180.0)
+    return Taught([*(Member("trees", one) for one in trees), unet], spacing).eval()
+
+
+def of_others(arguments: argparse.Namespace, folder: Path) -> Iterator[str]:
+    """Yield the peaks of a cluster of two with networks that go through a store in boxes, or in windows."""
+    for name, make in (("boxes", taught), ("windows", UNet)):
+        if name in arguments.rows:
+            save_state(folder / f"{name}.pt", make().state_dict())
+            two = ("--model", folder / f"{name}.pt", "--cluster", 2, "--max-ram", arguments.max_ram)
+            run = Run(folder / "a.ome.zarr", folder / name, *two)
+            how = run.record["memory"]
+            cut = how["boxes_zyx"] if name == "boxes" else how["windows"]["sides_zyx"]
+            yield peaks(f"{name} of {' x '.join(map(str, cut))}", run, arguments.max_ram)
 
 
 def small_tiles(shape: tuple[int, int, int], **_: object) -> TilePlan:
@@ -265,8 +301,11 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"{threads}\n\n| | measured | |\n|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
-        if {"store", "cluster", "peaks"} & set(arguments.rows):
+        if {"store", "cluster", "peaks", "boxes", "windows"} & set(arguments.rows):
             write_volume(folder / "a.ome.zarr", made(arguments.shape))
+        for row in of_others(arguments, folder):
+            print(row, flush=True)
+        if {"store", "cluster", "peaks"} & set(arguments.rows):
             write_volume(folder / "part.nrrd", made(arguments.part))
             for row in stores(arguments, folder):
                 print(row, flush=True)
@@ -283,7 +322,7 @@ def build_parser() -> argparse.ArgumentParser:
         return tuple(map(int, text.split(",")))
 
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    every = ("store", "cluster", "peaks", "bits", "kills")
+    every = ("store", "cluster", "peaks", "boxes", "windows", "bits", "kills")
     p.add_argument("--rows", nargs="+", choices=every, default=list(every))
     p.add_argument("--shape", type=sizes, default=(256, 1024, 1024), help="of the store (256,1024,1024)")
     p.add_argument("--part", type=sizes, default=(256, 256, 512), help="of what is segmented in memory (256,256,512)")

@@ -96,7 +96,7 @@ def _our_features(sample: Sample) -> Features:
 
 
 def _trees(rows: Array, lumen: NDArray[np.bool_], seed: int) -> Callable[[Array], Array]:
-    trees = train_pixel_trees(rows, lumen, default_scales((4.5,) * 3), seed=seed, threads=torch.get_num_threads()).trees
+    trees = train_pixel_trees(rows, lumen, default_scales((4.5,) * 3), seed=seed).trees
     return lambda asked: np.asarray(1 / (1 + np.exp(-logits(asked, trees))), np.float32)
 
 

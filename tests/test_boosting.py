@@ -98,3 +98,17 @@ def test_one_class_alone_and_features_that_are_not_there_are_refused(rng):
     trees.feature[0, 0] = 12
     with pytest.raises(InputError, match=r"trees ask for features \d to 12, there are 12"):
         tree_sum(np.zeros((4, 5, 6), np.float32), (1.0,), ONE, trees)
+
+
+def test_trees_are_grown_on_the_voxels_of_few_places_at_a_time(rng):
+    """Feature 0 tells lumen sharply at one place of ten and nowhere else, feature 1 a little of it everywhere."""
+    places = np.repeat(np.arange(10), 60)
+    lumen = rng.random(600) < 0.5
+    found = rng.standard_normal((600, 2)).astype(np.float32)
+    found[:, 1] += 0.3 * lumen
+    found[places == 0, 0] += 20.0 * lumen[places == 0]
+    asked = [boost(found, lumen, trees=10, depth=1, places=each, seed=3).feature for each in (None, places)]
+    assert (asked[0] == 0).mean() > (asked[1] == 0).mean() + 0.15
+    one = boost(found, lumen, trees=5, places=np.zeros(600, np.intp), seed=3)  # of no place, of all: every voxel
+    for first, other in zip(one[:3], boost(found, lumen, trees=5, seed=3)[:3], strict=True):
+        np.testing.assert_array_equal(first, other)

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 
 import pytest
@@ -64,11 +65,11 @@ def _module(root, path):
     return ".".join(path.relative_to(root / "micronet").with_suffix("").parts).removesuffix(".__init__")
 
 
+@cache
 def _sources(root):
-    for path in sorted((root / "micronet").rglob("*.py")):
-        module = _module(root, path)
-        if module != "__init__":
-            yield module, ast.parse(path.read_text(encoding="utf-8"))
+    paths = sorted((root / "micronet").rglob("*.py"))
+    modules = [(_module(root, path), ast.parse(path.read_text(encoding="utf-8"))) for path in paths]
+    return [(module, tree) for module, tree in modules if module != "__init__"]
 
 
 def _room(module):

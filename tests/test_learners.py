@@ -10,7 +10,7 @@ from micronet.networks.evening import evened
 from micronet.networks.kernels.scale_space import default_scales, features
 from micronet.networks.normalize import normalize_image
 from micronet.networks.taught import Taught
-from micronet.training.teach.learners import MicroNetLearner, PixelLearner, TreesLearner
+from micronet.training.teach.learners import LinearLearner, MicroNetLearner, PixelLearner, TreesLearner, places_of
 from micronet.training.teach.lesson import Lesson, choose
 
 
@@ -25,7 +25,13 @@ def lesson(rng) -> Lesson:
 
 
 @pytest.mark.parametrize(
-    "learner", [PixelLearner(members=2, steps=20), TreesLearner(trees=20), TreesLearner(trees=20, around=10.0)]
+    "learner",
+    [
+        PixelLearner(members=2, steps=20),
+        TreesLearner(trees=20),
+        TreesLearner(trees=20, around=10.0),
+        LinearLearner(10.0),
+    ],
 )
 def test_a_learner_says_the_same_at_voxels_and_everywhere(lesson, learner):
     taught = learner.learn(lesson, np.ones(len(lesson.lumen), bool), seed=1)
@@ -45,7 +51,7 @@ def test_voxels_that_are_held_out_teach_nothing(lesson):
     flipped = other.labels[lesson.annotated]
     flipped[~learned] = 3 - flipped[~learned]
     other.labels[lesson.annotated] = flipped
-    for learner in (PixelLearner(members=1, steps=5), TreesLearner(trees=5), MicroNetLearner(steps=1)):
+    for learner in (PixelLearner(members=1, steps=5), TreesLearner(trees=5), LinearLearner(), MicroNetLearner(steps=1)):
         one, two = (learner.learn(each, learned, seed=3).everywhere() for each in (lesson, other))
         np.testing.assert_array_equal(one, two)
 
@@ -101,3 +107,18 @@ def test_a_ramp_stays_a_ramp_on_another_grid():
     np.testing.assert_allclose(finer[2, 3, 1:-1], np.arange(40)[1:-1] / 2 - 0.25, atol=1e-6)
     coarser = resampled(ramp, (4, 3, 10))
     np.testing.assert_allclose(coarser[1, 1, 2:-2], np.arange(10)[2:-2] * 2 + 0.5, atol=1e-5)
+
+
+def test_a_place_is_a_cube_of_sixteen_of_the_finest_spacing(lesson):
+    labels = np.zeros((4, 40, 40), np.uint8)
+    labels[0, 0, [0, 15, 16, 33]] = 1
+    labels[3, 39, 39] = 2
+    image = np.zeros(labels.shape, np.float32)
+    thick = Lesson(image, labels, (8.0, 1.0, 1.0))  # two planes a cube
+    assert places_of(thick).tolist() == [0, 0, 1, 2, 3]
+    assert places_of(thick, np.array([True, False, False, True, True])).tolist() == [0, 1, 2]
+    two = replace(thick, others=(thick,))
+    assert places_of(two).tolist() == [0, 0, 1, 2, 3, 4, 4, 5, 6, 7]
+    whole = np.zeros_like(labels)
+    whole[1], whole[1, :5] = 2, 1
+    assert places_of(replace(thick, labels=whole)) is None  # a whole slice shows all that there is

@@ -101,6 +101,26 @@ def test_segmentation_imports_no_compiler_and_nothing_that_few_ask_for():
     assert not {"torch._dynamo", "skimage", "scipy.ndimage"} & set(done.stdout.split())
 
 
+def test_training_imports_no_compiler_either():
+    """Nor does any of its optimisers, which are PyTorch's to the bit (tests/test_network_training.py)."""
+    code = (
+        "import sys, torch\n"
+        "from micronet.training.optimisers import SGD, Adam, AdamW, RMSprop\n"
+        "from micronet.training.soap import Soap\n"
+        "for kind in (SGD, Adam, AdamW, RMSprop, Soap):\n"
+        "    weight = torch.nn.Parameter(torch.ones(3, 4))\n"
+        "    optimiser = kind([weight], lr=0.1)\n"
+        "    optimiser.load_state_dict(optimiser.state_dict())\n"
+        "    for _ in range(2):\n"
+        "        optimiser.zero_grad()\n"
+        "        weight.pow(2).sum().backward()\n"
+        "        optimiser.step()\n"
+        "    assert weight.max() < 1 and weight.requires_grad\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True)
+
+
 def test_a_state_of_neither_network_says_what_is_wrong():
     state = MicroNet().state_dict()
     del state["up0.4.bias"]

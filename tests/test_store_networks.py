@@ -161,12 +161,14 @@ def test_grids_are_for_the_numba_engine_and_others_are_refused_in_one_line(rng, 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_store_too_large_to_teach_on_is_one_line_that_says_what_to_do(rng, tmp_path):
+def test_a_store_of_which_not_even_the_box_of_the_labels_fits_is_one_line_that_says_what_to_do(rng, tmp_path):
     array = rng.integers(0, 255, (20, 40, 36), np.uint8)
     path = write_volume(tmp_path / "a.ome.zarr", Volume(array, upright(CUBES), units="um"))
     labels = write_volume(tmp_path / "labels.nrrd", Volume((array % 3).astype(np.uint8), upright(CUBES), units="um"))
     job = TeachJob(labels, tmp_path / "taught", tmp_path / "weights", max_ram=1000)
-    with pytest.raises(InputError, match=r"a.ome.zarr' does not fit: .*; or teach on a part of it, copied to NRRD"):
+    with pytest.raises(
+        InputError, match=r"labels.nrrd' does not fit into memory: to read it takes about .*; paint closer"
+    ):
         teach_file(path, job, say=print)
     assert not (tmp_path / "taught").exists()
 

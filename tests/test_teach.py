@@ -20,7 +20,7 @@ from micronet.core.volume import upright
 from micronet.io import Segment, read_segmentation, write_segmentation
 from micronet.networks.card import planned_weights
 from micronet.networks.kernels import jit
-from micronet.networks.taught import Taught
+from micronet.networks.taught import Taught, taught_for_state
 from micronet.training.teach import course
 from micronet.training.teach.job import TeachJob, teach_file
 from micronet.training.teach.learners import MicroNetLearner, TreesLearner
@@ -283,6 +283,8 @@ def test_a_lesson_that_is_stopped_leaves_nothing_behind(here, when):
     assert sorted(path.name for path in Path().iterdir()) == ["labels.nrrd", "vol.nrrd"]
 
 
+# Between open() and with, Ctrl-C leaves a file to be closed when it is forgotten, of which Python warns.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_while_files_are_written_leaves_nothing_behind(here):
     done = threading.Event()
 
@@ -347,7 +349,7 @@ def test_a_course_teaches_what_it_chose_and_repeats_with_its_seed(lesson):
     assert states[0].keys() != states[2].keys() or any((states[0][k] != states[2][k]).any() for k in states[0])
 
 
-def test_where_planes_are_thick_a_micro_net_joins_what_was_chosen_by_whole_slices(lesson, monkeypatch):
+def test_where_planes_are_thick_a_micro_net_and_regressions_join_what_was_chosen_by_whole_slices(lesson, monkeypatch):
     monkeypatch.setattr(course, "_STEPS", 2)
     monkeypatch.setattr(course, "_MOST_VOXELS", 20_000)
     told = []
@@ -355,15 +357,29 @@ def test_where_planes_are_thick_a_micro_net_joins_what_was_chosen_by_whole_slice
     names = [learner.name for learner in course.default_learners(lesson)]
     assert len(names) == 3
     if list(found.choice.names[:3]) == names:
-        assert found.choice.names[3:] == ("u-net, evened",)
-        assert found.choice.told().endswith("; u-net, evened joined without being held out")
-        assert [member.kind for member in found.network.members] == ["trees"] * 3 + ["unet"]
-        np.testing.assert_allclose(found.network.weight, np.array([2, 2, 2, 1]) / 7, rtol=1e-6)
+        joined = ("logistic regression", "logistic regression, evened", "u-net, evened")
+        assert found.choice.names[3:] == joined
+        assert found.choice.told().endswith(f"; {' + '.join(joined)} joined without being held out")
+        assert [member.kind for member in found.network.members] == ["trees"] * 5 + ["unet"]
+        np.testing.assert_allclose(found.network.weight, np.array([4, 4, 4, 1, 1, 2]) / 16, rtol=1e-6)
         assert "u-net, evened, step 2" in {what for _, _, what in told}
     assert not any("u-net" in name for name in found.choice.scores)  # too slow to be held out from
-    cubes, strokes = replace(lesson, spacing_um=(1.0, 1.0, 1.0)), lesson.labels.copy()
+    cubes = replace(lesson, spacing_um=(1.0, 1.0, 1.0))
+    assert course.default_companions(cubes) == []
+
+
+def test_where_planes_are_thick_logistic_regressions_join_what_strokes_taught(lesson):
+    strokes = lesson.labels.copy()
     strokes[:, :, 8:] = 0
-    assert [course.default_companions(one) for one in (cubes, replace(lesson, labels=strokes))] == [[], []]
+    found = course.teach(replace(lesson, labels=strokes), 0)
+    assert found.choice.names[3:] == ("logistic regression", "logistic regression, evened")
+    assert "which do not decide" in found.choice.told()  # strokes are no sample of the volume
+    assert [len(member.network.trees.slope) for member in found.network.members] == [0, 0, 0, 31, 31]
+    np.testing.assert_allclose(found.network.weight, np.array([2, 2, 2, 1, 1]) / 8, rtol=1e-6)
+    again = taught_for_state(found.network.state_dict())
+    np.testing.assert_array_equal(*(one.predict(lesson.image, lesson.spacing_um) for one in (found.network, again)))
+    cubes = replace(lesson, spacing_um=(1.0, 1.0, 1.0), labels=strokes)
+    assert course.default_companions(cubes) == []
 
 
 def test_the_mean_of_a_course_is_that_of_its_learners_on_the_volume(lesson):

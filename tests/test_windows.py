@@ -267,10 +267,10 @@ def test_a_pass_takes_what_it_is_said_to_take():
         ("unet", {}, (64, 96, 96)),
         ("unet", {"start_channels": 16, "norm": "group"}, (48, 64, 96)),
         ("unet", {"depth": 1, "out_channels": 4}, (48, 64, 96)),
-        ("unet", {"dimensions": 2, "start_channels": 16}, (2, 1024, 1024)),
+        ("unet", {"dimensions": 2, "start_channels": 16}, (2, 512, 512)),
         ("hourglass", {"num_stacks": 3, "start_channels": 16, "out_channels": 3}, (48, 64, 64)),
         ("hourglass", {"num_stacks": 2}, (48, 64, 96)),
-        ("vnet", {"dimensions": 2}, (2, 512, 512)),
+        ("vnet", {"dimensions": 2}, (1, 256, 256)),
         ("vnet", {}, (48, 48, 64)),
     ]
     # What is freed goes back to the system at once, so that one network is not given what another left.

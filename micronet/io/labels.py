@@ -16,11 +16,29 @@ from micronet.core.volume import Volume, share_grid
 from micronet.io import nrrd
 from micronet.io.annotation import POINTS_ONLY
 from micronet.io.checks import ReadOptions
-from micronet.io.formats import read_with, suffix_of
+from micronet.io.formats import files_of, read_with, suffix_of
 from micronet.io.seg_nrrd import Segment, Segmentation, has_segments, points_only, read_segmentation
-from micronet.io.source import Input, opened
+from micronet.io.source import Input, Source, opened
+from micronet.io.zarr import read_label
+from micronet.io.zarr_metadata import image_of, labels_of
 
-__all__ = ["BACKGROUND", "LUMEN", "Labels", "placed_on", "read_class_labels", "read_labels"]
+__all__ = [
+    "BACKGROUND",
+    "LUMEN",
+    "PAINT",
+    "Labels",
+    "check_counts",
+    "check_named",
+    "from_segments",
+    "group_of",
+    "is_segmentation",
+    "label_files",
+    "offset_in",
+    "placed_on",
+    "read_class_labels",
+    "read_labels",
+    "told_values",
+]
 
 LUMEN, BACKGROUND = 1, 2
 #: What people call the two, folded.
@@ -93,27 +111,60 @@ def read_labels(
     """
     with opened(path) as source:
         found = source.path
-        if suffix_of(found) in (".nrrd", ".nhdr") and has_segments(nrrd.read_header(source)):
+        if is_segmentation(source):
             segmentation = read_segmentation(source, spacing_um=spacing_um)
-            volume, words, left_out = _from_segments(segmentation, lumen, background)
+            volume, words, left_out = from_segments(segmentation, lumen, background)
             volume = placed_on(image, volume)
             how = "in a segment called '{name}'"
         else:
-            if lumen or background:
-                role = "lumen" if lumen else "background"
-                raise InputError(f"'{found}' holds no segments that could be chosen by name {setting(role)}")
-            plain = read_with(source, ReadOptions(axes, spacing_um, yield_to_file=True))
+            check_named(found, lumen, background)
+            plain = _read_plain(source, ReadOptions(axes, spacing_um, yield_to_file=True))
             volume, words, left_out = _from_values(plain, found), "", []
             how = "with the value {value}"
     image, volume, note = share_grid(image, volume, image_name, str(found))
     counts = np.bincount(volume.array.ravel(), minlength=3)
-    _check_counts(counts, found, how, _PAINT)
+    check_counts(counts, found, how, PAINT)
     description = f"{counts[LUMEN]:,} voxels lumen, {counts[BACKGROUND]:,} background of '{found.name}'{words}"
     notes = dict.fromkeys((*volume.notes, *([note] if note else []), *left_out))
     return image, Labels(volume, description, tuple(notes))
 
 
-def _from_segments(
+def is_segmentation(source: Source) -> bool:
+    """Whether labels are segments: those of a .seg.nrrd, whatever it is called."""
+    return suffix_of(source.path) in (".nrrd", ".nhdr") and has_segments(nrrd.read_header(source))
+
+
+def check_named(path: Path, lumen: str | None, background: str | None) -> None:
+    """Raise InputError where segments are named of a file that has none."""
+    if lumen or background:
+        role = "lumen" if lumen else "background"
+        raise InputError(f"'{path}' holds no segments that could be chosen by name {setting(role)}")
+
+
+def group_of(source: Source) -> Path | None:
+    """Return the folder of the labels that an OME-Zarr keeps beside its image; None where it is labels itself."""
+    names = labels_of(source.path)
+    if len(names) > 1:
+        raise InputError(f"'{source.path}' keeps the labels {', '.join(names)}: copy those that were painted out of it")
+    return source.path / "labels" / names[0] if names else None
+
+
+def label_files(source: Source) -> tuple[Path, ...]:
+    """Return the files that labels consist of, as `micronet.io.files_of` does."""
+    if source.is_store and (group := group_of(source)) is not None:
+        return image_of(source.path, 0, group).files
+    return files_of(source)
+
+
+def _read_plain(source: Source, options: ReadOptions) -> Volume:
+    """Read labels that are no segments."""
+    if source.is_store and (group := group_of(source)) is not None:
+        found = read_label(source, group.name)
+        return found if options.spacing_um is None else found.with_spacing(options.spacing_um)
+    return read_with(source, options)
+
+
+def from_segments(
     segmentation: Segmentation, lumen: str | None, background: str | None
 ) -> tuple[Volume, str, list[str]]:
     """Return labels, words on which segments they are, and notes on those that are left out."""
@@ -167,22 +218,31 @@ def _folded(name: str) -> str:
 
 def placed_on(image: Volume, labels: Volume) -> Volume:
     """Return labels that were cropped on the grid of the image, where they are a part of that; else as they are."""
-    if labels.shape == image.shape or "voxel" in (labels.units, image.units):
+    first = offset_in(image, labels)
+    if first is None:
         return labels
+    array = np.zeros(image.shape, np.uint8)
+    array[tuple(slice(at, at + length) for at, length in zip(first, labels.shape, strict=True))] = labels.array
+    return replace(image, array=array, notes=labels.notes)
+
+
+def offset_in(image: Volume, labels: Volume) -> tuple[int, int, int] | None:
+    """Return where labels that were cropped begin in the grid of the image; None where they are no part of that."""
+    if labels.shape == image.shape or "voxel" in (labels.units, image.units):
+        return None
     if labels.space and image.space:
         labels = labels.in_space(image.space)
     told = labels.in_units(image.units)
     steps = np.linalg.norm(image.directions, axis=1)
     if np.abs(told.directions - image.directions).max() > 1e-3 * steps.min():
-        return labels
+        return None
     offset = (told.origin - image.origin) @ np.linalg.inv(image.directions)
     first = np.rint(offset).astype(int)
     last = first + labels.shape
     if np.abs(offset - first).max() > 0.1 or (first < 0).any() or (last > image.shape).any():
-        return labels
-    array = np.zeros(image.shape, np.uint8)
-    array[tuple(slice(a, b) for a, b in zip(first, last, strict=True))] = labels.array
-    return replace(image, array=array, notes=labels.notes)
+        return None
+    z, y, x = first.tolist()
+    return z, y, x
 
 
 def _from_values(volume: Volume, path: Path, names: Sequence[str] = ("lumen",)) -> Volume:
@@ -194,7 +254,8 @@ def _from_values(volume: Volume, path: Path, names: Sequence[str] = ("lumen",)) 
         if not fits.all():
             value, count = plane[~fits][0], int(np.count_nonzero(array == plane[~fits][0]))
             raise InputError(
-                f"'{path}' holds the value {value:g} ({max(count, 1):,} voxels), which is no label: {_values(names)}"
+                f"'{path}' holds the value {value:g} ({max(count, 1):,} voxels), which is no label: "
+                f"{told_values(names)}"
             )
         out[...] = plane
     return volume.with_array(labels)
@@ -239,19 +300,19 @@ def read_class_labels(
         raise InputError(f"at most {np.iinfo(np.uint8).max - 1} classes are taught at once, found {len(names)}")
     with opened(path) as source:
         found = source.path
-        if suffix_of(found) in (".nrrd", ".nhdr") and has_segments(nrrd.read_header(source)):
+        if is_segmentation(source):
             segmentation = read_segmentation(source, spacing_um=spacing_um)
             volume, left_out = _of_classes(segmentation, names, background)
             volume, how = placed_on(image, volume), "in a segment called '{name}'"
         else:
             if background is not None:
                 raise InputError(f"'{found}' holds no segments that could be chosen by name {setting('background')}")
-            plain = read_with(source, ReadOptions(axes, spacing_um, yield_to_file=True))
+            plain = _read_plain(source, ReadOptions(axes, spacing_um, yield_to_file=True))
             volume, left_out, how = _from_values(plain, found, names), [], "with the value {value}"
     image, volume, note = share_grid(image, volume, image_name, str(found))
     counts = np.bincount(volume.array.ravel(), minlength=last + 1)
     each = [*((name, number, "on some of it") for number, name in enumerate(names, 1)), _background(last)]
-    _check_counts(counts, found, how, each)
+    check_counts(counts, found, how, each)
     told = ", ".join(f"{counts[number]:,} {name} ({number})" for name, number, _ in each)
     notes = dict.fromkeys((*volume.notes, *([note] if note else []), *left_out))
     return image, Labels(volume, f"voxels of '{found.name}': {told}", tuple(notes))
@@ -293,15 +354,15 @@ def _background(value: int) -> tuple[str, int, str]:
 
 
 #: What is to be painted where there is too little of it: name, value, where.
-_PAINT = (("lumen", LUMEN, "inside some lumens"), _background(BACKGROUND))
+PAINT = (("lumen", LUMEN, "inside some lumens"), _background(BACKGROUND))
 
 
-def _values(names: Sequence[str]) -> str:
+def told_values(names: Sequence[str] = ("lumen",)) -> str:
     """Return what the numbers of labels mean."""
     return ", ".join(f"{number} {name}" for number, name in enumerate(("not annotated", *names, "background")))
 
 
-def _check_counts(
+def check_counts(
     counts: Sequence[int] | NDArray[np.integer], path: Path, how: str, each: Sequence[tuple[str, int, str]]
 ) -> None:
     """Raise InputError where there is nothing to learn from, or nothing to find; it says what to paint."""

@@ -101,9 +101,12 @@ class Look:
     brightest: float
 
     @classmethod
-    def of(cls, image: NDArray[Any]) -> Look:
-        """Return the look of a volume (Z, Y, X); InputError as `micronet.networks.normalize.image_statistics`."""
-        mean, sd = image_statistics(image)
+    def of(cls, image: NDArray[Any], statistics: tuple[float, float] | None = None) -> Look:
+        """Return the look of a volume (Z, Y, X); InputError as `micronet.networks.normalize.image_statistics`.
+
+        `statistics` are mean and standard deviation, where they are known and `image` is a sample of the volume.
+        """
+        mean, sd = statistics or image_statistics(image)
         dark, bright = np.percentile(image[::_STRIDE, ::_STRIDE, ::_STRIDE].astype(np.float64), (1, 99))
         return cls(mean, sd, float((dark - mean) / sd), float((bright - mean) / sd))
 

@@ -7,13 +7,16 @@ does not change when the image is multiplied by a number or a number is added to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Evening", "evened", "planes_are_thick", "sampled", "sampled_bytes", "widths"]
+from micronet.networks.normalize import normalize_image, standardize
+
+__all__ = ["EvenedPart", "Evening", "Seen", "evened", "planes_are_thick", "sampled", "sampled_bytes", "widths"]
 
 #: Part of the voxels that counts as dark as the image gets, and what is added before the logarithm, in units of how
 #: much brighter the mean is than those: noise of dark voxels is not to be blown up.
@@ -116,6 +119,45 @@ class Evening:
     def across(self, columns: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return what `within` gave, averaged along the first axis, which is all of Z; others are as wide as wished."""
         return _running_means(columns, self.widths[:1])
+
+
+class EvenedPart(NamedTuple):
+    """A part of an image that was evened as a whole; mean and standard deviation are those of all of it, or None."""
+
+    image: NDArray[np.float32]
+    statistics: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """An image as networks look at it: as it is, or evened, which is done when it is asked for.
+
+    Parameters
+    ----------
+    image : ndarray of shape (Z, Y, X), float32
+        Normalised.
+    spacing_um : (z, y, x)
+    known : mapping of float to EvenedPart
+        Where it is a part of an image that was evened as a whole: that, by its surroundings in µm.
+    """
+
+    image: NDArray[np.float32]
+    spacing_um: Sequence[float]
+    known: Mapping[float, EvenedPart] = field(default_factory=dict)
+
+    def evened(self, around_um: float) -> NDArray[np.float32]:
+        """Return it evened over these surroundings, as it is where they are 0."""
+        if not around_um:
+            return self.image
+        return self.known[around_um].image if self.known else evened(self.image, self.spacing_um, around_um)
+
+    def normalized(self, around_um: float) -> NDArray[np.float32]:
+        """Return the same normalised again, as a µ-Net looks at it."""
+        if not around_um:
+            return self.image
+        known = self.known[around_um].statistics if self.known else None
+        found = self.evened(around_um)
+        return normalize_image(found) if known is None else standardize(found, *known)
 
 
 def widths(spacing_um: Sequence[float], around_um: float) -> tuple[int, int, int]:

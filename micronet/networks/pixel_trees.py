@@ -4,7 +4,8 @@ They need no normalisation, learn from few voxels and are a second's work (kerne
 there is, plain float32 tensors: ``scales_um`` (scales,), ``trees.feature`` (trees, depth) of whole numbers, those of
 features of scale_space.py or, after them, of tube responses (tubes.py; earlier weights ask for none),
 ``trees.threshold`` (trees, depth), ``trees.value`` (trees, 2**depth), ``trees.start`` (1,) and ``around_um`` (1,):
-above 0, the features are those of the image evened over so many µm (evening.py).
+above 0, the features are those of the image evened over so many µm (evening.py). A logistic regression has no trees,
+and ``trees.slope`` (features,).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ __all__ = ["PixelTrees", "pixel_trees_for_state", "train_pixel_trees"]
 #: More than any of these are no trees of ours; a file may hold anything. A leaf's number is a byte.
 _MOST_SCALES, _MOST_TREES, _MOST_DEPTH = 32, 10_000, 8
 _NAMES = ("scales_um", "trees.feature", "trees.threshold", "trees.value", "trees.start", "around_um")
+_SLOPE = "trees.slope"
 #: Longer surroundings are those of no microscope.
 _MOST_UM = 1e6
 
@@ -54,10 +56,10 @@ class PixelTrees(ByVoxel):
 
     def state_dict(self) -> OrderedDict[str, Tensor]:
         """Return plain float32 tensors, from which `pixel_trees_for_state` builds the same trees."""
-        feature, threshold, value, start = self.trees
+        feature, threshold, value, start, slope = self.trees
         arrays = (np.asarray(self.scales), feature, threshold, value, np.asarray([start]), np.asarray([self.around_um]))
-        tensors = (torch.from_numpy(array.astype(np.float32)) for array in arrays)
-        return OrderedDict(zip(_NAMES, tensors, strict=True))
+        named = dict(zip(_NAMES, arrays, strict=True)) | ({_SLOPE: slope} if len(slope) else {})
+        return OrderedDict((name, torch.from_numpy(array.astype(np.float32))) for name, array in named.items())
 
     def look(
         self,
@@ -79,16 +81,17 @@ def train_pixel_trees(
     weight: NDArray[np.float32] | None = None,
     trees: int = 150,
     around_um: float = 0.0,
+    places: NDArray[np.intp] | None = None,
     seed: int = 0,
-    threads: int | None = None,
 ) -> PixelTrees:
     """Fit boosted trees to features of annotated voxels; arguments as `training.teach.pixel.train_pixel_network`.
 
-    Tube responses may follow the features (kernels/tubes.py). `lumen` and `weight` are as
+    Tube responses may follow the features (kernels/tubes.py). `lumen`, `weight` and `places` are as
     `micronet.networks.kernels.boosting.boost` takes them. `around_um` is kept with the trees, for features that are
-    those of the evened image. The same seed gives the same trees, whatever the threads.
+    those of the evened image. The same seed gives the same trees, whatever PyTorch's threads, which are used.
     """
-    found = boost(features, lumen, weight=weight, trees=trees, seed=seed, threads=threads)
+    threads = torch.get_num_threads()
+    found = boost(features, lumen, weight=weight, trees=trees, places=places, seed=seed, threads=threads)
     rounded = found._replace(start=float(np.float32(found.start)))  # as the state dict holds it
     return PixelTrees(tuple(float(np.float32(scale)) for scale in scales_um), rounded, float(np.float32(around_um)))
 
@@ -102,28 +105,29 @@ def pixel_trees_for_state(state: Mapping[str, Tensor]) -> PixelTrees:
         If tensors are missing, extra, of shapes that do not fit each other, not finite, too many, or ask for features
         that are not there.
     """
-    if set(state) != set(_NAMES) or state["scales_um"].ndim != 1 or state["trees.feature"].ndim != 2:
+    names = (*_NAMES, _SLOPE) if _SLOPE in state else _NAMES
+    if set(state) != set(names) or state["scales_um"].ndim != 1 or state["trees.feature"].ndim != 2:
         raise InputError(f"not pixel trees: {', '.join(_NAMES)} expected, found {', '.join(sorted(state)[:8])}")
     scales, (count, depth) = len(state["scales_um"]), state["trees.feature"].shape
-    limits = ((scales, _MOST_SCALES), (count, _MOST_TREES), (depth, _MOST_DEPTH))
+    limits = ((scales, _MOST_SCALES), (max(count, _SLOPE in state), _MOST_TREES), (depth, _MOST_DEPTH))
     if any(not 0 < size <= most for size, most in limits):
         raise InputError(
             f"pixel trees on {scales} scales, {count} of depth {depth}; at most {_MOST_SCALES}, {_MOST_TREES} and "
             f"{_MOST_DEPTH} expected"
         )
-    shapes = ((scales,), (count, depth), (count, depth), (count, 2**depth), (1,), (1,))
-    for name, shape in zip(_NAMES, shapes, strict=True):
+    shapes = ((scales,), (count, depth), (count, depth), (count, 2**depth), (1,), (1,), (feature_count(scales),))
+    for name, shape in zip(names, shapes, strict=False):
         if tuple(state[name].shape) != shape:
             raise InputError(f"not pixel trees: '{name}' is {tuple(state[name].shape)}, {shape} expected")
         if not torch.isfinite(state[name]).all():
             raise InputError(f"weights hold values that are not finite, first in '{name}'")
-    arrays = [state[name].to(torch.float32).numpy() for name in _NAMES]
+    arrays = [state[name].to(torch.float32).numpy() for name in names]
     asked, known = arrays[1], feature_count(scales) + TUBES
     if not (arrays[0] > 0).all():
         raise InputError("weights hold values that no pixel trees have, first in 'scales_um'")
-    if (asked != np.round(asked)).any() or asked.min() < 0 or asked.max() >= known:
+    if (asked != np.round(asked)).any() or (asked < 0).any() or (asked >= known).any():
         raise InputError(f"'trees.feature' asks for features that are not among the {known}")
     if not 0 <= float(arrays[5][0]) <= _MOST_UM:
         raise InputError(f"'around_um' is {float(arrays[5][0]):g}; 0 to {_MOST_UM:g} expected")
-    trees = Trees(asked.astype(np.int32), arrays[2], arrays[3], float(arrays[4][0]))
+    trees = Trees(asked.astype(np.int32), arrays[2], arrays[3], float(arrays[4][0]), *arrays[6:])
     return PixelTrees(tuple(arrays[0].tolist()), trees, float(arrays[5][0]))

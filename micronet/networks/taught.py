@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from micronet.core.errors import InputError, setting
 from micronet.core.regrid import isotropic_shape, resampled
 from micronet.networks import engine
-from micronet.networks.evening import evened
+from micronet.networks.evening import Seen
 from micronet.networks.models import MicroNet, MicroRNet, check_values
-from micronet.networks.normalize import normalize_image, normalize_mask
+from micronet.networks.normalize import normalize_mask
 from micronet.networks.padding import Padding
 
 __all__ = ["Member", "Taught", "is_taught", "taught_for_state"]
@@ -172,23 +172,21 @@ class Taught(nn.Module):
             return None
         return f"voxels of {_by(spacing_um)} µm, taught on {_by(self.spacing_um)}: scales are kept in µm"
 
-    def each(
-        self, image: Array, spacing_um: Sequence[float], threads: int | None = None
-    ) -> Iterator[tuple[Member, Array]]:
-        """Yield every member with its probability (Z, Y, X), which the caller may change; arguments as `predict`."""
+    def each(self, seen: Seen, threads: int | None = None) -> Iterator[tuple[Member, Array]]:
+        """Yield every member with its probability (Z, Y, X), which the caller may change; `threads` as `predict`."""
         threads = threads or torch.get_num_threads()
         pixels = [member for member in self.members if member.by_voxel]
         starts = any(member.kind == "urnet" for member in self.members)
-        start = np.zeros(image.shape, np.float32) if starts else None
+        start = np.zeros(seen.image.shape, np.float32) if starts else None
         for member in pixels:
-            found = member.network.predict(image, spacing_um, threads=threads)
+            found = member.network.look(seen.evened(member.network.around_um), seen.spacing_um, threads=threads)
             if start is not None:
                 for total, plane in zip(start, found, strict=True):
                     total += plane / np.float32(len(pixels))
             yield member, found
         for member in self.members:
             if not member.by_voxel:
-                yield member, _on_isotropic_grid(member, image, spacing_um, start)
+                yield member, _on_isotropic_grid(member, seen, start)
 
     def predict(
         self,
@@ -213,7 +211,7 @@ class Taught(nn.Module):
         result = np.empty(image.shape, np.float32) if out is None else out
         result[...] = 0
         whole = sum(member.weight for member in self.members)
-        for member, found in self.each(np.ascontiguousarray(image), spacing_um, threads):
+        for member, found in self.each(Seen(np.ascontiguousarray(image), spacing_um), threads):
             share = np.float32(member.weight / whole)
             for total, plane in zip(result, found, strict=True):
                 total += share * plane
@@ -233,20 +231,19 @@ class Taught(nn.Module):
         return most + 4 * voxels * any(member.kind == "urnet" for member in self.members)
 
 
-def _on_isotropic_grid(member: Member, image: Array, spacing_um: Sequence[float], start: Array | None) -> Array:
+def _on_isotropic_grid(member: Member, seen: Seen, start: Array | None) -> Array:
     """Return what a µ-Net, or a µr-Net from a probability, says of a volume, on the volume's grid."""
-    shape = isotropic_shape(image.shape, spacing_um, member.step_um)
+    shape = isotropic_shape(seen.image.shape, seen.spacing_um, member.step_um)
     padding = Padding(shape)
     x = torch.empty((1, 2 if member.kind == "urnet" else 1, *padding.shape))
-    seen = normalize_image(evened(image, spacing_um, member.around_um)) if member.around_um else image
-    x[0, 0] = torch.from_numpy(padding.pad(resampled(seen, shape)))
+    x[0, 0] = torch.from_numpy(padding.pad(resampled(seen.normalized(member.around_um), shape)))
     now = np.zeros(shape, np.float32) if start is None else resampled(start, shape)
     with torch.inference_mode():
         for _ in range(member.passes):
             if member.kind == "urnet":
                 x[0, 1] = torch.from_numpy(normalize_mask(padding.pad(now)))
             now = padding.unpad(member.network(x)[0, 0].numpy())
-    return resampled(now, image.shape)
+    return resampled(now, seen.image.shape)
 
 
 def is_taught(state: Mapping[str, Tensor]) -> bool:

@@ -16,9 +16,10 @@ import torch
 from micronet.core.errors import InputError, setting
 from micronet.core.ram import MARGIN, PROGRAM, Allowance, size
 from micronet.core.regrid import isotropic_shape, source_lengths
-from micronet.networks.evening import sampled_bytes, widths
+from micronet.networks.evening import widths
 from micronet.networks.padding import Padding
 from micronet.networks.taught import Taught
+from micronet.segment.light_work import averaged_rows, light_bytes
 from micronet.segment.tile_plan import TilePlan, plan_tiles
 
 __all__ = ["BoxNeed", "BoxPlan", "GridPlan", "plan_boxes"]
@@ -26,12 +27,8 @@ __all__ = ["BoxNeed", "BoxPlan", "GridPlan", "plan_boxes"]
 Box = tuple[slice, slice, slice]
 Size = tuple[int, int, int]
 
-# Columns along Z are gathered as far as that takes this.
-_COLUMN_BYTES = 16 << 20
-# Bytes of a voxel while it is averaged along Z: as stored, and before and after in double precision.
-_AVERAGED = 28
-# The same of a plane; and of a box: raw, normalised, evened, its surroundings, and what is found.
-_PLANE, _LOOKED = 44, 28
+# Bytes of a voxel of a box: raw, normalised, evened, its surroundings, and what is found.
+_LOOKED = 28
 # The same of what is resampled: as it is read, smoothed, two samples, their products and sum.
 _RESAMPLED = 32
 # Numbers of boxes that are tried along an axis, and sides of boxes that are resampled, with the most that these take.
@@ -166,11 +163,8 @@ def plan_boxes(shape: Size, model: Taught, spacing_um: Sequence[float], need: Bo
     reaches = [(0, 0, 0), *(network.reach(spacing_um) for network in networks)]
     halo = (max(z for z, _, _ in reaches), max(y for _, y, _ in reaches), 0)
     most = max((network.work_bytes(spacing_um, shape[2]) for network in networks), default=0)
-    rows = min(shape[1], max(1, _COLUMN_BYTES // (_AVERAGED * shape[0] * shape[2])))
     evened = tuple(dict.fromkeys(around for around in map(_around_um, model.members) if around))
-    least = max(need.least, _PLANE * shape[1] * shape[2])
-    if evened:
-        least = max(least, sampled_bytes(shape), _AVERAGED * shape[0] * rows * shape[2])
+    least = max(need.least, light_bytes(shape, evened=bool(evened)))
     need = BoxNeed(need.held, least, need.itemsize, need.allowance, need.processes)
     grids = tuple(_grids(shape, model, spacing_um, need))
     sides, needed = _sides(shape, halo, [grid.shape for grid in grids], torch.get_num_threads() * most, need)
@@ -184,7 +178,7 @@ def plan_boxes(shape: Size, model: Taught, spacing_um: Sequence[float], need: Bo
     needed = max([needed, *(grid.tiles.needed for grid in grids), *(_regrid(shape, grid, need) for grid in grids)])
     if not need.allowance.fits(needed):
         raise need.error(needed)
-    return BoxPlan(shape, sides, halo, rows, needed, scratch, evened, grids, bool(networks))
+    return BoxPlan(shape, sides, halo, averaged_rows(shape), needed, scratch, evened, grids, bool(networks))
 
 
 def _around_um(member: Any) -> float:

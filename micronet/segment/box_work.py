@@ -1,13 +1,9 @@
 """The steps with which a taught network looks at a volume on a disk, as one process or many do them: to the same bit.
 
-A voxel's features know a few voxels around it, so a box with these is all that is looked at. Of the whole volume are
-its mean and standard deviation, and what it is evened by, which is averaged along Y and X plane by plane and along Z
-column by column, and lies on the disk. Boxes cut Z and Y; rows along X are whole, as the kernels take them. Each step
-writes whole pieces, and may be done twice. ::
+A voxel's features know a few voxels around it, so a box with these is all that is looked at. Boxes cut Z and Y; rows
+along X are whole, as the kernels take them. Each step writes whole pieces, and may be done twice. ::
 
-    image -> sums, squares                              of planes, for mean and standard deviation
-    image -> sample; within -> within.k; across -> around.k    once for each of the surroundings
-    image, around.k -> sums_evened, squares_evened      where a grid is evened
+    (the steps of light_work)
     image, around.k -> look -> pixels, start            boxes: the members that look at voxels
     image, around.k, start -> regrid -> gridG-image, gridG-start    boxes of the grid of a µ-Net or µr-Net
     (tile: the steps of tile_work on that grid)
@@ -20,8 +16,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,37 +26,22 @@ from numpy.typing import DTypeLike, NDArray
 from micronet.core.regrid import resampled_box
 from micronet.io.zarr_write import boxes_of
 from micronet.networks import engine
-from micronet.networks.evening import Evening, sampled
-from micronet.networks.normalize import plane_squares, plane_sum, standardize
+from micronet.networks.normalize import standardize
 from micronet.networks.registry import engine_parameters
 from micronet.networks.taught import Member, Taught
 from micronet.segment.box_plan import BoxPlan, GridPlan
-from micronet.segment.plane_work import PlaneWork
+from micronet.segment.light_work import Light, LightWork
 from micronet.segment.refine import Change
 from micronet.segment.shelf import Shelf
 from micronet.segment.tile_work import TileWork
 
-__all__ = ["BoxWork", "Light"]
+__all__ = ["BoxWork"]
 
 Array = NDArray[np.float32]
 Box = tuple[slice, ...]
 
 
-@dataclass(frozen=True)
-class Light:
-    """What is known of the whole image, and every step is told.
-
-    `evenings` are by the surroundings of the plan; `evened` are mean and standard deviation after each, where a member
-    sees it normalised again.
-    """
-
-    mean: float
-    sd: float
-    evenings: tuple[Evening, ...] = ()
-    evened: tuple[tuple[float, float] | None, ...] = ()
-
-
-class BoxWork(PlaneWork):
+class BoxWork(LightWork):
     """What a process needs to do any step.
 
     Parameters
@@ -78,8 +58,8 @@ class BoxWork(PlaneWork):
     def __init__(
         self, shelf: Shelf, plan: BoxPlan, model: Taught, spacing_um: Sequence[float], *, alone: bool = False
     ) -> None:
-        super().__init__(shelf)
-        self.plan, self.spacing_um, self._alone = plan, spacing_um, alone
+        super().__init__(shelf, plan.size, spacing_um, plan.around_um, plan.rows)
+        self.plan, self._alone = plan, alone
         self.pixels = [member for member in model.members if member.by_voxel]
         self._whole = sum(member.weight for member in model.members)
         self._members = model.members
@@ -101,19 +81,6 @@ class BoxWork(PlaneWork):
         """Number of boxes."""
         return len(self._boxes)
 
-    @property
-    def columns(self) -> int:
-        """Number of steps that average along Z."""
-        return -(-self.plan.size[1] // self.plan.rows)
-
-    def make_surroundings(self, k: int, light: Light) -> None:
-        """Make the arrays of what `within` and `across` write."""
-        depth, height, width = self.plan.size
-        crosses = light.evenings[k].crosses_planes
-        self.shelf.make(f"within.{k}" if crosses else f"around.{k}", self.plan.size, (1, height, width))
-        if crosses:
-            self.shelf.make(f"around.{k}", self.plan.size, (depth, self.plan.rows, width))
-
     def make_looked(self) -> None:
         """Make the arrays that `look` writes."""
         grids = bool(self.plan.grids)
@@ -131,33 +98,6 @@ class BoxWork(PlaneWork):
         for name in ("image", "start") if self.grid_member(g).kind == "urnet" else ("image",):
             _Section(self.shelf, g).make(name, grid.shape, grid.sides)
 
-    def sample(self, number: int, light: Light) -> Array:
-        """Return the voxels of some planes from which it is told how bright the image is."""
-        return np.stack([sampled(plane, self.plan.size) for plane in self._seen_planes(number, light, None)])
-
-    def within(self, number: int, light: Light, k: int) -> None:
-        """Average the logarithms of some planes within them."""
-        evening = light.evenings[k]
-        into = self.shelf[f"within.{k}" if evening.crosses_planes else f"around.{k}"]
-        for z, plane in zip(self._planes(number), self._seen_planes(number, light, None), strict=True):
-            into[z : z + 1] = evening.within(evening.logarithm(plane))[None].astype(np.float32)
-
-    def across(self, number: int, light: Light, k: int) -> None:
-        """Average some rows of all planes along Z."""
-        depth, height, width = self.plan.size
-        first = number * self.plan.rows
-        columns = (slice(0, depth), slice(first, min(first + self.plan.rows, height)), slice(0, width))
-        found = light.evenings[k].across(self.shelf[f"within.{k}"][columns])
-        self.shelf[f"around.{k}"][columns] = found.astype(np.float32)
-
-    def sums_evened(self, number: int, light: Light, k: int) -> list[float]:
-        """Return what `plane_sum` gives of each of some planes of the evened image."""
-        return [plane_sum(plane) for plane in self._seen_planes(number, light, k)]
-
-    def squares_evened(self, number: int, mean: float, light: Light, k: int) -> list[tuple[float, int]]:
-        """Return what `plane_squares` gives of each of some planes of the evened image."""
-        return [plane_squares(plane, mean) for plane in self._seen_planes(number, light, k)]
-
     def look(self, number: int, light: Light) -> Change:
         """Add up what the members say that look at voxels, in a box; what a µr-Net starts from is their mean."""
         box, name = self._boxes[number], "pixels" if self.plan.grids else "probability.1"
@@ -168,7 +108,7 @@ class BoxWork(PlaneWork):
         total, start = np.zeros(shape, np.float32), np.zeros(shape if self._starts else (0, 0, 0), np.float32)
         threads = torch.get_num_threads()
         for around_um, members in itertools.groupby(self.pixels, lambda member: member.network.around_um):
-            seen = self._seen(window, light, self._k(around_um))
+            seen = self.seen(window, light, self._k(around_um))
             for member in members:
                 found = member.network.look(seen, self.spacing_um, threads=threads, within=within)[within]
                 _add(total, np.float32(member.weight / self._whole), found)
@@ -187,7 +127,7 @@ class BoxWork(PlaneWork):
         box, k = self._grid_boxes[g][number], self._k(member.around_um)
 
         def image(part: Box) -> Array:
-            found = self._seen(part, light, k)
+            found = self.seen(part, light, k)
             again = None if k is None else light.evened[k]
             return found if again is None else standardize(found, *again)
 
@@ -237,21 +177,6 @@ class BoxWork(PlaneWork):
 
     def _k(self, around_um: float) -> int | None:
         return self.plan.around_um.index(around_um) if around_um else None
-
-    def _seen_planes(self, number: int, light: Light, k: int | None) -> Iterator[Array]:
-        _, height, width = self.plan.size
-        for z in self._planes(number):
-            yield self._seen((slice(z, z + 1), slice(0, height), slice(0, width)), light, k)[0]
-
-    def _seen(self, box: Box, light: Light, k: int | None) -> Array:
-        """Return a box of the image, normalised, and evened where that is asked for."""
-        image = standardize(self.shelf["image"][box], light.mean, light.sd)
-        if k is None:
-            return image
-        for plane, smooth in zip(image, self.shelf[f"around.{k}"][box], strict=True):
-            light.evenings[k].logarithm(plane, plane)
-            plane -= smooth
-        return image
 
 
 class _Section:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -15,13 +15,14 @@ from micronet.networks.evening import Evening
 from micronet.networks.normalize import statistics_of
 from micronet.networks.taught import Taught
 from micronet.segment.box_plan import BoxPlan
-from micronet.segment.box_work import BoxWork, Light
+from micronet.segment.box_work import BoxWork
+from micronet.segment.light_work import Light, LightWork
 from micronet.segment.plane_work import Runner, statistics
 from micronet.segment.refine import Change, Iteration, Refinement
 from micronet.segment.shelf import Shelf
 from micronet.segment.tiles import Progress, refine_in_tiles, run_here
 
-__all__ = ["look_in_boxes", "predict_in_boxes"]
+__all__ = ["light_of", "look_in_boxes", "predict_in_boxes"]
 
 
 def predict_in_boxes(
@@ -67,12 +68,7 @@ def look_in_boxes(work: BoxWork, run: Runner, progress: Progress) -> int:
     began, plan = time.perf_counter(), work.plan
     if progress.iterations:
         return 1
-    if progress.statistics is None:
-        progress.statistics = statistics(work, run)
-        progress.note()
-    light = Light(*progress.statistics)
-    for k in range(len(plan.around_um)):
-        light = _evened(work, run, progress, light, k)
+    light = light_of(work, run, progress, {work.grid_member(g).around_um for g in range(len(plan.grids))})
     change = Change()
     if plan.pixels:
         progress.once("look.made", work.make_looked)
@@ -88,13 +84,28 @@ def look_in_boxes(work: BoxWork, run: Runner, progress: Progress) -> int:
     return 1
 
 
-def _evened(work: BoxWork, run: Runner, progress: Progress, light: Light, k: int) -> Light:
+def light_of(work: LightWork, run: Runner, progress: Progress, normalized: Collection[float]) -> Light:
+    """Return what is known of the image; what it is evened by is on the shelf then.
+
+    Evened over the surroundings `normalized`, in µm, it is normalised again.
+    """
+    if progress.statistics is None:
+        progress.statistics = statistics(work, run)
+        progress.note()
+    light = Light(*progress.statistics)
+    for k, around_um in enumerate(work.around_um):
+        light = _evened(work, run, progress, light, k)
+        if around_um in normalized:
+            light = replace(light, evened=(*light.evened[:k], _normalized(work, run, progress, light, k)))
+    return light
+
+
+def _evened(work: LightWork, run: Runner, progress: Progress, light: Light, k: int) -> Light:
     """Return what is known of the image with the `k`-th of its surroundings, which is on the shelf then."""
-    plan = work.plan
 
     def sampled() -> dict[str, Any]:
         seen = np.concatenate(run("sample", work.planes, light))
-        return asdict(Evening.of_samples(seen, work.spacing_um, plan.around_um[k]))
+        return asdict(Evening.of_samples(seen, work.spacing_um, work.around_um[k]))
 
     told = progress.once(f"evening.{k}", sampled)
     evening = Evening(told["dark"], told["floor"], tuple(told["widths"]))
@@ -108,19 +119,22 @@ def _evened(work: BoxWork, run: Runner, progress: Progress, light: Light, k: int
             work.shelf.drop(f"within.{k}")
 
     progress.once(f"around.{k}", averaged)
-    if not any(work.grid_member(g).around_um == plan.around_um[k] for g in range(len(plan.grids))):
-        return light
+    return light
 
-    def normalised() -> tuple[float, float]:
+
+def _normalized(work: LightWork, run: Runner, progress: Progress, light: Light, k: int) -> tuple[float, float]:
+    """Return mean and standard deviation of the image evened over the `k`-th of its surroundings."""
+
+    def told() -> tuple[float, float]:
         sums = [plane for several in run("sums_evened", work.planes, light, k) for plane in several]
 
         def squares(mean: float) -> list[tuple[float, int]]:
             return [plane for several in run("squares_evened", work.planes, mean, light, k) for plane in several]
 
-        return statistics_of(math.prod(plan.size), sums, squares, lambda: "as bright as what lies around it")
+        return statistics_of(math.prod(work.size), sums, squares, lambda: "as bright as what lies around it")
 
-    mean, sd = progress.once(f"evened.{k}", normalised)
-    return replace(light, evened=(*light.evened[:k], (mean, sd)))
+    mean, sd = progress.once(f"evened.{k}", told)
+    return mean, sd
 
 
 def _in_tiles(work: BoxWork, run: Runner, progress: Progress, light: Light, g: int) -> int:

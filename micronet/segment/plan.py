@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from micronet.core.ownership import REPLACE, Outputs, check_outputs
 from micronet.core.volume import Volume
 from micronet.io import Source, Sources, claimed_bytes, files_of, open_stack, volume_stem
 from micronet.io.checks import is_store
+from micronet.io.labels import LUMEN
 from micronet.measure.footprint import least_bytes
 from micronet.networks.card import card_path
 from micronet.segment.memory import Memory, Need, memory_without_network, plan_memory
@@ -24,6 +25,7 @@ from micronet.segment.resampling import NetworkGrid
 from micronet.segment.settings import Job, Weights
 
 __all__ = [
+    "Beside",
     "Found",
     "Plan",
     "Task",
@@ -74,11 +76,50 @@ class TimePoint:
 
 
 @dataclass(frozen=True, eq=False)
+class Beside:
+    """What whoever taught the network puts into the result of an OME-Zarr.
+
+    Parameters
+    ----------
+    labels : ndarray of uint8, shape (Z, Y, X), or None
+        Of a box of the volume: what the mask is there, 1 lumen, 2 background; 0 where that is for the network to say.
+        None where it is so everywhere.
+    place : (slice, slice, slice)
+        The box.
+    write : callable
+        Writes further files into a folder, and returns them by kind.
+    """
+
+    labels: NDArray[np.uint8] | None
+    place: tuple[slice, slice, slice]
+    write: Callable[[Path], dict[str, Path]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is held."""
+        return 0 if self.labels is None else self.labels.nbytes
+
+    def impose(self, mask: NDArray[np.bool_], box: Sequence[slice]) -> None:
+        """Let the mask of a box of the volume hold what the labels say."""
+        first = [max(own.start, other.start) for own, other in zip(self.place, box, strict=True)]
+        stop = [min(own.stop, other.stop) for own, other in zip(self.place, box, strict=True)]
+        if self.labels is None or any(a >= b for a, b in zip(first, stop, strict=True)):
+            return
+        inner, outer = (
+            tuple(slice(a - part.start, b - part.start) for a, b, part in zip(first, stop, of, strict=True))
+            for of in (self.place, box)
+        )
+        said = self.labels[inner]
+        np.copyto(mask[outer], said == LUMEN, where=said > 0)
+
+
+@dataclass(frozen=True, eq=False)
 class Task:
     """A volume to segment: its file, the network and the settings; of a recording, the time point too.
 
     `sources` are the files that are read, open from the plan until the task is done. `held` is how many bytes a voxel
-    the caller holds meanwhile, `segment` what the mask is called that is found.
+    the caller holds meanwhile, `segment` what the mask is called that is found. `beside` is for an OME-Zarr that this
+    process segments by itself.
     """
 
     path: Path
@@ -88,6 +129,7 @@ class Task:
     time_point: TimePoint | None = None
     held: int = 0
     segment: str = "lumen"
+    beside: Beside | None = None
 
     @property
     def stem(self) -> str:

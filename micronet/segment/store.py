@@ -46,7 +46,7 @@ from micronet.segment.tiles import OnTile, Progress, refine_in_tiles, run_here, 
 from micronet.segment.window_work import look_in_windows
 from micronet.segment.windows import predicted_in_windows
 
-__all__ = ["forget_unfinished", "segment_store"]
+__all__ = ["forget_unfinished", "sampled", "segment_store"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +131,7 @@ def _segment(plan: Plan, store: Opened, shop: _Shop, crew: Crew | None, say: Cal
         shop.run("copy", work.copies, ticks=True)
         progress.copied = True
         progress.note()
-    shown = _sampled(work.shelf["image"])
+    shown = sampled(work.shelf["image"])
     outside = _outside(task, store, shown)
     if outside is not None:
         say(f"  WARNING     {outside}")
@@ -169,6 +169,8 @@ def _alone(plan: Plan, store: Opened, on_tile: OnTile) -> Iterator[_Shop]:
     with LocalShelf(task.job.output, store.plan.in_memory) as shelf:
         _put_masks(shelf, store)
         work = store_work(shelf, store.spec, model, store.level, alone=True)
+        if task.beside is not None:
+            work.impose = task.beside.impose
         tick = _ticking(task, store, work, progress, on_tile)
         run = run_here(work, tick)
         if isinstance(work, WindowStore):
@@ -267,7 +269,7 @@ def _outside(task: Task, store: Opened, shown: NDArray[Any]) -> str | None:
     return card_line(weights.path, weights.sha256, task.path, sample, log_taken=store.spec.logarithm)
 
 
-def _sampled(image: Any) -> NDArray[Any]:
+def sampled(image: Any) -> NDArray[Any]:
     """Return every so many voxels of a volume along each axis, as the preview shows them."""
     step = sample_step(image.shape)
     return np.stack([image[z : z + 1][0][::step, ::step] for z in range(0, image.shape[0], step)])
@@ -295,6 +297,8 @@ def _write(plan: Plan, store: Opened, shop: _Shop, last: int, shown: NDArray[Any
                 mask_shown[one.place] = one.shown
         title = write_name(stem) if step == 1 else f"{write_name(stem)} (1 of {step} voxels along each axis)"
         write_preview(files["preview"], _scene(store, shown, mask_shown, step, task.job.y_crop), title)
+        if task.beside is not None:
+            files |= task.beside.write(folder)
     return counts, Written(files, store.memory.needed, [], [], {})
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,6 +85,8 @@ class StoreFiles:
     def __init__(self, shelf: Shelf, spec: FilesSpec, level: Level) -> None:
         self.shelf = shelf
         self._spec, self._level = spec, level
+        #: Lets the mask of a box hold what somebody says of it.
+        self.impose: Callable[[NDArray[np.bool_], Box], None] = lambda mask, box: None
         self._copied = list(boxes_of(level.shape, copied_sides(level)))
         self._writers = functools.lru_cache(maxsize=2)(_writers)
 
@@ -120,6 +123,7 @@ class StoreFiles:
         box = _result_boxes(image, 0)[number]
         found = self._deeper(k, box)
         mask = found > self._spec.threshold
+        self.impose(mask, box)
         found *= 255
         image[box] = np.rint(found, out=found).astype(np.uint8)
         labels[box] = mask.astype(np.uint8)

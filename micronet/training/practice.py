@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from micronet.core.errors import InputError, setting
+from micronet.training.optimisers import SGD, Adam, RMSprop
 from micronet.training.recipe import learning_rate
 from micronet.training.soap import Soap
 
@@ -81,9 +82,9 @@ class Practice:
 def new_optimizer(practice: Practice, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
     """Return the optimiser that a practice names."""
     kinds: dict[str, Any] = {
-        "adam": torch.optim.Adam,
-        "sgd": torch.optim.SGD,
-        "rmsprop": torch.optim.RMSprop,
+        "adam": Adam,
+        "sgd": SGD,
+        "rmsprop": RMSprop,
         "soap": Soap,
     }
     optimizer: torch.optim.Optimizer = kinds[practice.optimizer](

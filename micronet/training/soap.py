@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from micronet.core.errors import InputError
+from micronet.training.optimisers import eager
 
 __all__ = ["Soap"]
 
@@ -24,6 +25,7 @@ _SIDES = ("left", "right")
 _LONGEST = 1024
 
 
+@eager
 class Soap(torch.optim.Optimizer):
     """Adam in the eigenvectors of the gradients' second moments (Vyas et al. 2024, arXiv:2409.11321).
 

@@ -35,6 +35,7 @@ from micronet.training.image_crops import ImageCrops
 from micronet.training.looks import Looks
 from micronet.training.losses import fbeta_loss
 from micronet.training.network_losses import loss_named
+from micronet.training.optimisers import Adam
 from micronet.training.ports import Ranks
 from micronet.training.practice import Course, Practice, new_optimizer
 from micronet.training.recipe import NUMPY_SEED, RECIPES, Plan, Recipe, learning_rate
@@ -215,7 +216,7 @@ class Trainer:
     def _new_optimizer(self) -> torch.optim.Optimizer:
         if self.practice is not None:
             return new_optimizer(self.practice, self.model.parameters())
-        kind = Soap if self.recipe.optimizer == "soap" else torch.optim.Adam
+        kind = Soap if self.recipe.optimizer == "soap" else Adam
         return kind(self.model.parameters(), lr=learning_rate(0))
 
     @property

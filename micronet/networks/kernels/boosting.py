@@ -1,10 +1,11 @@
-"""Boosted trees on the features of a voxel: training from histograms, and application row by row.
+"""Boosted trees on the features of a voxel, or a sloping plane: training from histograms, and application row by row.
 
 A tree is symmetric: all nodes of a level ask the same question, is feature f above a threshold, so that its answers are
 the bits of a number that points into a table of 2**depth values (Kohavi 1994: oblivious decision graphs; Prokhorenkova
 et al. 2018). The sum of all trees' values is a logit. Trees are added one after the other, each fitted to gradient g
 and curvature h of the cross-entropy at the sum so far (Friedman 2001): a level takes the question with the largest sum
 over its leaves of ``G² / (H + penalty)``, G and H summed in a leaf, and a leaf's value is ``-rate G / (H + penalty)``.
+A logistic regression is the same without trees: a slope for each feature.
 """
 
 from __future__ import annotations
@@ -18,19 +19,22 @@ from micronet.core.errors import InputError
 from micronet.core.threads import Team, physical_cores, split
 from micronet.networks.kernels.jit import jit
 
-__all__ = ["Trees", "add_trees", "boost", "logits"]
+__all__ = ["Trees", "add_trees", "boost", "check_classes", "logits"]
 
 #: Thresholds of a feature that are tried: quantiles.
 _BINS = 64
+#: Share of the places whose voxels a tree is grown on, and how many voxels that has to be.
+_SHARE, _LEAST = 0.15, 20
 
 
 class Trees(NamedTuple):
-    """Symmetric trees, and the logit that they are added to."""
+    """Symmetric trees, and the logit that they are added to: a start, and a slope for each of the first features."""
 
     feature: NDArray[np.int32]  # (trees, depth)
     threshold: NDArray[np.float32]  # (trees, depth): above it a bit is set
     value: NDArray[np.float32]  # (trees, 2**depth); the first question is bit 0
     start: float
+    slope: NDArray[np.float32] = np.empty(0, np.float32)  # (features,)
 
 
 def boost(
@@ -43,6 +47,7 @@ def boost(
     rate: float = 0.1,
     penalty: float = 3.0,
     batch: int = 20_000,
+    places: NDArray[np.intp] | None = None,
     seed: int = 0,
     threads: int | None = None,
 ) -> Trees:
@@ -62,6 +67,8 @@ def boost(
         Added to the curvature of a leaf: leaves of few voxels say little.
     batch : int
         Voxels that a tree is grown on, drawn without replacement; all take part in its values.
+    places : ndarray of whole numbers from 0, shape (voxels,), optional
+        Where each lies: a tree is grown on voxels of a few places, so that trees do not all ask what one stroke tells.
     seed : int
     threads : int, optional
         Default: the physical cores. It does not change the result.
@@ -77,9 +84,7 @@ def boost(
     """
     count, width = features.shape
     truth = lumen.astype(np.float32)
-    if not (truth > 0.5).any() or (truth > 0.5).all():
-        missing = "background" if (truth > 0.5).any() else "lumen"
-        raise InputError(f"no voxel is annotated as {missing}; lumen and background are needed")
+    check_classes(truth > 0.5)
     rng = np.random.default_rng([seed, 7])
     cuts = np.quantile(features, np.arange(1, _BINS) / _BINS, axis=0).astype(np.float32).T.copy()  # (features, 63)
     binned = np.empty((width, count), np.uint8)
@@ -98,7 +103,7 @@ def boost(
         parts = split(width, 2 * team.threads)
         for tree in range(trees):
             _slopes(total, truth, each, slope, bend)
-            drawn = np.sort(rng.choice(count, batch, replace=False)) if batch < count else np.arange(count)
+            drawn = _drawn(rng, count, batch, places)
             leaf, everywhere = np.zeros(len(drawn), np.uint8), np.zeros(count, np.uint8)
             for level in range(depth):
                 gains = np.empty((width, _BINS - 1))
@@ -109,6 +114,22 @@ def boost(
                 leaf = everywhere[drawn]
             _grow(everywhere, slope, bend, rate, penalty, found.value[tree], total)
     return found
+
+
+def check_classes(lumen: NDArray[np.bool_]) -> None:
+    """InputError if one of the classes is missing."""
+    if not lumen.any() or lumen.all():
+        missing = "background" if lumen.any() else "lumen"
+        raise InputError(f"no voxel is annotated as {missing}; lumen and background are needed")
+
+
+def _drawn(rng: np.random.Generator, count: int, batch: int, places: NDArray[np.intp] | None) -> NDArray[np.intp]:
+    """Return the voxels that a tree is grown on."""
+    among = np.arange(count)
+    if places is not None:
+        seen = np.flatnonzero((rng.random(int(places.max()) + 1) < _SHARE)[places])
+        among = seen if len(seen) >= _LEAST else among
+    return np.sort(rng.choice(among, batch, replace=False)) if batch < len(among) else among
 
 
 def logits(features: NDArray[np.float32], trees: Trees) -> NDArray[np.float32]:
@@ -170,6 +191,10 @@ def _grow(leaf, slope, bend, rate, penalty, value, total):  # type: ignore[no-un
 def add_trees(rows, trees, leaf, total):  # type: ignore[no-untyped-def]
     """Write the logits of columns of rows (features, voxels); `leaf` is room for as many uint8."""
     total[:] = trees.start
+    for f in range(len(trees.slope)):
+        row, times = rows[f], trees.slope[f]
+        for x in range(len(total)):
+            total[x] += times * row[x]
     for tree in range(len(trees.feature)):
         leaf[:] = 0
         for level in range(trees.feature.shape[1]):

@@ -255,7 +255,7 @@ def tree_sum(
     volume, scales_um, spacing_um, threads
         As `features`.
     trees : Trees
-        On features of these scales, and tube responses after them (tubes.py).
+        On features of these scales, and tube responses after them (tubes.py), which have no slope.
     out : ndarray of the shape of `volume`, float32, optional
         Written to and returned.
     within : (slice, slice)
@@ -270,6 +270,8 @@ def tree_sum(
     asked = trees.feature
     if asked.size and not 0 <= asked.min() <= asked.max() < inputs + TUBES:
         raise InputError(f"trees ask for features {asked.min()} to {asked.max()}, there are {inputs + TUBES}")
+    if len(trees.slope) not in (0, inputs):
+        raise InputError(f"{len(trees.slope)} slopes, there are {inputs} features")
     if asked.size and asked.max() >= inputs:
         inputs += TUBES
     result = np.empty(volume.shape, np.float32) if out is None else out

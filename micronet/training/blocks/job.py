@@ -22,7 +22,7 @@ from micronet.core.names import write_name
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import Outputs
 from micronet.core.provenance import versions
-from micronet.core.ram import Allowance
+from micronet.core.ram import Allowance, MemoryLimitError
 from micronet.core.volume import Volume
 from micronet.io import Segment, Sources, files_read_with, nrrd, open_stack, read_annotation, read_volume, volume_stem
 from micronet.io.labels import BACKGROUND, LUMEN
@@ -46,7 +46,7 @@ from micronet.training.blocks.learn import (
 )
 from micronet.training.teach.course import Progress
 from micronet.training.teach.job import TeachJob, teach_file
-from micronet.training.teach.plan import bytes_to_teach, check_ahead
+from micronet.training.teach.plan import bytes_to_teach, check_ahead, needs_whole
 from micronet.training.teach.reading import Say
 
 __all__ = ["MADE_BY", "BlockWish", "labels_path", "teach_blocks"]
@@ -173,7 +173,10 @@ def _check_memory(path: Path, wish: BlockWish, job: TeachJob, sources: Sources) 
     learned = 4 * voxels + max(logarithm, train_bytes(shape, wish.size), map_bytes(shape))
     # The activation, what is sure and what is empty stay while it is taught.
     taught = 6 * voxels + sum(bytes_to_teach(job, stored, voxels, voxels))
-    Allowance.of(job.max_ram).check(stored, max(learned, taught), f"'{path}'")
+    try:
+        Allowance.of(job.max_ram).check(stored, max(learned, taught), f"'{path}'")
+    except MemoryLimitError as error:
+        raise needs_whole(error, "blocks") from error
 
 
 def _read(

@@ -15,6 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from micronet.core.errors import InputError, setting
 from micronet.io.labels import BACKGROUND, LUMEN
 from micronet.networks.blocknet import HALO, BlockNet, activation_of_voxels, block_maxima, window_bytes
+from micronet.training.optimisers import Adam
 
 __all__ = [
     "STEPS",
@@ -83,7 +84,7 @@ def train_block_net(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = BlockNet().train()
-    optimizer = torch.optim.Adam(network.parameters(), _RATE)
+    optimizer = Adam(network.parameters(), _RATE)
     crops = _Crops(image, blocks, size)
     for step in range(steps):
         for group in optimizer.param_groups:

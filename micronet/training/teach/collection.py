@@ -22,7 +22,8 @@ from micronet.core.ownership import Outputs
 from micronet.core.provenance import versions
 from micronet.core.volume import Volume, share_grid
 from micronet.data.dataset import Entry, read_dataset
-from micronet.io import Segment, read_volume, volume_stem, write_label_planes
+from micronet.io import Segment, open_stack, read_volume, volume_stem, write_label_planes
+from micronet.io.labels import placed_on
 
 __all__ = ["Collection", "Known", "collection_of"]
 
@@ -41,15 +42,23 @@ class Known:
     def labels_on(self, image: Volume) -> NDArray[np.uint8]:
         """Read the labels: 0 not annotated, 1 lumen, 2 background; MicronetError where they do not fit the image."""
         found = read_volume(self.entry.annotation, spacing_um=self.entry.spacing_um)
+        found = placed_on(image, found)  # where a box of it was learned from, they are of that
         share_grid(image, found, str(self.entry.image), str(self.entry.annotation))
         if found.array.dtype != np.uint8 or found.array.max(initial=0) > 2:
             raise FileError(f"'{self.entry.annotation}' holds no labels (0, 1 and 2)")
         return np.asarray(found.array)
 
+    def holds(self, labels: NDArray[np.uint8], grid: Volume) -> bool:
+        """Whether these are the labels, on this grid: that of the image, or of a box of it."""
+        with open_stack(self.entry.annotation, spacing_um=self.entry.spacing_um) as stack:
+            if stack.grid.shape != labels.shape or not np.allclose(stack.grid.origin, grid.origin):
+                return False
+        return np.array_equal(read_volume(self.entry.annotation).array, labels)
+
     def image(self) -> Volume:
         """Read the image; FileError that says what to do where it is no longer there."""
         entry = self.entry
-        if not entry.image.is_file():
+        if not entry.image.exists():
             raise FileError(
                 f"'{entry.image}' is not there, and labels of it ('{entry.annotation.name}') are to be learned from "
                 f"too; put it back, or begin anew with weights of another name {setting('name')}"

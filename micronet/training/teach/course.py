@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -9,21 +10,24 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from micronet.core.regrid import isotropic_shape, isotropic_step
 from micronet.measure.overlap import overlap
 from micronet.networks.evening import planes_are_thick
 from micronet.networks.taught import Member
 from micronet.networks.taught import Taught as TaughtNetwork
-from micronet.training.teach.folds import ONE_SLICE, Folds, hold_out
-from micronet.training.teach.learners import MicroNetLearner, TreesLearner
+from micronet.training.teach.folds import Folds, hold_out
+from micronet.training.teach.learners import LinearLearner, MicroNetLearner, TreesLearner
 from micronet.training.teach.lesson import Choice, Learner, Lesson, Mask, choose
 from micronet.training.teach.prevalence import annotates_slices
 from micronet.training.trainer import StepReport
 
 __all__ = [
+    "AROUND",
     "Comparison",
     "Course",
     "Earlier",
     "Progress",
+    "companion_bytes",
     "default_companions",
     "default_learners",
     "teach",
@@ -33,9 +37,11 @@ __all__ = [
 Progress = Callable[[int, int, str], None]
 
 #: Surroundings that brightness is evened by, in units of the finest spacing.
-_AROUND = 40.0
-#: Of a µ-Net: steps, and voxels of its grid, half a minute of one core; and what it counts in the mean.
-_STEPS, _MOST_VOXELS, _SHARE = 100, 700_000, 0.5
+AROUND = 40.0
+#: Of a µ-Net: steps, and voxels of its grid, half a minute of one core.
+_STEPS, _MOST_VOXELS = 100, 700_000
+#: Bytes of a voxel of its grid while it is trained; 148 were measured.
+_TRAINED = 160
 
 
 @dataclass(frozen=True)
@@ -97,21 +103,37 @@ class Course(NamedTuple):
 
 def default_learners(lesson: Lesson) -> list[Learner]:
     """Return the learners whose mean is expected to be best; docs/teach.md has what was measured."""
-    learners: list[Learner] = [TreesLearner(), TreesLearner(around=_AROUND)]
+    learners: list[Learner] = [TreesLearner(), TreesLearner(around=AROUND)]
     if planes_are_thick(lesson.spacing_um):
-        learners.append(TreesLearner(scales=4, around=_AROUND))
+        learners.append(TreesLearner(scales=4, around=AROUND))
     return learners
 
 
-def default_companions(lesson: Lesson, on_step: Callable[[StepReport], None] | None = None) -> list[Learner]:
-    """Return learners that are too slow to be held out from, and are worth their time all the same.
+def default_companions(
+    lesson: Lesson, on_step: Callable[[StepReport], None] | None = None
+) -> list[tuple[Learner, float]]:
+    """Return learners that join the mean of the others without being held out, and what each counts there.
 
-    Where planes are thick and slices were annotated, a µ-Net on the evened image is one: it counts half in the mean.
-    docs/teach.md has what was measured.
+    Each kind of trees counts 1. Where planes are thick, logistic regressions join, and where slices were annotated a
+    µ-Net on the evened image, too slow to be held out from. docs/teach.md has what was measured.
     """
-    if not planes_are_thick(lesson.spacing_um) or not annotates_slices(lesson.labels):
+    if not planes_are_thick(lesson.spacing_um):
         return []
-    return [MicroNetLearner(steps=_STEPS, most_voxels=_MOST_VOXELS, around=_AROUND, on_step=on_step)]
+    slices = annotates_slices(lesson.labels)
+    share = 0.25 if slices else 0.5
+    companions: list[tuple[Learner, float]] = [(LinearLearner(), share), (LinearLearner(around=AROUND), share)]
+    if slices:
+        network = MicroNetLearner(steps=_STEPS, most_voxels=_MOST_VOXELS, around=AROUND, on_step=on_step)
+        companions.append((network, 0.5))
+    return companions
+
+
+def companion_bytes(shape: Sequence[int], spacing_um: Sequence[float]) -> int:
+    """Return about how many bytes it takes to teach `default_companions`, beside the lesson."""
+    if not planes_are_thick(spacing_um):
+        return 0
+    step_um = isotropic_step(shape, spacing_um, _MOST_VOXELS)
+    return _TRAINED * math.prod(isotropic_shape(shape, spacing_um, step_um))
 
 
 def teach(
@@ -148,7 +170,7 @@ def teach(
     candidates = list(learners or default_learners(lesson))
     expected = [one.name for one in candidates]
     folds = _folds(lesson)
-    if folds.what == ONE_SLICE:  # they are told and do not decide: half of them take half the time
+    if not folds.decide:  # they are told alone: half of them take half the time
         folds = replace(folds, folds=folds.folds[::2])
     steps = _Steps(on_progress or (lambda done, whole, what: None))
     companions = default_companions(lesson, steps.within) if learners is None else []
@@ -163,15 +185,15 @@ def teach(
     if earlier is not None and comparison is not None and not comparison.better:
         return Course(earlier.network, choice, comparison)
     if list(choice.names) == expected:
-        candidates += companions
-        choice = choice.joined_by(learner.name for learner in companions)
+        candidates += [learner for learner, _ in companions]
+        choice = choice.joined_by(learner.name for learner, _ in companions)
     everything = np.ones(len(lesson.lumen), bool)
-    members: list[Member] = []
+    members, shares = list[Member](), {learner.name: share for learner, share in companions}
     for learner in candidates:
         if learner.name in choice.names:
             steps.begin(learner.name)
             found = learner.learn(lesson, everything, seed).members()
-            members += _scaled(found, _SHARE if learner in companions else 1.0)
+            members += _scaled(found, shares.get(learner.name, 1.0))
         steps.end(learner.name)
     return Course(TaughtNetwork(_scaled(members, 1.0), lesson.spacing_um).eval(), choice, comparison)
 

@@ -6,18 +6,17 @@ Voxels beside each other tell the same: what is held out must lie apart from wha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from micronet.core.errors import InputError
+from micronet.training.teach.prevalence import annotates_slices
 
-__all__ = ["ONE_SLICE", "Fold", "Folds", "hold_out"]
+__all__ = ["Fold", "Folds", "hold_out"]
 
-#: What is held out of a slice that is alone.
-ONE_SLICE = "parts of the slice"
 #: Share of a slice's annotated box that is annotated, from which on it counts as a slice, not as strokes.
 _DENSE = 0.5
 #: Share of the annotation that may be held out at once. A slice and some strokes of correction cannot be divided: what
@@ -40,10 +39,15 @@ class Fold:
 
 @dataclass(frozen=True)
 class Folds:
-    """All of them, and what is held out in turn: "slices", "strokes" or "parts of the slice"."""
+    """All of them, and what is held out in turn: "slices", "strokes" or "parts of the slice".
+
+    Whole slices decide between learners. Strokes, and parts of one slice, are no sample of the volume: what learners
+    score there is told, and says little of which is best elsewhere (docs/teach.md).
+    """
 
     what: str
     folds: tuple[Fold, ...]
+    decide: bool = False
 
 
 def hold_out(labels: NDArray[np.uint8], spacing_um: Sequence[float], count: int = 4) -> Folds:
@@ -80,8 +84,9 @@ def hold_out(labels: NDArray[np.uint8], spacing_um: Sequence[float], count: int 
     used = [np.unique(column) for column in places.T]
     axis = int(np.argmin([len(found) / length for found, length in zip(used, labels.shape, strict=True)]))
     if len(used[axis]) >= 3:
-        what, groups = "slices", _shared_out(np.searchsorted(used[axis], places[:, axis]), len(used[axis]), count)
-        return _folds(what, groups, np.zeros(len(places)), lumen, 0.0)
+        groups = _shared_out(np.searchsorted(used[axis], places[:, axis]), len(used[axis]), count)
+        found = _folds("slices", groups, np.zeros(len(places)), lumen, 0.0)
+        return replace(found, decide=annotates_slices(labels))
     box = np.prod([np.ptp(column) + 1 for column in places.T], dtype=np.float64)
     if len(places) >= _DENSE * box:
         lengths = places * np.asarray(spacing_um)
@@ -100,7 +105,7 @@ def _shared_out(ranks: NDArray[np.integer], number: int, count: int) -> NDArray[
 
 def _parts(along: NDArray[np.floating], lumen: NDArray[np.bool_], count: int, gap: float) -> Folds:
     cuts = np.quantile(along, np.arange(1, count) / count)
-    return _folds(ONE_SLICE, np.searchsorted(cuts, along, side="right"), along, lumen, gap)
+    return _folds("parts of the slice", np.searchsorted(cuts, along, side="right"), along, lumen, gap)
 
 
 def _least(parts: Folds, lumen: NDArray[np.bool_]) -> int:

@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 
 from micronet.core.errors import InputError, setting
 from micronet.core.outcome import Outcome
+from micronet.core.ram import MemoryLimitError
 from micronet.core.volume import Volume
 from micronet.io import Sources
+from micronet.io.checks import is_store
 from micronet.io.labels import Labels
 from micronet.networks.normalize import normalize_image
 from micronet.segment.outputs import above, measure
 from micronet.training.teach.course import Course, Earlier, Progress, teach
+from micronet.training.teach.in_store import teach_in_store
 from micronet.training.teach.lesson import Lesson
 from micronet.training.teach.material import Edits, Material, Start, edits, gather, mask_beside
 from micronet.training.teach.plan import (
@@ -28,6 +31,7 @@ from micronet.training.teach.plan import (
     WouldReplaceError,
     check_room_for,
     earlier_outcome,
+    needs_whole,
     plan_teaching,
 )
 from micronet.training.teach.reading import Say, impose, read_taught
@@ -41,6 +45,8 @@ def teach_file(
     path: Path, job: TeachJob, *, say: Say, on_progress: Progress | None = None, force: bool = False
 ) -> Outcome:
     """Learn from the labels of a volume, segment all of it, and write mask, weights and where to paint next.
+
+    Of an OME-Zarr that does not fit into memory a box is learned from (`in_store`).
 
     Parameters
     ----------
@@ -71,16 +77,14 @@ def teach_file(
         plan = plan_teaching(path, job, sources)
         if not force and (done := earlier_outcome(plan)) is not None:
             return done
-        check_room_for(plan, sources)
+        if not _fits(plan, sources):
+            return teach_in_store(plan, sources, say, on_progress)
         start = None if plan.start is None else Start.read(plan.start)
         volume, labels, spacing_um = read_taught(plan, sources, say)
     material = _gathered(plan, volume, labels, start, say)
     if start is not None and not (material.changed or material.pending or force):
         return Outcome(path, "skipped", f"'{plan.start}' has learned all of this; nothing was written")
-    try:
-        lesson = material.lesson(normalize_image(volume.array), spacing_um)
-    except InputError as error:
-        raise InputError(f"'{path}': {error}") from error
+    lesson = _lesson(plan, material, volume, spacing_um)
     earlier, corrected = _before(plan, labels, start, lesson, material, say)
     course = _taught(plan, lesson, earlier, on_progress)
     course.network.logarithm = job.intensity == "log"
@@ -97,6 +101,20 @@ def teach_file(
     um3 = "" if result["um3"] is None else f", {result['um3']:,.0f} µm³"
     stays = f"; '{plan.start}' stays, as the new network is not better" if course.kept else ""
     return Outcome(path, "done", f"{result['voxels']:,} voxels{um3}{stays}")
+
+
+def _fits(plan: Plan, sources: Sources) -> bool:
+    """Whether the volume fits into memory; MemoryLimitError where it does not and no box of it can be learned from."""
+    try:
+        check_room_for(plan, sources)
+    except MemoryLimitError as error:
+        if not is_store(plan.path):
+            raise
+        for wish in ("checked", "start"):
+            if getattr(plan.job, wish) is not None:
+                raise needs_whole(error, wish) from error
+        return False
+    return True
 
 
 def _gathered(plan: Plan, volume: Volume, labels: Labels, start: Start | None, say: Say) -> Material:
@@ -117,6 +135,13 @@ def _gathered(plan: Plan, volume: Volume, labels: Labels, start: Start | None, s
     elif job.checked is not None:
         say("  learns      anew: no weights were taught before that these corrections could be of")
     return material
+
+
+def _lesson(plan: Plan, material: Material, volume: Volume, spacing_um: tuple[float, float, float]) -> Lesson:
+    try:
+        return material.lesson(normalize_image(volume.array), spacing_um)
+    except InputError as error:
+        raise InputError(f"'{plan.path}': {error}") from error
 
 
 def _before(

@@ -14,23 +14,24 @@ from numpy.typing import NDArray
 from micronet.core.regrid import isotropic_shape, isotropic_step, resampled
 from micronet.core.volume import Volume, upright
 from micronet.data.dataset import Sample
-from micronet.networks.evening import evened, planes_are_thick
+from micronet.networks.evening import planes_are_thick
 from micronet.networks.kernels.boosting import logits
 from micronet.networks.kernels.scale_space import default_scales, features, features_at
 from micronet.networks.kernels.tubes import with_tubes
 from micronet.networks.models import MINIMUM_AXIS, MicroNet
-from micronet.networks.normalize import normalize_image
 from micronet.networks.pixel import PixelNetwork
 from micronet.networks.pixel_trees import PixelTrees, train_pixel_trees
 from micronet.networks.taught import Member, Taught
 from micronet.training.recipe import RECIPES
 from micronet.training.teach.lesson import Lesson, Mask
+from micronet.training.teach.linear import train_linear
 from micronet.training.teach.pixel import train_pixel_network
 from micronet.training.teach.prevalence import annotates_slices, logit_shift, prevalence
 from micronet.training.trainer import StepReport, Trainer
 
 __all__ = [
     "IsotropicGrid",
+    "LinearLearner",
     "MicroNetLearner",
     "PixelLearner",
     "TaughtMicroNet",
@@ -40,6 +41,7 @@ __all__ = [
     "corrected_for",
     "drawn_of",
     "part_of",
+    "places_of",
     "seen_planes",
     "without_corrections",
 ]
@@ -50,6 +52,8 @@ Array = NDArray[np.float32]
 _SEEN_PLANES = 12
 #: Voxels that trees are fitted to, at most: neighbours tell the same, and a large slice would take minutes.
 _MOST_VOXELS = 60_000
+#: Side of the cubes that trees take for one place each, in units of the finest spacing.
+_PLACE = 16
 
 
 class _Features(NamedTuple):
@@ -87,22 +91,19 @@ class _FeaturesOf:
             found, *others = (_features_in(one, scales, around_um) for one in (lesson, *lesson.others))
             agreed = np.empty((0, found.shape[1]), np.float32)
             if lesson.corrections is not None:
-                agreed = _by_plane(_looked_at(lesson, around_um), lesson.corrections.agreed, scales, lesson.spacing_um)
+                image = lesson.seen.evened(around_um)
+                agreed = _by_plane(image, lesson.corrections.agreed, scales, lesson.spacing_um)
             if self._tubes and not planes_are_thick(lesson.spacing_um):
                 found, agreed, *others = (with_tubes(one.T).T for one in (found, agreed, *others))
             self._seen = lesson, _Features(scales, around_um, found, tuple(others), agreed)
         return self._seen[1]
 
 
-def _looked_at(lesson: Lesson, around_um: float) -> Array:
-    """Return the image of a lesson, evened where that is asked for."""
-    return evened(lesson.image, lesson.spacing_um, around_um) if around_um else lesson.image
-
-
 def _features_in(lesson: Lesson, scales: tuple[float, ...], around_um: float) -> Array:
     """Return the features of a volume's annotated voxels; scales and surroundings are lengths, whatever its voxels."""
-    image = _looked_at(lesson, around_um)
-    return features_at(image, lesson.annotated, scales, lesson.spacing_um, torch.get_num_threads())
+    return features_at(
+        lesson.seen.evened(around_um), lesson.annotated, scales, lesson.spacing_um, torch.get_num_threads()
+    )
 
 
 def _by_plane(image: Array, where: Mask, scales: Sequence[float], spacing_um: Sequence[float]) -> Array:
@@ -115,7 +116,7 @@ def _by_plane(image: Array, where: Mask, scales: Sequence[float], spacing_um: Se
 
 @dataclass(frozen=True)
 class TaughtTrees:
-    """Pixel trees after a lesson, with the features of the lesson's voxels."""
+    """Pixel trees, or a logistic regression, after a lesson, with the features of the lesson's voxels."""
 
     trees: PixelTrees
     lesson: Lesson
@@ -137,15 +138,15 @@ class TaughtTrees:
         """Return these trees corrected for how common lumen is in the volume, where strokes were annotated."""
         if annotates_slices(self.lesson.labels):
             return self
-        around_um = self.trees.around_um
-        image = evened(self.lesson.image, self.lesson.spacing_um, around_um) if around_um else self.lesson.image
-        seen = [
-            features(image, self.trees.scales, self.lesson.spacing_um, slice(z, z + 1))
-            for z in seen_planes(len(self.lesson.image))
-        ]
-        rows = with_tubes(np.concatenate([plane.reshape(len(plane), -1) for plane in seen], axis=1)).T
-        probability = np.asarray(1 / (1 + np.exp(-logits(rows, self.trees.trees))), np.float32)
+        image = self.lesson.seen.evened(self.trees.around_um)
+        probability = np.concatenate([self._said_of(image, z) for z in seen_planes(len(image))])
         return replace(self, trees=corrected_for(self.trees, probability, self.lesson.lumen_share))
+
+    def _said_of(self, image: Array, z: int) -> Array:
+        """Return what they say of a plane of an image that is evened already, (voxels,)."""
+        plane = features(image, self.trees.scales, self.lesson.spacing_um, slice(z, z + 1))
+        rows = with_tubes(plane.reshape(len(plane), -1)).T
+        return np.asarray(1 / (1 + np.exp(-logits(rows, self.trees.trees))), np.float32)
 
 
 def seen_planes(count: int) -> range:
@@ -182,8 +183,9 @@ class TreesLearner:
         seen, beside = self._features(lesson), lesson.corrections
         if beside is None or not (learned & ~beside.whole).any() or not _both(lesson.lumen[learned & beside.whole]):
             found, lumen = seen.learned(lesson, learned)
-            drawn = drawn_of(np.arange(len(found)), seed)
-            return TaughtTrees(self._fit(seen, found[drawn], lumen[drawn], seed), lesson, seen.found)
+            drawn, places = drawn_of(np.arange(len(found)), seed), places_of(lesson, learned)
+            places = None if places is None else places[drawn]
+            return TaughtTrees(self._fit(seen, found[drawn], lumen[drawn], seed, places=places), lesson, seen.found)
         whole, corrected = (np.flatnonzero(learned & which) for which in (beside.whole, ~beside.whole))
         slices, strokes = drawn_of(whole, seed), drawn_of(corrected, seed)
         first = self._fit(seen, seen.found[slices], lesson.lumen[slices], seed)
@@ -200,7 +202,15 @@ class TreesLearner:
             weight = np.concatenate([weight, np.ones(len(drawn))])
         return TaughtTrees(self._fit(seen, rows, truth, seed, weight.astype(np.float32)), lesson, seen.found)
 
-    def _fit(self, seen: _Features, rows: Array, lumen: Any, seed: int, weight: Array | None = None) -> PixelTrees:
+    def _fit(
+        self,
+        seen: _Features,
+        rows: Array,
+        lumen: Any,
+        seed: int,
+        weight: Array | None = None,
+        places: NDArray[np.intp] | None = None,
+    ) -> PixelTrees:
         return train_pixel_trees(
             rows,
             lumen,
@@ -208,9 +218,55 @@ class TreesLearner:
             weight=weight,
             trees=self.trees,
             around_um=seen.around_um,
+            places=places,
             seed=seed,
-            threads=torch.get_num_threads(),
         )
+
+
+class LinearLearner:
+    """Fits a logistic regression to features: it errs elsewhere than trees do.
+
+    Beside whole slices corrections are not learned, as of `MicroNetLearner`.
+
+    Parameters
+    ----------
+    around : float
+        Surroundings that the image is evened by first, in units of the finest spacing; 0: it is not.
+    """
+
+    def __init__(self, around: float = 0.0) -> None:
+        self.around = around
+        self.name = "logistic regression" + (", evened" if around else "")
+        self._features = _FeaturesOf(around=around)
+
+    def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtTrees:
+        """Fit it to some voxels of the lesson."""
+        seen = self._features(lesson)
+        found, lumen = seen.learned(lesson, without_corrections(lesson, learned))
+        drawn = drawn_of(np.arange(len(found)), seed)
+        fitted = train_linear(found[drawn], lumen[drawn], seen.scales, around_um=seen.around_um)
+        return TaughtTrees(fitted, lesson, seen.found)
+
+
+def places_of(lesson: Lesson, learned: Mask | None = None) -> NDArray[np.intp] | None:
+    """Return where some voxels of a lesson, or all, and those of its other volumes lie: the number of a cube for each.
+
+    None where slices were annotated: these show all that there is, and trees do better if each sees all of it.
+    """
+    if annotates_slices(lesson.labels):
+        return None
+    numbers, count = [], 0
+    for one in (lesson, *lesson.others):
+        spacing = np.asarray(one.spacing_um)
+        side = np.maximum(_PLACE * spacing.min() / spacing, 1.0)
+        at = np.argwhere(one.annotated)
+        if one is lesson and learned is not None:
+            at = at[learned]
+        cubes = np.ravel_multi_index((at // side).astype(np.intp).T, one.labels.shape)
+        found, number = np.unique(cubes, return_inverse=True)
+        numbers.append(number + count)
+        count += len(found)
+    return np.concatenate(numbers)
 
 
 def drawn_of(places: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
@@ -361,8 +417,7 @@ class IsotropicGrid(NamedTuple):
 
     def sample(self, lesson: Lesson) -> Sample:
         """Return the image and the labels of a lesson, on the grid."""
-        seen = _looked_at(lesson, self.around_um)
-        image = self.array(normalize_image(seen) if self.around_um else seen, lesson.spacing_um)
+        image = self.array(lesson.seen.normalized(self.around_um), lesson.spacing_um)
         labels = _nearest(lesson.labels, isotropic_shape(lesson.labels.shape, lesson.spacing_um, self.step_um))
         labels = np.pad(labels, [(0, n - m) for n, m in zip(image.shape, labels.shape, strict=True)])
         sample = Sample.of("volume", Volume(image, upright()), labels == 1, labels > 0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from typing import Protocol
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from micronet.core.errors import InputError
 from micronet.measure.overlap import overlap
+from micronet.networks.evening import EvenedPart, Seen
 from micronet.networks.taught import Member
 from micronet.training.teach.beside import Corrections, corrections
-from micronet.training.teach.folds import ONE_SLICE, Folds, hold_out
+from micronet.training.teach.folds import Folds, hold_out
 
 __all__ = ["Choice", "Learner", "Lesson", "Taught", "choose"]
 
@@ -39,16 +40,24 @@ class Lesson:
     others : tuple of Lesson
         Volumes that were annotated before: all of their annotated voxels are learned from too, whatever is held out of
         this one.
+    evened : mapping of float to EvenedPart
+        Where the image is a part of a volume: that of the evened volume, by the surroundings in µm.
     """
 
     image: NDArray[np.float32]
     labels: NDArray[np.uint8]
     spacing_um: tuple[float, float, float]
     others: tuple[Lesson, ...] = ()
+    evened: Mapping[float, EvenedPart] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.image.shape != self.labels.shape:
             raise InputError(f"labels have shape {self.labels.shape}, the volume {self.image.shape}")
+
+    @property
+    def seen(self) -> Seen:
+        """The image as networks look at it."""
+        return Seen(self.image, self.spacing_um, self.evened)
 
     @cached_property
     def annotated(self) -> Mask:
@@ -98,14 +107,15 @@ class Choice:
     """Which learners' probabilities to average, and what every candidate scored on held-out voxels.
 
     `scores` maps names, joined by " + ", to Dice pooled over the folds, the best first; empty, as `held_out` is, where
-    the annotation was too small to be divided. `joined` are those of `names` of which nothing was held out: they have
-    no score, and are in the mean whatever the others have.
+    the annotation was too small to be divided. `decided` is whether they say which is best. `joined` are those of
+    `names` of which nothing was held out: they have no score, and are in the mean whatever the others have.
     """
 
     names: tuple[str, ...]
     scores: dict[str, float]
     held_out: str
     joined: tuple[str, ...] = ()
+    decided: bool = False
 
     def joined_by(self, names: Iterable[str]) -> Choice:
         """Return the choice with learners of which nothing was held out."""
@@ -118,7 +128,7 @@ class Choice:
         if not self.scores:
             return f"{chosen}: the annotation is too small, or too unequal, to hold anything out"
         listed = ", ".join(f"{name} {score:.3f}" for name, score in self.scores.items())
-        idle = ", which do not decide" if self.held_out == ONE_SLICE else ""
+        idle = "" if self.decided else ", which do not decide"
         others = f"; {' + '.join(self.joined)} joined without being held out" if self.joined else ""
         return f"{chosen}: Dice on held-out {self.held_out}{idle}: {listed}{others}"
 
@@ -140,7 +150,7 @@ def choose(
     learners : sequence of Learner
     expected : sequence of str
         Names of learners whose mean is taken unless something else is better by more than 0.01 of Dice; by default the
-        first learner. Parts of one slice do not decide: what suits a plane best need not suit darker planes.
+        first learner. Only whole slices decide: what suits a plane, or some strokes, best need not suit the volume.
     seed : int
         Passed on to the learners.
     folds : Folds, optional
@@ -173,11 +183,12 @@ def choose(
                 on_fold(learner.name, number, len(divided.folds))
         found[learner.name] = probability
     scores = _scores(found, held, lesson.lumen)
-    if divided.what != ONE_SLICE:
+    if divided.decide:
         better = max(scores, key=lambda names: scores[names])
         best = better if scores[better] > scores[best] + _WORTH_IT else best
     ranked = sorted(scores.items(), key=lambda item: -item[1])
-    return Choice(best, {" + ".join(names): score for names, score in ranked}, divided.what)
+    listed = {" + ".join(names): score for names, score in ranked}
+    return Choice(best, listed, divided.what, decided=divided.decide)
 
 
 def _scores(found: dict[str, NDArray[np.float32]], held: Mask, lumen: Mask) -> dict[tuple[str, ...], float]:

@@ -25,7 +25,7 @@ from micronet.networks.normalize import log_intensity, normalize_image
 from micronet.networks.pixel_trees import PixelTrees, train_pixel_trees
 from micronet.networks.taught import Member, Taught
 from micronet.training.teach.course import Course, Progress, teach
-from micronet.training.teach.learners import corrected_for, drawn_of, seen_planes
+from micronet.training.teach.learners import corrected_for, drawn_of, places_of, seen_planes
 from micronet.training.teach.lesson import Choice, Lesson
 from micronet.training.teach.prevalence import annotates_slices
 from micronet.training.teach.result import looked
@@ -138,7 +138,14 @@ class LiveImage:
         tell = on_planes or (lambda first, found: None)
         threads = torch.get_num_threads()
         found, drawn = self._painted(lesson), drawn_of(np.arange(len(lesson.lumen)), seed)
-        trees = train_pixel_trees(found[drawn], lesson.lumen[drawn], self._scales, seed=seed, threads=threads)
+        places = places_of(lesson)
+        trees = train_pixel_trees(
+            found[drawn],
+            lesson.lumen[drawn],
+            self._scales,
+            places=None if places is None else places[drawn],
+            seed=seed,
+        )
         tell(0, np.empty((0, *self.image.shape[1:]), np.float32))  # a chance to stop
         trees = self._for_the_volume(trees, lesson)
         probability = np.empty(self.image.shape, np.float32)

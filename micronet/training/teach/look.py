@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,10 @@ class Place:
     voxel: tuple[int, ...]
     doubt: float
     disagreement: float
+
+    def moved(self, by: Sequence[int]) -> Place:
+        """Return it so many voxels (Z, Y, X) farther on."""
+        return replace(self, voxel=tuple(at + more for at, more in zip(self.voxel, by, strict=False)))
 
     @property
     def why(self) -> str:
@@ -142,15 +146,22 @@ def _slices(mean: Array, apart: Array) -> list[Place]:
 
 
 def write_look(
-    folder: Path, stem: str, places: Sequence[Place], slices: Sequence[Place], grid: Volume, spacing_um: Sequence[float]
+    folder: Path,
+    stem: str,
+    places: Sequence[Place],
+    slices: Sequence[Place],
+    grid: Volume,
+    spacing_um: Sequence[float],
+    first: Sequence[int] = (0, 0, 0),
 ) -> dict[str, Path]:
     """Write ``<stem>_look.csv`` and ``<stem>_look.seg.nrrd``, one segment a place, and return both.
 
+    Of a box of a volume `grid` is that of the box, and `first` its first voxel in the volume, whose voxels are told.
     The segments carry a tag that says that they are no mask (`micronet.io.seg_nrrd.POINTER`).
     """
     table, marked = folder / f"{stem}_look.csv", folder / f"{stem}_look.seg.nrrd"
     rows = [
-        (number, what, *_row(one, spacing_um))
+        (number, what, *_row(one.moved(first), spacing_um))
         for what, found in (("place", places), ("slice", slices))
         for number, one in enumerate(found, 1)
     ]
@@ -165,7 +176,9 @@ def write_look(
         rows,
     )
     tags = dict(POINTER)
-    names = ["{}: z {} y {} x {}".format(n, *one.voxel) for n, one in enumerate(places, 1)] or ["nothing is in doubt"]
+    names = ["{}: z {} y {} x {}".format(n, *one.moved(first).voxel) for n, one in enumerate(places, 1)] or [
+        "nothing is in doubt"
+    ]
     segments = [Segment(name=name, color=_COLOUR, tags=tags) for name in names]
     write_label_planes(marked, segments, _balls(places, grid.shape, spacing_um), grid)
     return {"look_table": table, "look": marked}

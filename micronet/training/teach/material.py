@@ -182,7 +182,7 @@ def held_bytes(known: Sequence[Known], image_sha256: str) -> int:
     images = {one.image_sha256: one for one in known if one.image_sha256 != image_sha256}
     held = 0
     for one in images.values():
-        if one.entry.image.is_file():  # else reading says so
+        if one.entry.image.exists():  # else reading says so
             with open_stack(one.entry.image, axes=one.entry.axes, spacing_um=one.entry.spacing_um) as stack:
                 held += stack.grid.array.size * (4 + 1)
     return held

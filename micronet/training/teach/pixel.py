@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from micronet.core.errors import InputError
+from micronet.networks.kernels.boosting import check_classes
 from micronet.networks.pixel import PixelNetwork
+from micronet.training.optimisers import AdamW
 
 __all__ = ["train_pixel_network"]
 
@@ -60,12 +61,12 @@ def train_pixel_network(
     The loss is cross-entropy plus one minus the soft Dice of the batch (Milletari et al. 2016), of each member; the
     optimiser AdamW (Loshchilov and Hutter 2019), its learning rate falls to 0 along half a cosine.
     """
-    _check_classes(lumen)
+    check_classes(lumen)
     generator = torch.Generator().manual_seed(seed)
     network = PixelNetwork(scales_um, members, generator=generator)
     _normalise_by(network, features)
     inputs, target = network.normalized(torch.from_numpy(features)), torch.from_numpy(lumen.astype(np.float32))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=1e-2)
+    optimizer = AdamW(network.parameters(), lr=_RATE, weight_decay=1e-2)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = _RATE * (1 + math.cos(math.pi * step / steps)) / 2
@@ -78,12 +79,6 @@ def train_pixel_network(
         if on_step is not None:
             on_step(step + 1, float(loss.detach()) / members)
     return network.eval()
-
-
-def _check_classes(lumen: NDArray[np.bool_]) -> None:
-    if not lumen.any() or lumen.all():
-        missing = "background" if lumen.any() else "lumen"
-        raise InputError(f"no voxel is annotated as {missing}; lumen and background are needed")
 
 
 def _normalise_by(network: PixelNetwork, features: NDArray[np.float32]) -> None:

@@ -15,9 +15,10 @@ from micronet.core.provenance import sha256_of
 from micronet.core.ram import Allowance, MemoryLimitError
 from micronet.data.dataset import Entry
 from micronet.io import Sources, claimed_bytes, files_of, files_read_with, open_stack, volume_stem
-from micronet.io.checks import is_store
+from micronet.io.labels import label_files
 from micronet.networks.card import card_path, planned_weights
 from micronet.training.teach.collection import Collection, Known, collection_of
+from micronet.training.teach.course import companion_bytes
 from micronet.training.teach.material import find_start, held_bytes
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "check_ahead",
     "check_room_for",
     "earlier_outcome",
+    "in_store",
+    "needs_whole",
     "plan_saving",
     "plan_teaching",
 ]
@@ -171,7 +174,7 @@ def plan_teaching(path: Path, job: TeachJob, sources: Sources) -> Plan:
     stem = volume_stem(path)
     results, weights = _outputs(job, stem, MADE_BY)
     inputs = {"input": sources.of(path), "labels": sources.of(job.labels)}
-    read = {role: files_of(source) for role, source in inputs.items()}
+    read = {"input": files_of(inputs["input"]), "labels": label_files(inputs["labels"])}
     every = [file for several in read.values() for file in several]
     asked: dict[str, Any] = {
         role: {"path": write_name(source.path), "sha256": source.sha256(read[role])} for role, source in inputs.items()
@@ -186,7 +189,7 @@ def plan_teaching(path: Path, job: TeachJob, sources: Sources) -> Plan:
         every += [start, card_path(start)]
     known, kept = _collections(start, job.weights_path(stem))
     plan = Plan(path, job, results, weights, asked | {"parameters": job.parameters()}, start, words, known, kept)
-    every += [file for one in known.known if one.entry.image.is_file() for file in files_read_with(one.entry.image)]
+    every += [file for one in known.known if one.entry.image.exists() for file in files_read_with(one.entry.image)]
     grown = plan.grown(kept)
     grown.text(stem)  # a name that it cannot hold is told now
     try:
@@ -261,7 +264,7 @@ def _outputs(job: TeachJob, stem: str, made_by: str, more: Sequence[str] = ()) -
     """Return the files of a result, and those of the weights."""
     files = [f"{stem}_probability.nrrd", f"{stem}.seg.nrrd", f"{stem}_preview.png"]
     names = [*files, f"{stem}_look.csv", f"{stem}_look.seg.nrrd", *more]
-    results = Outputs(job.output, f"{stem}.json", made_by, names)
+    results = Outputs(job.output, f"{stem}.json", made_by, names, outdated=[f"{stem}_probability.ome.zarr"])
     advice = f"give the weights another name {setting('name')}"
     return results, planned_weights(job.weights_path(stem), advice=advice)
 
@@ -342,9 +345,15 @@ def plan_classes(path: Path, job: TeachJob, sources: Sources) -> list[Plan]:
     stem, names = volume_stem(path), job.classes or ()
     files = [f"{stem}.seg.nrrd", f"{stem}_preview.png", f"{stem}_look.csv", f"{stem}_look.seg.nrrd"]
     files += [f"{stem}_{file_part(name)}_probability.nrrd" for name in names]
-    results = Outputs(job.output, f"{stem}.json", MADE_BY, files, outdated=[f"{stem}_probability.nrrd"])
+    results = Outputs(
+        job.output,
+        f"{stem}.json",
+        MADE_BY,
+        files,
+        outdated=[f"{stem}_probability.nrrd", f"{stem}_probability.ome.zarr"],
+    )
     inputs = {"input": sources.of(path), "labels": sources.of(job.labels)}
-    read = {role: files_of(source) for role, source in inputs.items()}
+    read = {"input": files_of(inputs["input"]), "labels": label_files(inputs["labels"])}
     asked: dict[str, Any] = {
         role: {"path": write_name(source.path), "sha256": source.sha256(read[role])} for role, source in inputs.items()
     } | {"parameters": job.parameters()}
@@ -375,18 +384,30 @@ def check_room_for(plan: Plan, sources: Sources, networks: int = 1) -> None:
     job = plan.job
     with open_stack(sources.of(plan.path), axes=job.axes, spacing_um=job.spacing_um) as stack:
         stored, voxels = stack.grid.array.nbytes, stack.grid.array.size
+        trained = 16 * voxels + companion_bytes(stack.grid.shape, stack.grid.spacing_um or (1.0, 1.0, 1.0))
     labels = claimed_bytes(sources.of(job.labels), axes=job.axes)
     held, work = bytes_to_teach(job, stored, voxels, labels)
     # What is said by several, and other volumes.
     held += 7 * voxels * (networks - 1) + held_bytes(plan.known.known, plan.asked["input"]["sha256"])
-    try:
-        Allowance.of(job.max_ram).check(held, work, f"'{plan.path}'")
-    except MemoryLimitError as error:
-        if not is_store(plan.path):
-            raise
-        raise MemoryLimitError(
-            f"{error}; or teach on a part of it, copied to NRRD or TIFF: its weights segment an OME-Zarr of any size"
-        ) from error
+    Allowance.of(job.max_ram).check(held, max(work, trained), f"'{plan.path}'")
+
+
+def needs_whole(error: MemoryLimitError, wish: str) -> MemoryLimitError:
+    """Return that a volume is too large for something that needs all of it in memory."""
+    return MemoryLimitError(
+        f"{error}; what was asked for needs it whole {setting(wish)}: of an OME-Zarr a box is learned from without "
+        "that, or teach on a part of it, copied to NRRD or TIFF: its weights segment an OME-Zarr of any size"
+    )
+
+
+def in_store(plan: Plan, sources: Sources) -> Plan:
+    """Return the plan where a box of an OME-Zarr is learned from, and its result lies in an OME-Zarr too."""
+    job, stem = plan.job, plan.stem
+    names = [f"{stem}_probability.ome.zarr", f"{stem}_preview.png", f"{stem}_look.csv", f"{stem}_look.seg.nrrd"]
+    other = [f"{stem}_probability.nrrd", f"{stem}.seg.nrrd"]
+    results = Outputs(job.output, f"{stem}.json", MADE_BY, names, outdated=other)
+    check_outputs([results], [*files_of(sources.of(plan.path)), *label_files(sources.of(job.labels))])
+    return replace(plan, results=results)
 
 
 def bytes_to_teach(job: TeachJob, stored: int, voxels: int, labels: int) -> tuple[int, int]:

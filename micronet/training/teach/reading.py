@@ -16,7 +16,7 @@ from micronet.io.sidecar import refuse_second_log
 from micronet.networks.normalize import log_intensity
 from micronet.training.teach.plan import Plan
 
-__all__ = ["Say", "impose", "read_taught"]
+__all__ = ["Say", "impose", "read_taught", "tell_read"]
 
 Say = Callable[[str], None]
 
@@ -54,8 +54,17 @@ def read_taught(plan: Plan, sources: Sources, say: Say) -> tuple[Volume, Labels,
             lumen=job.lumen,
             spacing_um=job.spacing_um,
         )
-    spacing_um = volume.spacing_um or (1.0, 1.0, 1.0)
-    size = " x ".join(f"{length:.4g}" for length in spacing_um)
+    tell_read(volume, labels, say)
+    if job.intensity == "log":
+        refuse_second_log(path)
+        volume = volume.with_array(log_intensity(volume.array))
+        say("  intensity   the logarithm of what is stored")
+    return volume, labels, volume.spacing_um or (1.0, 1.0, 1.0)
+
+
+def tell_read(volume: Volume, labels: Labels, say: Say) -> None:
+    """Tell what was read, and what had to be assumed."""
+    size = " x ".join(f"{length:.4g}" for length in volume.spacing_um or ())
     where = "spacing unknown" if volume.spacing_um is None else f"spacing {size} µm"
     shape = " x ".join(str(n) for n in volume.shape)
     say(f"  volume      {shape} (Z, Y, X), {volume.array.dtype}, {where}")
@@ -65,11 +74,6 @@ def read_taught(plan: Plan, sources: Sources, say: Say) -> tuple[Volume, Labels,
         notes.append(f"voxel size not stated: voxels are taken for cubes of 1 µm {setting('spacing_um')}")
     for note in dict.fromkeys(notes):
         say(f"              note: {note}")
-    if job.intensity == "log":
-        refuse_second_log(path)
-        volume = volume.with_array(log_intensity(volume.array))
-        say("  intensity   the logarithm of what is stored")
-    return volume, labels, spacing_um
 
 
 def impose(mask: NDArray[np.bool_], labels: NDArray[np.uint8], value: int = LUMEN) -> None:

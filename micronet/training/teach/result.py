@@ -20,6 +20,7 @@ from micronet.core.volume import Volume, share_grid
 from micronet.io import Segment, open_stack, read_volume, write_label_planes
 from micronet.io.corrections import label_counts
 from micronet.io.labels import LUMEN, Labels
+from micronet.io.labels_part import PartOfVolume
 from micronet.io.sidecar import stated_domain
 from micronet.networks import engine
 from micronet.networks.card import AS_STORED, Look, expected, write_card
@@ -44,7 +45,10 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """All that is written: arrays are of the volume's shape; of the lesson's, `y_crop` rows alone were looked at."""
+    """All that is written: arrays are of the volume's shape; of the lesson's, `y_crop` rows alone were looked at.
+
+    Where a part of the volume was learned from, `volume` is that, and `look` is of the whole.
+    """
 
     volume: Volume
     labels: Labels
@@ -57,13 +61,15 @@ class Found:
     start: Start | None = None
     corrected: Edits | None = None
     y_crop: int | None = None
+    part: PartOfVolume | None = None
+    look: Look | None = None
 
 
 def looked(network: Taught, lesson: Lesson) -> tuple[Array, Array | None]:
     """Return the probability of every voxel, and the deviation between members where there are several."""
     weights = [member.weight for member in network.members if member.weight]
     if len(weights) == 1:
-        return network.predict(lesson.image, lesson.spacing_um), None
+        return next(found for member, found in network.each(lesson.seen) if member.weight), None
     mean, squares = np.zeros(lesson.image.shape, np.float32), np.zeros(lesson.image.shape, np.float32)
 
     def add(member: Member, found: Array) -> None:
@@ -72,7 +78,7 @@ def looked(network: Taught, lesson: Lesson) -> tuple[Array, Array | None]:
             total += share * plane
             square += share * plane * plane
 
-    for member, found in network.each(lesson.image, lesson.spacing_um):
+    for member, found in network.each(lesson.seen):
         if member.weight:
             add(member, found)
     engine.forget_memory()
@@ -202,7 +208,7 @@ def _keep_labels(plan: Plan, collection: Collection, volume: Volume, labels: Lab
     if plan.start is None and material.changed:
         digest, painted = plan.asked["input"]["sha256"], labels.volume.array
         for one in collection_of(plan.weights_path).known:
-            if one.image_sha256 == digest and np.array_equal(one.labels_on(volume), painted):
+            if one.image_sha256 == digest and one.holds(painted, volume):
                 return _written(plan, Collection(collection.folder, (one,)), files)
     if material.changed:
         collection = plan.grown(collection)
@@ -223,7 +229,7 @@ def _write_card(plan: Plan, found: Found, kept: Collection, record: Mapping[str,
         spacing_um=list(found.lesson.spacing_um),
         intensity_domain="log" if network.logarithm else stated_domain(plan.image)[0] or AS_STORED,
         dtype=found.volume.array.dtype.name,
-        look=expected([Look.of(found.volume.array)]),
+        look=expected([found.look or Look.of(found.volume.array)]),
         more={
             "network": "taught",
             "log": network.logarithm,
@@ -238,8 +244,10 @@ def record_of(plan: Plan, found: Found) -> dict[str, Any]:
     choice, volume = found.course.choice, found.volume
     _, lumen, background = label_counts(found.material.labels)
     members = [f"{member.kind} {member.weight:.3g}" for member in found.course.network.members]
+    whole = volume if found.part is None else found.part.whole
+    box = {} if found.part is None else {"box_zyx": [[one.start, one.stop] for one in found.part.box]}
     return plan.asked | {
-        "volume": volume_record(volume, [*volume.notes, *found.labels.notes]),
+        "volume": volume_record(whole, [*whole.notes, *found.labels.notes]),
         "labelled": {"lumen": lumen, "background": background},
         "corrected": None if found.corrected is None else asdict(found.corrected),
         "learned": {
@@ -252,6 +260,7 @@ def record_of(plan: Plan, found: Found) -> dict[str, Any]:
             if found.start is None
             else {"path": write_name(found.start.path), "sha256": found.start.sha256},
             "compared": None if found.course.comparison is None else asdict(found.course.comparison),
+            **box,
         },
         "threads": torch.get_num_threads(),
         "versions": versions(),

@@ -20,6 +20,7 @@ from micronet.core.errors import InputError, setting
 from micronet.core.names import file_part, write_name
 from micronet.core.outcome import Outcome
 from micronet.core.provenance import sha256_of
+from micronet.core.ram import MemoryLimitError
 from micronet.core.volume import Volume
 from micronet.io import Segment, Sources, nrrd, write_label_planes
 from micronet.io.labels import BACKGROUND, LUMEN, Labels
@@ -29,7 +30,14 @@ from micronet.segment.outputs import levels, measure
 from micronet.training.teach.course import Progress, teach
 from micronet.training.teach.look import uncertain_places, write_look
 from micronet.training.teach.material import gather
-from micronet.training.teach.plan import Plan, TeachJob, check_room_for, earlier_outcome, plan_classes
+from micronet.training.teach.plan import (
+    Plan,
+    TeachJob,
+    check_room_for,
+    earlier_outcome,
+    needs_whole,
+    plan_classes,
+)
 from micronet.training.teach.reading import Say, read_taught
 from micronet.training.teach.result import Found, keep_weights, looked, record_of
 
@@ -51,7 +59,10 @@ def teach_classes(path: Path, job: TeachJob, *, say: Say, on_progress: Progress 
             done = [outcome for plan in plans if (outcome := earlier_outcome(plan)) is not None]
             if done:
                 return done[0]
-        check_room_for(plans[0], sources, len(plans))
+        try:
+            check_room_for(plans[0], sources, len(plans))
+        except MemoryLimitError as error:
+            raise needs_whole(error, "classes") from error
         volume, labels, spacing_um = read_taught(replace(plans[0], job=job), sources, say)
     found: list[Found] = []
     spread: Array | None = None

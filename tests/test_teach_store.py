@@ -1,0 +1,264 @@
+"""teach.py on an OME-Zarr that does not fit into memory: a box of it is learned from, and all of it is segmented."""
+
+import csv
+import json
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from taught_networks import CUBES, THICK
+
+from micronet import Volume, predict, read_annotation, read_volume, write_volume
+from micronet.core.errors import InputError
+from micronet.core.ram import PROGRAM
+from micronet.core.volume import upright
+from micronet.io import Segment, Sources, read_labels, read_segmentation, write_segmentation
+from micronet.io.labels_part import read_labels_part
+from micronet.io.zarr_write import LabelColour, Writer, write_labels
+from micronet.networks.evening import EvenedPart, evened
+from micronet.networks.kernels.scale_space import default_scales, reach
+from micronet.networks.normalize import image_statistics, normalize_image
+from micronet.networks.weights import load_model
+from micronet.training.teach import course
+from micronet.training.teach.in_store import teach_in_store
+from micronet.training.teach.job import TeachJob, teach_file
+from micronet.training.teach.lesson import Lesson
+from micronet.training.teach.plan import plan_teaching
+
+pytest.importorskip("zarr", "3.0", reason="the extra 'zarr' is not installed")
+
+SHAPE = (48, 120, 130)
+#: Less than all of it takes, more than the box and what it takes to segment it.
+MAX_RAM = 531_000_000
+
+
+def tubes(shape):
+    z, y, x = np.indices(shape)
+    return ((y - 30 - z / 3) ** 2 + (x - 40) ** 2 < 60) | ((y - 80 + z / 4) ** 2 + (x - 90) ** 2 < 50)
+
+
+def painted(rng, shape=SHAPE, spacing=CUBES):
+    """Return a volume whose planes differ in brightness, and strokes in one corner of it."""
+    mask = tubes(shape)
+    z = np.arange(shape[0])[:, None, None]
+    image = np.clip(mask * 60 + rng.normal(100, 15, shape) + z, 0, 255).astype(np.uint8)
+    labels = np.zeros(shape, np.uint8)
+    for plane, rows in ((6, slice(20, 45)), (12, slice(28, 40))):
+        labels[plane, rows, 28:56] = np.where(mask[plane, rows, 28:56], 1, 2)
+    labels[9, 10:12, 20:50] = 2
+    return Volume(image, upright(spacing), units="um"), labels
+
+
+def stored(folder, volume, labels):
+    return write_volume(folder / "a.ome.zarr", volume), write_volume(folder / "labels.nrrd", volume.with_array(labels))
+
+
+def box_of(labels, spacing):
+    around = reach(default_scales(spacing), spacing)
+    places = np.argwhere(labels)
+    bounds = zip(places.min(0), places.max(0), around, labels.shape, strict=True)
+    return tuple(slice(max(low - far, 0), min(high + 1 + far, length)) for low, high, far, length in bounds)
+
+
+def lesson_in_memory(volume, labels, spacing, box=(slice(None),) * 3):
+    """Return what is to be learned from a box, all of it computed in memory of the whole volume."""
+    image = normalize_image(volume.array)
+    around = float(np.float32(course.AROUND * min(spacing)))
+    lights = evened(image, spacing, around)
+    known = {around: EvenedPart(np.ascontiguousarray(lights[box]), image_statistics(lights))}
+    return Lesson(np.ascontiguousarray(image[box]), labels[box].copy(), spacing, evened=known)
+
+
+def states_equal(one, other):
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+def test_a_store_too_large_for_memory_is_taught_on_the_box_of_its_labels_and_segmented(rng, tmp_path):
+    volume, labels = painted(rng)
+    labels[9, 10, 20] = 1  # what no learner would say of a single voxel
+    path, file = stored(tmp_path, volume, labels)
+    said = []
+    outcome = teach_file(path, TeachJob(file, tmp_path / "out", tmp_path / "weights", max_ram=MAX_RAM), say=said.append)
+    said = "\n".join(said)
+    assert "too large for memory: learns from z 0:38, y 0:70, x 0:81; all of it is segmented part by part then" in said
+    box = box_of(labels, CUBES)
+    assert box == (slice(0, 38), slice(0, 70), slice(0, 81))
+    weights = tmp_path / "weights" / "taught_a.pt"
+    network = load_model(weights)
+    states_equal(network.state_dict(), course.teach(lesson_in_memory(volume, labels, CUBES, box)).network.state_dict())
+    whole = course.teach(lesson_in_memory(volume, labels, CUBES)).network
+    for one, other in zip(network.members, whole.members, strict=True):  # but for how common lumen is
+        for found, expected in zip(one.network.trees[:3], other.network.trees[:3], strict=True):
+            np.testing.assert_array_equal(found, expected)
+        assert abs(one.network.trees.start - other.network.trees.start) < 1
+    probability = predict(volume, network)
+    result = tmp_path / "out" / "a_probability.ome.zarr"
+    np.testing.assert_array_equal(read_volume(result).array, np.rint(probability * 255).astype(np.uint8))
+    mask = np.where(labels > 0, labels == 1, probability > 0.5)
+    assert mask[9, 10, 20]
+    np.testing.assert_array_equal(read_annotation(result).mask.array, mask)
+    assert outcome.result["voxels"] == np.count_nonzero(mask)
+    assert sorted(one.name for one in (tmp_path / "out").iterdir()) == [
+        "a.json", "a_look.csv", "a_look.seg.nrrd", "a_preview.png", "a_probability.ome.zarr",
+    ]  # fmt: skip
+    record, card = (json.loads(one.read_text()) for one in (tmp_path / "out" / "a.json", weights.with_suffix(".json")))
+    assert record["learned"]["box_zyx"] == card["learned"]["box_zyx"] == [[0, 38], [0, 70], [0, 81]]
+    assert record["labelled"] == {"lumen": np.count_nonzero(labels == 1), "background": np.count_nonzero(labels == 2)}
+    assert sorted(one["name"] for one in record["outputs"]) == [
+        "a_look.csv", "a_look.seg.nrrd", "a_preview.png", "a_probability.ome.zarr",
+    ]  # fmt: skip
+    assert record["volume"]["shape_zyx"] == card["volume"]["shape_zyx"] == list(SHAPE)
+    kept = read_volume(tmp_path / "weights" / "taught_a_labels" / "a.seg.nrrd")
+    np.testing.assert_array_equal(kept.array, labels[box])
+    again = TeachJob(file, tmp_path / "out", tmp_path / "weights")
+    assert teach_file(path, again, say=print).status == "skipped"  # how much memory there is changes nothing asked for
+
+
+def test_thick_planes_are_taught_with_a_micro_net_on_the_box_as_bright_as_the_volume(rng, tmp_path, monkeypatch):
+    monkeypatch.setattr(course, "_STEPS", 2)
+    monkeypatch.setattr(course, "_MOST_VOXELS", 40_000)
+    shape = (16, 100, 90)
+    volume, labels = painted(rng, shape, THICK)
+    labels[:] = 0
+    labels[[3, 5]] = np.where(tubes(shape)[[3, 5]], 1, 2)
+    path, file = stored(tmp_path, volume, labels)
+    job = TeachJob(file, tmp_path / "out", tmp_path / "weights", free_labels=True)
+    with Sources() as sources:
+        teach_in_store(plan_teaching(path, job, sources), sources, print)
+    network = load_model(tmp_path / "weights" / "taught_a.pt")
+    assert [member.kind for member in network.members] == ["trees"] * 5 + ["unet"]
+    box = box_of(labels, THICK)
+    assert box[0] == slice(0, 12)
+    lesson = lesson_in_memory(volume, labels, THICK, box)
+    states_equal(network.state_dict(), course.teach(lesson).network.state_dict())
+    result = tmp_path / "out" / "a_probability.ome.zarr"
+    probability = predict(volume, network)
+    np.testing.assert_array_equal(read_volume(result).array, np.rint(probability * 255).astype(np.uint8))
+    np.testing.assert_array_equal(read_annotation(result).mask.array, probability > 0.5)
+
+
+def test_places_to_look_at_are_told_as_voxels_of_the_volume(rng, tmp_path):
+    volume, labels = painted(rng)
+    volume = replace(volume, array=np.roll(volume.array, (0, 40, 40), (0, 1, 2)))
+    path, file = stored(tmp_path, volume, np.roll(labels, (0, 40, 40), (0, 1, 2)))
+    job = TeachJob(file, tmp_path / "out", tmp_path / "weights", max_ram=MAX_RAM)
+    teach_file(path, job, say=print)
+    box = box_of(np.roll(labels, (0, 40, 40), (0, 1, 2)), CUBES)
+    with (tmp_path / "out" / "a_look.csv").open(encoding="utf-8") as table:
+        rows = list(csv.DictReader(line for line in table if not line.startswith("#")))
+    places = [tuple(int(row[axis]) for axis in "zyx") for row in rows if row["what"] == "place"]
+    assert places
+    assert all(part.start <= at < part.stop for place in places for at, part in zip(place, box, strict=True))
+    marked = read_segmentation(tmp_path / "out" / "a_look.seg.nrrd")
+    assert marked.segments[0].name == "1: z {} y {} x {}".format(*places[0])
+    inside = [at - part.start for at, part in zip(places[0], box, strict=True)]
+    assert marked.labels[(*inside, 0)] > 0
+    np.testing.assert_allclose(marked.grid.origin, [2.0 * part.start for part in box[::-1]])
+
+
+@pytest.mark.parametrize("kind", ["nrrd", "npy", "store", "group", "segments", "cropped"])
+def test_labels_of_every_kind_are_those_that_are_read_whole(kind, rng, tmp_path):
+    volume, labels = painted(rng, (20, 70, 60))
+    whole = volume.with_array(labels)
+    if kind == "nrrd":
+        path = write_volume(tmp_path / "l.nrrd", whole)
+    elif kind == "npy":
+        path = tmp_path / "l.npy"
+        np.save(path, labels.transpose(2, 0, 1))
+    elif kind == "store":
+        path = write_volume(tmp_path / "l.ome.zarr", whole)
+    elif kind == "group":
+        path = write_volume(tmp_path / "l.ome.zarr", volume)
+        write_labels(path, volume, LabelColour("strokes"), "0.5")
+        Writer(path / "labels" / "strokes", label=True)[slice(0, 20), slice(0, 70), slice(0, 60)] = labels
+    else:
+        part = (slice(5, 16), slice(8, 70), slice(10, 60)) if kind == "cropped" else (slice(None),) * 3
+        origin = np.array([2.0 * (one.start or 0) for one in part[::-1]])
+        grid = replace(volume, array=volume.array[part], origin=origin)
+        segments = [(Segment("lumen"), labels[part] == 1), (Segment("background"), labels[part] == 2)]
+        path = tmp_path / "l.seg.nrrd"
+        write_segmentation(path, segments, grid)
+    axes = "XZY" if kind == "npy" else None
+    expected = read_labels(path, volume, "a", axes=axes)[1]
+    with Sources() as sources:
+        found = read_labels_part(sources.of(path), volume, "a", (2, 3, 4), axes=axes)
+    assert found.box == (slice(4, 15), slice(7, 48), slice(16, 60))
+    np.testing.assert_array_equal(found.labels.volume.array, expected.volume.array[found.box])
+    np.testing.assert_array_equal(found.labels.volume.array, labels[found.box])
+    assert found.labels.description == expected.description
+    np.testing.assert_allclose(found.labels.volume.origin, [32.0, 14.0, 8.0])
+
+
+def test_teaching_on_a_box_takes_no_more_memory_than_is_told(rng, tmp_path):
+    volume, labels = painted(rng)
+    path, file = stored(tmp_path, volume, labels)
+    job = TeachJob(file, tmp_path / "out", tmp_path / "weights", max_ram=MAX_RAM)
+    teach_file(path, job, say=print)  # kernels are loaded
+    tracemalloc.start()
+    teach_file(path, job, say=print, force=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < MAX_RAM - PROGRAM
+
+
+@pytest.mark.parametrize(
+    ("wish", "value"), [("checked", "checked"), ("start", "taught_b"), ("classes", ("lumen", "wall"))]
+)
+def test_what_needs_the_volume_whole_is_refused(wish, value, rng, tmp_path):
+    volume, labels = painted(rng)
+    path, file = stored(tmp_path, volume, labels)
+    if wish == "start":
+        value = tmp_path / "taught_b.pt"
+        value.write_bytes(b"weights")
+    job = TeachJob(file, tmp_path / "out", tmp_path / "weights", max_ram=MAX_RAM, **{wish: value})
+    with pytest.raises(InputError, match=rf"needs it whole \(setting: {wish}\): .* copied to NRRD or TIFF"):
+        teach_file(path, job, say=print)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_wrong_is_one_line_and_nothing_is_written(rng, tmp_path):
+    volume, labels = painted(rng)
+    path, file = stored(tmp_path, volume, labels)
+    job = TeachJob(file, tmp_path / "out", tmp_path / "weights", max_ram=MAX_RAM)
+    with pytest.raises(
+        InputError, match=r"lies around its labels \(z 0:38, y 0:70, x 0:81\): it takes about .* closer"
+    ):
+        teach_file(path, replace(job, max_ram=PROGRAM + 8_000_000), say=print)
+    write_volume(file, volume.with_array(labels * 2))
+    with pytest.raises(InputError, match=r"labels.nrrd' holds the value 4, which is no label: 0 not annotated"):
+        teach_file(path, job, say=print)
+    write_volume(file, volume.with_array(np.where(labels == 1, 0, labels)))
+    with pytest.raises(InputError, match="no voxel is annotated as lumen; paint strokes inside some lumens"):
+        teach_file(path, job, say=print)
+    write_volume(file, replace(volume, array=labels[1:]))
+    with pytest.raises(InputError, match=r"labels.nrrd': shape .* differs"):
+        teach_file(path, job, say=print)
+    write_volume(file, volume.with_array(labels))
+    flat = write_volume(tmp_path / "b.ome.zarr", volume.with_array(np.full(SHAPE, 7, np.uint8)))
+    with pytest.raises(InputError, match=r"b.ome.zarr': the image is constant: every voxel is 7"):
+        teach_file(flat, job, say=print)
+    assert not (tmp_path / "weights").exists()
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("stage", ["looking at the whole volume", "pixel trees, evened", "segmenting"])
+def test_an_interrupted_call_leaves_nothing_half_written(stage, rng, tmp_path):
+    volume, labels = painted(rng)
+    path, file = stored(tmp_path, volume, labels)
+    job = TeachJob(file, tmp_path / "out", tmp_path / "weights", max_ram=MAX_RAM)
+    said = []
+
+    def interrupt(done, whole, what):
+        if what == stage and done > 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        teach_file(path, job, say=said.append, on_progress=interrupt)
+    assert not list((tmp_path / "out").iterdir())
+    weights = tmp_path / "weights" / "taught_a.pt"
+    assert weights.exists() == weights.with_suffix(".json").exists() == (stage == "segmenting")
+    assert any(f"kept        {weights}" in line for line in said) == (stage == "segmenting")
