@@ -15,7 +15,8 @@ from micronet.core.errors import InputError
 from micronet.core.ram import PROGRAM
 from micronet.core.volume import upright
 from micronet.io import Segment, Sources, read_labels, read_segmentation, write_segmentation
-from micronet.io.labels_part import read_labels_part
+from micronet.io.checks import ReadOptions
+from micronet.io.labels_part import read_labels_part, reading_bytes
 from micronet.io.zarr_write import LabelColour, Writer, write_labels
 from micronet.networks.evening import EvenedPart, evened
 from micronet.networks.kernels.scale_space import default_scales, reach
@@ -189,7 +190,10 @@ def test_labels_of_every_kind_are_those_that_are_read_whole(kind, rng, tmp_path)
     axes = "XZY" if kind == "npy" else None
     expected = read_labels(path, volume, "a", axes=axes)[1]
     with Sources() as sources:
-        found = read_labels_part(sources.of(path), volume, "a", (2, 3, 4), axes=axes)
+        options, told = ReadOptions(axes, yield_to_file=True), []
+        found = read_labels_part(sources.of(path), volume, "a", (2, 3, 4), told.append, options=options)
+        assert reading_bytes(sources.of(path), options) > 0
+    assert told == [found.box]
     assert found.box == (slice(4, 15), slice(7, 48), slice(16, 60))
     np.testing.assert_array_equal(found.labels.volume.array, expected.volume.array[found.box])
     np.testing.assert_array_equal(found.labels.volume.array, labels[found.box])
