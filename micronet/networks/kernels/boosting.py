@@ -10,6 +10,7 @@ A logistic regression is the same without trees: a slope for each feature.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -99,6 +100,7 @@ def boost(
         np.empty((trees, 2**depth), np.float32), start,
     )  # fmt: skip
     slope, bend = np.empty(count, np.float32), np.empty(count, np.float32)
+    gains, sums = np.empty((width, _BINS - 1)), np.empty((width, 2 ** (depth - 1), _BINS, 2))
     with Team(threads or physical_cores()) as team:
         parts = split(width, 2 * team.threads)
         for tree in range(trees):
@@ -106,8 +108,11 @@ def boost(
             drawn = _drawn(rng, count, batch, places)
             leaf, everywhere = np.zeros(len(drawn), np.uint8), np.zeros(count, np.uint8)
             for level in range(depth):
-                gains = np.empty((width, _BINS - 1))
-                team.run(lambda a, b: _gains(a, b, binned, drawn, leaf, slope, bend, penalty, gains), parts)  # noqa: B023
+                counted = _smaller(leaf, level)
+                among = counted[leaf]
+                rows, at = drawn[among], leaf[among]
+                job = partial(_gains, binned, rows, at, slope[rows], bend[rows], counted, sums, penalty, gains)
+                team.run(job, parts)
                 column, cut = map(int, np.unravel_index(np.argmax(gains), gains.shape))
                 found.feature[tree, level], found.threshold[tree, level] = column, cuts[column, cut]
                 everywhere |= (binned[column] > cut).astype(np.uint8) << level
@@ -132,6 +137,14 @@ def _drawn(rng: np.random.Generator, count: int, batch: int, places: NDArray[np.
     return np.sort(rng.choice(among, batch, replace=False)) if batch < len(among) else among
 
 
+def _smaller(leaf: NDArray[np.uint8], level: int) -> NDArray[np.bool_]:
+    """Return of every leaf whether it has fewer voxels than the other that its parent became."""
+    if not level:
+        return np.ones(1, bool)
+    below, above = np.bincount(leaf, minlength=2**level).reshape(2, -1)
+    return np.concatenate([below <= above, below > above])
+
+
 def logits(features: NDArray[np.float32], trees: Trees) -> NDArray[np.float32]:
     """Return the logit of each row of features (voxels, features)."""
     total = np.empty(len(features), np.float32)
@@ -148,28 +161,43 @@ def _slopes(total, truth, weight, slope, bend):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _gains(first, stop, binned, drawn, leaf, slope, bend, penalty, gains):  # type: ignore[no-untyped-def]
-    """Write what every threshold of the features first .. stop - 1 would be worth."""
-    leaves = np.int64(leaf.max()) + 1
-    bins = gains.shape[1] + 1
-    sums = np.empty((leaves, bins, 2), np.float64)
+def _gains(binned, rows, leaf, slope, bend, counted, sums, penalty, gains, first, stop):  # type: ignore[no-untyped-def]
+    """Write what every threshold of the features first .. stop - 1 would be worth.
+
+    `sums` (features, leaves, bins, 2) holds gradients and curvatures of the leaves that were divided last. Of each two
+    that one became, the voxels of one are counted, `rows`: the other has the rest.
+    """
+    leaves, bins = len(counted), gains.shape[1] + 1
+    half = leaves // 2
     for column in range(first, stop):
-        sums[:] = 0
-        row = binned[column]
-        for k in range(len(drawn)):
-            i = drawn[k]
-            sums[leaf[k], row[i], 0] += slope[i]
-            sums[leaf[k], row[i], 1] += bend[i]
+        found, row = sums[column], binned[column]
+        if not half:
+            found[0] = 0
+        for parent in range(half):
+            if counted[parent]:
+                found[parent + half] = found[parent]
+                found[parent] = 0
+            else:
+                found[parent + half] = 0
+        for k in range(len(rows)):
+            b = row[rows[k]]
+            found[leaf[k], b, 0] += slope[k]
+            found[leaf[k], b, 1] += bend[k]
+        for parent in range(half):
+            if counted[parent]:
+                found[parent + half] -= found[parent]
+            else:
+                found[parent] -= found[parent + half]
         gains[column] = 0
         for each in range(leaves):
             whole_g, whole_h = 0.0, 0.0
             for b in range(bins):
-                whole_g += sums[each, b, 0]
-                whole_h += sums[each, b, 1]
+                whole_g += found[each, b, 0]
+                whole_h += found[each, b, 1]
             g, h = 0.0, 0.0
             for b in range(bins - 1):
-                g += sums[each, b, 0]
-                h += sums[each, b, 1]
+                g += found[each, b, 0]
+                h += found[each, b, 1]
                 rest_g, rest_h = whole_g - g, whole_h - h
                 gains[column, b] += g * g / (h + penalty) + rest_g * rest_g / (rest_h + penalty)
 

@@ -188,8 +188,7 @@ def teach(
         candidates += [learner for learner, _ in companions]
         choice = choice.joined_by(learner.name for learner, _ in companions)
     everything = np.ones(len(lesson.lumen), bool)
-    members: list[Member] = []
-    shares = {learner.name: share for learner, share in companions}
+    members, shares = list[Member](), {learner.name: share for learner, share in companions}
     for learner in candidates:
         if learner.name in choice.names:
             steps.begin(learner.name)
