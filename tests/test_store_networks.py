@@ -167,7 +167,7 @@ def test_a_store_of_which_not_even_the_box_of_the_labels_fits_is_one_line_that_s
     labels = write_volume(tmp_path / "labels.nrrd", Volume((array % 3).astype(np.uint8), upright(CUBES), units="um"))
     job = TeachJob(labels, tmp_path / "taught", tmp_path / "weights", max_ram=1000)
     with pytest.raises(
-        InputError, match=r"labels.nrrd' does not fit into memory: to read it takes about .*; paint closer"
+        InputError, match=r"labels.nrrd' does not fit into memory: to read it takes about .*; give the labels as"
     ):
         teach_file(path, job, say=print)
     assert not (tmp_path / "taught").exists()

@@ -15,7 +15,8 @@ from micronet.core.errors import InputError
 from micronet.core.ram import PROGRAM
 from micronet.core.volume import upright
 from micronet.io import Segment, Sources, read_labels, read_segmentation, write_segmentation
-from micronet.io.labels_part import read_labels_part
+from micronet.io.checks import ReadOptions
+from micronet.io.labels_part import read_labels_part, reading_bytes
 from micronet.io.zarr_write import LabelColour, Writer, write_labels
 from micronet.networks.evening import EvenedPart, evened
 from micronet.networks.kernels.scale_space import default_scales, reach
@@ -121,7 +122,7 @@ def test_a_store_too_large_for_memory_is_taught_on_the_box_of_its_labels_and_seg
 def test_thick_planes_are_taught_with_a_micro_net_on_the_box_as_bright_as_the_volume(rng, tmp_path, monkeypatch):
     monkeypatch.setattr(course, "_STEPS", 2)
     monkeypatch.setattr(course, "_MOST_VOXELS", 40_000)
-    shape = (16, 100, 90)
+    shape = (16, 60, 56)
     volume, labels = painted(rng, shape, THICK)
     labels[:] = 0
     labels[[3, 5]] = np.where(tubes(shape)[[3, 5]], 1, 2)
@@ -141,12 +142,16 @@ def test_thick_planes_are_taught_with_a_micro_net_on_the_box_as_bright_as_the_vo
     np.testing.assert_array_equal(read_annotation(result).mask.array, probability > 0.5)
 
 
-def test_places_to_look_at_are_told_as_voxels_of_the_volume(rng, tmp_path):
+def test_a_box_takes_no_more_memory_than_is_told_and_places_in_it_are_told_as_voxels_of_the_volume(rng, tmp_path):
     volume, labels = painted(rng)
     volume = replace(volume, array=np.roll(volume.array, (0, 40, 40), (0, 1, 2)))
     path, file = stored(tmp_path, volume, np.roll(labels, (0, 40, 40), (0, 1, 2)))
     job = TeachJob(file, tmp_path / "out", tmp_path / "weights", max_ram=MAX_RAM)
+    tracemalloc.start()
     teach_file(path, job, say=print)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < MAX_RAM - PROGRAM
     box = box_of(np.roll(labels, (0, 40, 40), (0, 1, 2)), CUBES)
     with (tmp_path / "out" / "a_look.csv").open(encoding="utf-8") as table:
         rows = list(csv.DictReader(line for line in table if not line.startswith("#")))
@@ -185,24 +190,15 @@ def test_labels_of_every_kind_are_those_that_are_read_whole(kind, rng, tmp_path)
     axes = "XZY" if kind == "npy" else None
     expected = read_labels(path, volume, "a", axes=axes)[1]
     with Sources() as sources:
-        found = read_labels_part(sources.of(path), volume, "a", (2, 3, 4), axes=axes)
+        options, told = ReadOptions(axes, yield_to_file=True), []
+        found = read_labels_part(sources.of(path), volume, "a", (2, 3, 4), told.append, options=options)
+        assert reading_bytes(sources.of(path), options) > 0
+    assert told == [found.box]
     assert found.box == (slice(4, 15), slice(7, 48), slice(16, 60))
     np.testing.assert_array_equal(found.labels.volume.array, expected.volume.array[found.box])
     np.testing.assert_array_equal(found.labels.volume.array, labels[found.box])
     assert found.labels.description == expected.description
     np.testing.assert_allclose(found.labels.volume.origin, [32.0, 14.0, 8.0])
-
-
-def test_teaching_on_a_box_takes_no_more_memory_than_is_told(rng, tmp_path):
-    volume, labels = painted(rng)
-    path, file = stored(tmp_path, volume, labels)
-    job = TeachJob(file, tmp_path / "out", tmp_path / "weights", max_ram=MAX_RAM)
-    teach_file(path, job, say=print)  # kernels are loaded
-    tracemalloc.start()
-    teach_file(path, job, say=print, force=True)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < MAX_RAM - PROGRAM
 
 
 @pytest.mark.parametrize(
@@ -262,3 +258,18 @@ def test_an_interrupted_call_leaves_nothing_half_written(stage, rng, tmp_path):
     weights = tmp_path / "weights" / "taught_a.pt"
     assert weights.exists() == weights.with_suffix(".json").exists() == (stage == "segmenting")
     assert any(f"kept        {weights}" in line for line in said) == (stage == "segmenting")
+
+
+def test_what_was_taught_on_a_store_is_learned_on_from_on_another_volume(rng, tmp_path):
+    shape = (14, 60, 56)
+    for name in "ab":
+        volume, labels = painted(rng, shape)
+        write_volume(tmp_path / f"{name}.ome.zarr", volume)
+        write_volume(tmp_path / f"{name}_labels.nrrd", volume.with_array(labels))
+    first = TeachJob(tmp_path / "a_labels.nrrd", tmp_path / "out", tmp_path / "weights")
+    with Sources() as sources:
+        teach_in_store(plan_teaching(tmp_path / "a.ome.zarr", first, sources), sources, print)
+    said = []
+    second = replace(first, labels=tmp_path / "b_labels.nrrd", start=tmp_path / "weights" / "taught_a.pt")
+    teach_file(tmp_path / "b.ome.zarr", second, say=said.append)
+    assert any("learns on   from" in line and "from its 1 label files too" in line for line in said)

@@ -71,14 +71,14 @@ def part_of(grid: Volume, box: Sequence[slice]) -> Volume:
     return replace(grid, array=zeros, origin=grid.origin + first @ grid.directions)
 
 
-def reading_bytes(source: Source, axes: str | None) -> int:
+def reading_bytes(source: Source, options: ReadOptions) -> int:
     """Return about how many bytes it takes to read labels: those of pieces, or of all of a segmentation."""
     if is_segmentation(source):
         return 3 * nrrd.claimed_bytes(nrrd.read_header(source))
     if source.is_store:
         level = open_level(source.path, 0, group_of(source))
         return 8 * math.prod(level.pieces) * level.dtype.itemsize
-    with open_stack_with(source, ReadOptions(axes, yield_to_file=True)) as stack:
+    with open_stack_with(source, options) as stack:
         return 8 * math.prod(stack.shape[1:]) * stack.grid.array.itemsize
 
 
@@ -105,23 +105,24 @@ def read_labels_part(
     image: Volume,
     image_name: str,
     around: Sequence[int],
+    check: Callable[[Box], None],
     *,
     lumen: str | None = None,
     background: str | None = None,
-    axes: str | None = None,
-    spacing_um: ArrayLike | None = None,
+    options: ReadOptions,
 ) -> PartOfVolume:
     """Read labels of the smallest box of a volume that holds all of them, and so many voxels (Z, Y, X) around them.
 
-    Other parameters and errors are those of `micronet.io.read_labels`; the array of `image` is not looked at.
+    `check` is told the box before that is held, and may refuse it. Other parameters and errors are those of
+    `micronet.io.read_labels`; the array of `image` is not looked at.
     """
     path = source.path
     with ExitStack() as files:
         if is_segmentation(source):
-            found = _of_segments(source, image, lumen, background, spacing_um)
+            found = _of_segments(source, image, lumen, background, options.spacing_um)
         else:
             check_named(path, lumen, background)
-            found = _of_values(source, ReadOptions(axes, spacing_um, yield_to_file=True), files)
+            found = _of_values(source, options, files)
         note = ""
         if not found.cropped:
             image, _, note = share_grid(image, found.grid, image_name, str(path))
@@ -129,6 +130,7 @@ def read_labels_part(
         counts[0] = math.prod(image.shape) - counts[LUMEN] - counts[BACKGROUND]
         check_counts(counts, path, found.how, PAINT)
         box = _around(low, high, around, image.shape)
+        check(box)
         labels = np.zeros([part.stop - part.start for part in box], np.uint8)
         for place, values in found.pieces():
             _put(labels, box, place, values)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -81,7 +81,7 @@ class _Box:
     @property
     def words(self) -> str:
         """Where it is, for a person."""
-        return ", ".join(f"{axis} {one.start}:{one.stop}" for axis, one in zip("zyx", self.part.box, strict=True))
+        return _words(self.part.box)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,31 +125,38 @@ def teach_in_store(plan: Plan, sources: Sources, say: Say, on_progress: Progress
     return outcome
 
 
+def _words(box: Sequence[slice]) -> str:
+    return ", ".join(f"{axis} {one.start}:{one.stop}" for axis, one in zip("zyx", box, strict=True))
+
+
 def _read(plan: Plan, sources: Sources, say: Say) -> _Box:
     """Read the labels, piece by piece; InputError where there is too little memory for that, or for their box."""
     job, path = plan.job, plan.path
     level = open_level(path)
     check_axes(ReadOptions(axes=job.axes), level.image.axes, path)
     grid = level.grid if job.spacing_um is None else level.grid.with_spacing(job.spacing_um)
-    spacing_um, labels, allowance = (
-        grid.spacing_um or (1.0, 1.0, 1.0),
-        sources.of(job.labels),
-        Allowance.of(job.max_ram),
-    )
-    _check(allowance, reading_bytes(labels, job.axes), f"'{job.labels}' does not fit into memory: to read it")
+    spacing_um, labels = grid.spacing_um or (1.0, 1.0, 1.0), sources.of(job.labels)
+    allowance, options = Allowance.of(job.max_ram), ReadOptions(job.axes, job.spacing_um, yield_to_file=True)
+
+    def check(work: int, box: Sequence[slice]) -> None:
+        what = f"'{path}' does not fit into memory, nor does what lies around its labels ({_words(box)}): it"
+        _check(allowance, work, what, "paint closer together, crop the volume,")
+
+    def check_box(box: Sequence[slice]) -> None:
+        voxels = math.prod(one.stop - one.start for one in box)
+        check(sum(bytes_to_teach(job, 0, voxels, voxels)), box)
+
+    reading = f"'{job.labels}' does not fit into memory: to read it"
+    _check(allowance, reading_bytes(labels, options), reading, "give the labels as OME-Zarr in smaller chunks,")
     # So far do the features of a voxel look: those of annotated voxels are what they are in the whole volume.
     around = reach(default_scales(spacing_um), spacing_um)
-    how: dict[str, Any] = {"axes": job.axes, "spacing_um": job.spacing_um}
-    part = read_labels_part(labels, grid, str(path), around, lumen=job.lumen, background=job.background, **how)
+    names = {"lumen": job.lumen, "background": job.background}
+    part = read_labels_part(labels, grid, str(path), around, check_box, options=options, **names)
     tell_read(part.whole, part.labels, say)
     if job.intensity == "log":
         refuse_second_log(path)
     box = _Box(level, part)
-    _check(
-        allowance,
-        _bytes(job, box),
-        f"'{path}' does not fit into memory, nor does what lies around its labels ({box.words}): it",
-    )
+    check(_bytes(job, box), part.box)
     room = math.prod(level.shape) * (level.dtype.itemsize + 8)
     if (free := free_bytes(job.output)) < room:
         raise FileError(
@@ -159,13 +166,12 @@ def _read(plan: Plan, sources: Sources, say: Say) -> _Box:
     return box
 
 
-def _check(allowance: Allowance, work: int, what: str) -> None:
+def _check(allowance: Allowance, work: int, what: str, advice: str) -> None:
     """Raise MemoryLimitError where something takes more than is allowed."""
     needed = int(allowance.program + MARGIN * work)
     if not allowance.fits(needed):
         raise MemoryLimitError(
-            f"{what} takes about {size(needed)}, {allowance.words}; paint closer together, crop the volume, or allow "
-            f"more {setting('max_ram')}"
+            f"{what} takes about {size(needed)}, {allowance.words}; {advice} or allow more {setting('max_ram')}"
         )
 
 
@@ -175,7 +181,7 @@ def _bytes(job: TeachJob, box: _Box) -> int:
     voxels, plane, planes = labels.size, labels[0].size, np.flatnonzero(labels.any(axis=(1, 2)))
     together = max(len(run) for run in np.split(planes, np.flatnonzero(np.diff(planes) > 1) + 1))
     held, work = bytes_to_teach(job, 0, voxels, voxels)
-    held += 4 * voxels + 3 * each * int(np.count_nonzero(labels))  # the evened image, and features of what is annotated
+    held += 4 * voxels + 4 * each * int(np.count_nonzero(labels))  # the evened image, and features of what is annotated
     trained = 16 * voxels + companion_bytes(labels.shape, box.spacing_um)
     learning = held + max(work, trained, each * min(_FEATURE_PLANES, together) * plane)
     return max(int(learning), voxels + max(light_bytes(box.level.shape, evened=True), copied_bytes(box.level)))
