@@ -60,6 +60,19 @@ def test_one_slice_is_held_out_in_parts_with_a_gap_on_both_sides():
     assert sum(len(learned) for learned, _ in columns) == 4 * 60 - 6 * 8
 
 
+def test_one_slice_is_parted_along_the_side_that_shares_out_its_lumen():
+    """Before, a vessel along the shorter side lay in one part, and what was learned without it scored 0."""
+    labels = np.zeros((3, 64, 60), np.uint8)
+    labels[1] = 2
+    labels[1, 40:50] = 1
+    folds = hold_out(labels, ONE)
+    assert folds.what == "parts of the slice"
+    lumen = labels[labels > 0] == 1
+    assert [(int(lumen[fold.learned].sum()), int(lumen[fold.held].sum())) for fold in folds.folds] == [
+        (370, 150), (290, 150), (290, 150), (370, 150),
+    ]  # fmt: skip
+
+
 def test_strokes_are_held_out_whole_and_every_fold_has_both_classes():
     labels = np.zeros((12, 40, 40), np.uint8)
     for number in range(6):

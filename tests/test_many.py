@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forking import fork
 from running import call, read_json
 
 import infer
@@ -22,7 +23,6 @@ from tests.faults.many_files import (
     damaged,
     expected_levels,
     modified,
-    start,
     watch,
     write_scans,
     write_weights,
@@ -35,6 +35,12 @@ pytestmark = pytest.mark.usefixtures("engine_ready")
 def weights(tmp_path):
     path = tmp_path / "ur-net_test.pt"
     return path, write_weights(path, seed=12)
+
+
+def start(said, *arguments):
+    """Start infer.py; what it says goes into a file."""
+    with open(said, "wb") as stream:
+        return fork([infer.__file__, *arguments, *OPTIONS], stdout=stream, stderr=stream)
 
 
 def _open_files():

@@ -4,13 +4,13 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forking import fork
 from tiny_training import ROOT, write_dataset
 from torch import nn
 
@@ -95,17 +95,14 @@ def _start(folder, script, *arguments, size=1):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, ROOT / script, "--threads", "1", "--dataset", folder / "data" / "tiny.toml", *arguments]
     return [
-        subprocess.Popen(
-            [str(part) for part in command],
+        fork(
+            [ROOT / script, "--threads", "1", "--dataset", folder / "data" / "tiny.toml", *arguments],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            env=os.environ | {"PYTHONIOENCODING": "utf-8"} | (_environment(rank, size, port) if size > 1 else {}),
+            env=os.environ | (_environment(rank, size, port) if size > 1 else {}),
         )
         for rank in range(size)
     ]
@@ -141,9 +138,9 @@ def test_two_processes_train_what_one_process_trains_to_the_bit(tmp_path, script
 
 def test_a_lost_process_ends_the_training_in_one_line_and_resume_gives_the_bits_of_one_that_was_not(tmp_path):
     write_dataset(tmp_path / "data", train=3)
-    whole = _start(tmp_path, "train_micronet.py", "--project", "one", "--accumulate", "2", "--run", "5; save x")
+    whole = _start(tmp_path, "train_micronet.py", "--project", "one", "--accumulate", "2", "--run", "4; save x")
     first, second = _start(
-        tmp_path, "train_micronet.py", "--project", "two", "--accumulate", "2", "--run", "5; save x", size=2
+        tmp_path, "train_micronet.py", "--project", "two", "--accumulate", "2", "--run", "4; save x", size=2
     )
     log = tmp_path / "two" / "logs" / "u-net.csv"
     while first.poll() is None and not (log.is_file() and log.read_text().count("step,") > 3):

@@ -1,11 +1,11 @@
 """Several segments in one file: each as if it were alone, or told apart by one network; nonsense is refused."""
 
 import csv
+import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import SimpleITK
 import slicerio
 import tifffile
 import torch
+from forking import fork
 from running import call, call_for_last_line, read_json
 from sklearn.metrics import jaccard_score
 
@@ -344,8 +345,9 @@ def test_what_makes_no_sense_of_several_segments_is_one_line(here, capsys, optio
 
 def test_ctrl_c_between_two_networks_leaves_nothing_and_the_same_command_does_all(here, root, capsys):
     models = ("--model", "wall=u-net_b.pt", "--model", "lumen=ur-net_a.pt", "--engine", "torch", "--threads", 1)
-    command = [sys.executable, "-u", root / "infer.py", "embryo.nrrd", *models, "-o", "out", "--iterations", 100_000]
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [root / "infer.py", "embryo.nrrd", *models, "-o", "out", "--iterations", 100_000]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    process = fork(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
     while "segment     lumen" not in (line := process.stdout.readline()):
         assert line, process.communicate()
     time.sleep(0.3)

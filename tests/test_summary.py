@@ -2,12 +2,12 @@
 
 import csv
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forking import fork
 from running import call, read_json
 
 import infer
@@ -89,11 +89,11 @@ def test_a_table_that_a_person_has_changed_is_not_replaced(folder, capsys):
 def test_parts_that_run_at_the_same_time_do_every_volume_once(folder, capsys):
     Path("scans/b.nrrd").unlink()
     script = Path(infer.__file__)
-    command = [sys.executable, str(script), "scans", "--model", "ur-net_test.pt", "--iterations", "1", "-o", "out"]
-    with subprocess.Popen([*command, "--part", "1/2"], stdout=subprocess.PIPE, text=True) as other:
-        code, out, _ = infer_scans("--part", "2/2", capsys=capsys)
-        assert (code, "part 2 of 2: 1 of 2 volumes" in out) == (0, True)
-        assert other.communicate()[0].endswith("1 done\n")
+    command = [script, "scans", "--model", "ur-net_test.pt", "--iterations", "1", "-o", "out"]
+    other = fork([*command, "--part", "1/2"], stdout=subprocess.PIPE)
+    code, out, _ = infer_scans("--part", "2/2", capsys=capsys)
+    assert (code, "part 2 of 2: 1 of 2 volumes" in out) == (0, True)
+    assert other.communicate()[0].endswith("1 done\n")
     assert other.returncode == 0
     found = [row["volume"] for number in (1, 2) for row in rows(f"out/lumens_part_{number}_of_2.csv")]
     assert sorted(found) == [f"scans/{name}.nrrd" for name in "ac"]

@@ -1,7 +1,6 @@
 """train_micronet.py and train_micrornet.py as a person, a pipe and a batch system run them."""
 
 import csv
-import fcntl
 import importlib.util
 import io
 import json
@@ -9,7 +8,6 @@ import os
 import pty
 import select
 import signal
-import subprocess
 import sys
 import termios
 import threading
@@ -17,6 +15,7 @@ import time
 
 import pytest
 import torch
+from forking import fork
 from tiny_training import ROOT, finish, kill, start, wait_for, write_dataset
 
 import train_micronet
@@ -234,7 +233,7 @@ def test_tensorboard_is_asked_for_when_it_is_missing_and_written_when_it_is_ther
 
 
 def test_killed_at_any_moment_a_session_resumes_and_ends_with_the_same_bits(train, folder, begin):
-    options = ("--dataset", "data/tiny.toml", "--validate-every", 5, "--iterations", 2, "--run", "24; finish")
+    options = ("--dataset", "data/tiny.toml", "--validate-every", 5, "--iterations", 2, "--run", "16; finish")
     assert train(train_micronet, *options, "--checkpoints", "whole", "--logs", "whole")[0] == 0
     session = folder / "checkpoints" / "u-net.session"
 
@@ -249,10 +248,10 @@ def test_killed_at_any_moment_a_session_resumes_and_ends_with_the_same_bits(trai
         seen = saved_step()
         trained = (folder / "logs" / "u-net.csv").read_text(encoding="utf-8").count("step,train")
         assert trained - seen <= 5
-    assert 0 < seen < 48
+    assert 0 < seen < 32
     code, out, err = train(train_micronet, "--resume", "--run", "finish")
     assert code == 0, err
-    assert f"going on with '24': {48 - seen} steps left" in out
+    assert f"going on with '16': {32 - seen} steps left" in out
 
     assert files(folder / "whole") == sorted([*files(folder / "checkpoints"), *files(folder / "logs")])
     for name in files(folder / "checkpoints"):
@@ -320,15 +319,14 @@ class Terminal:
     def __init__(self, *arguments, cwd):
         self._own, other = pty.openpty()
         termios.tcsetwinsize(other, (30, 120))
-        self.process = subprocess.Popen(
-            [sys.executable, ROOT / "train_micronet.py", "--threads", "1", *map(str, arguments)],
+        self.process = fork(
+            [ROOT / "train_micronet.py", "--threads", "1", *arguments],
             cwd=cwd,
             stdin=other,
             stdout=other,
             stderr=other,
             env=os.environ | {"TERM": "xterm"},
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it
+            terminal=True,
         )
         os.close(other)
         self._unread = ""

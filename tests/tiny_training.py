@@ -3,13 +3,13 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from forking import fork
 
 from micronet import Volume, write_volume
 from micronet.core.volume import upright
@@ -46,18 +46,14 @@ def write_dataset(folder, train=2, validation=1, test=1, caution=""):
     return path
 
 
-def start(script, *arguments, cwd, **how):
+def start(script, *arguments, cwd):
     """Start a training script in a process of its own, with one thread; return the Popen."""
-    return subprocess.Popen(
-        [sys.executable, ROOT / script, "--threads", "1", *map(str, arguments)],
+    return fork(
+        [ROOT / script, "--threads", "1", *arguments],
         cwd=cwd,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
-        **how,
     )
 
 

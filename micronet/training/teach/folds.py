@@ -65,9 +65,10 @@ def hold_out(labels: NDArray[np.uint8], spacing_um: Sequence[float], count: int 
     -------
     Folds
         Annotated slices in turn, where there are at least three along some axis; else strokes (pieces that touch by
-        faces, edges or corners); a single slice that is annotated densely in parts, with a gap around the held-out one.
-        Every fold learns from both classes. There is none where the annotation is too small to be divided, or most of
-        it lies in one piece.
+        faces, edges or corners); a single slice that is annotated densely in parts, with a gap around the held-out one,
+        along that side which shares out lumen and background the more evenly. Every fold learns
+        from both classes. There is none where the annotation is too small to be divided, or most of it lies in one
+        piece.
 
     Raises
     ------
@@ -88,11 +89,10 @@ def hold_out(labels: NDArray[np.uint8], spacing_um: Sequence[float], count: int 
         return replace(found, decide=annotates_slices(labels))
     box = np.prod([np.ptp(column) + 1 for column in places.T], dtype=np.float64)
     if len(places) >= _DENSE * box:
-        long = int(np.argmax(np.ptp(places, axis=0) * np.asarray(spacing_um)))
-        along = places[:, long] * float(spacing_um[long])
-        cuts = np.quantile(along, np.arange(1, count) / count)
+        lengths = places * np.asarray(spacing_um)
+        axes = [int(one) for one in np.argsort(-np.ptp(lengths, axis=0), kind="stable")][:2]
         gap = _GAP * min(spacing_um)
-        return _folds("parts of the slice", np.searchsorted(cuts, along, side="right"), along, lumen, gap)
+        return max((_parts(lengths[:, one], lumen, count, gap) for one in axes), key=lambda parts: _least(parts, lumen))
     pieces, number = ndimage.label(annotated, np.ones((3, 3, 3)))
     groups = _strokes(np.asarray(pieces)[annotated] - 1, int(number), lumen, count)
     return _folds("strokes", groups, np.zeros(len(places)), lumen, 0.0)
@@ -101,6 +101,17 @@ def hold_out(labels: NDArray[np.uint8], spacing_um: Sequence[float], count: int 
 def _shared_out(ranks: NDArray[np.integer], number: int, count: int) -> NDArray[np.integer]:
     """Return the group of each voxel: neighbouring slices in one group, groups of about as many slices."""
     return np.asarray(ranks * min(count, number) // number)
+
+
+def _parts(along: NDArray[np.floating], lumen: NDArray[np.bool_], count: int, gap: float) -> Folds:
+    cuts = np.quantile(along, np.arange(1, count) / count)
+    return _folds("parts of the slice", np.searchsorted(cuts, along, side="right"), along, lumen, gap)
+
+
+def _least(parts: Folds, lumen: NDArray[np.bool_]) -> int:
+    """Return the fewest voxels of a class that a fold learns from or is asked for: with none it says nothing."""
+    shares = [lumen[share] for fold in parts.folds for share in (fold.learned, fold.held)]
+    return min((min(int(share.sum()), int((~share).sum())) for share in shares), default=-1)
 
 
 def _strokes(pieces: NDArray[np.integer], number: int, lumen: NDArray[np.bool_], count: int) -> NDArray[np.integer]:
