@@ -22,6 +22,7 @@ from micronet.networks.evening import EvenedPart, evened
 from micronet.networks.kernels.scale_space import default_scales, reach
 from micronet.networks.normalize import image_statistics, normalize_image
 from micronet.networks.weights import load_model
+from micronet.segment.plan import Beside
 from micronet.training.teach import course
 from micronet.training.teach.in_store import teach_in_store
 from micronet.training.teach.job import TeachJob, teach_file
@@ -273,3 +274,12 @@ def test_what_was_taught_on_a_store_is_learned_on_from_on_another_volume(rng, tm
     second = replace(first, labels=tmp_path / "b_labels.nrrd", start=tmp_path / "weights" / "taught_a.pt")
     teach_file(tmp_path / "b.ome.zarr", second, say=said.append)
     assert any("learns on   from" in line and "from its 1 label files too" in line for line in said)
+
+
+def test_the_preview_shows_the_labels_of_the_voxels_that_it_shows():
+    labels = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
+    whole = np.zeros((9, 10, 11), np.uint8)
+    place = (slice(2, 5), slice(3, 7), slice(6, 11))
+    whole[place] = labels
+    seen = whole[::2, ::2, ::2]
+    np.testing.assert_array_equal(Beside(labels, place, dict).sampled(2, seen.shape), seen)

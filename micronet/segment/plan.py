@@ -81,29 +81,36 @@ class Beside:
 
     Parameters
     ----------
-    labels : ndarray of uint8, shape (Z, Y, X), or None
-        Of a box of the volume: what the mask is there, 1 lumen, 2 background; 0 where that is for the network to say.
-        None where it is so everywhere.
+    labels : ndarray of uint8, shape (Z, Y, X)
+        Of a box of the volume: 1 lumen, 2 background, 0 not annotated.
     place : (slice, slice, slice)
         The box.
     write : callable
         Writes further files into a folder, and returns them by kind.
+    free : bool
+        The mask may differ from the labels.
     """
 
-    labels: NDArray[np.uint8] | None
+    labels: NDArray[np.uint8]
     place: tuple[slice, slice, slice]
     write: Callable[[Path], dict[str, Path]]
+    free: bool = False
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of what is held."""
-        return 0 if self.labels is None else self.labels.nbytes
+    def sampled(self, step: int, shape: Sequence[int]) -> NDArray[np.uint8]:
+        """Return the labels of every so many voxels of the volume along each axis, of which there are `shape`."""
+        found = np.zeros(shape, np.uint8)
+        first = [-(-part.start // step) for part in self.place]
+        seen = self.labels[
+            tuple(slice(at * step - part.start, None, step) for at, part in zip(first, self.place, strict=True))
+        ]
+        found[tuple(slice(at, at + length) for at, length in zip(first, seen.shape, strict=True))] = seen
+        return found
 
     def impose(self, mask: NDArray[np.bool_], box: Sequence[slice]) -> None:
         """Let the mask of a box of the volume hold what the labels say."""
         first = [max(own.start, other.start) for own, other in zip(self.place, box, strict=True)]
         stop = [min(own.stop, other.stop) for own, other in zip(self.place, box, strict=True)]
-        if self.labels is None or any(a >= b for a, b in zip(first, stop, strict=True)):
+        if self.free or any(a >= b for a, b in zip(first, stop, strict=True)):
             return
         inner, outer = (
             tuple(slice(a - part.start, b - part.start) for a, b, part in zip(first, stop, of, strict=True))

@@ -24,6 +24,7 @@ from micronet.core.files import make_folder
 from micronet.core.names import write_name
 from micronet.core.outcome import Outcome
 from micronet.core.ram import Allowance
+from micronet.io.labels import LUMEN
 from micronet.io.zarr_write import LabelColour, Version, Writer, write_labels
 from micronet.networks import engine
 from micronet.networks.card import card_line
@@ -296,9 +297,12 @@ def _write(plan: Plan, store: Opened, shop: _Shop, last: int, shown: NDArray[Any
                 counts.join(one)
                 mask_shown[one.place] = one.shown
         title = write_name(stem) if step == 1 else f"{write_name(stem)} (1 of {step} voxels along each axis)"
-        write_preview(files["preview"], _scene(store, shown, mask_shown, step, task.job.y_crop), title)
+        scene = _scene(store, shown, mask_shown, step, task.job.y_crop)
         if task.beside is not None:
             files |= task.beside.write(folder)
+            if (painted := task.beside.sampled(step, shown.shape)).any():
+                scene = replace(scene, annotation=painted == LUMEN, known=painted > 0)
+        write_preview(files["preview"], scene, title)
     return counts, Written(files, store.memory.needed, [], [], {})
 
 

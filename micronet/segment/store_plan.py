@@ -98,7 +98,7 @@ def open_store(
     masks = [claimed_bytes(task.sources.of(mask), axes=job.axes, shape=job.shape) for mask in task.masks.values()]
     voxels = math.prod(grid.shape)
     need = _Need(
-        voxels * len(masks) + (0 if task.beside is None else task.beside.nbytes),
+        voxels * len(masks) + (0 if task.beside is None else task.beside.labels.nbytes),
         max(
             _PLANE_BYTES * grid.shape[1] * grid.shape[2],
             copied_bytes(level),

@@ -277,7 +277,7 @@ def _segmented(
         spacing_um=part.whole.spacing_um,
         max_ram=job.max_ram,
     )
-    beside = Beside(None if job.free_labels else part.labels.volume.array, part.box, write)
+    beside = Beside(part.labels.volume.array, part.box, write, job.free_labels)
     weights = Weights(plan.weights_path, taught.record["weights"]["sha256"], taught.network)
     task = Task(plan.path, weights, how, sources, beside=beside)
     with _naming(plan.path):
