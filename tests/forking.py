@@ -8,7 +8,6 @@ memory of a process, starts one.
 
 import atexit
 import contextlib
-import fcntl
 import functools
 import gc
 import json
@@ -19,7 +18,6 @@ import signal
 import socket
 import subprocess
 import sys
-import termios
 import threading
 from pathlib import Path
 
@@ -87,6 +85,11 @@ def fork(command, *, cwd=None, env=None, stdin=None, stdout=None, stderr=None, t
     terminal : bool
         Its standard input is a terminal that becomes its own, in a session of its own.
     """
+    if not hasattr(os, "fork"):  # Windows starts one
+        environment = (os.environ if env is None else env) | {"PYTHONIOENCODING": "utf-8"}
+        words = [sys.executable, *map(str, command)]
+        streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+        return subprocess.Popen(words, cwd=cwd, env=environment, text=True, encoding="utf-8", **streams)
     mine, theirs, opened = [], [], []
     for number, wish in enumerate((stdin, stdout, stderr)):
         if wish == subprocess.PIPE:
@@ -212,6 +215,9 @@ def _become(request, streams):
         if each > 2:
             os.close(each)
     if request["terminal"]:
+        import fcntl
+        import termios
+
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C reaches it
     os.environ.clear()

@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import time
 from importlib.metadata import PackageNotFoundError
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from disks import fill
+from forking import fork
 from taught_networks import CUBES, THICK, in_small_parts, weights_of, with_grids
 
 from micronet import predict
@@ -156,9 +156,9 @@ def test_workers_that_are_killed_are_told_and_lose_nothing(volume, segment, clus
 
 def test_a_killed_driver_goes_on_after_the_last_refinement(volume, segment, root, tmp_path):
     path = write_volume(tmp_path / "a.ome.zarr", volume)
-    words = ["infer.py", path, "-o", segment.output, "--iterations", 20, "--cluster", segment.cluster]
+    words = [root / "infer.py", path, "-o", segment.output, "--iterations", 20, "--cluster", segment.cluster]
     # A plan of one tile, as the driver makes: it is killed as soon as three refinements are finished.
-    driver = subprocess.Popen([sys.executable, *map(str, words)], cwd=root, stdout=subprocess.DEVNULL)
+    driver = fork(words, cwd=root, stdout=subprocess.DEVNULL)
     progress = segment.output / ".a.tiles" / "progress.json"
     until = time.monotonic() + 120
     while time.monotonic() < until and driver.poll() is None:

@@ -70,7 +70,7 @@ def test_kernels_are_compiled_where_nothing_can_be_kept_and_the_reason_is_told(t
 
 SET_ENGINE = """
 from micronet.app.computing import set_engine
-print(set_engine("auto", ["training"]))
+print(set_engine("auto", ["forward"]))
 """
 
 
@@ -81,7 +81,7 @@ def test_a_full_disk_costs_the_cache_and_not_the_work(tmp_path, small_disk, engi
     disk = small_disk(tmp_path / "disk", size)
     there = disk / ready.name
     shutil.copytree(ready, there)
-    for path in [*there.glob("*.compiled"), *there.rglob("gradient_decoder.largest-*")]:
+    for path in [*there.glob("*.compiled"), *there.rglob("coarse.pool_stack-*")]:
         path.unlink()
     fill(disk)
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(disk), "MICRONET_LANES": str(LANES)}
