@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import NoReturn
 
 __all__ = ["Ended", "orderly_end", "postponed"]
 
@@ -49,10 +48,8 @@ def orderly_end() -> Iterator[None]:
     """Let Ctrl-C, SIGTERM and SIGHUP end the work as an error would, so that no half-written file stays behind."""
 
     def leave(number: int, frame: FrameType | None) -> None:
-        if not postponed(number, frame):
-            _leave(number)
-
-    def _leave(number: int) -> NoReturn:
+        if postponed(number, frame):
+            return
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         for other in taken:  # a terminal that closes may send more than one

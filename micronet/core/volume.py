@@ -20,6 +20,7 @@ __all__ = [
     "is_isotropic",
     "settle_units",
     "share_grid",
+    "shared_part",
     "upright",
 ]
 
@@ -333,3 +334,19 @@ def bounding_box(mask: NDArray[Any]) -> tuple[slice, ...]:
         filled = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
         box.append(slice(int(filled[0]), int(filled[-1]) + 1) if filled.size else slice(0, 0))
     return tuple(box)
+
+
+def shared_part(one: Sequence[slice], other: Sequence[slice]) -> tuple[tuple[slice, ...], tuple[slice, ...]] | None:
+    """Return what two boxes of a volume share, as slices of the first and of the second; None where that is nothing.
+
+    >>> shared_part([slice(2, 6)], [slice(4, 9)])
+    ((slice(2, 4, None),), (slice(0, 2, None),))
+    """
+    both = [slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(one, other, strict=True)]
+    if any(part.start >= part.stop for part in both):
+        return None
+    here, there = (
+        tuple(slice(part.start - at.start, part.stop - at.start) for part, at in zip(both, box, strict=True))
+        for box in (one, other)
+    )
+    return here, there

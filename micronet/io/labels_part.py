@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from micronet.core.errors import InputError
-from micronet.core.volume import Volume, bounding_box, share_grid
+from micronet.core.volume import Volume, bounding_box, share_grid, shared_part
 from micronet.io import nrrd
 from micronet.io.checks import ReadOptions
 from micronet.io.formats import open_stack_with
@@ -199,10 +199,6 @@ def _around(low: NDArray[np.intp], high: NDArray[np.intp], around: Sequence[int]
 
 def _put(labels: NDArray[np.uint8], box: Box, place: Box, values: NDArray[Any]) -> None:
     """Put what lies of a piece in a box into it."""
-    both = [slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(box, place, strict=True)]
-    if all(part.start < part.stop for part in both):
-        inner, outer = (
-            tuple(slice(part.start - at.start, part.stop - at.start) for part, at in zip(both, of, strict=True))
-            for of in (place, box)
-        )
+    if (shared := shared_part(place, box)) is not None:
+        inner, outer = shared
         labels[outer] = values[inner]

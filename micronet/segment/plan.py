@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import write_name
 from micronet.core.ownership import REPLACE, Outputs, check_outputs
-from micronet.core.volume import Volume
+from micronet.core.volume import Volume, shared_part
 from micronet.io import Source, Sources, claimed_bytes, files_of, open_stack, volume_stem
 from micronet.io.checks import is_store
 from micronet.io.labels import LUMEN
@@ -108,14 +108,10 @@ class Beside:
 
     def impose(self, mask: NDArray[np.bool_], box: Sequence[slice]) -> None:
         """Let the mask of a box of the volume hold what the labels say."""
-        first = [max(own.start, other.start) for own, other in zip(self.place, box, strict=True)]
-        stop = [min(own.stop, other.stop) for own, other in zip(self.place, box, strict=True)]
-        if self.free or any(a >= b for a, b in zip(first, stop, strict=True)):
+        shared = None if self.free else shared_part(self.place, box)
+        if shared is None:
             return
-        inner, outer = (
-            tuple(slice(a - part.start, b - part.start) for a, b, part in zip(first, stop, of, strict=True))
-            for of in (self.place, box)
-        )
+        inner, outer = shared
         said = self.labels[inner]
         np.copyto(mask[outer], said == LUMEN, where=said > 0)
 

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from micronet.core.volume import shared_part
 from micronet.networks.normalize import standardize
 from micronet.segment.plane_work import PlaneWork, Runner, statistics
 from micronet.segment.refine import Change
@@ -113,9 +114,8 @@ def _reaching(cuts: Sequence[tuple[slice, slice]], box: slice) -> list[tuple[int
     """Return, along an axis, which windows reach into a box, and what of them lies where in it."""
     found = []
     for place, (seen, _) in enumerate(cuts):
-        first, stop = max(seen.start, box.start), min(seen.stop, box.stop)
-        if first < stop:
-            here, there = slice(first - seen.start, stop - seen.start), slice(first - box.start, stop - box.start)
+        if (shared := shared_part([seen], [box])) is not None:
+            (here,), (there,) = shared
             found.append((place, here, there))
     return found
 

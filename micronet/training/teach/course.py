@@ -18,7 +18,6 @@ from micronet.networks.taught import Taught as TaughtNetwork
 from micronet.training.teach.folds import Folds, hold_out
 from micronet.training.teach.learners import LinearLearner, MicroNetLearner, TreesLearner
 from micronet.training.teach.lesson import Choice, Learner, Lesson, Mask, choose
-from micronet.training.teach.prevalence import annotates_slices
 from micronet.training.trainer import StepReport
 
 __all__ = [
@@ -40,8 +39,8 @@ Progress = Callable[[int, int, str], None]
 AROUND = 40.0
 #: Of a µ-Net: steps, and voxels of its grid, half a minute of one core.
 _STEPS, _MOST_VOXELS = 100, 700_000
-#: Bytes of a voxel of its grid while it is trained; 148 were measured.
-_TRAINED = 160
+#: Bytes of a voxel of its grid while it is trained, 148 were measured; and of the volume, resampled for it.
+_TRAINED, _RESAMPLED = 160, 16
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def default_companions(
     """
     if not planes_are_thick(lesson.spacing_um):
         return []
-    slices = annotates_slices(lesson.labels)
+    slices = lesson.of_slices
     share = 0.25 if slices else 0.5
     companions: list[tuple[Learner, float]] = [(LinearLearner(), share), (LinearLearner(around=AROUND), share)]
     if slices:
@@ -133,7 +132,7 @@ def companion_bytes(shape: Sequence[int], spacing_um: Sequence[float]) -> int:
     if not planes_are_thick(spacing_um):
         return 0
     step_um = isotropic_step(shape, spacing_um, _MOST_VOXELS)
-    return _TRAINED * math.prod(isotropic_shape(shape, spacing_um, step_um))
+    return _RESAMPLED * math.prod(shape) + _TRAINED * math.prod(isotropic_shape(shape, spacing_um, step_um))
 
 
 def teach(

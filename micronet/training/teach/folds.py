@@ -66,9 +66,8 @@ def hold_out(labels: NDArray[np.uint8], spacing_um: Sequence[float], count: int 
     Folds
         Annotated slices in turn, where there are at least three along some axis; else strokes (pieces that touch by
         faces, edges or corners); a single slice that is annotated densely in parts, with a gap around the held-out one,
-        along that side which shares out lumen and background the more evenly. Every fold learns
-        from both classes. There is none where the annotation is too small to be divided, or most of it lies in one
-        piece.
+        along that side which shares out lumen and background the more evenly. Every fold learns from both classes.
+        There is none where the annotation is too small to be divided, or most of it lies in one piece.
 
     Raises
     ------

@@ -182,8 +182,8 @@ def _bytes(job: TeachJob, box: _Box) -> int:
     together = max(len(run) for run in np.split(planes, np.flatnonzero(np.diff(planes) > 1) + 1))
     held, work = bytes_to_teach(job, 0, voxels, voxels)
     held += 4 * voxels + 4 * each * int(np.count_nonzero(labels))  # the evened image, and features of what is annotated
-    trained = 16 * voxels + companion_bytes(labels.shape, box.spacing_um)
-    learning = held + max(work, trained, each * min(_FEATURE_PLANES, together) * plane)
+    companions = companion_bytes(labels.shape, box.spacing_um)
+    learning = held + max(work, companions, each * min(_FEATURE_PLANES, together) * plane)
     return max(int(learning), voxels + max(light_bytes(box.level.shape, evened=True), copied_bytes(box.level)))
 
 

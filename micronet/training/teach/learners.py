@@ -26,7 +26,7 @@ from micronet.training.recipe import RECIPES
 from micronet.training.teach.lesson import Lesson, Mask
 from micronet.training.teach.linear import train_linear
 from micronet.training.teach.pixel import train_pixel_network
-from micronet.training.teach.prevalence import annotates_slices, logit_shift, prevalence
+from micronet.training.teach.prevalence import logit_shift, prevalence
 from micronet.training.trainer import StepReport, Trainer
 
 __all__ = [
@@ -52,8 +52,6 @@ Array = NDArray[np.float32]
 _SEEN_PLANES = 12
 #: Voxels that trees are fitted to, at most: neighbours tell the same, and a large slice would take minutes.
 _MOST_VOXELS = 60_000
-#: Side of the cubes that trees take for one place each, in units of the finest spacing.
-_PLACE = 16
 
 
 class _Features(NamedTuple):
@@ -136,7 +134,7 @@ class TaughtTrees:
 
     def for_the_volume(self) -> TaughtTrees:
         """Return these trees corrected for how common lumen is in the volume, where strokes were annotated."""
-        if annotates_slices(self.lesson.labels):
+        if self.lesson.of_slices:
             return self
         image = self.lesson.seen.evened(self.trees.around_um)
         probability = np.concatenate([self._said_of(image, z) for z in seen_planes(len(image))])
@@ -253,16 +251,11 @@ def places_of(lesson: Lesson, learned: Mask | None = None) -> NDArray[np.intp] |
 
     None where slices were annotated: these show all that there is, and trees do better if each sees all of it.
     """
-    if annotates_slices(lesson.labels):
+    if lesson.of_slices:
         return None
+    own = lesson.places if learned is None else lesson.places[learned]
     numbers, count = [], 0
-    for one in (lesson, *lesson.others):
-        spacing = np.asarray(one.spacing_um)
-        side = np.maximum(_PLACE * spacing.min() / spacing, 1.0)
-        at = np.argwhere(one.annotated)
-        if one is lesson and learned is not None:
-            at = at[learned]
-        cubes = np.ravel_multi_index((at // side).astype(np.intp).T, one.labels.shape)
+    for cubes in (own, *(other.places for other in lesson.others)):
         found, number = np.unique(cubes, return_inverse=True)
         numbers.append(number + count)
         count += len(found)

@@ -17,6 +17,7 @@ from micronet.networks.evening import EvenedPart, Seen
 from micronet.networks.taught import Member
 from micronet.training.teach.beside import Corrections, corrections
 from micronet.training.teach.folds import Folds, hold_out
+from micronet.training.teach.prevalence import annotates_slices
 
 __all__ = ["Choice", "Learner", "Lesson", "Taught", "choose"]
 
@@ -24,6 +25,8 @@ Mask = NDArray[np.bool_]
 #: A learner, or a mean of several, is taken in place of what is expected to be best only if it is better by so much
 #: Dice.
 _WORTH_IT = 0.01
+#: Side of the cubes that trees take for one place each, in units of the finest spacing.
+_PLACE = 16
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,19 @@ class Lesson:
     def lumen_share(self) -> float:
         """Share of lumen in all that is annotated, the other volumes included."""
         return float(np.concatenate([self.lumen, *(other.lumen for other in self.others)]).mean())
+
+    @cached_property
+    def of_slices(self) -> bool:
+        """Whether slices were annotated, not strokes alone."""
+        return annotates_slices(self.labels)
+
+    @cached_property
+    def places(self) -> NDArray[np.intp]:
+        """Where its voxels lie, (voxels,): voxels of a cube have the same number."""
+        spacing = np.asarray(self.spacing_um)
+        side = np.maximum(_PLACE * spacing.min() / spacing, 1.0)
+        cubes = (np.argwhere(self.annotated) // side).astype(np.intp)
+        return np.asarray(np.ravel_multi_index(cubes.T, self.labels.shape), np.intp)
 
     @cached_property
     def corrections(self) -> Corrections | None:

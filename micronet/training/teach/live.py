@@ -27,7 +27,6 @@ from micronet.networks.taught import Member, Taught
 from micronet.training.teach.course import Course, Progress, teach
 from micronet.training.teach.learners import corrected_for, drawn_of, places_of, seen_planes
 from micronet.training.teach.lesson import Choice, Lesson
-from micronet.training.teach.prevalence import annotates_slices
 from micronet.training.teach.result import looked
 
 __all__ = ["Answer", "LiveImage"]
@@ -175,7 +174,7 @@ class LiveImage:
 
     def _for_the_volume(self, trees: PixelTrees, lesson: Lesson) -> PixelTrees:
         """Return trees as `learners.TaughtTrees.for_the_volume` corrects them, from features that are kept."""
-        if annotates_slices(lesson.labels):
+        if lesson.of_slices:
             return trees
         planes = seen_planes(len(self.image))
         seen = np.empty((len(planes), self.image[0].size), np.float32)

@@ -384,12 +384,12 @@ def check_room_for(plan: Plan, sources: Sources, networks: int = 1) -> None:
     job = plan.job
     with open_stack(sources.of(plan.path), axes=job.axes, spacing_um=job.spacing_um) as stack:
         stored, voxels = stack.grid.array.nbytes, stack.grid.array.size
-        trained = 16 * voxels + companion_bytes(stack.grid.shape, stack.grid.spacing_um or (1.0, 1.0, 1.0))
+        companions = companion_bytes(stack.grid.shape, stack.grid.spacing_um or (1.0, 1.0, 1.0))
     labels = claimed_bytes(sources.of(job.labels), axes=job.axes)
     held, work = bytes_to_teach(job, stored, voxels, labels)
     # What is said by several, and other volumes.
     held += 7 * voxels * (networks - 1) + held_bytes(plan.known.known, plan.asked["input"]["sha256"])
-    Allowance.of(job.max_ram).check(held, max(work, trained), f"'{plan.path}'")
+    Allowance.of(job.max_ram).check(held, max(work, companions), f"'{plan.path}'")
 
 
 def needs_whole(error: MemoryLimitError, wish: str) -> MemoryLimitError:
