@@ -8,8 +8,9 @@ python benchmarks/decoys.py ANNOTATIONS WEIGHTS --shape 96,96,96 --voxels 10000 
 Random forest and pixel network (voxels.py) learn from six phantoms whose optics and decoys vary, and are scored on six
 others and on images over the annotations, which do not vary; on random voxels. The bundled networks, which learned from
 phantoms too, and the published ones, which learned from real OCT, look at the whole of these images: µ-Net once, µr-Net
-ten times. decoys.png shows what the published ones find in a procedural phantom with much of one decoy. Every image is
-simulated. What is in --output is not measured again.
+ten times. So does MONAI's 3-D U-Net, trained on the phantoms of the bundled networks for the CPU time of both.
+decoys.png shows what the published ones find in a procedural phantom with much of one decoy. Every image is simulated.
+What is in --output is not measured again.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,10 @@ import torch
 import voxels
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]  # runs from a checkout that is not installed
+
+import competitors  # noqa: E402
+import make_bundled  # noqa: E402
 
 from micronet.core.provenance import sha256_of, versions, write_json  # noqa: E402
 from micronet.core.threads import physical_cores  # noqa: E402
@@ -54,6 +59,7 @@ from micronet.segment.refine import predict  # noqa: E402
 TAUGHT = {"forest": "random forest", "pixel network": "pixel network"}
 PUBLISHED = {"published µ-Net": "u-net_1600.pt", "published µr-Net": "ur-net_b0.5_1200.pt"}
 OURS = {"bundled µ-Net": "u-net_phantom.pt", "bundled µr-Net": "ur-net_phantom.pt"}
+RIVAL = "MONAI U-Net"
 #: Of which published networks are asked the latter alone: they were not made for phantoms.
 SETS = ("unseen", "annotations")
 TRAINING, UNSEEN = range(1, 7), range(30_001, 30_007)
@@ -79,7 +85,8 @@ MUCH = {
 
 def columns() -> list[tuple[str, str]]:
     """Return method and set of every column."""
-    return [*((name, which) for name in (*TAUGHT, *OURS) for which in SETS), *((name, SETS[1]) for name in PUBLISHED)]
+    anywhere = (*TAUGHT, *OURS, RIVAL)
+    return [*((name, which) for name in anywhere for which in SETS), *((name, SETS[1]) for name in PUBLISHED)]
 
 
 class Bench:
@@ -112,18 +119,34 @@ class Bench:
         """Return random voxels, as a taught method sees them."""
         return voxels.drawn(voxels.LEARNERS[TAUGHT[name]], sample, self.arguments.voxels, seed)
 
-    def dice(self, method: voxels.VoxelMethod | str, name: str, sample: Sample, seed: int) -> float:
+    @cache  # noqa: B019 - there is one bench
+    def rival(self, seed: int) -> competitors.UNet:
+        """Return MONAI's U-Net, trained with this seed for the CPU time of the bundled networks together."""
+        network = competitors.UNet(96, seed)
+        path = self.arguments.output / f"monai_seed{seed}.session"
+        if not network.load(path):
+            cards = [(self.arguments.ours / file).with_suffix(".json") for file in OURS.values()]
+            budget = sum(json.loads(card.read_text(encoding="utf-8"))["training"]["cpu_seconds"] for card in cards)
+            learned_from = make_bundled.phantoms(make_bundled.FULL_TRAINING, make_bundled.SMALL_TRAINING, vary=True)
+            held_out = make_bundled.phantoms(make_bundled.FULL_VALIDATION, make_bundled.SMALL_VALIDATION, vary=True)
+            network.train(learned_from, held_out, budget, path)
+        return network
+
+    def dice(self, method: voxels.VoxelMethod | competitors.UNet | str, name: str, sample: Sample, seed: int) -> float:
         """Return Dice of one method on one image."""
-        if not isinstance(method, str):
+        if isinstance(method, voxels.VoxelMethod):
             return method.dice(self.rows(name, sample, seed))
+        if isinstance(method, competitors.UNet):
+            return overlap(method.predict(sample), sample.mask).f_score()
         crop = sample.entry.y_crop
         mine = predict(sample.volume.array, self.networks[name], y_crop=crop)[:, :crop] > 0.5
         return overlap(mine, sample.mask).f_score()
 
     def row(self, optics: Optics, seed: int, found: dict[str, list[float]]) -> None:
         """Add to `found` the Dice on every image that is missing; the seed is that of teaching and of all speckle."""
-        missing = [(name, which) for name, which in columns() if f"{name}, {which}" not in found]
-        methods: dict[str, voxels.VoxelMethod | str] = {name: name for name, _ in missing}
+        wanted = [(name, which) for name, which in columns() if name in self.arguments.methods]
+        missing = [(name, which) for name, which in wanted if f"{name}, {which}" not in found]
+        methods: dict[str, voxels.VoxelMethod | competitors.UNet | str] = {name: name for name, _ in missing}
         taught: dict[str, list[voxels.Rows]] = {name: [] for name in methods if name in TAUGHT}
         for s in TRAINING if taught else ():
             sample = self.phantom(s + 100 * seed, optics)
@@ -131,6 +154,8 @@ class Bench:
                 rows.append(self.rows(name, sample, s + 100 * seed))
         for name, rows in taught.items():
             methods[name] = voxels.teach(voxels.LEARNERS[TAUGHT[name]], rows, seed)
+        if RIVAL in methods:
+            methods[RIVAL] = self.rival(seed)
         for which in SETS:
             asked = [name for name, where in missing if where == which]
             scores: dict[str, list[float]] = {name: [] for name in asked}
@@ -160,7 +185,8 @@ class Bench:
 
 def table(results: dict[str, dict[str, dict[str, list[float]]]]) -> str:
     """Return Markdown: mean Dice over images and seeds; over annotations the mean of the worst one too."""
-    names = [f"{name}, {which}" for name, which in columns()]
+    measured = {name for seeds in results.values() for run in seeds.values() for name in run}
+    names = [name for name in (f"{method}, {which}" for method, which in columns()) if name in measured]
     lines = ["| decoys; seeds | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
     for variant, seeds in results.items():
         cells = []
@@ -181,6 +207,8 @@ def main() -> None:
     parser.add_argument(
         "--rows", nargs="+", default=["all decoys", "none"], choices=[*dict(variants()), "each"], metavar="ROW"
     )
+    everyone = list(dict(columns()))
+    parser.add_argument("--methods", nargs="+", default=everyone, choices=everyone, metavar="METHOD")
     parser.add_argument("--shape", type=lambda text: tuple(map(int, text.split(","))), default=(217, 260, 218))
     parser.add_argument("--voxels", type=int, default=voxels.VOXELS, help="of each volume (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3)
