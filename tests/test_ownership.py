@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from running import call, read_json
 from tiny_training import write_dataset
 
@@ -18,8 +19,9 @@ import evaluate
 import infer
 import make_phantoms
 import prepare
+import teach
 import train_micronet
-from micronet import MicroNet, MicroRNet, Volume, write_volume
+from micronet import MicroNet, MicroRNet, Volume, read_volume, write_volume
 from micronet.core.errors import FileError, InputError
 from micronet.core.names import write_name
 from micronet.core.ownership import Mark, Outputs, check_outputs
@@ -212,6 +214,26 @@ class TestPlan:
         (tmp_path / "folder").symlink_to(tmp_path)
         with pytest.raises(InputError, match="would replace"):
             check_outputs([outputs(tmp_path / "folder", "in")], [tmp_path / "in"])
+
+    @pytest.mark.parametrize("place", ["", "out", "0/deep/er", "../link", "../link/out"])
+    def test_nothing_is_written_into_a_volume_that_is_a_folder(self, tmp_path, place):
+        chunk = tmp_path / "a.OME.zarr" / "0" / "c"
+        chunk.parent.mkdir(parents=True)
+        chunk.touch()
+        (tmp_path / "link").symlink_to(chunk.parent)
+        planned = [outputs(tmp_path / "fine", "b"), outputs(tmp_path / "a.OME.zarr" / place, "b", record="s.json")]
+        with pytest.raises(FileError, match=r"lies inside '.*a\.OME\.zarr', a volume .* elsewhere \(setting: output\)"):
+            check_outputs(planned, [chunk])
+        with pytest.raises(FileError, match=r"lies inside '.*link', a volume that this call reads"):
+            check_outputs([outputs(chunk.parent / "b", "c")], [tmp_path / "link", tmp_path / "link" / "c"])
+
+    def test_beside_volumes_that_are_folders_and_into_a_folder_of_volumes_is_written(self, tmp_path):
+        chunk = tmp_path / "a.ome.zarr" / "c"
+        chunk.parent.mkdir()
+        chunk.touch()
+        (tmp_path / "b.nrrd").touch()
+        read = [chunk, chunk.parent, tmp_path / "b.nrrd"]
+        check_outputs([outputs(tmp_path, "c.ome.zarr"), outputs(tmp_path / "results", "d", record="s.json")], read)
 
     def test_an_input_is_not_removed_as_out_of_date(self, tmp_path):
         write(outputs(tmp_path, "a"), a="ours")
@@ -456,6 +478,41 @@ def test_prepare_replaces_no_input_and_no_mask_of_its_own_name(folder, capsys):
         assert call(prepare, *back, capsys=capsys)[0] == 0
     Path("embryo_on_embryo.seg.nrrd").write_bytes(MINE)
     refused(prepare, *back, capsys=capsys, naming=naming, folder=folder)
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        (infer, ("a.ome.zarr", *OPTIONS)),
+        (infer, ("embryo.nrrd", "--initial-mask", "a.ome.zarr", *OPTIONS)),
+        (teach, ("a.ome.zarr", "--labels", "embryo.seg.nrrd")),
+        (prepare, ("a.ome.zarr", "--domain", "log")),
+        (evaluate, ("a.ome.zarr", "--annotation", "embryo.seg.nrrd")),
+    ],
+)
+def test_no_script_writes_into_an_ome_zarr_that_it_reads(folder, capsys, script, arguments):
+    pytest.importorskip("zarr", "3.0", reason="the extra 'zarr' is not installed")
+    write_volume("a.ome.zarr", read_volume("embryo.nrrd"))
+    naming = "'a.ome.zarr/out' lies inside 'a.ome.zarr', a volume that this call reads"
+    refused(script, *arguments, "-o", "a.ome.zarr/out", "--force", capsys=capsys, naming=naming, folder=folder)
+
+
+def test_teach_that_is_called_from_inside_an_ome_zarr_leaves_no_weights_there(folder, capsys, monkeypatch):
+    pytest.importorskip("zarr", "3.0", reason="the extra 'zarr' is not installed")
+    write_volume("a.ome.zarr", read_volume("embryo.nrrd"))
+    monkeypatch.chdir("a.ome.zarr")
+    arguments = ("../a.ome.zarr", "--labels", "../embryo.seg.nrrd", "-o", "../out")
+    naming = "'trained_models' lies inside '../a.ome.zarr', a volume that this call reads and that has to stay as it is"
+    refused(teach, *arguments, capsys=capsys, naming=f"{naming}; start from another folder", folder=folder)
+
+
+def test_nothing_is_prepared_into_the_folder_of_b_scans_that_it_is_made_of(folder, capsys):
+    Path("scan").mkdir()
+    for number, plane in enumerate(read_volume("embryo.nrrd").array):
+        Image.fromarray(plane).save(f"scan/{number}.png")
+    naming = "'scan/out' lies inside 'scan', a volume that this call reads"
+    call_ = ("scan", "--domain", "log", "--spacing", "4.5,4.5,4.5", "-o", "scan/out")
+    refused(prepare, *call_, capsys=capsys, naming=naming, folder=folder)
 
 
 PHANTOM = ("1", "--shape", "64,64,64", "--force")

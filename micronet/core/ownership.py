@@ -312,7 +312,7 @@ def check_outputs(planned: Sequence[Outputs], inputs: Iterable[Path], tells_case
         Of all inputs of the call.
     inputs : iterable of Path
         Every file that the call reads: volumes with what belongs to them, masks, annotations, weights and their cards,
-        data sets.
+        data sets. A folder among them, or an OME-Zarr that one of them lies in, is a volume as a whole.
     tells_case : bool, optional
         Whether the disk takes names that differ in case, or in how accents are composed, for two; by default it is
         tried.
@@ -322,9 +322,12 @@ def check_outputs(planned: Sequence[Outputs], inputs: Iterable[Path], tells_case
     InputError
         If an output would replace one of the inputs, or two outputs would be one file on that disk.
     FileError
-        If a file that is not ours stands at the place of an output, or a name would be too long.
+        If a file that is not ours stands at the place of an output, a name would be too long, or an output would lie
+        inside a volume that is a folder: it would be another volume then.
     """
+    inputs = list(inputs)
     read = {identity: path for path in inputs if (identity := _identity(path)) is not None}
+    _check_outside(planned, _volume_folders(inputs))
 
     def source_of(path: Path) -> Path | None:
         identity = _identity(path)
@@ -349,6 +352,33 @@ def check_outputs(planned: Sequence[Outputs], inputs: Iterable[Path], tells_case
             source = source_of(outputs.folder / name)
             if source is not None and outputs.owns(name):
                 raise InputError(f"'{source}' is read by this call, which would remove it as out of date; {ELSEWHERE}")
+
+
+def _volume_folders(inputs: Sequence[Path]) -> dict[tuple[int, int], Path]:
+    """Return the folders that are one volume each, by identity."""
+    above = {folder for parent in {path.parent for path in inputs} for folder in (parent, *parent.parents)}
+    stores = [folder for folder in above if folder.name.lower().endswith(".zarr")]
+    folders = [path for path in (*stores, *inputs) if path.is_dir()]
+    return {identity: path for path in folders if (identity := _identity(path)) is not None}
+
+
+def _check_outside(planned: Sequence[Outputs], volumes: Mapping[tuple[int, int], Path]) -> None:
+    """Raise FileError where an output would lie inside one of these folders, through links too."""
+    for folder in {path.parent: None for outputs in planned for path in outputs.paths} if volumes else ():
+        volume = _around(folder, volumes)
+        if volume is not None:
+            here = not folder.is_absolute() and _around(Path(), volumes) is not None
+            raise FileError(
+                f"'{folder}' lies inside '{volume}', a volume that this call reads and that has to stay as it is; "
+                f"{'start from another folder, or ' if here else ''}{ELSEWHERE}"
+            )
+
+
+def _around(folder: Path, volumes: Mapping[tuple[int, int], Path]) -> Path | None:
+    """Return which of some folders a folder is, or lies in; None where it is none of them."""
+    place = Path(os.path.realpath(folder))
+    found = (volumes.get(identity) for one in (place, *place.parents) if (identity := _identity(one)) is not None)
+    return next((volume for volume in found if volume is not None), None)
 
 
 def _mark(told: Any) -> Mark | None:

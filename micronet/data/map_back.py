@@ -186,7 +186,7 @@ def map_back(
     target = outputs.paths[0]
     with opened(mask_path) as source, job.scan.open(job.raw_path) as stack:
         record = [] if job.record_path is None else [job.record_path]
-        check_outputs([outputs], [*files_of(source), *stack.files, *record])
+        check_outputs([outputs], [*files_of(source), stack.path, *stack.files, *record])
         if target.exists() and not force:
             raise FileError(f"'{target}' exists; {REPLACE}")
         outputs.check_room()

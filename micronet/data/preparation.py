@@ -149,7 +149,7 @@ def domain_of(path: Path, job: Preparation) -> tuple[Domain, str]:
 def planned(path: Path, job: Preparation, domain: Domain, said_by: str, stack: Stack) -> Plan:
     """Return what is to be made of a scan, once nothing that is not ours is in its way and the disk has room."""
     outputs = job.outputs(scan_name(path))
-    check_outputs([outputs], stack.files)
+    check_outputs([outputs], [stack.path, *stack.files])
     done = outputs.read()
     raw = job.scan.true_grid(stack)
     grid, ratios = structural_grid(raw, job.iso_um)

@@ -125,13 +125,13 @@ def files_of(path: Input, level: int = 0) -> tuple[Path, ...]:
 def files_read_with(path: str | os.PathLike[str]) -> tuple[Path, ...]:
     """Return the files that reading an input may read: those of a volume, or all of a folder of B-scans or a store.
 
-    Nothing is refused here: of what cannot be read it is the path itself.
+    Such a folder is the first of them. Nothing is refused here: of what cannot be read it is the path itself.
     """
     path = Path(path)
     try:
         if is_store(path):
             return (path, *(file for file in path.rglob("*") if file.is_file()))
-        return tuple(path.iterdir()) if path.is_dir() else files_of(path)
+        return (path, *path.iterdir()) if path.is_dir() else files_of(path)
     except (MicronetError, OSError):
         return (path,)
 
