@@ -18,6 +18,7 @@ from micronet.networks.taught import Taught as TaughtNetwork
 from micronet.training.teach.folds import Folds, hold_out
 from micronet.training.teach.learners import LinearLearner, MicroNetLearner, TreesLearner
 from micronet.training.teach.lesson import Choice, Learner, Lesson, Mask, choose
+from micronet.training.teach.voxel_features import feature_bytes
 from micronet.training.trainer import StepReport
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "companion_bytes",
     "default_companions",
     "default_learners",
+    "learning_bytes",
     "teach",
 ]
 
@@ -41,6 +43,8 @@ AROUND = 40.0
 _STEPS, _MOST_VOXELS = 100, 700_000
 #: Bytes of a voxel of its grid while it is trained, 148 were measured; and of the volume, resampled for it.
 _TRAINED, _RESAMPLED = 160, 16
+#: Bytes of a voxel of the volume that is learned from: the image, and evened with what is averaged of it.
+_IMAGES = 12
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,14 @@ def companion_bytes(shape: Sequence[int], spacing_um: Sequence[float]) -> int:
         return 0
     step_um = isotropic_step(shape, spacing_um, _MOST_VOXELS)
     return _RESAMPLED * math.prod(shape) + _TRAINED * math.prod(isotropic_shape(shape, spacing_um, step_um))
+
+
+def learning_bytes(
+    labels: NDArray[np.uint8], spacing_um: Sequence[float], others: Sequence[NDArray[np.uint8]] = ()
+) -> int:
+    """Return about how many bytes `teach` takes beside the labels, for these; arguments as `feature_bytes`."""
+    held, work = feature_bytes(labels, spacing_um, others)
+    return held + _IMAGES * labels.size + max(work, companion_bytes(labels.shape, spacing_um))
 
 
 def teach(

@@ -31,8 +31,7 @@ from micronet.io.sidecar import refuse_second_log
 from micronet.io.zarr import Level, open_level
 from micronet.networks.card import Look
 from micronet.networks.evening import EvenedPart, planes_are_thick
-from micronet.networks.kernels.scale_space import default_scales, feature_count, reach
-from micronet.networks.kernels.tubes import TUBES
+from micronet.networks.kernels.scale_space import default_scales, reach
 from micronet.networks.taught import Taught
 from micronet.segment.boxes import light_of
 from micronet.segment.light_work import LightWork, averaged_rows, light_bytes
@@ -47,7 +46,7 @@ from micronet.segment.store_spec import FilesSpec
 from micronet.segment.store_work import StoreFiles, copied_bytes
 from micronet.segment.tiles import Progress as Stages
 from micronet.segment.tiles import run_here
-from micronet.training.teach.course import AROUND, Progress, companion_bytes, teach
+from micronet.training.teach.course import AROUND, Progress, learning_bytes, teach
 from micronet.training.teach.lesson import Lesson
 from micronet.training.teach.look import Place, uncertain_places, write_look
 from micronet.training.teach.material import Material, gather
@@ -56,9 +55,6 @@ from micronet.training.teach.reading import Say, tell_read
 from micronet.training.teach.result import Found, keep_weights, looked, record_of
 
 __all__ = ["teach_in_store"]
-
-# Planes, one after the other, of which all features are held at once.
-_FEATURE_PLANES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,14 +173,10 @@ def _check(allowance: Allowance, work: int, what: str, advice: str) -> None:
 
 def _bytes(job: TeachJob, box: _Box) -> int:
     """Return about how many bytes it takes to look at the volume, and to learn from the box."""
-    labels, each = box.part.labels.volume.array, 4 * (feature_count(len(default_scales(box.spacing_um))) + TUBES)
-    voxels, plane, planes = labels.size, labels[0].size, np.flatnonzero(labels.any(axis=(1, 2)))
-    together = max(len(run) for run in np.split(planes, np.flatnonzero(np.diff(planes) > 1) + 1))
-    held, work = bytes_to_teach(job, 0, voxels, voxels)
-    held += 4 * voxels + 4 * each * int(np.count_nonzero(labels))  # the evened image, and features of what is annotated
-    companions = companion_bytes(labels.shape, box.spacing_um)
-    learning = held + max(work, companions, each * min(_FEATURE_PLANES, together) * plane)
-    return max(int(learning), voxels + max(light_bytes(box.level.shape, evened=True), copied_bytes(box.level)))
+    labels = box.part.labels.volume.array
+    held, work = bytes_to_teach(job, 0, labels.size, labels.size)
+    learning = held + 4 * labels.size + max(work, learning_bytes(labels, box.spacing_um))  # with the evened image
+    return max(learning, labels.size + max(light_bytes(box.level.shape, evened=True), copied_bytes(box.level)))
 
 
 def _taught(plan: Plan, box: _Box, say: Say, on_progress: Progress | None) -> _Taught:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from micronet.core.errors import InputError, setting
 from micronet.core.outcome import Outcome
-from micronet.core.ram import MemoryLimitError
+from micronet.core.ram import Allowance, MemoryLimitError
 from micronet.core.volume import Volume
 from micronet.io import Sources
 from micronet.io.checks import is_store
@@ -29,6 +29,7 @@ from micronet.training.teach.plan import (
     Plan,
     TeachJob,
     WouldReplaceError,
+    check_learning,
     check_room_for,
     earlier_outcome,
     needs_whole,
@@ -77,11 +78,11 @@ def teach_file(
         plan = plan_teaching(path, job, sources)
         if not force and (done := earlier_outcome(plan)) is not None:
             return done
-        if not _fits(plan, sources):
+        if (allowance := _allowance(plan, sources)) is None:
             return teach_in_store(plan, sources, say, on_progress)
         start = None if plan.start is None else Start.read(plan.start)
         volume, labels, spacing_um = read_taught(plan, sources, say)
-    material = _gathered(plan, volume, labels, start, say)
+    material = _gathered(plan, allowance, volume, labels, start, say)
     if start is not None and not (material.changed or material.pending or force):
         return Outcome(path, "skipped", f"'{plan.start}' has learned all of this; nothing was written")
     lesson = _lesson(plan, material, volume, spacing_um)
@@ -103,22 +104,26 @@ def teach_file(
     return Outcome(path, "done", f"{result['voxels']:,} voxels{um3}{stays}")
 
 
-def _fits(plan: Plan, sources: Sources) -> bool:
-    """Whether the volume fits into memory; MemoryLimitError where it does not and no box of it can be learned from."""
+def _allowance(plan: Plan, sources: Sources) -> Allowance | None:
+    """Return how much memory there is, None where the volume does not fit into it and a box of it is learned from.
+
+    MemoryLimitError where that cannot be.
+    """
     try:
-        check_room_for(plan, sources)
+        return check_room_for(plan, sources)
     except MemoryLimitError as error:
         if not is_store(plan.path):
             raise
         for wish in ("checked", "start"):
             if getattr(plan.job, wish) is not None:
                 raise needs_whole(error, wish) from error
-        return False
-    return True
+        return None
 
 
-def _gathered(plan: Plan, volume: Volume, labels: Labels, start: Start | None, say: Say) -> Material:
-    """Put the labels at hand to the earlier ones, and tell what is learned from."""
+def _gathered(
+    plan: Plan, allowance: Allowance, volume: Volume, labels: Labels, start: Start | None, say: Say
+) -> Material:
+    """Put the labels at hand to the earlier ones, and tell what is learned from; what is too much is refused."""
     job = plan.job
     if start is not None and start.network.logarithm != (job.intensity == "log"):
         taken = (
@@ -126,6 +131,7 @@ def _gathered(plan: Plan, volume: Volume, labels: Labels, start: Start | None, s
         )
         raise InputError(f"'{plan.start}' was taught on {taken} {setting('intensity')}")
     material = gather(volume, labels.volume.array, plan.known.known, start, plan.asked["input"]["sha256"])
+    check_learning(plan, allowance, volume, material.labels, [other.labels for other in material.others])
     if job.checked is not None:
         material.check(job.labels)
     if start is not None:

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from micronet.core.regrid import isotropic_shape, isotropic_step, resampled
 from micronet.core.volume import Volume, upright
 from micronet.data.dataset import Sample
-from micronet.networks.evening import planes_are_thick
 from micronet.networks.kernels.boosting import logits
-from micronet.networks.kernels.scale_space import default_scales, features, features_at
+from micronet.networks.kernels.scale_space import features
 from micronet.networks.kernels.tubes import with_tubes
 from micronet.networks.models import MINIMUM_AXIS, MicroNet
 from micronet.networks.pixel import PixelNetwork
@@ -27,6 +26,7 @@ from micronet.training.teach.lesson import Lesson, Mask
 from micronet.training.teach.linear import train_linear
 from micronet.training.teach.pixel import train_pixel_network
 from micronet.training.teach.prevalence import logit_shift, prevalence
+from micronet.training.teach.voxel_features import FeaturesOf, VoxelFeatures
 from micronet.training.trainer import StepReport, Trainer
 
 __all__ = [
@@ -52,64 +52,6 @@ Array = NDArray[np.float32]
 _SEEN_PLANES = 12
 #: Voxels that trees are fitted to, at most: neighbours tell the same, and a large slice would take minutes.
 _MOST_VOXELS = 60_000
-
-
-class _Features(NamedTuple):
-    """Features of the voxels of a lesson; scale and surroundings as weights hold them."""
-
-    scales: tuple[float, ...]
-    around_um: float
-    found: Array  # (voxels, features)
-    others: tuple[Array, ...]  # of the other volumes
-    agreed: Array  # of unannotated voxels of corrected slices
-
-    def learned(self, lesson: Lesson, learned: Mask) -> tuple[Array, Mask]:
-        """Return features and truth of some voxels of a lesson and of all of its others."""
-        found, lumen = self.found[learned], lesson.lumen[learned]
-        if not self.others:
-            return found, lumen
-        return (
-            np.concatenate([found, *self.others]),
-            np.concatenate([lumen, *(other.lumen for other in lesson.others)]),
-        )
-
-
-class _FeaturesOf:
-    """They are computed once, however often a lesson is learned from; `tubes` adds those where planes are not thick."""
-
-    def __init__(self, scales: int | None = None, around: float = 0.0, *, tubes: bool = False) -> None:
-        self._count, self._around, self._tubes = scales, around, tubes
-        self._seen: tuple[Lesson, _Features] | None = None
-
-    def __call__(self, lesson: Lesson) -> _Features:
-        if self._seen is None or self._seen[0] is not lesson:
-            finest = min(lesson.spacing_um)
-            scales = tuple(float(np.float32(scale)) for scale in default_scales(lesson.spacing_um)[: self._count])
-            around_um = float(np.float32(self._around * finest))
-            found, *others = (_features_in(one, scales, around_um) for one in (lesson, *lesson.others))
-            agreed = np.empty((0, found.shape[1]), np.float32)
-            if lesson.corrections is not None:
-                image = lesson.seen.evened(around_um)
-                agreed = _by_plane(image, lesson.corrections.agreed, scales, lesson.spacing_um)
-            if self._tubes and not planes_are_thick(lesson.spacing_um):
-                found, agreed, *others = (with_tubes(one.T).T for one in (found, agreed, *others))
-            self._seen = lesson, _Features(scales, around_um, found, tuple(others), agreed)
-        return self._seen[1]
-
-
-def _features_in(lesson: Lesson, scales: tuple[float, ...], around_um: float) -> Array:
-    """Return the features of a volume's annotated voxels; scales and surroundings are lengths, whatever its voxels."""
-    return features_at(
-        lesson.seen.evened(around_um), lesson.annotated, scales, lesson.spacing_um, torch.get_num_threads()
-    )
-
-
-def _by_plane(image: Array, where: Mask, scales: Sequence[float], spacing_um: Sequence[float]) -> Array:
-    """Return the features of some voxels, (voxels, features), holding one plane at a time."""
-    threads = torch.get_num_threads()
-    planes = np.flatnonzero(where.any(axis=(1, 2)))
-    seen = [features(image, scales, spacing_um, slice(z, z + 1), threads)[:, 0, where[z]] for z in planes]
-    return np.concatenate(seen, axis=1).T
 
 
 @dataclass(frozen=True)
@@ -174,7 +116,7 @@ class TreesLearner:
     def __init__(self, trees: int = 150, scales: int | None = None, around: float = 0.0) -> None:
         self.trees, self.around = trees, around
         self.name = "pixel trees" + (", evened" if around else "") + ("" if scales is None else f", {scales} scales")
-        self._features = _FeaturesOf(scales, around, tubes=True)
+        self._features = FeaturesOf(scales, around, tubes=True)
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtTrees:
         """Fit trees to some voxels of the lesson."""
@@ -202,7 +144,7 @@ class TreesLearner:
 
     def _fit(
         self,
-        seen: _Features,
+        seen: VoxelFeatures,
         rows: Array,
         lumen: Any,
         seed: int,
@@ -235,7 +177,7 @@ class LinearLearner:
     def __init__(self, around: float = 0.0) -> None:
         self.around = around
         self.name = "logistic regression" + (", evened" if around else "")
-        self._features = _FeaturesOf(around=around)
+        self._features = FeaturesOf(around=around)
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtTrees:
         """Fit it to some voxels of the lesson."""
@@ -302,7 +244,7 @@ class PixelLearner:
 
     def __init__(self, members: int = 3, steps: int = 400, name: str = "pixel network") -> None:
         self.members, self.steps, self.name = members, steps, name
-        self._features = _FeaturesOf()
+        self._features = FeaturesOf()
 
     def learn(self, lesson: Lesson, learned: Mask, seed: int) -> TaughtPixelNetwork:
         """Train on some voxels of the lesson."""

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
-from typing import Protocol
+from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +95,11 @@ class Lesson:
     def corrections(self) -> Corrections | None:
         """What is a correction, as `micronet.training.teach.beside.corrections` tells it."""
         return corrections(self.labels)
+
+    @cached_property
+    def features(self) -> WeakValueDictionary[tuple[float, bool], Any]:
+        """What learners have computed (`voxel_features`), by surroundings and tubes, as long as one of them has it."""
+        return WeakValueDictionary()
 
 
 class Taught(Protocol):

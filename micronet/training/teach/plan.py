@@ -7,18 +7,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from micronet.core.errors import FileError, InputError, setting
 from micronet.core.names import file_part, valid, write_name
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import ELSEWHERE, REPLACE, Outputs, check_outputs
 from micronet.core.provenance import sha256_of
 from micronet.core.ram import Allowance, MemoryLimitError
+from micronet.core.volume import Volume
 from micronet.data.dataset import Entry
 from micronet.io import Sources, claimed_bytes, files_of, files_read_with, open_stack, volume_stem
 from micronet.io.labels import label_files
 from micronet.networks.card import card_path, planned_weights
 from micronet.training.teach.collection import Collection, Known, collection_of
-from micronet.training.teach.course import companion_bytes
+from micronet.training.teach.course import companion_bytes, learning_bytes
 from micronet.training.teach.material import find_start, held_bytes
 
 __all__ = [
@@ -27,6 +31,7 @@ __all__ = [
     "WouldReplaceError",
     "bytes_to_teach",
     "check_ahead",
+    "check_learning",
     "check_room_for",
     "earlier_outcome",
     "in_store",
@@ -374,10 +379,15 @@ def plan_classes(path: Path, job: TeachJob, sources: Sources) -> list[Plan]:
     return plans
 
 
-def check_room_for(plan: Plan, sources: Sources, networks: int = 1) -> None:
-    """Raise an error where the disk cannot be written, or by the headers alone the volume is too large for memory.
+def check_room_for(plan: Plan, sources: Sources, networks: int = 1) -> Allowance:
+    """Return how much memory there is, for `check_learning`, before any is taken.
 
     `networks` are taught, one after the other; what each says is held.
+
+    Raises
+    ------
+    MicronetError
+        If the disk cannot be written, or by the headers alone the volume is too large for memory.
     """
     for outputs in (plan.results, plan.weights, plan.kept.outputs(())):
         outputs.check_room()
@@ -387,9 +397,30 @@ def check_room_for(plan: Plan, sources: Sources, networks: int = 1) -> None:
         companions = companion_bytes(stack.grid.shape, stack.grid.spacing_um or (1.0, 1.0, 1.0))
     labels = claimed_bytes(sources.of(job.labels), axes=job.axes)
     held, work = bytes_to_teach(job, stored, voxels, labels)
-    # What is said by several, and other volumes.
-    held += 7 * voxels * (networks - 1) + held_bytes(plan.known.known, plan.asked["input"]["sha256"])
-    Allowance.of(job.max_ram).check(held, max(work, companions), f"'{plan.path}'")
+    allowance = Allowance.of(job.max_ram)
+    allowance.check(held + _more_bytes(plan, voxels, networks), max(work, companions), f"'{plan.path}'")
+    return allowance
+
+
+def check_learning(
+    plan: Plan,
+    allowance: Allowance,
+    volume: Volume,
+    labels: NDArray[np.uint8],
+    others: Sequence[NDArray[np.uint8]] = (),
+    networks: int = 1,
+) -> None:
+    """Raise MemoryLimitError where learning from so many voxels takes too much: only the labels tell how many."""
+    held = volume.array.nbytes + 3 * labels.size + _more_bytes(plan, labels.size, networks)  # labels, merged, known
+    count = sum(int(np.count_nonzero(one)) for one in (labels, *others))
+    what = f"'{plan.path}' with {count:,} annotated voxels, all of which are learned from,"
+    allowance.check(held, learning_bytes(labels, volume.spacing_um or (1.0, 1.0, 1.0), others), what)
+
+
+def _more_bytes(plan: Plan, voxels: int, networks: int) -> int:
+    """Return about how many bytes are held of several classes, and of other volumes."""
+    several = 4 * voxels * (2 * networks - 1) if networks > 1 else 0
+    return several + held_bytes(plan.known.known, plan.asked["input"]["sha256"])
 
 
 def needs_whole(error: MemoryLimitError, wish: str) -> MemoryLimitError:

@@ -33,6 +33,7 @@ from micronet.training.teach.material import gather
 from micronet.training.teach.plan import (
     Plan,
     TeachJob,
+    check_learning,
     check_room_for,
     earlier_outcome,
     needs_whole,
@@ -60,15 +61,17 @@ def teach_classes(path: Path, job: TeachJob, *, say: Say, on_progress: Progress 
             if done:
                 return done[0]
         try:
-            check_room_for(plans[0], sources, len(plans))
+            allowance = check_room_for(plans[0], sources, len(plans))
         except MemoryLimitError as error:
             raise needs_whole(error, "classes") from error
-        volume, labels, spacing_um = read_taught(replace(plans[0], job=job), sources, say)
+        volume, labels, _ = read_taught(replace(plans[0], job=job), sources, say)
+    check_learning(plans[0], allowance, volume, labels.volume.array, networks=len(plans))
+    image = _normalized(plans[0], volume)
     found: list[Found] = []
     spread: Array | None = None
     for number, (name, plan) in enumerate(zip(names, plans, strict=True), 1):
         progress = None if on_progress is None else _part_of(on_progress, number, len(names), name)
-        one = _taught(plan, volume, labels, number, spacing_um, progress)
+        one = _taught(plan, volume, image, labels, number, progress)
         say(f"  learned     {name}: {one.course.choice.told()}")
         if one.spread is not None:
             spread = one.spread if spread is None else np.maximum(spread, one.spread, out=spread)
@@ -92,13 +95,16 @@ def _part_of(whole: Progress, number: int, count: int, name: str) -> Progress:
     return lambda done, of, what: whole((number - 1) * of + done, count * of, f"{name}: {what}")
 
 
+def _normalized(plan: Plan, volume: Volume) -> Array:
+    """Return the image that all classes are learned from."""
+    try:
+        return normalize_image(volume.array)
+    except InputError as error:
+        raise InputError(f"'{plan.path}': {error}") from error
+
+
 def _taught(
-    plan: Plan,
-    volume: Volume,
-    labels: Labels,
-    number: int,
-    spacing_um: tuple[float, float, float],
-    on_progress: Progress | None,
+    plan: Plan, volume: Volume, image: Array, labels: Labels, number: int, on_progress: Progress | None
 ) -> Found:
     """Teach one class; all other labels are its background."""
     job, painted = plan.job, labels.volume.array
@@ -106,10 +112,7 @@ def _taught(
     own[painted > 0] = BACKGROUND
     own[painted == number] = LUMEN
     material = gather(volume, own, (), None, plan.asked["input"]["sha256"])
-    try:
-        lesson = material.lesson(normalize_image(volume.array), spacing_um)
-    except InputError as error:
-        raise InputError(f"'{plan.path}': {error}") from error
+    lesson = material.lesson(image, volume.spacing_um or (1.0, 1.0, 1.0))
     try:
         course = teach(lesson, job.seed, on_progress)
     except InputError as error:
