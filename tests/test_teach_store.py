@@ -4,6 +4,7 @@ import csv
 import json
 import tracemalloc
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from taught_networks import CUBES, THICK
 
 from micronet import Volume, predict, read_annotation, read_volume, write_volume
-from micronet.core.errors import InputError
+from micronet.core.errors import FileError, InputError
 from micronet.core.ram import PROGRAM
 from micronet.core.volume import upright
 from micronet.io import Segment, Sources, read_labels, read_segmentation, write_segmentation
@@ -26,6 +27,7 @@ from micronet.segment.plan import Beside
 from micronet.training.teach import course
 from micronet.training.teach.in_store import teach_in_store
 from micronet.training.teach.job import TeachJob, teach_file
+from micronet.training.teach.learners import TreesLearner
 from micronet.training.teach.lesson import Lesson
 from micronet.training.teach.plan import plan_teaching
 
@@ -79,17 +81,33 @@ def states_equal(one, other):
         assert torch.equal(tensor, other[name]), name
 
 
-def test_a_store_too_large_for_memory_is_taught_on_the_box_of_its_labels_and_segmented(rng, tmp_path):
-    volume, labels = painted(rng)
+@pytest.fixture(scope="module", autouse=True)
+def few_trees():
+    """Trees enough to find the tubes, and no more, for time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(course, "TreesLearner", partial(TreesLearner, trees=40))
+        yield
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory, few_trees):
+    """A volume with its labels, a call that taught on it and segmented it, its outcome and what it said."""
+    folder, said = tmp_path_factory.mktemp("once"), []
+    volume, labels = painted(np.random.default_rng(0))
     labels[9, 10, 20] = 1  # what no learner would say of a single voxel
-    path, file = stored(tmp_path, volume, labels)
-    said = []
-    outcome = teach_file(path, TeachJob(file, tmp_path / "out", tmp_path / "weights", max_ram=MAX_RAM), say=said.append)
-    said = "\n".join(said)
+    path, file = stored(folder, volume, labels)
+    job = TeachJob(file, folder / "out", folder / "weights", max_ram=MAX_RAM)
+    outcome = teach_file(path, job, say=said.append)
+    return volume, labels, path, job, outcome, "\n".join(said)
+
+
+def test_a_store_too_large_for_memory_is_taught_on_the_box_of_its_labels_and_segmented(once):
+    volume, labels, path, job, outcome, said = once
+    folder = job.output.parent
     assert "too large for memory: learns from z 0:38, y 0:70, x 0:81; all of it is segmented part by part then" in said
     box = box_of(labels, CUBES)
     assert box == (slice(0, 38), slice(0, 70), slice(0, 81))
-    weights = tmp_path / "weights" / "taught_a.pt"
+    weights = folder / "weights" / "taught_a.pt"
     network = load_model(weights)
     states_equal(network.state_dict(), course.teach(lesson_in_memory(volume, labels, CUBES, box)).network.state_dict())
     whole = course.teach(lesson_in_memory(volume, labels, CUBES)).network
@@ -98,26 +116,28 @@ def test_a_store_too_large_for_memory_is_taught_on_the_box_of_its_labels_and_seg
             np.testing.assert_array_equal(found, expected)
         assert abs(one.network.trees.start - other.network.trees.start) < 1
     probability = predict(volume, network)
-    result = tmp_path / "out" / "a_probability.ome.zarr"
+    result = folder / "out" / "a_probability.ome.zarr"
     np.testing.assert_array_equal(read_volume(result).array, np.rint(probability * 255).astype(np.uint8))
     mask = np.where(labels > 0, labels == 1, probability > 0.5)
     assert mask[9, 10, 20]
+    assert np.count_nonzero(mask & tubes(SHAPE)) > 10_000  # they were found
     np.testing.assert_array_equal(read_annotation(result).mask.array, mask)
     assert outcome.result["voxels"] == np.count_nonzero(mask)
-    assert sorted(one.name for one in (tmp_path / "out").iterdir()) == [
+    assert sorted(one.name for one in (folder / "out").iterdir()) == [
         "a.json", "a_look.csv", "a_look.seg.nrrd", "a_preview.png", "a_probability.ome.zarr",
     ]  # fmt: skip
-    record, card = (json.loads(one.read_text()) for one in (tmp_path / "out" / "a.json", weights.with_suffix(".json")))
+    record, card = (json.loads(one.read_text()) for one in (folder / "out" / "a.json", weights.with_suffix(".json")))
     assert record["learned"]["box_zyx"] == card["learned"]["box_zyx"] == [[0, 38], [0, 70], [0, 81]]
     assert record["labelled"] == {"lumen": np.count_nonzero(labels == 1), "background": np.count_nonzero(labels == 2)}
     assert sorted(one["name"] for one in record["outputs"]) == [
         "a_look.csv", "a_look.seg.nrrd", "a_preview.png", "a_probability.ome.zarr",
     ]  # fmt: skip
     assert record["volume"]["shape_zyx"] == card["volume"]["shape_zyx"] == list(SHAPE)
-    kept = read_volume(tmp_path / "weights" / "taught_a_labels" / "a.seg.nrrd")
+    kept = read_volume(folder / "weights" / "taught_a_labels" / "a.seg.nrrd")
     np.testing.assert_array_equal(kept.array, labels[box])
-    again = TeachJob(file, tmp_path / "out", tmp_path / "weights")
-    assert teach_file(path, again, say=print).status == "skipped"  # how much memory there is changes nothing asked for
+    assert (
+        teach_file(path, replace(job, max_ram=None), say=print).status == "skipped"
+    )  # how much memory there is changes nothing asked for
 
 
 def test_thick_planes_are_taught_with_a_micro_net_on_the_box_as_bright_as_the_volume(rng, tmp_path, monkeypatch):
@@ -243,22 +263,51 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(rng, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["looking at the whole volume", "pixel trees, evened", "segmenting"])
-def test_an_interrupted_call_leaves_nothing_half_written(stage, rng, tmp_path):
-    volume, labels = painted(rng)
-    path, file = stored(tmp_path, volume, labels)
-    job = TeachJob(file, tmp_path / "out", tmp_path / "weights", max_ram=MAX_RAM)
+def test_an_interrupted_call_leaves_nothing_half_written(stage, tmp_path, once):
+    _, _, path, job, *_ = once
+    job = replace(job, output=tmp_path / "out", weights_folder=tmp_path / "weights")
     said = []
-
-    def interrupt(done, whole, what):
-        if what == stage and done > 0:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        teach_file(path, job, say=said.append, on_progress=interrupt)
+        teach_file(path, job, say=said.append, on_progress=interrupted_at(stage))
     assert not list((tmp_path / "out").iterdir())
     weights = tmp_path / "weights" / "taught_a.pt"
     assert weights.exists() == weights.with_suffix(".json").exists() == (stage == "segmenting")
     assert any(f"kept        {weights}" in line for line in said) == (stage == "segmenting")
+
+
+def interrupted_at(stage):
+    def interrupt(done, whole, what):
+        if what == stage and done > 0:
+            raise KeyboardInterrupt
+
+    return interrupt
+
+
+def test_the_same_call_goes_on_with_what_it_had_taught_when_it_was_interrupted(tmp_path, once):
+    _, _, path, whole, *_ = once
+    job = replace(whole, output=tmp_path / "out", weights_folder=tmp_path / "weights")
+    with pytest.raises(KeyboardInterrupt):
+        teach_file(path, job, say=print, on_progress=interrupted_at("segmenting"))
+    weights, said, steps = tmp_path / "weights" / "taught_a.pt", [], set()
+    before = weights.stat()
+    for other in (replace(job, seed=1), replace(job, threshold=0.4)):
+        with pytest.raises(FileError, match=r"taught_a.pt' exists: replace it \(setting: force\)"):
+            teach_file(path, other, say=print)
+    outcome = teach_file(path, job, say=said.append, on_progress=lambda _, __, what: steps.add(what))
+    assert outcome.status == "done"
+    assert weights.stat() == before
+    assert any(f"goes on     with '{weights}', which the same call taught" in line for line in said)
+    assert steps == {"looking at the whole volume", "segmenting"}
+    record, expected = (json.loads((one.output / "a.json").read_text()) for one in (job, whole))
+    assert record.keys() == expected.keys()
+    for key in ("learned", "labelled", "volume", "result"):
+        assert record[key] == expected[key]
+    assert record["weights"]["sha256"] == expected["weights"]["sha256"]
+    dated = [{one["name"]: one["sha256"] for one in told["outputs"]} for told in (record, expected)]
+    tables = [(one.output / "a_look.csv").read_text().splitlines()[2:] for one in (job, whole)]
+    assert [one.pop("a_look.csv") for one in dated]
+    assert dated[0] == dated[1]
+    assert tables[0] == tables[1]
 
 
 def test_what_was_taught_on_a_store_is_learned_on_from_on_another_volume(rng, tmp_path):

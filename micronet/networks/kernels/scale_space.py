@@ -21,6 +21,7 @@ voxel's sums have one order, whatever the threads and the slabs are: same bits.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -348,7 +349,7 @@ def _tables(volume: NDArray[Any], scales_um: Sequence[float], spacing_um: Sequen
     for row, kernel, r in zip(half, kernels, radius, strict=True):
         row[: r + 1] = kernel[r:]
     column = _inside(np.arange(-radius.max(), volume.shape[2] + radius.max()), volume.shape[2])
-    z, y = (_axis(steps[:, axis], volume.shape[axis]) for axis in (0, 1))
+    z, y = (_axis(tuple(steps[:, axis].tolist()), volume.shape[axis]) for axis in (0, 1))
     return _Tables(z, y, half, radius, column, steps)
 
 
@@ -364,7 +365,8 @@ def _inside(places: NDArray[np.int64], length: int) -> NDArray[np.int64]:
     return np.clip(places, 0, length - 1)
 
 
-def _axis(sigmas: NDArray[np.float64], length: int) -> _Axis:
+@lru_cache(maxsize=4)  # of planes one by one, and of each learner, they are the same
+def _axis(sigmas: tuple[float, ...], length: int) -> _Axis:
     kernels = [_gaussian(sigma) for sigma in sigmas]
     most = min(max(len(kernel) for kernel in kernels), length)
     first = np.zeros((len(sigmas), length), np.int64)

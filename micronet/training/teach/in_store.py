@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from micronet.networks.card import Look
 from micronet.networks.evening import EvenedPart, planes_are_thick
 from micronet.networks.kernels.scale_space import default_scales, reach
 from micronet.networks.taught import Taught
+from micronet.networks.weights import load_model
 from micronet.segment.boxes import light_of
 from micronet.segment.light_work import LightWork, averaged_rows, light_bytes
 from micronet.segment.outputs import above
@@ -50,9 +51,9 @@ from micronet.training.teach.course import AROUND, Progress, learning_bytes, tea
 from micronet.training.teach.lesson import Lesson
 from micronet.training.teach.look import Place, uncertain_places, write_look
 from micronet.training.teach.material import Material, gather
-from micronet.training.teach.plan import Plan, TeachJob, bytes_to_teach, in_store
+from micronet.training.teach.plan import Plan, TeachJob, bytes_to_teach, in_store, taught_before
 from micronet.training.teach.reading import Say, tell_read
-from micronet.training.teach.result import Found, keep_weights, looked, record_of
+from micronet.training.teach.result import Found, box_zyx, keep_weights, looked, record_in, record_of
 
 __all__ = ["teach_in_store"]
 
@@ -90,8 +91,12 @@ class _Taught:
     slices: list[Place]
 
 
-def teach_in_store(plan: Plan, sources: Sources, say: Say, on_progress: Progress | None = None) -> Outcome:
+def teach_in_store(
+    plan: Plan, sources: Sources, say: Say, on_progress: Progress | None = None, *, anew: bool = False
+) -> Outcome:
     """Learn from the box of the labels, and segment the volume part by part.
+
+    Where the same call was interrupted once it had taught, its weights are taken.
 
     Parameters
     ----------
@@ -99,6 +104,8 @@ def teach_in_store(plan: Plan, sources: Sources, say: Say, on_progress: Progress
         Of a volume that does not fit into memory.
     sources, say, on_progress
         As in `micronet.training.teach.job`.
+    anew : bool
+        Teach whatever is there.
 
     Raises
     ------
@@ -108,11 +115,12 @@ def teach_in_store(plan: Plan, sources: Sources, say: Say, on_progress: Progress
     plan = in_store(plan, sources)
     box = _read(plan, sources, say)
     say(f"  memory      too large for memory: learns from {box.words}; all of it is segmented part by part then")
-    taught = _taught(plan, box, say, on_progress)
+    card = None if anew else _card_of(plan, box)
+    taught = _taught(plan, box, card, say, on_progress)
     try:
         outcome = _segmented(plan, sources, box, taught, say, on_progress)
     except BaseException:  # interrupted, too
-        say(f"  kept        {plan.weights_path}: what was taught segments the volume as any model {setting('model')}")
+        say(f"  kept        {plan.weights_path}: the same call goes on with it; or segment by it {setting('model')}")
         raise
     if taught.places:
         z, y, x = taught.places[0].moved(box.first).voxel
@@ -179,33 +187,51 @@ def _bytes(job: TeachJob, box: _Box) -> int:
     return max(learning, labels.size + max(light_bytes(box.level.shape, evened=True), copied_bytes(box.level)))
 
 
-def _taught(plan: Plan, box: _Box, say: Say, on_progress: Progress | None) -> _Taught:
-    """Teach on the box, and write the weights with the labels and their card; errors name the file at fault."""
+def _card_of(plan: Plan, box: _Box) -> dict[str, Any] | None:
+    """Return the card of the weights where the same call taught them on the box, and was then interrupted."""
+    card = taught_before(plan)
+    learned = None if card is None else card.get("learned")
+    return card if isinstance(learned, dict) and learned.get("box_zyx") == box_zyx(box.part) else None
+
+
+def _taught(plan: Plan, box: _Box, card: dict[str, Any] | None, say: Say, on_progress: Progress | None) -> _Taught:
+    """Teach on the box, and write the weights with the labels and their card; errors name the file at fault.
+
+    With a card, its weights are those.
+    """
     job = plan.job
     with _naming(plan.path):
         lesson, material, look = _lesson(plan, box, on_progress)
-    with _naming(job.labels):
-        course = teach(lesson, job.seed, on_progress)
-    course.network.logarithm = job.intensity == "log"
-    say(f"  learned     {course.choice.told()}")
-    probability, spread = looked(course.network, lesson)
+    if card is not None:
+        say(f"  goes on     with '{plan.weights_path}', which the same call taught; anew {setting('force')}")
+        network, record = cast(Taught, load_model(plan.weights_path)), record_in(card, plan)
+        probability, spread = looked(network, lesson)
+    else:
+        with _naming(job.labels):
+            course = teach(lesson, job.seed, on_progress)
+        network = course.network
+        network.logarithm = job.intensity == "log"
+        say(f"  learned     {course.choice.told()}")
+        probability, spread = looked(network, lesson)
+        found = Found(
+            volume=_grid(job, box),
+            labels=box.part.labels,
+            material=material,
+            lesson=lesson,
+            course=course,
+            probability=probability,
+            spread=spread,
+            mask=above(probability, job.threshold),
+            part=box.part,
+            look=look,
+        )
+        keep_weights(plan, found, datetime.now(UTC).isoformat(timespec="seconds"))
+        record = record_of(plan, found)
+        other = f"on other volumes: infer.py with this name as its model {setting('model')}"
+        say(f"  wrote       {plan.weights_path}; {other}")
     places, slices = uncertain_places(probability, spread, material.labels, box.spacing_um)
-    found = Found(
-        volume=_grid(job, box),
-        labels=box.part.labels,
-        material=material,
-        lesson=lesson,
-        course=course,
-        probability=probability,
-        spread=spread,
-        mask=above(probability, job.threshold),
-        part=box.part,
-        look=look,
-    )
-    keep_weights(plan, found, datetime.now(UTC).isoformat(timespec="seconds"))
     weights = {"path": write_name(plan.weights_path), "sha256": sha256_of(plan.weights_path), "network": "taught"}
-    say(f"  wrote       {plan.weights_path}; on other volumes: infer.py with this name as its model {setting('model')}")
-    return _Taught(course.network, record_of(plan, found) | {"weights": weights}, places, slices)
+    return _Taught(network, record | {"weights": weights}, places, slices)
 
 
 def _grid(job: TeachJob, box: _Box) -> Volume:

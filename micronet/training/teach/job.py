@@ -79,7 +79,7 @@ def teach_file(
         if not force and (done := earlier_outcome(plan)) is not None:
             return done
         if (allowance := _allowance(plan, sources)) is None:
-            return teach_in_store(plan, sources, say, on_progress)
+            return teach_in_store(plan, sources, say, on_progress, anew=force)
         start = None if plan.start is None else Start.read(plan.start)
         volume, labels, spacing_um = read_taught(plan, sources, say)
     material = _gathered(plan, allowance, volume, labels, start, say)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from micronet.core.errors import FileError, InputError, setting
 from micronet.core.names import file_part, valid, write_name
 from micronet.core.outcome import Outcome
 from micronet.core.ownership import ELSEWHERE, REPLACE, Outputs, check_outputs
-from micronet.core.provenance import sha256_of
+from micronet.core.provenance import sha256_of, versions
 from micronet.core.ram import Allowance, MemoryLimitError
 from micronet.core.volume import Volume
 from micronet.data.dataset import Entry
@@ -38,6 +39,7 @@ __all__ = [
     "needs_whole",
     "plan_saving",
     "plan_teaching",
+    "taught_before",
 ]
 
 #: What the record of a result says that made it.
@@ -311,13 +313,7 @@ def earlier_outcome(plan: Plan) -> Outcome | None:
         _refuse_weights(plan)
         return None
     record = plan.results.record_path
-    try:
-        same = done["parameters"] == plan.asked["parameters"] and all(
-            done[role]["sha256"] == plan.asked[role]["sha256"] if role in plan.asked else role not in done
-            for role in ("input", "labels", "start")
-        )
-    except (KeyError, TypeError):
-        same = False
+    same = _is_same(done, plan)
     if not same and plan.learns_on and _is_of(done, plan):
         return None
     if not same:
@@ -325,6 +321,28 @@ def earlier_outcome(plan: Plan) -> Outcome | None:
             f"'{record}' holds a result of other labels, settings or input for '{plan.path.name}'; {REPLACE}"
         )
     return Outcome(plan.path, "skipped", f"done before ({record}); it can be done again {setting('force')}")
+
+
+def _is_same(record: Mapping[str, Any], plan: Plan) -> bool:
+    """Return whether a record is of the same input, labels, start and settings."""
+    try:
+        return bool(record["parameters"] == plan.asked["parameters"]) and all(
+            record[role]["sha256"] == plan.asked[role]["sha256"] if role in plan.asked else role not in record
+            for role in ("input", "labels", "start")
+        )
+    except (KeyError, TypeError):
+        return False
+
+
+def taught_before(plan: Plan) -> dict[str, Any] | None:
+    """Return the card of the weights where the same call wrote them, and would again; else None.
+
+    That call was interrupted, or its result is elsewhere.
+    """
+    card = plan.weights.read() if plan.weights.owns(plan.weights_path.name) else None
+    if card is None or not _is_same(card, plan):
+        return None
+    return card if (card.get("threads"), card.get("versions")) == (torch.get_num_threads(), versions()) else None
 
 
 def _is_of(record: Mapping[str, Any], plan: Plan) -> bool:
@@ -336,11 +354,13 @@ def _is_of(record: Mapping[str, Any], plan: Plan) -> bool:
 
 
 def _refuse_weights(plan: Plan) -> None:
-    """Raise FileError where there are weights that were taught before, and not those to be learned on from.
+    """Raise FileError where there are weights that were taught before, and neither are learned on from nor come again.
 
     Weights of ours without a card are of a call that was interrupted.
     """
     weights = plan.weights_path
+    if taught_before(plan) is not None:
+        return
     if plan.weights.owns(weights.name) and not plan.learns_on and plan.weights.read() is not None:
         raise FileError(f"'{weights}' exists: replace it {setting('force')}, or give another name {setting('name')}")
 

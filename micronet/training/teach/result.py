@@ -37,8 +37,10 @@ from micronet.training.teach.material import Edits, Material, Start
 from micronet.training.teach.plan import Plan, TeachJob, plan_saving
 from micronet.training.teach.reading import Say
 
-__all__ = ["Found", "keep_weights", "looked", "record_of", "save_found", "write_found"]
+__all__ = ["Found", "box_zyx", "keep_weights", "looked", "record_in", "record_of", "save_found", "write_found"]
 
+# What record and card both say, beside what was asked for.
+_RECORDED = ("volume", "labelled", "corrected", "learned", "threads", "versions")
 _BACKGROUND_COLOUR = (0.35, 0.55, 0.85)
 Array = NDArray[np.float32]
 
@@ -245,7 +247,7 @@ def record_of(plan: Plan, found: Found) -> dict[str, Any]:
     _, lumen, background = label_counts(found.material.labels)
     members = [f"{member.kind} {member.weight:.3g}" for member in found.course.network.members]
     whole = volume if found.part is None else found.part.whole
-    box = {} if found.part is None else {"box_zyx": [[one.start, one.stop] for one in found.part.box]}
+    box = {} if found.part is None else {"box_zyx": box_zyx(found.part)}
     return plan.asked | {
         "volume": volume_record(whole, [*whole.notes, *found.labels.notes]),
         "labelled": {"lumen": lumen, "background": background},
@@ -265,3 +267,13 @@ def record_of(plan: Plan, found: Found) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
+
+
+def box_zyx(part: PartOfVolume) -> list[list[int]]:
+    """Return the box that was learned from, as JSON has it."""
+    return [[one.start, one.stop] for one in part.box]
+
+
+def record_in(card: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    """Return what `record_of` said of the same plan when the card was written."""
+    return plan.asked | {key: card[key] for key in _RECORDED}
