@@ -293,6 +293,7 @@ def test_the_same_call_goes_on_with_what_it_had_taught_when_it_was_interrupted(t
     for other in (replace(job, seed=1), replace(job, threshold=0.4)):
         with pytest.raises(FileError, match=r"taught_a.pt' exists: replace it \(setting: force\)"):
             teach_file(path, other, say=print)
+    job = replace(job, max_ram=2 * MAX_RAM)  # all of it in memory would be other weights
     outcome = teach_file(path, job, say=said.append, on_progress=lambda _, __, what: steps.add(what))
     assert outcome.status == "done"
     assert weights.stat() == before

@@ -53,7 +53,7 @@ from micronet.training.teach.look import Place, uncertain_places, write_look
 from micronet.training.teach.material import Material, gather
 from micronet.training.teach.plan import Plan, TeachJob, bytes_to_teach, in_store, taught_before
 from micronet.training.teach.reading import Say, tell_read
-from micronet.training.teach.result import Found, box_zyx, keep_weights, looked, record_in, record_of
+from micronet.training.teach.result import Found, keep_weights, looked, record_in, record_of
 
 __all__ = ["teach_in_store"]
 
@@ -114,8 +114,9 @@ def teach_in_store(
     """
     plan = in_store(plan, sources)
     box = _read(plan, sources, say)
-    say(f"  memory      too large for memory: learns from {box.words}; all of it is segmented part by part then")
-    card = None if anew else _card_of(plan, box)
+    card = None if anew else taught_before(plan)
+    if card is None:
+        say(f"  memory      too large for memory: learns from {box.words}; all of it is segmented part by part then")
     taught = _taught(plan, box, card, say, on_progress)
     try:
         outcome = _segmented(plan, sources, box, taught, say, on_progress)
@@ -185,13 +186,6 @@ def _bytes(job: TeachJob, box: _Box) -> int:
     held, work = bytes_to_teach(job, 0, labels.size, labels.size)
     learning = held + 4 * labels.size + max(work, learning_bytes(labels, box.spacing_um))  # with the evened image
     return max(learning, labels.size + max(light_bytes(box.level.shape, evened=True), copied_bytes(box.level)))
-
-
-def _card_of(plan: Plan, box: _Box) -> dict[str, Any] | None:
-    """Return the card of the weights where the same call taught them on the box, and was then interrupted."""
-    card = taught_before(plan)
-    learned = None if card is None else card.get("learned")
-    return card if isinstance(learned, dict) and learned.get("box_zyx") == box_zyx(box.part) else None
 
 
 def _taught(plan: Plan, box: _Box, card: dict[str, Any] | None, say: Say, on_progress: Progress | None) -> _Taught:

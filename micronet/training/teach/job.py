@@ -34,6 +34,7 @@ from micronet.training.teach.plan import (
     earlier_outcome,
     needs_whole,
     plan_teaching,
+    taught_before,
 )
 from micronet.training.teach.reading import Say, impose, read_taught
 from micronet.training.teach.result import Found, looked, write_found
@@ -78,7 +79,7 @@ def teach_file(
         plan = plan_teaching(path, job, sources)
         if not force and (done := earlier_outcome(plan)) is not None:
             return done
-        if (allowance := _allowance(plan, sources)) is None:
+        if (allowance := _allowance(plan, sources, force)) is None:
             return teach_in_store(plan, sources, say, on_progress, anew=force)
         start = None if plan.start is None else Start.read(plan.start)
         volume, labels, spacing_um = read_taught(plan, sources, say)
@@ -104,11 +105,13 @@ def teach_file(
     return Outcome(path, "done", f"{result['voxels']:,} voxels{um3}{stays}")
 
 
-def _allowance(plan: Plan, sources: Sources) -> Allowance | None:
-    """Return how much memory there is, None where the volume does not fit into it and a box of it is learned from.
+def _allowance(plan: Plan, sources: Sources, force: bool) -> Allowance | None:
+    """Return how much memory there is, None where a box of the volume is learned from: it does not fit, or did not.
 
     MemoryLimitError where that cannot be.
     """
+    if not force and taught_before(plan) is not None:
+        return None
     try:
         return check_room_for(plan, sources)
     except MemoryLimitError as error:

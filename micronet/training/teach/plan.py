@@ -335,12 +335,13 @@ def _is_same(record: Mapping[str, Any], plan: Plan) -> bool:
 
 
 def taught_before(plan: Plan) -> dict[str, Any] | None:
-    """Return the card of the weights where the same call wrote them, and would again; else None.
+    """Return the card of the weights where the same call taught them on a box, and would again; else None.
 
-    That call was interrupted, or its result is elsewhere.
+    That call was interrupted while it segmented, or its result is elsewhere.
     """
     card = plan.weights.read() if plan.weights.owns(plan.weights_path.name) else None
-    if card is None or not _is_same(card, plan):
+    learned = None if card is None else card.get("learned")
+    if card is None or not _is_same(card, plan) or not isinstance(learned, dict) or "box_zyx" not in learned:
         return None
     return card if (card.get("threads"), card.get("versions")) == (torch.get_num_threads(), versions()) else None
 
@@ -354,7 +355,7 @@ def _is_of(record: Mapping[str, Any], plan: Plan) -> bool:
 
 
 def _refuse_weights(plan: Plan) -> None:
-    """Raise FileError where there are weights that were taught before, and neither are learned on from nor come again.
+    """Raise FileError where there are weights that were taught before, and neither are learned on from nor taken.
 
     Weights of ours without a card are of a call that was interrupted.
     """

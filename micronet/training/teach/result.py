@@ -37,7 +37,7 @@ from micronet.training.teach.material import Edits, Material, Start
 from micronet.training.teach.plan import Plan, TeachJob, plan_saving
 from micronet.training.teach.reading import Say
 
-__all__ = ["Found", "box_zyx", "keep_weights", "looked", "record_in", "record_of", "save_found", "write_found"]
+__all__ = ["Found", "keep_weights", "looked", "record_in", "record_of", "save_found", "write_found"]
 
 # What record and card both say, beside what was asked for.
 _RECORDED = ("volume", "labelled", "corrected", "learned", "threads", "versions")
@@ -247,7 +247,7 @@ def record_of(plan: Plan, found: Found) -> dict[str, Any]:
     _, lumen, background = label_counts(found.material.labels)
     members = [f"{member.kind} {member.weight:.3g}" for member in found.course.network.members]
     whole = volume if found.part is None else found.part.whole
-    box = {} if found.part is None else {"box_zyx": box_zyx(found.part)}
+    box = {} if found.part is None else {"box_zyx": [[one.start, one.stop] for one in found.part.box]}
     return plan.asked | {
         "volume": volume_record(whole, [*whole.notes, *found.labels.notes]),
         "labelled": {"lumen": lumen, "background": background},
@@ -267,11 +267,6 @@ def record_of(plan: Plan, found: Found) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
-
-
-def box_zyx(part: PartOfVolume) -> list[list[int]]:
-    """Return the box that was learned from, as JSON has it."""
-    return [[one.start, one.stop] for one in part.box]
 
 
 def record_in(card: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
