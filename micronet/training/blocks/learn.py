@@ -40,7 +40,7 @@ _CROP = 48
 _EMPTY = 0.95
 #: What is below the activation that leaves so many of them empty is surely background, what is above the other lumen.
 _SURE = (0.90, 0.99)
-#: Bytes a voxel of what a step sees: activations, and gradients on their way; 590 to 850 were measured, by how they meet.
+#: Bytes a voxel of what a step sees: activations, and gradients on their way; from 590 to 850 were measured.
 _STEP_BYTES = 860
 
 
