@@ -121,7 +121,8 @@ def teach_in_store(
     try:
         outcome = _segmented(plan, sources, box, taught, say, on_progress)
     except BaseException:  # interrupted, too
-        say(f"  kept        {plan.weights_path}: the same call goes on with it; infer.py takes it as its model too {setting('model')}")
+        other = f"infer.py takes it as its model too {setting('model')}"
+        say(f"  kept        {plan.weights_path}: the same call goes on with it; {other}")
         raise
     if taught.places:
         z, y, x = taught.places[0].moved(box.first).voxel
