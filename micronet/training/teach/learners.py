@@ -26,7 +26,7 @@ from micronet.training.teach.lesson import Lesson, Mask
 from micronet.training.teach.linear import train_linear
 from micronet.training.teach.pixel import train_pixel_network
 from micronet.training.teach.prevalence import logit_shift, prevalence
-from micronet.training.teach.voxel_features import FeaturesOf, VoxelFeatures
+from micronet.training.teach.voxel_features import MOST_FITTED, FeaturesOf, VoxelFeatures
 from micronet.training.trainer import StepReport, Trainer
 
 __all__ = [
@@ -50,8 +50,7 @@ Array = NDArray[np.float32]
 
 #: Planes from which it is told how common lumen is.
 _SEEN_PLANES = 12
-#: Voxels that trees are fitted to, at most: neighbours tell the same, and a large slice would take minutes.
-_MOST_VOXELS = 60_000
+_MOST_VOXELS = MOST_FITTED
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,16 @@ from micronet.networks.kernels.tubes import TUBES, with_tubes
 from micronet.training.teach.beside import corrections
 from micronet.training.teach.lesson import Lesson, Mask
 
-__all__ = ["FeaturesOf", "VoxelFeatures", "feature_bytes"]
+__all__ = ["MOST_FITTED", "FeaturesOf", "VoxelFeatures", "feature_bytes"]
 
 Array = NDArray[np.float32]
 
 #: Planes, one after the other, of which all features are held at once (`features_at`).
 _SLAB = 16
-#: Voxels that are fitted to, at most, and bytes of each while trees are, and logistic regressions, in float64.
-_FITTED, _TREES, _LINEAR = 60_000, 400, 1200
+#: Voxels that are fitted to, at most: neighbours tell the same, and a large slice would take minutes.
+MOST_FITTED = 60_000
+#: Bytes of each while trees are fitted, and logistic regressions, in float64.
+_TREES, _LINEAR = 400, 1200
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +138,7 @@ def feature_bytes(
     slab = max(min(_SLAB, _together(one)) * one[0].size for one in (labels, *others))
     copied = counts[0] + (count if others else 0)
     computing = 4 * scales * max(slab, count)
-    fitting = 4 * each * (copied + agreed) + fitted * min(count, _FITTED)
+    fitting = 4 * each * (copied + agreed) + fitted * min(count, MOST_FITTED)
     return 2 * 4 * each * (count + agreed), max(computing, fitting)
 
 
