@@ -61,15 +61,15 @@ class Allowance:
         """Return whether so many bytes may be taken."""
         return self.bytes is None or needed <= self.bytes
 
-    def check(self, held: int, work: int, what: str) -> int:
+    def check(self, held: int, work: int, what: str, advice: str = "leave it out") -> int:
         """Return the bytes of the whole process where it holds some and takes more for some work.
 
-        MemoryLimitError, which says `what` does not fit, where that is too much.
+        MemoryLimitError, which says `what` does not fit and what helps beside more memory, where that is too much.
         """
         needed = int(self.program + MARGIN * (held + work))
         if not self.fits(needed):
             raise MemoryLimitError(
-                f"{what} does not fit: about {size(needed)} of memory needed, {self.words}; leave it out, free memory "
+                f"{what} does not fit: about {size(needed)} of memory needed, {self.words}; {advice}, free memory "
                 f"or allow more {setting('max_ram')}"
             )
         return needed

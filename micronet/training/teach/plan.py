@@ -419,7 +419,7 @@ def check_room_for(plan: Plan, sources: Sources, networks: int = 1) -> Allowance
     labels = claimed_bytes(sources.of(job.labels), axes=job.axes)
     held, work = bytes_to_teach(job, stored, voxels, labels)
     allowance = Allowance.of(job.max_ram)
-    allowance.check(held + _more_bytes(plan, voxels, networks), max(work, companions), f"'{plan.path}'")
+    allowance.check(held + _more_bytes(plan, voxels, networks), max(work, companions), f"'{plan.path}'", "crop it")
     return allowance
 
 
@@ -434,8 +434,8 @@ def check_learning(
     """Raise MemoryLimitError where learning from so many voxels takes too much: only the labels tell how many."""
     held = volume.array.nbytes + 3 * labels.size + _more_bytes(plan, labels.size, networks)  # labels, merged, known
     count = sum(int(np.count_nonzero(one)) for one in (labels, *others))
-    what = f"'{plan.path}' with {count:,} annotated voxels, all of which are learned from,"
-    allowance.check(held, learning_bytes(labels, volume.spacing_um or (1.0, 1.0, 1.0), others), what)
+    work = learning_bytes(labels, volume.spacing_um or (1.0, 1.0, 1.0), others)
+    allowance.check(held, work, f"'{plan.path}': to learn from {count:,} annotated voxels", "annotate fewer")
 
 
 def _more_bytes(plan: Plan, voxels: int, networks: int) -> int:
