@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import functools
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -23,6 +24,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 _LONGEST = 1 << 20
+# What only some scripts import, in seconds: before the first of these is forked.
+_FURTHER = {
+    "train_network.py": ("monai.networks.nets", "monai.inferers", "monai.losses"),
+    "searching.py": ("micronet.training.search.study",),
+}
 
 
 class Forked:
@@ -174,6 +180,15 @@ def _prepare():
     )
 
 
+@functools.cache
+def _prepare_further(script):
+    for module in _FURTHER.get(script, ()):
+        with contextlib.suppress(ImportError):  # an extra that is not installed
+            importlib.import_module(module)
+    gc.collect()
+    gc.freeze()
+
+
 def _serve(connection):
     """Fork what is asked for; return, in the forked process, what it is to do."""
     statuses = {}
@@ -195,6 +210,7 @@ def _serve(connection):
         while not data.endswith(b"\n"):
             data += connection.recv(_LONGEST)
         *streams, told = files
+        _prepare_further(Path(json.loads(data)["command"][0]).name)
         pid = os.fork()
         if pid == 0:
             connection.close()

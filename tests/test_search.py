@@ -2,12 +2,10 @@
 
 import csv
 import json
-import os
 import re
 import shlex
 import signal
 import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 import pytest
 import running
 import searching
+from forking import fork
 from PIL import Image
 from tiny_training import ctrl_c_when, unfinished, wait_for, write_dataset
 
@@ -43,9 +42,8 @@ def folder(tmp_path, monkeypatch):
 
 def begin(root, folder, trials, patient=True):
     """Start a process that takes part in the search of a folder."""
-    command = [sys.executable, root / "tests" / "searching.py", folder, str(trials), "patient" if patient else "stays"]
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    command = [root / "tests" / "searching.py", folder, trials, "patient" if patient else "stays"]
+    return fork(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def settings_of(told):
