@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import threading
+import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -248,6 +249,30 @@ def _become(request, streams):
     return sys.argv[0]
 
 
+def _run(script):
+    """Run a script as Python does, and end as Python does, but for taking all modules apart, which takes 0.4 s."""
+    code = 0
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as left:
+        code = left.code
+        if not isinstance(code, int | None):
+            sys.stderr.write(f"{code}\n")
+            code = 1
+    except KeyboardInterrupt:
+        raise  # Python ends itself by that signal
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+    os._exit(code or 0)
+
+
 if __name__ == "__main__":
     _prepared = _prepare()
-    runpy.run_path(_become(*_serve(socket.socket(fileno=int(sys.argv[1])))), run_name="__main__")
+    _run(_become(*_serve(socket.socket(fileno=int(sys.argv[1])))))
