@@ -81,8 +81,8 @@ class Case:
     spacing_um: tuple[float, float, float]
 
 
-def read_cases(data: Path, names: Sequence[str]) -> list[Case]:
-    """Return the volumes asked for."""
+def read_cases(data: Path, names: Sequence[str], most: int = _CROP) -> list[Case]:
+    """Return the volumes asked for, of each plane the middle `most` x `most` voxels."""
     cases = []
     for name in names:
         if name == "lightsheet":
@@ -93,8 +93,8 @@ def read_cases(data: Path, names: Sequence[str]) -> list[Case]:
             image = read_volume(data / "two_photon" / f"{name}.nrrd")
             inside = read_volume(data / "two_photon" / f"{name}_label.nrrd").array > 0
             truth = np.where(inside, 1, 2)
-        y, x = ((length - min(length, _CROP)) // 2 for length in image.array.shape[1:])
-        box = np.s_[:, y : y + _CROP, x : x + _CROP]
+        y, x = ((length - min(length, most)) // 2 for length in image.array.shape[1:])
+        box = np.s_[:, y : y + most, x : x + most]
         array, labels = np.ascontiguousarray(image.array[box]), np.ascontiguousarray(truth[box].astype(np.uint8))
         z_um, y_um, x_um = map(float, image.spacing_um)
         cases.append(Case(name, array, labels, (z_um, y_um, x_um)))
@@ -319,13 +319,16 @@ def main() -> None:
     parser.add_argument("--volumes", nargs="+", choices=("lightsheet", *TWO_PHOTON), metavar="NAME")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--crop", type=int, default=_CROP, metavar="N", help="middle N x N of planes (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=physical_cores())
     parser.add_argument("-o", "--output", type=Path, default=Path("real.json"), help="the table lies beside it, .md")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    about = {"threads": arguments.threads, "versions": versions()}
+    about = {"threads": arguments.threads, "crop": arguments.crop, "versions": versions()}
     rows, asked = earlier_rows(arguments.output, about), []
-    for case in read_cases(arguments.data, arguments.volumes or ("lightsheet", *TWO_PHOTON)):
+    for case in read_cases(arguments.data, arguments.volumes or ("lightsheet", *TWO_PHOTON), arguments.crop):
         for task, seed in itertools.product(arguments.tasks, range(arguments.seeds)):
             keys = [{"volume": case.name, "task": task, "method": method, "seed": seed} for method in arguments.only]
             asked += keys
@@ -343,12 +346,12 @@ def main() -> None:
 
 
 def earlier_rows(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the scores of a run that was interrupted; it ends where these are of other versions or threads."""
+    """Return the scores of a run that was interrupted; it ends where these are of other versions, crop or threads."""
     if not path.exists():
         return []
     found = json.loads(path.read_text(encoding="utf-8"))
     if any(found.get(name) != value for name, value in about.items()):
-        sys.exit(f"'{path}' holds scores of other versions or threads; give another file (-o)")
+        sys.exit(f"'{path}' holds scores of other versions, crop or threads; give another file (-o)")
     print(f"{len(found['scores'])} scores are there")
     return list(found["scores"])
 

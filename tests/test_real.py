@@ -125,5 +125,5 @@ def test_a_run_prints_a_table_and_writes_every_score(real, tmp_path, monkeypatch
     assert capsys.readouterr().out.startswith("3 scores are there\n\n|")
     assert (json.loads(out.read_text())["scores"], out.with_suffix(".md").read_text()) == (scores, table)
     monkeypatch.setattr(sys, "argv", [*argv, "--seeds", "1", "--threads", "2", "-o", str(out)])
-    with pytest.raises(SystemExit, match=r"scores\.json' holds scores of other versions or threads"):
+    with pytest.raises(SystemExit, match=r"scores\.json' holds scores of other versions, crop or threads"):
         real.main()
