@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import gc
 import os
 import signal
 import sys
@@ -26,6 +27,12 @@ for _number, _usual in (
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def pytest_collection_finish():
+    """Spare every later search for garbage the modules that all tests together import: they stay to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -144,8 +144,8 @@ def test_lumen_is_found_within_blocks_and_the_same_seed_finds_the_same():
     image, mask = tubes()
     seen, blocks = normalize_image(image), blocks_of_mask(mask, SIZE)
     steps = []
-    network = train_block_net(seen, blocks, SIZE, steps=20, seed=3, on_step=lambda *step: steps.append(step[:2]))
-    assert steps == [(number, 20) for number in range(1, 21)]
+    network = train_block_net(seen, blocks, SIZE, steps=12, seed=3, on_step=lambda *step: steps.append(step[:2]))
+    assert steps == [(number, 12) for number in range(1, 13)]
     found = block_map(network, seen, blocks, SIZE)
     told = overlap(over_voxels(blocks == 1, SIZE, mask.shape), mask).f_score()
     assert overlap(found.mask, mask).f_score() > 2 * told  # it has hardly been trained
@@ -160,7 +160,7 @@ def test_lumen_is_found_within_blocks_and_the_same_seed_finds_the_same():
 def test_one_call_goes_from_blocks_to_a_mask_with_every_step_on_a_page(here):
     said = []
     job = TeachJob(labels_path(here / "taught", here / "tubes.nrrd"), here / "taught")
-    wish = BlockWish(here / "mask.nrrd", SIZE, steps=20)
+    wish = BlockWish(here / "mask.nrrd", SIZE, steps=12)
     before = torch.get_num_threads()
     outcome = teach_blocks(here / "tubes.nrrd", wish, job, say=said.append)
     assert torch.get_num_threads() == before

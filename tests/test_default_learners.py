@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from micronet.networks.taught import taught_for_state
+from micronet.training.teach import course
 from micronet.training.teach.course import default_learners, teach
 from micronet.training.teach.learners import TreesLearner
 from micronet.training.teach.lesson import Lesson
@@ -46,7 +47,9 @@ def test_what_a_plane_teaches_evened_holds_in_darker_planes(rng):
 
 
 @pytest.mark.parametrize("seed", [3])
-def test_the_same_seed_gives_the_same_weights_and_a_file_gives_the_same_mask(rng, seed):
+def test_the_same_seed_gives_the_same_weights_and_a_file_gives_the_same_mask(rng, seed, monkeypatch):
+    monkeypatch.setattr(course, "_STEPS", 4)  # of the µ-Net, whose steps are all alike
+    monkeypatch.setattr(course, "_MOST_VOXELS", 100_000)
     lesson = fading(rng, side=32)
     first, second = (teach(lesson, seed).network for _ in range(2))
     state = first.state_dict()

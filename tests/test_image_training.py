@@ -301,11 +301,11 @@ def test_the_script_trains_tells_saves_and_resumes_like_the_others(project, tmp_
 
 
 def test_ctrl_c_saves_it_and_what_is_left_ends_with_the_same_bits(project, tmp_path, capsys):
-    code, out, err = trained("--project", tmp_path / "whole", run="150; finish", capsys=capsys)
+    code, out, err = trained("--project", tmp_path / "whole", run="60; finish", capsys=capsys)
     assert code == 0, out + err
     log = tmp_path / "logs" / "micranet.csv"
     with ctrl_c_when(lambda: log.is_file() and log.read_text(encoding="utf-8").count("\n") > 10):
-        code, out, err = trained(run="150; finish", capsys=capsys)
+        code, out, err = trained(run="60; finish", capsys=capsys)
     assert (code, err) == (130, "")
     assert "> finish" not in out
     assert not unfinished(tmp_path)
@@ -314,7 +314,7 @@ def test_ctrl_c_saves_it_and_what_is_left_ends_with_the_same_bits(project, tmp_p
     assert code == 0, out + err
     whole, resumed = ({path.name: load_state(path) for path in folder.glob("checkpoints/*.pt")}
                       for folder in (tmp_path / "whole", tmp_path))  # fmt: skip
-    assert any(name.endswith("_150.pt") for name in whole)
+    assert any(name.endswith("_60.pt") for name in whole)
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name][key], resumed[name][key]) for name in whole for key in whole[name])
 

@@ -80,16 +80,24 @@ def _floor(module):
     return next(number for number, rooms in enumerate(FLOORS) if _room(module) in rooms)
 
 
+@cache
+def _nodes(tree):
+    return tuple(ast.walk(tree))
+
+
+@cache
 def _imported(root, tree):
     """Return the modules that a tree imports: dotted, ours with `micronet.` before them."""
-    for node in ast.walk(tree):
+    found = []
+    for node in _nodes(tree):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative import"
             for alias in node.names:  # `from micronet.io import nrrd` imports the module, not the package
                 inner = f"{node.module}.{alias.name}"
-                yield inner if (root / f"{inner.replace('.', '/')}.py").is_file() else node.module
+                found.append(inner if (root / f"{inner.replace('.', '/')}.py").is_file() else node.module)
         elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
+    return found
 
 
 def _within(module, rooms):
@@ -124,7 +132,7 @@ def test_no_imports_run_in_a_circle(root):
 def test_imports_inside_functions_are_those_that_spare_something(root):
     found = set()
     for module, tree in _sources(root):
-        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        functions = [node for node in _nodes(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
         for function in functions:
             for imported in _imported(root, function):
                 reasons = {(m, i) for m, i in LATE if m == module and _within(imported, {i})}
@@ -140,7 +148,7 @@ def _short(root):
 
 
 def _functions(tree):
-    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return (node for node in _nodes(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
 def _parameters(function):
@@ -171,8 +179,8 @@ def test_functions_take_few_parameters(root):
 
 def _strings(tree):
     """Yield the string constants of a tree, docstrings apart."""
-    documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
+    documents = {id(node.value) for node in _nodes(tree) if isinstance(node, ast.Expr)}
+    for node in _nodes(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents:
             yield node.lineno, node.value
 
@@ -200,7 +208,7 @@ def test_only_the_terminal_prints_and_reads_the_command_line(root):
         if _within(module, {"app"}):
             continue
         wrong += [f"{module} imports argparse" for imported in _imported(root, tree) if _within(imported, {"argparse"})]
-        for node in ast.walk(tree):
+        for node in _nodes(tree):
             if isinstance(node, ast.Name) and node.id == "print":
                 wrong.append(f"{module}:{node.lineno}: print")
             if isinstance(node, ast.Attribute) and node.attr == "argv":

@@ -83,7 +83,7 @@ def bits(one):
 
 @pytest.mark.parametrize(
     ("network", "optimizer"),
-    list(itertools.product(("unet", "hourglass", "vnet"), ("adam", "sgd", "rmsprop", "soap"))),
+    [*itertools.product(("unet", "hourglass"), ("adam", "sgd", "rmsprop", "soap")), ("vnet", "adam")],
 )
 def test_a_resumed_training_ends_with_the_same_bits_as_one_that_never_stopped(network, optimizer):
     small = {"crop_size": (1, 16, 8), "samples_per_volume": 1} if network == "vnet" else {"validate_every": 3}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import platform
@@ -50,12 +51,17 @@ def sha256_of(*paths: Path, opened: Callable[[Path], BinaryIO] = _opened) -> str
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on, and the machine's platform."""
     found = {"micronet": __version__, "python": sys.version.split()[0], "platform": platform.platform()}
-    for name in ("torch", "numpy", "scipy", "scikit-image", "numba", "nibabel", "tifffile"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return found | {
+        name: _installed(name) for name in ("torch", "numpy", "scipy", "scikit-image", "numba", "nibabel", "tifffile")
+    }
+
+
+@functools.cache
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
