@@ -88,10 +88,9 @@ def train_pixel_trees(
 
     Tube responses may follow the features (kernels/tubes.py). `lumen`, `weight` and `places` are as
     `micronet.networks.kernels.boosting.boost` takes them. `around_um` is kept with the trees, for features that are
-    those of the evened image. The same seed gives the same trees, whatever PyTorch's threads, which are used.
+    those of the evened image. The same seed gives the same trees.
     """
-    threads = torch.get_num_threads()
-    found = boost(features, lumen, weight=weight, trees=trees, places=places, seed=seed, threads=threads)
+    found = boost(features, lumen, weight=weight, trees=trees, places=places, seed=seed)
     rounded = found._replace(start=float(np.float32(found.start)))  # as the state dict holds it
     return PixelTrees(tuple(float(np.float32(scale)) for scale in scales_um), rounded, float(np.float32(around_um)))
 

@@ -10,14 +10,12 @@ A logistic regression is the same without trees: a slope for each feature.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from micronet.core.errors import InputError
-from micronet.core.threads import Team, physical_cores, split
 from micronet.networks.kernels.jit import jit
 
 __all__ = ["Trees", "add_trees", "boost", "check_classes", "logits"]
@@ -50,9 +48,8 @@ def boost(
     batch: int = 20_000,
     places: NDArray[np.intp] | None = None,
     seed: int = 0,
-    threads: int | None = None,
 ) -> Trees:
-    """Fit trees to annotated voxels.
+    """Fit trees to annotated voxels, in one thread: of 20,000 voxels to wake another takes longer than it saves.
 
     Parameters
     ----------
@@ -71,8 +68,6 @@ def boost(
     places : ndarray of whole numbers from 0, shape (voxels,), optional
         Where each lies: a tree is grown on voxels of a few places, so that trees do not all ask what one stroke tells.
     seed : int
-    threads : int, optional
-        Default: the physical cores. It does not change the result.
 
     Returns
     -------
@@ -101,23 +96,20 @@ def boost(
     )  # fmt: skip
     slope, bend = np.empty(count, np.float32), np.empty(count, np.float32)
     gains, sums = np.empty((width, _BINS - 1)), np.empty((width, 2 ** (depth - 1), _BINS, 2))
-    with Team(threads or physical_cores()) as team:
-        parts = split(width, 2 * team.threads)
-        for tree in range(trees):
-            _slopes(total, truth, each, slope, bend)
-            drawn = _drawn(rng, count, batch, places)
-            leaf, everywhere = np.zeros(len(drawn), np.uint8), np.zeros(count, np.uint8)
-            for level in range(depth):
-                counted = _smaller(leaf, level)
-                among = counted[leaf]
-                rows, at = drawn[among], leaf[among]
-                job = partial(_gains, binned, rows, at, slope[rows], bend[rows], counted, sums, penalty, gains)
-                team.run(job, parts)
-                column, cut = map(int, np.unravel_index(np.argmax(gains), gains.shape))
-                found.feature[tree, level], found.threshold[tree, level] = column, cuts[column, cut]
-                everywhere |= (binned[column] > cut).astype(np.uint8) << level
-                leaf = everywhere[drawn]
-            _grow(everywhere, slope, bend, rate, penalty, found.value[tree], total)
+    for tree in range(trees):
+        _slopes(total, truth, each, slope, bend)
+        drawn = _drawn(rng, count, batch, places)
+        leaf, everywhere = np.zeros(len(drawn), np.uint8), np.zeros(count, np.uint8)
+        for level in range(depth):
+            counted = _smaller(leaf, level)
+            among = counted[leaf]
+            rows, at = drawn[among], leaf[among]
+            _gains(binned, rows, at, slope[rows], bend[rows], counted, sums, penalty, gains)
+            column, cut = map(int, np.unravel_index(np.argmax(gains), gains.shape))
+            found.feature[tree, level], found.threshold[tree, level] = column, cuts[column, cut]
+            everywhere |= (binned[column] > cut).astype(np.uint8) << level
+            leaf = everywhere[drawn]
+        _grow(everywhere, slope, bend, rate, penalty, found.value[tree], total)
     return found
 
 
@@ -161,15 +153,15 @@ def _slopes(total, truth, weight, slope, bend):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _gains(binned, rows, leaf, slope, bend, counted, sums, penalty, gains, first, stop):  # type: ignore[no-untyped-def]
-    """Write what every threshold of the features first .. stop - 1 would be worth.
+def _gains(binned, rows, leaf, slope, bend, counted, sums, penalty, gains):  # type: ignore[no-untyped-def]
+    """Write what every threshold of every feature would be worth.
 
     `sums` (features, leaves, bins, 2) holds gradients and curvatures of the leaves that were divided last. Of each two
     that one became, the voxels of one are counted, `rows`: the other has the rest.
     """
     leaves, bins = len(counted), gains.shape[1] + 1
     half = leaves // 2
-    for column in range(first, stop):
+    for column in range(len(binned)):
         found, row = sums[column], binned[column]
         if not half:
             found[0] = 0

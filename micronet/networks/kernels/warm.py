@@ -88,7 +88,7 @@ def _voxels(trees: bool, told: Told) -> None:
     features(image, spacing[:1], spacing, threads=1)
     found = with_tubes(features_at(image, image == 0, spacing[:1], spacing, 1).T).T
     told(0.7)
-    fitted = boost(found, np.arange(len(found)) % 2 == 0, trees=1, threads=1)
+    fitted = boost(found, np.arange(len(found)) % 2 == 0, trees=1)
     logits(found, fitted)
     told(0.9)
     tree_sum(image, spacing[:1], spacing, fitted, None, 1)
