@@ -349,20 +349,26 @@ def test_a_course_teaches_what_it_chose_and_repeats_with_its_seed(lesson):
     assert states[0].keys() != states[2].keys() or any((states[0][k] != states[2][k]).any() for k in states[0])
 
 
-def test_where_planes_are_thick_a_micro_net_and_regressions_join_what_was_chosen_by_whole_slices(lesson, monkeypatch):
+@pytest.mark.parametrize("poor", [False, True])
+def test_where_planes_are_thick_a_micro_net_and_regressions_join_what_was_chosen_by_whole_slices(
+    lesson, monkeypatch, poor
+):
+    """Before, they joined only where all kinds of trees were chosen: Dice 0.826 in place of 0.848 (docs/teach.md)."""
     monkeypatch.setattr(course, "_STEPS", 2)
     monkeypatch.setattr(course, "_MOST_VOXELS", 20_000)
+    if poor:
+        two = [TreesLearner(trees=20), TreesLearner(trees=1, around=40.0)]
+        monkeypatch.setattr(course, "default_learners", lambda lesson: two)
     told = []
     found = course.teach(lesson, 0, lambda *step: told.append(step))
-    names = [learner.name for learner in course.default_learners(lesson)]
-    assert len(names) == 3
-    if list(found.choice.names[:3]) == names:
-        joined = ("logistic regression", "logistic regression, evened", "u-net, evened")
-        assert found.choice.names[3:] == joined
-        assert found.choice.told().endswith(f"; {' + '.join(joined)} joined without being held out")
-        assert [member.kind for member in found.network.members] == ["trees"] * 5 + ["unet"]
-        np.testing.assert_allclose(found.network.weight, np.array([4, 4, 4, 1, 1, 2]) / 16, rtol=1e-6)
-        assert "u-net, evened, step 2" in {what for _, _, what in told}
+    kinds = 1 if poor else 3
+    joined = ("logistic regression", "logistic regression, evened", "u-net, evened")
+    assert found.choice.names == (*[learner.name for learner in course.default_learners(lesson)][:kinds], *joined)
+    assert found.choice.told().endswith(f"; {' + '.join(joined)} joined without being held out")
+    assert [member.kind for member in found.network.members] == ["trees"] * (kinds + 2) + ["unet"]
+    weights = np.array([4] * kinds + [1, 1, 2])
+    np.testing.assert_allclose(found.network.weight, weights / weights.sum(), rtol=1e-6)
+    assert "u-net, evened, step 2" in {what for _, _, what in told}
     assert not any("u-net" in name for name in found.choice.scores)  # too slow to be held out from
     cubes = replace(lesson, spacing_um=(1.0, 1.0, 1.0))
     assert course.default_companions(cubes) == []

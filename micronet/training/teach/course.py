@@ -167,7 +167,7 @@ def teach(
     earlier : Earlier, optional
         What was taught before: it stays if the new network is not better on what neither was taught.
     learners : sequence of Learner, optional
-        Default: `default_learners`, and `default_companions` where the mean of all of them is chosen.
+        Default: `default_learners`, and `default_companions`, whichever of the former are chosen.
 
     Returns
     -------
@@ -195,7 +195,7 @@ def teach(
     comparison = None if earlier is None else _compared(lesson, choice, candidates, earlier, seed)
     if earlier is not None and comparison is not None and not comparison.better:
         return Course(earlier.network, choice, comparison)
-    if list(choice.names) == expected:
+    if companions:
         candidates += [learner for learner, _ in companions]
         choice = choice.joined_by(learner.name for learner, _ in companions)
     everything = np.ones(len(lesson.lumen), bool)
