@@ -99,7 +99,7 @@ def test_what_was_corrected_is_learned(rng):
 
 
 def test_of_many_corrected_voxels_a_part_is_learned_from_which_counts_for_all(rng, monkeypatch):
-    monkeypatch.setattr("micronet.training.teach.learners._MOST_VOXELS", 400)
+    monkeypatch.setattr("micronet.training.teach.learners.MOST_FITTED", 400)
     image = rng.normal(size=(12, 40, 40)).astype(np.float32)
     image[:, 3:9, 3:9] += 4
     labels = slice_of_both(image.shape, 4)

@@ -57,7 +57,7 @@ def test_voxels_that_are_held_out_teach_nothing(lesson):
 
 
 def test_of_a_large_annotation_a_part_is_learned_from_which_the_seed_names(lesson, monkeypatch):
-    monkeypatch.setattr("micronet.training.teach.learners._MOST_VOXELS", 300)
+    monkeypatch.setattr("micronet.training.teach.learners.MOST_FITTED", 300)
     everything = np.ones(len(lesson.lumen), bool)
     one, two, other = (TreesLearner(trees=5).learn(lesson, everything, seed).trees.trees for seed in (1, 1, 2))
     np.testing.assert_array_equal(one.value, two.value)

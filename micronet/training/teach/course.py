@@ -195,9 +195,8 @@ def teach(
     comparison = None if earlier is None else _compared(lesson, choice, candidates, earlier, seed)
     if earlier is not None and comparison is not None and not comparison.better:
         return Course(earlier.network, choice, comparison)
-    if companions:
-        candidates += [learner for learner, _ in companions]
-        choice = choice.joined_by(learner.name for learner, _ in companions)
+    candidates += [learner for learner, _ in companions]
+    choice = choice.joined_by(learner.name for learner, _ in companions)
     everything = np.ones(len(lesson.lumen), bool)
     members, shares = list[Member](), {learner.name: share for learner, share in companions}
     for learner in candidates:

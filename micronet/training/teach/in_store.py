@@ -51,7 +51,7 @@ from micronet.training.teach.course import AROUND, Progress, learning_bytes, tea
 from micronet.training.teach.lesson import Lesson
 from micronet.training.teach.look import Place, uncertain_places, write_look
 from micronet.training.teach.material import Material, gather
-from micronet.training.teach.plan import Plan, TeachJob, bytes_to_teach, in_store, taught_before
+from micronet.training.teach.plan import Plan, TeachJob, bytes_to_teach, in_store
 from micronet.training.teach.reading import Say, tell_read
 from micronet.training.teach.result import Found, keep_weights, looked, record_in, record_of
 
@@ -92,20 +92,23 @@ class _Taught:
 
 
 def teach_in_store(
-    plan: Plan, sources: Sources, say: Say, on_progress: Progress | None = None, *, anew: bool = False
+    plan: Plan,
+    sources: Sources,
+    say: Say,
+    on_progress: Progress | None = None,
+    *,
+    card: dict[str, Any] | None = None,
 ) -> Outcome:
     """Learn from the box of the labels, and segment the volume part by part.
-
-    Where the same call was interrupted once it had taught, its weights are taken.
 
     Parameters
     ----------
     plan : Plan
-        Of a volume that does not fit into memory.
+        Of a volume that does not fit into memory, or did not when the same call was interrupted.
     sources, say, on_progress
         As in `micronet.training.teach.job`.
-    anew : bool
-        Teach whatever is there.
+    card : dict, optional
+        Of the weights that the same call had taught when it was interrupted (`plan.taught_before`): they are taken.
 
     Raises
     ------
@@ -114,7 +117,6 @@ def teach_in_store(
     """
     plan = in_store(plan, sources)
     box = _read(plan, sources, say)
-    card = None if anew else taught_before(plan)
     if card is None:
         say(f"  memory      too large for memory: learns from {box.words}; all of it is segmented part by part then")
     taught = _taught(plan, box, card, say, on_progress)

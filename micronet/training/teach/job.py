@@ -79,8 +79,9 @@ def teach_file(
         plan = plan_teaching(path, job, sources)
         if not force and (done := earlier_outcome(plan)) is not None:
             return done
-        if (allowance := _allowance(plan, sources, force)) is None:
-            return teach_in_store(plan, sources, say, on_progress, anew=force)
+        card = None if force else taught_before(plan)
+        if card is not None or (allowance := _allowance(plan, sources)) is None:
+            return teach_in_store(plan, sources, say, on_progress, card=card)
         start = None if plan.start is None else Start.read(plan.start)
         volume, labels, spacing_um = read_taught(plan, sources, say)
     material = _gathered(plan, allowance, volume, labels, start, say)
@@ -89,7 +90,6 @@ def teach_file(
     lesson = _lesson(plan, material, volume, spacing_um)
     earlier, corrected = _before(plan, labels, start, lesson, material, say)
     course = _taught(plan, lesson, earlier, on_progress)
-    course.network.logarithm = job.intensity == "log"
     _tell_course(plan, course, say)
     learned = time.perf_counter()
     probability, spread = looked(course.network, lesson)
@@ -105,13 +105,11 @@ def teach_file(
     return Outcome(path, "done", f"{result['voxels']:,} voxels{um3}{stays}")
 
 
-def _allowance(plan: Plan, sources: Sources, force: bool) -> Allowance | None:
-    """Return how much memory there is, None where a box of the volume is learned from: it does not fit, or did not.
+def _allowance(plan: Plan, sources: Sources) -> Allowance | None:
+    """Return how much memory there is, None where the volume does not fit into it and a box of it is learned from.
 
     MemoryLimitError where that cannot be.
     """
-    if not force and taught_before(plan) is not None:
-        return None
     try:
         return check_room_for(plan, sources)
     except MemoryLimitError as error:
@@ -176,11 +174,13 @@ def _before(
 def _taught(plan: Plan, lesson: Lesson, earlier: Earlier | None, on_progress: Progress | None) -> Course:
     """Teach; errors name the file at fault."""
     try:
-        return teach(lesson, plan.job.seed, on_progress, earlier=earlier)
+        course = teach(lesson, plan.job.seed, on_progress, earlier=earlier)
     except InputError as error:
         raise InputError(f"'{plan.job.labels}': {error}") from error
     except MemoryError:
         raise InputError(f"'{plan.path}': memory ran out; crop the volume, or annotate fewer voxels") from None
+    course.network.logarithm = plan.job.intensity == "log"
+    return course
 
 
 def _tell_course(plan: Plan, course: Course, say: Say) -> None:

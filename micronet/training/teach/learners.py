@@ -50,7 +50,6 @@ Array = NDArray[np.float32]
 
 #: Planes from which it is told how common lumen is.
 _SEEN_PLANES = 12
-_MOST_VOXELS = MOST_FITTED
 
 
 @dataclass(frozen=True)
@@ -205,9 +204,9 @@ def places_of(lesson: Lesson, learned: Mask | None = None) -> NDArray[np.intp] |
 
 def drawn_of(places: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
     """Return places, or so many of them as trees are fitted to at most."""
-    if len(places) <= _MOST_VOXELS:
+    if len(places) <= MOST_FITTED:
         return places
-    return np.sort(np.random.default_rng([seed, 5]).choice(places, _MOST_VOXELS, replace=False))
+    return np.sort(np.random.default_rng([seed, 5]).choice(places, MOST_FITTED, replace=False))
 
 
 def _both(lumen: Mask) -> bool:
